@@ -1,0 +1,123 @@
+"""Reads every radiograph once, completely, before hours are spent on it: the good ones, and a quarantine with reasons.
+
+A half-grey JPEG or a DICOM with a bad window is only found by decoding it. The verdicts can be kept in a small CSV
+table, so that a second look at a million files reads only what is new or changed.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+
+from data.radiograph import UnreadableRadiograph, load_radiograph
+from training.files import write_text
+
+RULES = "1"  # raise it when the reader judges differently: older verdicts are then read again
+COLUMNS = ("path", "size_bytes", "modified_ns", "rules", "reason", "detail")
+# what may be mended tomorrow is not remembered
+PASSING = ("missing", "not-a-file", "no-permission", "io-error", "out-of-memory", "unknown-syntax")
+CHUNK = 16  # files handed to a worker at once
+
+
+def audit(
+    paths: Iterable,
+    *,
+    workers: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[Sequence], Iterable] | None = None,
+) -> tuple[list[Path], pd.DataFrame]:
+    """Decode every file, and divide the paths into good ones and a quarantine.
+
+    workers: processes that read (0: this one). cache: CSV file with earlier verdicts, by path, size and time of change;
+    it is read, and atomically replaced even if the audit is interrupted. progress: wraps a sequence, for example
+    `tqdm`.
+    Returns the good paths in the given order, and a table with the columns path, reason (a key of `REASONS`) and
+    detail.
+    Raises RuntimeError if a worker process dies (killed, or out of memory).
+    """
+    paths = [Path(path) for path in paths]
+    known = _read_cache(cache)
+    keys = [_key(path) for path in paths]
+    unread = [path for path, key in zip(paths, keys) if key not in known]
+    fresh = {}
+    try:
+        with _verdicts(unread, workers) as verdicts:
+            for path, verdict in zip(progress(unread) if progress else unread, verdicts):
+                fresh[path] = verdict
+    finally:
+        known |= {key: fresh[path] for path, key in zip(paths, keys) if path in fresh}
+        if cache is not None and fresh:
+            _write_cache(cache, known)
+    judged = [known[key] for key in keys]
+    bad = [(str(path), *verdict) for path, verdict in zip(paths, judged) if verdict[0]]
+    good = [path for path, verdict in zip(paths, judged) if not verdict[0]]
+    return good, pd.DataFrame(bad, columns=["path", "reason", "detail"], dtype=object)
+
+
+def judge(path: Path) -> tuple[str, str]:
+    """Decode one file: (reason, detail), both empty if it is a usable radiograph."""
+    try:
+        load_radiograph(path)
+    except UnreadableRadiograph as error:
+        return error.reason, error.detail
+    return "", ""
+
+
+@contextmanager
+def _verdicts(paths: list[Path], workers: int) -> Iterator[Iterator[tuple[str, str]]]:
+    """The verdicts in order, as they come, from this process or from `workers` others."""
+    if workers == 0:
+        yield map(judge, paths)
+        return
+    # spawned, not forked: safe beside the threads of torch and the same on every platform
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield pool.map(judge, paths, chunksize=CHUNK)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a process of the audit died while decoding (killed, or out of memory); "
+                "run it with workers=0 to see at which file"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _key(path: Path) -> tuple[str, str, str]:
+    """What a verdict hangs on; a file that cannot be looked at has no size."""
+    try:
+        status = path.stat()
+        return str(path.absolute()), str(status.st_size), str(status.st_mtime_ns)
+    except (OSError, ValueError):
+        return str(path.absolute()), "", ""
+
+
+def _read_cache(cache: Path | None) -> dict[tuple, tuple[str, str]]:
+    """Earlier verdicts by the same rules."""
+    if cache is None or not Path(cache).exists():
+        return {}
+    with open(cache, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        table = csv.DictReader(stream)
+        if tuple(table.fieldnames or ()) != COLUMNS:
+            columns = ", ".join(table.fieldnames or []) or "missing"
+            raise ValueError(f"{cache}: not a table of verdicts; its columns are {columns}")
+        return {
+            (row["path"], row["size_bytes"], row["modified_ns"]): (row["reason"], row["detail"])
+            for row in table
+            if row["rules"] == RULES
+        }
+
+
+def _write_cache(cache: Path, known: dict[tuple, tuple[str, str]]) -> None:
+    """Keep the verdicts that hang on the file alone."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows((*key, RULES, *verdict) for key, verdict in known.items() if verdict[0] not in PASSING)
+    write_text(cache, text.getvalue())

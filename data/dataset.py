@@ -1,0 +1,109 @@
+"""Radiographs as rows: a data set says where its table is and what the columns mean.
+
+A record is one radiograph: `image` (path), `target` (int, float, or NaN where unknown), optionally `patient` and
+`boxes`; every other column of the table rides along. Splitting a data set is selecting rows of its records.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from data.preprocessing import Preprocessing
+from data.radiograph import load_radiograph
+from training.sampling import Key, sample_generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is predicted: a probability, one of several classes, or a number in `unit`."""
+
+    kind: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+
+class RadiographDataset(Dataset):
+    """Records and a transform; the only labelled `__getitem__` of the project.
+
+    A subclass describes one data set in class attributes; `read` turns its files into records.
+    """
+
+    table: ClassVar[str]  # csv or xlsx below the root
+    image: ClassVar[str]  # path below the root; {column} is filled in from the row
+    target: ClassVar[str]  # column
+    patient: ClassVar[str | None] = None  # column
+    task: ClassVar[Task]
+
+    def __init__(self, records: pd.DataFrame, preprocessing: Preprocessing, transform: Callable | None = None,
+                 seed: int = 0, keep: bool = False):  # fmt: skip
+        """`transform(pixels, rng)` augments scaled pixels; None for evaluation, which uses `preprocessing` alone.
+
+        `keep` holds the decoded radiographs in memory, for sets that fit.
+        """
+        self.records, self.preprocessing, self.transform = records.reset_index(drop=True), preprocessing, transform
+        self.seed, self._kept = seed, {} if keep else None
+
+    @classmethod
+    def read(cls, root: str | Path) -> pd.DataFrame:
+        """All records below `root`, paths resolved. FileNotFoundError or ValueError name the table and the column."""
+        rows = read_table(Path(root) / cls.table)
+        needed = [cls.target, *([cls.patient] if cls.patient else [])]
+        for column in needed:
+            if column not in rows:
+                raise ValueError(f"{Path(root) / cls.table}: no column {column!r}; it has {', '.join(rows.columns)}")
+        records = rows.assign(
+            image=[str(Path(root) / cls.image.format(**row)) for row in rows.to_dict("records")],
+            target=cls.targets(rows),
+        )
+        return records.assign(patient=rows[cls.patient].astype(str)) if cls.patient else records
+
+    @classmethod
+    def targets(cls, rows: pd.DataFrame) -> pd.Series:
+        """The target column as numbers: class index, 0/1, or the value itself."""
+        if cls.task.kind != "multiclass":
+            return pd.to_numeric(rows[cls.target])
+        unknown = sorted(set(rows[cls.target].dropna()) - set(cls.task.classes))
+        if unknown:
+            raise ValueError(f"{cls.table}: {cls.target} has {unknown[0]!r}; choices {', '.join(cls.task.classes)}")
+        return rows[cls.target].map({name: i for i, name in enumerate(cls.task.classes)})
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key | int) -> dict:
+        """{"image": [1, h, w], "target": float32, "index": row}; key (epoch, row), or row for evaluation."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        record = self.records.iloc[index]
+        pixels = self._scaled(index, record["image"])
+        if self.transform is None:
+            image = self.preprocessing.fit(pixels)
+        else:
+            image = torch.from_numpy(np.array(self.transform(pixels, sample_generator(self.seed, epoch, index))))[None]
+        return {"image": image, "target": torch.tensor(float(record["target"])), "index": index}
+
+    def _scaled(self, index: int, path: str) -> np.ndarray:
+        if self._kept is None:
+            return self.preprocessing.scale(load_radiograph(path))
+        if index not in self._kept:
+            self._kept[index] = self.preprocessing.scale(load_radiograph(path))
+        return self._kept[index]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A csv or xlsx table, ids kept as text where they are text. FileNotFoundError names the path."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table")
+    try:
+        return pd.read_excel(path) if path.suffix.lower() == ".xlsx" else pd.read_csv(path, encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from None

@@ -1,0 +1,108 @@
+"""Finding radiographs: folders, files and lists of files -> paths, each once, in the same order on every machine."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+LIST_EXTENSIONS = (".txt", ".csv")
+
+
+def printable(path) -> str:
+    """A path as text that any terminal, table or page can take: bytes that are not UTF-8 appear as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def list_radiographs(folders_or_files, *, recursive: bool = True) -> list[Path]:
+    """The radiographs of folders, files and lists of files, each once.
+
+    folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, if they begin like
+    DICOM, those without extension, sorted by relative path as text; hidden ones are left out. A `.txt` (one path a
+    line) or `.csv` (column `image`) is a list, its paths relative to itself. Any other file is taken as it is.
+    Raises FileNotFoundError (nothing there, nothing found, or a list names missing files) and PermissionError (a folder
+    that cannot be listed is never skipped in silence).
+    """
+    entries = [folders_or_files] if isinstance(folders_or_files, (str, os.PathLike)) else list(folders_or_files)
+    entries = [Path(entry) for entry in entries]
+    found: list[Path] = []
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.is_dir():
+            paths: Iterable[Path] = sorted(_walk(entry, recursive), key=lambda path: path.relative_to(entry).as_posix())
+        elif not os.path.lexists(entry):
+            raise FileNotFoundError(f"{printable(entry)}: no such folder or file")
+        else:
+            paths = _read_list(entry) if entry.suffix.lower() in LIST_EXTENSIONS else [entry]
+        for path in paths:
+            real = os.path.realpath(path)
+            if real not in seen:
+                seen.add(real)
+                found.append(path)
+    if not found:
+        where = ", ".join(printable(entry) for entry in entries) or "(nothing was given)"
+        raise FileNotFoundError(
+            f"no radiographs in {where}; looked for {' '.join(EXTENSIONS)} and DICOM files without extension"
+        )
+    return found
+
+
+def _walk(root: Path, recursive: bool) -> Iterator[Path]:
+    """Radiographs below a folder; linked folders come after the real ones, and none is entered twice."""
+    entered: set[str] = set()
+    real, links = [root], []
+    while real or links:
+        folder = real.pop() if real else links.pop()
+        if (identity := os.path.realpath(folder)) in entered:
+            continue
+        entered.add(identity)
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        except PermissionError as error:
+            raise PermissionError(f"{printable(folder)}: this folder cannot be listed (permission denied)") from error
+        for entry in entries:
+            if entry.name.startswith("."):  # hidden, and the ._* shadows that macOS leaves on foreign disks
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                if recursive:
+                    (links if entry.is_symlink() else real).append(path)
+            elif _is_radiograph_name(path):
+                yield path
+
+
+def _is_radiograph_name(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        return True
+    has_extension = suffix and not suffix[1:].isdigit()  # 1.2.840.5 is a whole name
+    if has_extension or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _read_list(source: Path) -> list[Path]:
+    """The files that a .txt or .csv list names; all of them must exist."""
+    raw = source.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{printable(source)}: this list is UTF-16; save it as UTF-8")
+    lines = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
+    if source.suffix.lower() == ".csv":
+        table = csv.DictReader(lines)
+        if "image" not in (table.fieldnames or []):
+            columns = ", ".join(table.fieldnames or []) or "none"
+            raise ValueError(f"{printable(source)}: this list has no column 'image'; its columns are: {columns}")
+        named = [(table.line_num, (row["image"] or "").strip()) for row in table]
+    else:
+        named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+    paths = [(number, source.parent / name) for number, name in named if name]
+    lost = [(number, path) for number, path in paths if "\0" in str(path) or not path.is_file()]
+    if lost:
+        number, path = lost[0]
+        raise FileNotFoundError(
+            f"{printable(source)}: {len(lost)} of {len(paths)} named files do not exist, "
+            f"first in line {number}: {printable(path)}"
+        )
+    return [path for _, path in paths]

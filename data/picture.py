@@ -1,0 +1,173 @@
+"""PNG, JPEG, TIFF and BMP through Pillow, but at native depth: 16-bit colour, white-is-zero, 32-bit and float too.
+
+Pillow is asked for no other format, the header is judged before anything is decoded, and a file that is cut short or
+damaged is refused, never completed. H: height, W: width in pixels.
+"""
+
+import os
+import sys
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.radiograph import UnreadableRadiograph, check_size
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # every further Pillow plugin is attack surface and no radiograph needs it
+
+
+def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
+    """Read an open PNG, JPEG, TIFF or BMP.
+
+    Returns [H, W] uint8, uint16 or float32, or [H, W, 3] uint8 or uint16; upright, transparency on black. frame: index
+    from 0, needed where there are several pages.
+    Raises UnreadableRadiograph: every complaint of a decoder becomes a reason.
+    """
+    try:
+        return _picture_pixels(path, stream, frame)
+    except UnreadableRadiograph:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableRadiograph(path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM") from error
+    except MemoryError as error:
+        raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableRadiograph(path, "too-many-pixels", "more pixels than Pillow decodes") from error
+    except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
+        message = str(error).lower()
+        signs = ("truncated", "not enough", "buffer is not")
+        cut = isinstance(error, EOFError) or any(sign in message for sign in signs)
+        reason = "truncated" if cut else "damaged"
+        raise UnreadableRadiograph(path, reason, f"{type(error).__name__}: {error}") from error
+
+
+def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
+    """One page as [H, W] or [H, W, 3] at native depth, by the colour mode that Pillow sees in it."""
+    picture = _open_picture(path, stream, frame)
+    if picture.format == "PNG":
+        _check_png(path, stream)
+    layout = _layout(picture)
+    if ";16" in layout and picture.mode in ("RGB", "RGBA"):
+        return _deep_colour(path, stream, frame, layout)
+    white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(262) == 0
+    picture = _decode(path, picture)
+    mode, invisible = picture.mode, picture.info.get("transparency")
+    if mode in ("P", "PA"):
+        picture = picture.convert("RGB" if mode == "P" and invisible is None else "RGBA")
+        return _on_black(np.asarray(picture))
+    pixels = np.asarray(picture)
+    if mode == "1":
+        return pixels * np.uint8(255)
+    if mode in ("LA", "RGBA"):
+        return _on_black(pixels)
+    if mode in ("F", "I") or mode.startswith("I;16"):
+        pixels = _deep_grey(picture, pixels, white_is_zero)
+    elif mode not in ("L", "RGB"):
+        raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {mode}")
+    if isinstance(invisible, int | tuple):  # PNG can declare one colour to be transparent
+        match = pixels == np.asarray(invisible)
+        pixels = np.where(match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels)
+    return pixels
+
+
+def _open_picture(path, stream, frame: int | None) -> Image.Image:
+    """Read the header only, and refuse what it declares before anything is decoded."""
+    stream.seek(0)
+    picture = Image.open(stream, formats=FORMATS)
+    check_size(path, picture.height, picture.width)
+    frames = getattr(picture, "n_frames", 1)
+    if frame is None and frames > 1:
+        raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
+    if frame is not None and not 0 <= frame < frames:
+        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}, counted from 0")
+    if frame:
+        picture.seek(frame)
+        check_size(path, picture.height, picture.width)
+    return picture
+
+
+def _check_png(path, stream) -> None:
+    """Compare the checksum of every critical chunk: Pillow stops at the last row and never sees the last one."""
+    start = stream.tell()
+    stream.seek(8)
+    name = b""
+    while name != b"IEND":
+        head = stream.read(8)
+        length, name = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < 8:
+            raise UnreadableRadiograph(path, "truncated", "the PNG has no end")
+        if name[:1].islower():  # text, times, profiles
+            stream.seek(length + 4, os.SEEK_CUR)
+            continue
+        checksum = zlib.crc32(name)
+        while length > 0 and (piece := stream.read(min(length, 1 << 20))):
+            checksum, length = zlib.crc32(piece, checksum), length - len(piece)
+        if length > 0:
+            raise UnreadableRadiograph(path, "truncated", "the PNG ends within its pixels")
+        if stream.read(4) != checksum.to_bytes(4, "big"):
+            raise UnreadableRadiograph(path, "damaged", "a checksum of the PNG is wrong")
+    stream.seek(start)
+
+
+def _decode(path, picture: Image.Image) -> Image.Image:
+    """Decode completely and turn upright."""
+    picture.load()
+    try:
+        ImageOps.exif_transpose(picture, in_place=True)
+    except Exception as error:  # without the orientation nobody knows which way is up
+        raise UnreadableRadiograph(path, "bad-metadata", f"unreadable EXIF block: {type(error).__name__}") from error
+    return picture
+
+
+def _layout(picture: Image.Image) -> str:
+    """How the samples lie in the file, for example "RGB;16B": Pillow's raw mode."""
+    arguments = picture.tile[0].args if picture.tile else ""
+    layout = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""
+    return layout if isinstance(layout, str) else ""
+
+
+def _deep_colour(path, stream, frame: int | None, layout: str) -> np.ndarray:
+    """16 bits per channel, which Pillow cuts to the high byte: decoded again, in the other byte order, for the low."""
+    channels, order = layout.split(";")
+    big = order == "16B" or (order == "16N" and sys.byteorder == "big")
+    layouts = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L"), "LA": ("RGBA",)}.get(channels)
+    if layouts is None:
+        raise UnreadableRadiograph(path, "unsupported-colour", f"16 bits per channel in the layout {channels}")
+    halves = []
+    for half in layouts if big else layouts[::-1]:
+        picture = _open_picture(path, stream, frame)
+        picture.tile = [
+            tile._replace(args=half if isinstance(tile.args, str) else (half, *tile.args[1:])) for tile in picture.tile
+        ]
+        halves.append(np.asarray(_decode(path, picture)))
+    if channels == "LA":  # four bytes a pixel: grey high, grey low, alpha high, alpha low
+        halves = [halves[0][..., 0::2], halves[0][..., 1::2]]
+    pixels = halves[0].astype(np.uint16) << 8 | halves[1]
+    return pixels if channels == "RGB" else _on_black(pixels)
+
+
+def _deep_grey(picture: Image.Image, pixels: np.ndarray, white_is_zero: bool) -> np.ndarray:
+    """More than 8 bits -> uint16 where the values fit, else float32; a white-is-zero TIFF is turned bone bright."""
+    if picture.format == "TIFF" and pixels.dtype == np.int32:
+        bits, kind = picture.tag_v2.get(258, (0,))[0], picture.tag_v2.get(339, (1,))[0]
+        if (bits, kind) == (32, 1):
+            pixels = pixels.view(np.uint32)  # Pillow wraps values above 2 ** 31
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
+        return 65535 - pixels.astype(np.uint16) if white_is_zero else pixels.astype(np.uint16, copy=False)
+    if white_is_zero:
+        pixels = (float(low) + float(high)) - pixels.astype(np.float64)
+    whole = pixels.dtype.kind in "iu" and 0 <= low and high <= 65535
+    return pixels.astype(np.uint16 if whole else np.float32)
+
+
+def _on_black(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, 2 or 4] with alpha last -> [H, W] or [H, W, 3] laid on black; opaque and [H, W, 3] stay as they are."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    opaque, colour, alpha = np.iinfo(pixels.dtype).max, pixels[..., :-1], pixels[..., -1:]
+    if not (alpha == opaque).all():
+        colour = ((colour.astype(np.uint32) * alpha + opaque // 2) // opaque).astype(pixels.dtype)
+    return colour[..., 0] if colour.shape[-1] == 1 else colour

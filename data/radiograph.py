@@ -1,0 +1,181 @@
+"""The one reader of radiographs: a file of any common kind -> its pixels at native depth, bone bright and upright.
+
+Content decides, not the extension. A file that cannot be read *as a radiograph* raises `UnreadableRadiograph` with one
+reason out of the closed set `REASONS`; nothing is replaced, repaired or silently cut down to 8 bits. Sizes are judged
+from the header, before a decoder is trusted with them. `data/picture.py` and `data/dicom.py` decode.
+
+H: height, W: width in pixels.
+"""
+
+import os
+import stat
+
+import numpy as np
+
+from data.listing import EXTENSIONS, list_radiographs, printable
+
+__all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable"]
+
+MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
+MIN_SIDE = 16  # pixels
+MAX_ASPECT = 20
+CONSTANT_SHARE = 0.999  # of the pixels with one value: nothing was exposed
+FLAT_TAIL_SHARE = 0.25  # of the rows
+FLAT_TAIL_VALUES = range(126, 131)  # what a JPEG decoder fills in for missing data
+
+REASONS = {
+    "missing": "there is no such file",
+    "not-a-file": "a folder, a pipe or a device",
+    "no-permission": "the operating system does not allow reading it",
+    "io-error": "the operating system failed while reading it",
+    "empty-file": "0 bytes",
+    "not-an-image": "the content is no PNG, JPEG, TIFF, BMP or DICOM that can be recognised",
+    "truncated": "the file ends before the picture does",
+    "damaged": "the decoder refuses the content",
+    "out-of-memory": "decoding needs more memory than there is",
+    "too-small": f"a side shorter than {MIN_SIDE} pixels",
+    "absurd-aspect": f"one side more than {MAX_ASPECT} times the other",
+    "too-many-pixels": f"more than {MAX_PIXELS / 1e6:.0f} million pixels",
+    "several-frames": "more than one frame or page and none was chosen",
+    "no-such-frame": "the chosen frame does not exist",
+    "unsupported-colour": "a colour model that radiographs do not use (CMYK, LAB, ...)",
+    "constant": "(nearly) every pixel has the same value",
+    "flat-tail": "the last rows are the uniform grey that decoders fill in for missing data",
+    "non-finite": "NaN or infinite pixels",
+    "no-pixels": "DICOM without a picture (report, plan, directory)",
+    "unknown-syntax": "compressed in a way that the installed decoders do not know",
+    "bad-window": "DICOM window or look-up table without meaning",
+    "bad-metadata": "the header contradicts itself or the picture",
+}
+
+
+class UnreadableRadiograph(ValueError):
+    """A file that is no usable radiograph: `path`, `reason` (a key of `REASONS`), `detail` (one sentence, no tags)."""
+
+    def __init__(self, path, reason: str = "", detail: str = ""):
+        super().__init__(path, reason, detail)  # args as given: pickles, and survives a data-loader worker
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (printable(self.path), self.reason, self.detail) if part)
+
+
+def load_radiograph(
+    path, *, colour: bool = False, frame: int | None = None, allow_constant: bool = False, voi: bool = True
+) -> np.ndarray:
+    """Read one radiograph.
+
+    Returns [H, W] uint8, uint16 or float32 at native depth, bone bright (MONOCHROME1 and white-is-zero are inverted),
+    upright by EXIF; with `colour` a colour picture stays [H, W, 3]. A colour picture with equal channels becomes one
+    channel exactly, any other by Rec. 601 luminance. Palettes are expanded, transparency is laid on black, 1-bit
+    pictures become 0 and 255.
+    frame: index of the page of a multi-page file, from 0. allow_constant: accept a picture without content.
+    voi: apply the window or VOI look-up table of a DICOM, the presentation its maker intended.
+    Raises UnreadableRadiograph, and nothing else, for whatever is wrong with the file.
+    """
+    with _open(path) as stream:
+        try:
+            head = stream.read(132)
+            stream.seek(0)
+        except OSError as error:
+            raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
+        if looks_like_dicom(head):
+            from data.dicom import read_dicom
+
+            pixels = read_dicom(path, stream, frame=frame, voi=voi)
+        else:
+            from data.picture import read_picture
+
+            pixels = read_picture(path, stream, frame=frame)
+    if pixels.ndim == 3 and not (colour and _is_coloured(pixels)):
+        pixels = luminance(pixels)
+    check_content(path, pixels, allow_constant)
+    return np.require(pixels, requirements=["C", "W"])
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether the first 132 bytes of a file are DICOM: the preamble or, in older files, group 0002 or 0008."""
+    return head[128:132] == b"DICM" or head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+
+
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 or uint16 -> [H, W] of the same type: the common channel, or Rec. 601 where they differ."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    if not _is_coloured(pixels):
+        return red
+    grey = red * np.uint32(19595)  # 0.299, 0.587, 0.114 in 1/65536: Pillow's "L" at 8 bits, no overflow at 16
+    grey += green * np.uint32(38470)
+    grey += blue * np.uint32(7471)
+    grey += np.uint32(32768)
+    grey >>= np.uint32(16)
+    return grey.astype(pixels.dtype)
+
+
+def check_size(path, height: int, width: int) -> None:
+    """Refuse sizes that no radiograph has, from the header alone."""
+    size = f"{width} x {height} pixels"
+    if min(height, width) < MIN_SIDE:
+        raise UnreadableRadiograph(path, "too-small", size)
+    if height * width > MAX_PIXELS:
+        raise UnreadableRadiograph(path, "too-many-pixels", size)
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise UnreadableRadiograph(path, "absurd-aspect", size)
+
+
+def check_content(path, pixels: np.ndarray, allow_constant: bool = False) -> None:
+    """Refuse pixels that decoded well and are no radiograph: non-finite, without content, or filled up by a decoder.
+
+    A picture of two values is accepted (1-bit scans exist). One value in 99.9 % of the pixels is not: that is a blank
+    exposure with a few dead pixels. The grey tail is judged at 8 bits only; black or white collimation is never
+    mid-grey.
+    """
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        count = np.count_nonzero(~np.isfinite(pixels))
+        raise UnreadableRadiograph(path, "non-finite", f"{count} pixels are NaN or infinite")
+    if not allow_constant:
+        sample = pixels.ravel()[::16]
+        common = np.partition(sample, sample.size // 2)[sample.size // 2]  # only a median can hold such a majority
+        share = np.count_nonzero(pixels == common) / pixels.size
+        if share > CONSTANT_SHARE:
+            raise UnreadableRadiograph(path, "constant", f"{100 * share:.2f} % of the pixels have the value {common}")
+    if pixels.dtype == np.uint8:
+        rows = _flat_tail(pixels)
+        if FLAT_TAIL_SHARE * len(pixels) <= rows < len(pixels):
+            raise UnreadableRadiograph(
+                path,
+                "flat-tail",
+                f"the last {rows} of {len(pixels)} rows are one uniform "
+                "grey, probably missing data; restore the original file",
+            )
+
+
+def _flat_tail(pixels: np.ndarray) -> int:
+    """The number of rows at the bottom that hold nothing but one and the same mid-grey."""
+    value = pixels[-1].flat[0]
+    if value not in FLAT_TAIL_VALUES or (pixels[-1] != value).any():
+        return 0
+    uneven = np.flatnonzero((pixels != value).reshape(len(pixels), -1).any(axis=1))
+    return len(pixels) - 1 - int(uneven[-1]) if uneven.size else len(pixels)
+
+
+def _is_coloured(pixels: np.ndarray) -> bool:
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return not (np.array_equal(red, green) and np.array_equal(red, blue))
+
+
+def _open(path):
+    """Open a regular file that is not empty, or say why that is impossible."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return open(path, "rb")
+    except PermissionError as error:
+        raise UnreadableRadiograph(path, "no-permission", "permission denied") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UnreadableRadiograph(path, "missing", "no such file") from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
+        raise UnreadableRadiograph(path, "missing", getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise UnreadableRadiograph(path, "not-a-file", kind)
+    raise UnreadableRadiograph(path, "empty-file", "0 bytes")

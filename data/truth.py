@@ -1,0 +1,283 @@
+"""Where the findings are: boxes, polygons and masks that radiologists (or phantoms) drew.
+
+`read_truth` takes any of
+
+* a folder of mask pictures (PNG, TIFF, BMP; not 0 = finding), of LabelMe JSON (rectangles, polygons, circles) or of
+  YOLO text files (`class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, fractions of width and height), named like the
+  radiographs: `TRUTH/a/b.png` belongs to every radiograph whose path ends in `a/b`, whatever its suffix;
+* a CSV table with columns image, xmin, ymin, xmax, ymax (pixels; several rows per radiograph; four empty cells mean
+  that nothing was found);
+* a CSV table of records with columns image and boxes (JSON `[[x0, y0, x1, y1], ...]`), mask (path relative to the
+  table) or both.
+
+The columns `condition` and `patient` are kept, where there are such. A radiograph that the truth does not mention is
+unknown (None), never "no finding".
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
+MOST_LEVELS = 16  # distinct values in a mask picture; more, and it is a radiograph by mistake
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Truth:
+    """Findings of many radiographs, looked up by path; drawn only when asked for."""
+
+    def __init__(self, source: Path):
+        self.source = source
+        self._entries: dict[str, dict[tuple[str, ...], list]] = {}  # last path part -> whole key -> marks
+        self._facts: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(keys) for keys in self._entries.values())
+
+    def add(self, name: str, marks: list, **facts: str) -> None:
+        """Append `marks` to the findings of the radiograph called `name` (its path or the end of it).
+
+        `facts`: its condition, its patient.
+        """
+        key = PurePath(name.replace("\\", "/")).parts
+        if not key:
+            raise ValueError(f"{self.source}: an entry without an image name")
+        self._entries.setdefault(key[-1], {}).setdefault(key, []).extend(marks)
+        self._facts.setdefault(key, {}).update({k: v for k, v in facts.items() if v})
+
+    def lookup(self, image_path: Path, size: tuple[int, int]) -> np.ndarray | None:
+        """The findings of a radiograph of `size` (height, width) as a bool mask [H, W]; None if it is not mentioned.
+
+        Raises ValueError naming the file (and row) of an entry that is damaged or does not fit the size.
+        """
+        key = self._find(image_path)
+        if key is None:
+            return None
+        mask = np.zeros(size, bool)
+        for mark in self._entries[key[-1]][key]:
+            mask |= mark(size)
+        return mask
+
+    def mentions(self, image_path: Path) -> bool:
+        """Whether the truth says anything about this radiograph."""
+        return self._find(image_path) is not None
+
+    def condition(self, image_path: Path) -> str:
+        """The condition that the truth gives for this radiograph, or ""."""
+        return self._facts.get(self._find(image_path), {}).get("condition", "")
+
+    def patient(self, image_path: Path) -> str:
+        """The patient that the truth gives for this radiograph, or ""."""
+        return self._facts.get(self._find(image_path), {}).get("patient", "")
+
+    def _find(self, image_path: Path) -> tuple[str, ...] | None:
+        """The longest key that the path, with or without its suffix, ends in."""
+        parts = PurePath(image_path).parts
+        found = []
+        for last in {parts[-1], PurePath(parts[-1]).stem}:
+            path = (*parts[:-1], last)
+            found += [key for key in self._entries.get(last, ()) if path[-len(key) :] == key]
+        return max(found, key=lambda key: (len(key), len(key[-1])), default=None)
+
+
+def read_truth(path: Path | str) -> Truth:
+    """Read a folder or a CSV table of findings (see the module); nothing is drawn before it is looked up."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such truth folder or CSV table")
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"{path}: expected a folder or a .csv table of findings")
+    return _read_table(path)
+
+
+def _read_folder(folder: Path) -> Truth:
+    truth, seen = Truth(folder), {}
+    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in seen:
+            raise ValueError(f"{file}: {seen[name].name} already holds the truth of {name}; keep one of the two")
+        seen[name] = file
+        truth.add(name, [_reader(file)])
+    if not seen:
+        raise ValueError(f"{folder}: no masks ({', '.join(MASK_SUFFIXES)}), LabelMe .json or YOLO .txt files in it")
+    return truth
+
+
+def _reader(file: Path):
+    read = {".json": _labelme, ".txt": _yolo}.get(file.suffix.lower(), _mask)
+    return lambda size: read(file, size)
+
+
+def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask picture, brought to `size` if only its scale differs."""
+    height, width = size
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{file}: not a readable mask picture ({error})") from error
+    values = np.asarray(picture)
+    levels = np.unique(values.reshape(-1, values.shape[2]) if values.ndim == 3 else values.ravel(), axis=0)
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(f"{file}: {len(levels)} distinct values; a mask has 0 and a few labels, this is a picture")
+    colours = values[..., :3] if picture.mode in ("RGB", "RGBA") else values
+    mask = colours.any(axis=2) if colours.ndim == 3 else colours != 0
+    if abs(math.log((mask.shape[0] * width) / (mask.shape[1] * height))) > 0.02:
+        raise ValueError(
+            f"{file}: the mask is {mask.shape[0]} x {mask.shape[1]} (height x width), the radiograph {height} x {width}"
+        )
+    if mask.shape != size:
+        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    return mask
+
+
+def _labelme(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """LabelMe 3-5: points in pixels of the picture the file describes."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        declared = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
+        shapes = [(s.get("shape_type") or "polygon", [tuple(map(float, p)) for p in s["points"]])
+                  for s in content["shapes"]]  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: not a LabelMe file ({type(error).__name__}: {error})") from error
+    if tuple(declared) != tuple(size):
+        raise ValueError(
+            f"{file}: drawn on a picture of {declared[0]} x {declared[1]} (height x width), the radiograph is "
+            f"{size[0]} x {size[1]}"
+        )
+    mask = np.zeros(size, bool)
+    for number, (kind, points) in enumerate(shapes, 1):
+        mask |= _shape(f"{file}: shape {number}", kind, points, size)
+    return mask
+
+
+def _shape(where: str, kind: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    if not np.isfinite(points).all():
+        raise ValueError(f"{where}: coordinates that are not finite")
+    if kind == "rectangle" and len(points) in (2, 4):
+        (x0, y0), (x1, y1) = np.min(points, axis=0), np.max(points, axis=0)
+        return _box(where, (x0, y0, x1, y1), size)
+    if kind == "circle" and len(points) == 2:
+        (x, y), radius = points[0], math.dist(*points)
+        rows, columns = np.ogrid[: size[0], : size[1]]
+        return (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
+    if kind == "polygon" and len(points) >= 3:
+        return _polygon(points, size)
+    raise ValueError(f"{where}: {kind!r} with {len(points)} points; only rectangles, polygons and circles are read")
+
+
+def _polygon(points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+    canvas = Image.new("1", (size[1], size[0]))
+    ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
+    return np.asarray(canvas)
+
+
+def _box(where: str, box: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
+    """A box (x0, y0, x1, y1) in pixels, edges rounded outwards; parts outside the radiograph are cut off."""
+    x0, y0, x1, y1 = box
+    if not np.isfinite(box).all() or x1 <= x0 or y1 <= y0:
+        raise ValueError(f"{where}: box {[float(v) for v in box]} is empty or its corners are in the wrong order")
+    mask = np.zeros(size, bool)
+    mask[max(0, math.floor(y0)) : max(0, math.ceil(y1)), max(0, math.floor(x0)) : max(0, math.ceil(x1))] = True
+    if not mask.any():
+        raise ValueError(f"{where}: box {[float(v) for v in box]} lies outside the radiograph of {size[0]} x {size[1]}")
+    return mask
+
+
+def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """YOLO boxes and polygons; an empty file means that nothing was found."""
+    height, width = size
+    mask = np.zeros(size, bool)
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{file}: line {number}"
+        try:
+            numbers = [float(word) for word in line.split()[1:]]
+        except ValueError as error:
+            raise ValueError(f"{where}: {line!r} is not `class` and numbers") from error
+        if not line.split():
+            continue
+        if any(not -1e-3 <= v <= 1 + 1e-3 for v in numbers):
+            raise ValueError(f"{where}: {line!r} has coordinates outside 0 to 1")
+        if len(numbers) == 4:
+            x, y, w, h = numbers
+            box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+            mask |= _box(where, box, size)
+        elif len(numbers) >= 6 and len(numbers) % 2 == 0:
+            mask |= _polygon([(x * width, y * height) for x, y in zip(numbers[::2], numbers[1::2])], size)
+        else:
+            raise ValueError(f"{where}: {line!r} is neither `class cx cy w h` nor `class` and three or more points")
+    return mask
+
+
+def _read_table(path: Path) -> Truth:
+    truth = Truth(path)
+    for where, row in _rows(path):
+        marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent)]
+        truth.add(row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", ""))
+    if not len(truth):
+        raise ValueError(f"{path}: the table has no rows")
+    return truth
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """("FILE: row N", cells by column) of a checked table; N is the line in the file."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file)
+            header = [cell.strip() for cell in next(lines, [])]
+            if "image" not in header or not (set(_BOX) <= set(header) or {"boxes", "mask"} & set(header)):
+                raise ValueError(
+                    f"{path}: columns {', '.join(header) or 'none'}; expected image and either {', '.join(_BOX)} or "
+                    "boxes or mask"
+                )
+            for cells in lines:
+                if not any(cells):
+                    continue
+                if len(cells) != len(header):
+                    raise ValueError(f"{path}: row {lines.line_num} has {len(cells)} cells, the header {len(header)}")
+                yield f"{path}: row {lines.line_num}", {k: c.strip() for k, c in zip(header, cells)}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a UTF-8 table ({error})") from error
+
+
+def _row_box(where: str, row: dict[str, str]) -> list:
+    cells = [row.get(name, "") for name in _BOX]
+    if not any(cells):
+        return []
+    try:
+        box = tuple(float(cell) for cell in cells)
+    except ValueError as error:
+        raise ValueError(f"{where}: {', '.join(_BOX)} = {', '.join(map(repr, cells))} are not four numbers") from error
+    return [lambda size: _box(where, box, size)]
+
+
+def _row_boxes(where: str, row: dict[str, str]) -> list:
+    text = row.get("boxes", "")
+    if not text:
+        return []
+    try:
+        boxes = [tuple(float(v) for v in box) for box in json.loads(text)]
+        if any(len(box) != 4 for box in boxes):
+            raise ValueError("a box needs four numbers")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: boxes {text!r} are not [[x0, y0, x1, y1], ...] ({error})") from error
+    if row.get("mask"):  # the mask is the finer description of the same findings
+        return []
+    return [lambda size, box=box: _box(where, box, size) for box in boxes]
+
+
+def _row_mask(where: str, row: dict[str, str], folder: Path) -> list:
+    if not row.get("mask"):
+        return []
+    file = folder / row["mask"]
+    if not file.is_file():
+        raise ValueError(f"{where}: mask {row['mask']!r} is not a file below {folder}")
+    return [lambda size: _mask(file, size)]

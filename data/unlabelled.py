@@ -1,0 +1,63 @@
+"""Radiographs without labels, for pretraining."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from data.preprocessing import Preprocessing
+from data.radiograph import UnreadableRadiograph, load_radiograph
+from training.sampling import Key, sample_generator
+
+
+class UnlabelledRadiographs(Dataset):
+    """Files and a transform; item (epoch, index) is a pure function of `seed`, epoch and index.
+
+    `transform(pixels, rng)` maps scaled pixels [H, W] to [h, w]. With `patches` N, each sample brings "noise" [N]
+    uniform in [0, 1), which decides the patches a masked autoencoder hides. A file that became unreadable since the
+    audit is replaced by the next one and noted in `quarantine` (JSON lines); with `quarantine` None it is an error.
+    """
+
+    def __init__(self, paths: list[Path], preprocessing: Preprocessing, transform: Callable, seed: int,
+                 patches: int = 0, quarantine: Path | None = None):  # fmt: skip
+        self.paths, self.preprocessing, self.transform = [os.fspath(p) for p in paths], preprocessing, transform
+        self.seed, self.patches, self.quarantine = seed, patches, quarantine
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> dict:
+        """{"image": [1, h, w] uint8 or float32 in [0, 1], "index": int, "noise": [N] float32 if asked for}."""
+        epoch, index = key
+        pixels, used = self._read(index)
+        rng = sample_generator(self.seed, epoch, index)
+        view = self.transform(self.preprocessing.scale(pixels), rng)
+        sample = {"image": torch.from_numpy(np.array(view))[None], "index": used}
+        if self.patches:
+            sample["noise"] = torch.from_numpy(rng.random(self.patches, dtype=np.float32))
+        return sample
+
+    def _read(self, index: int) -> tuple[np.ndarray, int]:
+        for offset in range(min(10, len(self.paths))):
+            used = (index + offset) % len(self.paths)
+            try:
+                return load_radiograph(self.paths[used]), used
+            except UnreadableRadiograph as error:
+                if self.quarantine is None:
+                    raise
+                _note(self.quarantine, error)
+        raise ValueError(f"{self.paths[index]} and the nine files after it cannot be read any more; is the disk there?")
+
+
+def _note(quarantine: Path, error: UnreadableRadiograph) -> None:
+    """One line, appended in one write, so that several loader processes do not mix theirs."""
+    line = json.dumps({"path": str(error.path), "reason": error.reason, "detail": error.detail}) + "\n"
+    descriptor = os.open(quarantine, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)

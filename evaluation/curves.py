@@ -1,0 +1,39 @@
+"""Training curves: metrics.jsonl -> curves.png."""
+
+import json
+from pathlib import Path
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """The records of a metrics.jsonl that carry a loss."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [r for r in map(json.loads, filter(None, lines)) if "loss" in r or "val_loss" in r]
+
+
+def draw_curves(metrics: str | Path, picture: str | Path, title: str = "") -> None:
+    """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    records = read_metrics(metrics)
+    if not records:
+        return
+    panels = [p for p in ("loss", "lr", "grad_norm") if any(p in r for r in records)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], panels):
+        for key, style, label in ((name, "-", "training"), (f"val_{name}", "o-", "held out")):
+            points = [(r["epoch"], r[key]) for r in records if key in r]
+            if points:
+                axis.plot(*zip(*points), style, lw=1.2, ms=3, label=label)
+        axis.set(xlabel="epoch", title={"lr": "learning rate", "grad_norm": "gradient norm"}.get(name, name))
+        axis.grid(alpha=0.25)
+        if name == "loss":
+            values = [r[k] for r in records for k in ("loss", "val_loss") if k in r]
+            if min(values) > 0 and max(values) / min(values) > 8:
+                axis.set_yscale("log")
+            axis.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(picture, dpi=130)
+    plt.close(figure)

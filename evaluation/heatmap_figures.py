@@ -1,0 +1,96 @@
+"""The two figures of a radiograph in `zero_shot_heatmap.py`: reconstruction panel and hotspot overlay.
+
+`study` is the run (`evaluation.heatmap_study.Study`), `source` the radiograph; figures go beside the maps.
+"""
+
+import numpy as np
+from PIL import Image
+
+from evaluation.error_maps import RunningHistogram
+from evaluation.figures import (
+    blended,
+    coloured,
+    fit_within,
+    levels,
+    masked_tile,
+    overlay,
+    panel,
+    resized,
+    save_figure,
+)
+
+SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
+ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
+COHORT_QUANTILE = 0.995  # of all pixels: the top of the colour scale
+OVERLAY_SIDE, TILE_SIDE, THUMBNAIL_SIDE = (768, 896), 256, 320  # pixels, longer side
+
+
+def figure_endings(study, part: str) -> list[str]:
+    """`_hotspot.png`, and the second format if one was asked for."""
+    return [part + suffix for suffix in dict.fromkeys((".png", SUFFIX[study.config.format]))]
+
+
+def write_panel(study, source, size: tuple[int, int], image, maps, facts: dict) -> list[str]:
+    """original | masked | reconstruction | error, one row per pass; returns the endings written."""
+    tile, P = fit_within(size, TILE_SIDE), study.model.patch_size
+    original = study.preprocessing.denormalise(image[None])[0].mean(0).cpu().numpy().clip(0, 1)
+    back = lambda values: study.preprocessing.map_back(values.astype(np.float32), tile)  # noqa: E731
+    grey = levels(back(original), 1.0)
+    rows, differences = [], np.abs(maps.shown[0] - original)
+    differences = differences**2 if study.error == "l2" else differences
+    high = max(float(np.quantile(differences, 0.995)), 1e-6)
+    for prediction, hidden, difference in zip(maps.shown[0], maps.shown_hidden[0], differences):
+        covered = back(np.kron(hidden, np.ones((P, P)))) > 0.5
+        rows.append(
+            [grey, masked_tile(grey, covered), levels(back(prediction), 1.0),
+             coloured(back(difference), high, colours=study.config.colours)]
+        )  # fmt: skip
+    caption = (
+        f"{source.name}\n{study.mask_ratio:.0%} of the patches hidden, {study.passes} {study.config.masks} masks, "
+        f"seed {study.config.seed}; mean {study.word} error {facts['mean_error']:.3g}. Reconstruction: visible patches "
+        f"as they are, hidden ones as predicted. Error: 0 to {high:.2g}."
+    )
+    labels = [f"pass {number + 1} of {study.passes}" for number in range(len(rows))]
+    headers = ["original", "masked", "reconstruction", f"{study.word} error"]
+    figure = panel(rows, headers, labels=labels, caption=caption)
+    endings = figure_endings(study, "")
+    for ending in endings:
+        save_figure(figure, study.file(source, ending))
+    return endings
+
+
+def write_overlay(study, source, pixels: np.ndarray, high: float | None, record: dict) -> Image.Image:
+    """Draw one overlay (`high`: top of the scale, None: its own); returns a small picture of it without text."""
+    config, reference = study.config, study.reference is not None
+    scaled = study.preprocessing.scale(pixels)
+    grey = scaled if scaled.dtype == np.uint8 else (scaled * 255 + 0.5).astype(np.uint8)
+    size = fit_within(grey.shape, int(np.clip(max(grey.shape), *OVERLAY_SIDE)))
+    values = np.nan_to_num(np.load(study.file(source, "_z.npy" if reference else "_error.npy")))
+    grey, values = resized(grey, size), resized(values, size)
+    high = max(float(np.quantile(values, COHORT_QUANTILE)), 1e-8) if high is None else high
+    mask = None if study.truth is None else study.truth.lookup(source.path, (record["height"], record["width"]))
+    if mask is not None:
+        mask = resized(mask.astype(np.uint8) * 255, size) > 127
+    subtitle = f"mean error {record['mean_error']:.3g}"
+    subtitle += f", highest z {record['z_max']:.1f} ({record['reference_group']})" if reference else ""
+    subtitle += {"cohort": ", scale common to all", "image": ", own scale", "fixed": ", fixed scale"}[config.scale]
+    label = "z-score" if reference else f"{study.word} error"
+    figure = overlay(
+        grey, values, high, title=source.name, subtitle=subtitle, label=label, alpha=config.alpha,
+        colours=config.colours, truth=mask,
+    )  # fmt: skip
+    for ending in figure_endings(study, "_hotspot"):
+        save_figure(figure, study.file(source, ending))
+    small = fit_within(size, THUMBNAIL_SIDE)
+    return Image.fromarray(blended(resized(grey, small), resized(values, small), high, config.alpha, config.colours))
+
+
+def cohort_top(study, sources: list) -> float:
+    """The 99.5th percentile of all maps, from a thinned sample of their pixels, in fixed memory."""
+    ending = "_error.npy" if study.reference is None else "_z.npy"
+    histogram = RunningHistogram() if study.reference is None else RunningHistogram(1e-3, 1e4)
+    for source in sources:
+        values = np.load(study.file(source, ending), mmap_mode="r")
+        step = max(1, max(values.shape) // 256)
+        histogram.add(np.asarray(values[::step, ::step]))
+    return histogram.quantile(COHORT_QUANTILE)

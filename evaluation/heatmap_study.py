@@ -1,0 +1,205 @@
+"""One run of `zero_shot_heatmap.py`: radiographs -> error maps on disk and one record each; nothing else is kept.
+
+The script hands in what belongs to other rooms: the network, the preprocessing, the reading of files, the truth.
+`config` is the script's dataclass of flags.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_means, visible_patches
+from evaluation.heatmap_figures import write_panel
+from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
+from evaluation.output_folder import append_record, text_of
+from training.device import autocast
+from training.files import sha256_of
+
+LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with findings
+
+
+class Unreadable(NamedTuple):
+    """Why a file is no radiograph: one word, one sentence."""
+
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass
+class Source:
+    """One radiograph: where it is, what it is called, where its outputs go (relative, without ending)."""
+
+    path: Path
+    name: str  # path below its input folder: decides the masks
+    group: str  # first folder below the input folder: the region table of the reference
+    stem: PurePath = PurePath()
+
+
+@dataclasses.dataclass
+class Study:
+    """What every radiograph of this run is measured with."""
+
+    config: Any
+    device: Any
+    model: Any
+    preprocessing: Any
+    passes: int
+    mask_ratio: float
+    error: str
+    settings: dict  # what the values of a map depend on
+    read: Callable[[Path], "np.ndarray | Unreadable"]
+    progress: Callable[[str, int], Any]  # (title, total) -> a tqdm
+    reference: Any = None
+    truth: Any = None
+    untrained: Any = None
+
+    @property
+    def word(self) -> str:
+        """What kind of error the maps hold."""
+        return "squared" if self.error == "l2" else "absolute"
+
+    @property
+    def key(self) -> str:
+        """The record's entry that radiographs are ranked by."""
+        return "mean_error" if self.reference is None else "z_max"
+
+    def file(self, source: Source, ending: str) -> Path:
+        return self.config.out / f"{source.stem}{ending}"
+
+
+def measured(study: Study, sources: list[Source], done: list[dict], failed: list) -> Iterator[dict]:
+    """The record of each radiograph: finished ones as they are, the others measured and written."""
+    finished, todo = {r["path"]: r for r in done}, []
+    for source in sources:
+        record = finished.get(text_of(source.path))
+        if (
+            record
+            and record["stem"] == text_of(source.stem)
+            and all(study.file(source, e).exists() for e in record["files"])
+            and source.path.exists()
+            and record["sha256"] == sha256_of(source.path)
+        ):
+            yield record
+        else:
+            todo.append(source)
+    keep = study.config.panel_passes
+    for source, pixels, batch, maps in measure(study, todo, failed, "heat maps", study.model, keep):
+        record = write_maps(study, source, pixels, batch, maps)
+        record["sha256"] = sha256_of(source.path)
+        append_record(study.config.out, record)
+        yield record
+
+
+def measure(study: Study, sources: list[Source], failed: list, title: str, model, keep: int = 0) -> Iterator[tuple]:
+    """(source, pixels, input [3, h, w], maps of this one radiograph) for each readable one; some at a time."""
+
+    def read(source: Source):
+        pixels = study.read(source.path)
+        return source, pixels, None if isinstance(pixels, Unreadable) else study.preprocessing(pixels)
+
+    together = max(1, study.config.batch_size // study.passes)
+    with study.progress(title, len(sources)) as bar:
+        waiting: list[tuple] = []
+        for source, pixels, tensor in ahead(read, sources, study.config.num_workers):
+            if tensor is None:
+                failed.append((source.path, pixels.reason, pixels.detail))
+                bar.update()
+                continue
+            waiting.append((source, pixels, tensor))
+            if len(waiting) == together:
+                yield from forward(study, waiting, model, keep)
+                bar.update(len(waiting))
+                waiting = []
+        yield from forward(study, waiting, model, keep)
+        bar.update(len(waiting))
+
+
+def forward(study: Study, waiting: list[tuple], model, keep: int = 0) -> Iterator[tuple]:
+    """All passes of a few radiographs through `model`."""
+    if not waiting:
+        return
+    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
+    batch = study.preprocessing.normalise(torch.stack([tensor for _, _, tensor in waiting]).to(study.device))
+    visible = np.stack(
+        [
+            visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
+            for source, _, _ in waiting
+        ]
+    )
+    with autocast(study.device, study.settings["precision"]):
+        maps = error_maps(
+            model, batch, visible, mean=study.preprocessing.mean, std=study.preprocessing.std, error=study.error,
+            batch_size=c.batch_size, shown=keep,
+        )  # fmt: skip
+    for i, (source, pixels, _) in enumerate(waiting):
+        yield source, pixels, batch[i], ErrorMaps(*(part[i : i + 1] for part in maps))
+
+
+def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps) -> dict:
+    """Map, z-map and panel of one radiograph; returns its record."""
+    size, preprocessing = pixels.shape[:2], study.preprocessing
+    study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
+    facts = describe(maps.maps[0], maps.hits[0], preprocessing.placement(size)[1])
+    record = {"path": text_of(source.path), "stem": text_of(source.stem), "height": size[0], "width": size[1], **facts}
+    full = preprocessing.map_back(maps.maps[0], size)
+    np.save(study.file(source, "_error.npy"), full)
+    record["files"] = ["_error.npy"]
+    z_map = None
+    if study.reference is not None:
+        P = study.model.patch_size
+        z = study.reference.z(source.group, patch_means(maps.maps[0], study.model.grid))
+        z_map = preprocessing.map_back(np.kron(z, np.ones((P, P), np.float32)), size)
+        np.save(study.file(source, "_z.npy"), z_map)
+        record["files"].append("_z.npy")
+        record |= {"z_max": float(z.max()), "z_mean": float(z.mean())}
+        record["reference_group"] = study.reference.group_for(source.group) or "all"
+    if maps.shown.shape[1]:
+        record["files"] += write_panel(study, source, size, image, maps, facts)
+    if study.truth is not None:
+        record |= localise(study, source, pixels, image, full, z_map)
+    return record
+
+
+def localise(study: Study, source: Source, pixels, image, error_map, z_map) -> dict:
+    """Scores of the map and of the maps it must beat, where the truth knows this radiograph."""
+    mask = study.truth.lookup(source.path, pixels.shape[:2])
+    if mask is None:
+        return {}
+    record = {"condition": study.truth.condition(source.path), "patient": study.truth.patient(source.path)}
+    record["finding_fraction"] = float(mask.mean())
+    if not mask.any():
+        return record
+    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
+    visible = visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
+    with autocast(study.device, study.settings["precision"]):
+        naive = error_maps(
+            study.untrained, image[None], visible[None], mean=study.preprocessing.mean, std=study.preprocessing.std,
+            error=study.error, batch_size=c.batch_size,
+        ).maps[0]  # fmt: skip
+    maps = {"error map": error_map} | ({} if z_map is None else {"z map": z_map})
+    maps |= {"untrained network": study.preprocessing.map_back(naive, pixels.shape[:2])}
+    maps = {name: shrink(np.nan_to_num(m, nan=np.nanmin(m)), LOCALISATION_SIDE) for name, m in maps.items()}
+    scaled = study.preprocessing.scale(pixels)
+    grey = shrink(scaled, LOCALISATION_SIDE) / (255 if scaled.dtype == np.uint8 else 1)
+    maps |= {name.replace("_", " "): function(grey) for name, function in BASELINES.items()}
+    small, options = shrink_mask(mask, LOCALISATION_SIDE), {"tolerance": c.tolerance, "quantile": c.iou_quantile}
+    scores = {name: localisation_scores(m, small, **options) for name, m in maps.items()}
+    return record | {"localisation": scores | {"chance": chance_scores(small, **options)}}
+
+
+def ahead(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """`map` in threads, in order, never more than a few items ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,74 @@
+"""The fixed panel of a pretraining run: what a masked autoencoder makes of radiographs it is not trained on.
+
+Shapes: B radiographs, h x w network pixels, N patches.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.figures import masked_tile, panel, save_figure
+from evaluation.reconstruction import hidden_pixels
+
+TILE = 192  # pixels, about
+
+
+@dataclasses.dataclass
+class HeldOut:
+    """A fixed set of radiographs with fixed masks, so that epochs and runs can be compared.
+
+    `images`: [B, 1, h, w] as the loader makes them; `noise`: [B, N]; `normalise` and `denormalise`: to and from what
+    the network sees ([B, 3, h, w]).
+    """
+
+    images: Tensor
+    noise: Tensor
+    normalise: Callable[[Tensor], Tensor]
+    denormalise: Callable[[Tensor], Tensor]
+    shown: int = 6
+
+    @torch.no_grad()
+    def loss(self, mae, device: torch.device, batch_size: int = 32) -> float:
+        """The training loss on the set, in float32."""
+        mae.eval()
+        total = 0.0
+        for begin in range(0, len(self.images), batch_size):
+            part = slice(begin, begin + batch_size)
+            images = self.normalise(self.images[part].to(device))
+            total += float(mae.loss(images, self.noise[part].to(device))) * len(images)
+        return total / len(self.images)
+
+    @torch.no_grad()
+    def draw(self, mae, device: torch.device, path: Path, caption: str = "") -> None:
+        """Original, visible patches, prediction at hidden patches, raw prediction of all patches.
+
+        With a target normalised per patch the prediction is brought back with each patch's own mean and SD; the panel
+        says so, because those come from the original.
+        """
+        mae.eval()
+        images = self.normalise(self.images[: self.shown].to(device))
+        result = mae.reconstruct(images, self.noise[: self.shown].to(device))
+        predicted = result.patches
+        header = "all predicted"
+        if mae.norm_pix_loss:
+            variance, mean = torch.var_mean(mae.patchify(images), dim=-1, keepdim=True)
+            predicted = predicted * (variance + 1e-6).sqrt() + mean
+            header = "x true SD + mean"
+        original = self._grey(images)
+        full = self._grey(mae.unpatchify(predicted))
+        hidden = hidden_pixels(result.hidden.cpu().numpy(), mae.grid, mae.patch_size)
+        rows = [
+            [o, masked_tile(o, m), np.where(m, f, o), f] for o, f, m in zip(original, full, hidden)
+        ]  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        headers = ("original", "visible", "hidden filled in", header)
+        save_figure(panel(rows, headers, caption=caption), path)
+
+    def _grey(self, images: Tensor) -> np.ndarray:
+        """Normalised [B, 3, h, w] -> uint8 [B, h, w]."""
+        grey = self.denormalise(images.float()).mean(dim=1).clamp(0, 1)
+        return (grey * 255).round().byte().cpu().numpy()

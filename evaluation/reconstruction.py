@@ -1,0 +1,68 @@
+"""How well are hidden patches predicted? The error of a masked autoencoder beside what needs no learning.
+
+Shapes: B radiographs, h x w network pixels, P patch side, N patches; pixels in [0, 1], one channel.
+
+All methods see the same visible patches and are scored on the same hidden pixels (mean squared error in [0, 1] units):
+
+    mean image             the average training radiograph
+    patch means            bilinear interpolation of the visible patches' means
+    linear interpolation   piecewise-linear between the visible pixels (Delaunay), nearest pixel outside their hull
+"""
+
+import numpy as np
+
+
+def hidden_pixels(hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """[N] or [B, N] patch flags (1 = hidden) -> the same per pixel, [h, w] or [B, h, w], bool."""
+    flags = np.asarray(hidden).reshape(*np.shape(hidden)[:-1], *grid).astype(bool)
+    return flags.repeat(patch, axis=-2).repeat(patch, axis=-1)
+
+
+def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """[B, h, w] with hidden pixels [h, w] (one mask for all) -> filled images; one triangulation serves the batch."""
+    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+
+    known, wanted = np.argwhere(~hidden), np.argwhere(hidden)
+    border = _border_only(hidden)  # interior pixels of visible patches never support a triangle across a hidden one
+    support = np.argwhere(border)
+    values = images[:, border].T  # [points, B]
+    filled = images.astype(np.float32).copy()
+    estimate = LinearNDInterpolator(support, values)(wanted)  # [hidden, B]
+    outside = np.isnan(estimate[:, 0])
+    if outside.any():
+        estimate[outside] = NearestNDInterpolator(known, images[:, ~hidden].T)(wanted[outside])
+    filled[:, hidden] = estimate.T
+    return filled
+
+
+def _border_only(hidden: np.ndarray) -> np.ndarray:
+    """Visible pixels that touch a hidden one (8-neighbourhood)."""
+    from scipy.ndimage import binary_dilation
+
+    return ~hidden & binary_dilation(hidden, structure=np.ones((3, 3), bool))
+
+
+def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """[B, h, w] -> each patch's mean, hidden ones from their visible neighbours (weights 1/distance^2), upsampled."""
+    from scipy.ndimage import zoom
+
+    rows, columns = grid
+    means = images.reshape(len(images), rows, patch, columns, patch).mean((2, 4)).reshape(len(images), -1)
+    place = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
+    flags = np.asarray(hidden).reshape(-1).astype(bool)
+    distance = ((place[flags][:, None] - place[~flags][None]) ** 2).sum(-1).astype(np.float64)
+    weight = 1.0 / distance**2
+    weight /= weight.sum(1, keepdims=True)
+    means[:, flags] = means[:, ~flags] @ weight.T
+    coarse = means.reshape(len(images), rows, columns)
+    return zoom(coarse, (1, patch, patch), order=1, mode="nearest", grid_mode=True)
+
+
+def hidden_errors(images: np.ndarray, predictions: dict[str, np.ndarray], hidden: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean squared error on the hidden pixels per radiograph: {method: [B]}. Predictions are clipped to [0, 1]."""
+    mask = np.broadcast_to(hidden, images.shape)
+    counts = mask.reshape(len(images), -1).sum(1)
+    return {
+        name: (((np.clip(p, 0, 1) - images) ** 2) * mask).reshape(len(images), -1).sum(1) / counts
+        for name, p in predictions.items()
+    }

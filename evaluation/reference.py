@@ -1,0 +1,93 @@
+"""What error is normal here? Mean and spread of the error maps of normal radiographs, per region, and z-scores.
+
+A region is a position of the patch grid (row, column) within a group; the group is the first folder below the input
+folder (`knee/0012.png` belongs to "knee"), so that a reference sorted by body part is compared part by part. Every
+radiograph also counts towards the group "" (all of them), which serves radiographs whose group the reference lacks.
+The radiographs of a group must show the same view in roughly the same position for the comparison to mean anything.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ALL = ""
+SMALLEST_SPREAD = 0.1  # fraction of the group's median standard deviation below which no region's may fall
+
+
+class NormalReference:
+    """Running mean and standard deviation of patch errors [rows, columns] per group."""
+
+    def __init__(self, settings: dict | None = None):
+        self.settings = settings or {}
+        self._sums: dict[str, list] = {}  # group -> [n, sum, sum of squares]
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Number of normal radiographs of each group; "" counts all."""
+        return {group: int(sums[0]) for group, sums in self._sums.items()}
+
+    def add(self, group: str, errors: np.ndarray) -> None:
+        """Count one normal radiograph's patch errors [rows, columns] (`evaluation.error_maps.patch_means`)."""
+        errors = np.asarray(errors, np.float64)
+        for name in {group, ALL}:
+            sums = self._sums.setdefault(name, [0, np.zeros_like(errors), np.zeros_like(errors)])
+            sums[0] += 1
+            sums[1] = sums[1] + errors
+            sums[2] = sums[2] + errors**2
+
+    def group_for(self, group: str) -> str:
+        """`group` if the reference has at least two radiographs of it, else "" (all)."""
+        return group if self.groups.get(group, 0) >= 2 else ALL
+
+    def moments(self, group: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (n - 1) [rows, columns] of `group`.
+
+        A standard deviation below a tenth of the group's median counts as that tenth, so that empty corners do not
+        produce huge scores. ValueError for fewer than two radiographs.
+        """
+        n, total, squares = self._sums.get(group, (0, 0, 0))
+        if n < 2:
+            raise ValueError(f"the reference has {n} normal radiographs{_of(group)}; at least 2 are needed, better 50")
+        mean = total / n
+        spread = np.sqrt(np.maximum(squares / n - mean**2, 0) * n / (n - 1))
+        floor = SMALLEST_SPREAD * np.median(spread)
+        return mean, np.maximum(spread, floor if floor > 0 else np.finfo(np.float32).eps)
+
+    def z(self, group: str, errors: np.ndarray) -> np.ndarray:
+        """How many standard deviations `errors` [rows, columns] lie above normal: float32 [rows, columns]."""
+        mean, spread = self.moments(self.group_for(group))
+        if mean.shape != np.shape(errors):
+            raise ValueError(f"the reference has a grid of {mean.shape} patches, this network {np.shape(errors)}")
+        return ((errors - mean) / spread).astype(np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (.npz): counts, sums and the settings that the errors were made with."""
+        names = sorted(self._sums)
+        with open(path, "wb") as file:
+            np.savez(
+                file,
+                groups=json.dumps(names),
+                settings=json.dumps(self.settings, sort_keys=True),
+                count=np.array([self._sums[n][0] for n in names]),
+                total=np.stack([self._sums[n][1] for n in names]),
+                squares=np.stack([self._sums[n][2] for n in names]),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "NormalReference":
+        """Read what `save` wrote; ValueError for any other file."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                reference = cls(json.loads(str(stored["settings"])))
+                for i, name in enumerate(json.loads(str(stored["groups"]))):
+                    reference._sums[name] = [int(stored["count"][i]), stored["total"][i], stored["squares"][i]]
+        except (ValueError, KeyError, EOFError, TypeError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path}: not a reference.npz of this program ({error})") from error
+        return reference
+
+
+def _of(group: str) -> str:
+    return f" of group {group!r}" if group else ""

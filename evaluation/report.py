@@ -1,0 +1,266 @@
+"""One HTML page that shows a whole run and works offline: no server, no library, no request to anywhere.
+
+Thumbnails are embedded up to `MOST_EMBEDDED` radiographs and lie beside the page above that; the large pictures are the
+files that the run wrote, linked relative to the page. Every name that came from a file is escaped.
+"""
+
+import base64
+import dataclasses
+import html
+import os
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation.figures import encoded
+from training.files import write_text
+
+MOST_EMBEDDED, MOST_SHOWN = 400, 2000
+THUMBNAIL = 160  # pixels, longer side
+
+
+@dataclasses.dataclass
+class Card:
+    """One radiograph on the page. Paths are relative to the page's folder; `thumbnail` is a src attribute."""
+
+    name: str
+    score: float
+    facts: list[str]
+    thumbnail: str = ""
+    pictures: dict[str, str] = dataclasses.field(default_factory=dict)  # tab label -> relative path
+
+
+@dataclasses.dataclass
+class Table:
+    """A table of the page; cells are text, a first column of names and then values. `folded` ones open on a click."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclasses.dataclass
+class Report:
+    """What the page says: heading, lead sentences, tables, cards."""
+
+    title: str
+    lead: str
+    counts: dict[str, str]
+    settings: dict[str, str]
+    cards: list[Card]
+    score_name: str = "score"
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    failed: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)  # path, reason, detail
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the page; the cards with the highest score come first, NaN last, at most `MOST_SHOWN` of them."""
+    cards = sorted(report.cards, key=lambda c: (-c.score if c.score == c.score else float("inf"), c.name))
+    shown = cards[:MOST_SHOWN]
+    note = ""
+    if len(cards) > len(shown):
+        note = f"<p class=note>The {len(shown):,} highest of {len(cards):,} are shown; the table lists all.</p>"
+    body = "\n".join(
+        [
+            f"<header><h1>{_text(report.title)}</h1><p>{_text(report.lead)}</p>{_counts(report.counts)}</header>",
+            *(_table(table) for table in report.tables),
+            _controls(report.score_name, len(shown)),
+            note,
+            f"<main id=cards>{''.join(_card(card, report.score_name) for card in shown)}</main>",
+            _failed(report.failed),
+            _settings(report.settings),
+            _LIGHTBOX,
+        ]
+    )
+    page = f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{_HEAD}<title>{_text(report.title)}</title>"
+    page += f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
+    write_text(path, page)
+
+
+def thumbnail(picture: Image.Image, folder: Path, number: int, total: int) -> str:
+    """A JPEG of `picture` at `THUMBNAIL` pixels as a src attribute.
+
+    A data URI if the page shows at most `MOST_EMBEDDED` in `total`; else a file `thumbnails/NUMBER.jpg` in `folder`.
+    """
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    data = encoded(small, "JPEG", quality=82)
+    if total <= MOST_EMBEDDED:
+        return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    file = folder / "thumbnails" / f"{number:06d}.jpg"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    return link(file.relative_to(folder))
+
+
+def link(path: Path | str) -> str:
+    """A relative path as a URL, also for names with #, %, quotes or bytes that are no text."""
+    return urllib.parse.quote(os.fsencode(Path(path).as_posix()))
+
+
+def _text(value) -> str:
+    return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"), quote=True)
+
+
+def _counts(counts: dict[str, str]) -> str:
+    items = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in counts.items())
+    return f"<dl class=counts>{items}</dl>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{_text(c)}</th>" for c in table.columns)
+    rows = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in table.rows)
+    note = f"<p class=note>{_text(table.note)}</p>" if table.note else ""
+    body = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    if table.folded:
+        return f"<section class=folded><details><summary>{_text(table.title)}</summary>{note}{body}</details></section>"
+    return f"<section><h2>{_text(table.title)}</h2>{note}{body}</section>"
+
+
+def _controls(score_name: str, count: int) -> str:
+    return (
+        f"<section class=controls><h2>Radiographs</h2><label>sort by <select id=order><option value=score>"
+        f"{_text(score_name)}, highest first</option><option value=rising>{_text(score_name)}, lowest first</option>"
+        "<option value=name>name</option></select></label><label>name contains <input id=filter type=search></label>"
+        f"<span id=shown>{count:,} shown</span></section>"
+    )
+
+
+def _card(card: Card, score_name: str) -> str:
+    tabs = "".join(
+        f'<a href="{_text(link(path))}" data-tab="{_text(label)}">{_text(label)}</a>'
+        for label, path in card.pictures.items()
+    )
+    facts = " · ".join(map(_text, card.facts))
+    picture = f'<img src="{_text(card.thumbnail)}" alt="" loading=lazy>' if card.thumbnail else "<i>no picture</i>"
+    return (
+        f'<article data-score="{card.score}" data-name="{_text(card.name)}"><button class=frame '
+        f'aria-label="Enlarge {_text(card.name)}">{picture}</button><p class=score title="{_text(score_name)}">'
+        f'{card.score:.4g}</p><p class=name title="{_text(card.name)}">{_text(card.name)}</p>'
+        f"<p class=facts>{facts}</p><nav>{tabs}</nav></article>\n"
+    )
+
+
+def _failed(failed: list[tuple[str, str, str]]) -> str:
+    if not failed:
+        return ""
+    title = f"{len(failed):,} file{'s' * (len(failed) != 1)} could not be read"
+    note = "They are in no figure and no average; failed.csv lists them."
+    return _table(Table(title, ("file", "reason", "detail"), failed[:MOST_SHOWN], note))
+
+
+def _settings(settings: dict[str, str]) -> str:
+    rows = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in settings.items())
+    return f"<section><details><summary>Settings</summary><table class=settings>{rows}</table></details></section>"
+
+
+_HEAD = (
+    '<meta name=viewport content="width=device-width, initial-scale=1">'
+    "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data: 'self' file:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+)
+
+_LIGHTBOX = (
+    "<dialog id=box><div id=bar><span id=caption></span><nav id=tabs></nav>"
+    "<button id=previous aria-label=Previous>&#8592;</button>"
+    "<button id=next aria-label=Next>&#8594;</button>"
+    "<button id=close aria-label=Close>&#10005;</button>"
+    "</div><div id=stage><img id=large alt=''></div></dialog>"
+)
+
+_STYLE = """
+:root{--ink:#1d2125;--faint:#68707a;--line:#e0e3e7;--page:#f6f7f8;--dark:#111214;--accent:#1f6feb}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:28px 32px 60px;max-width:1500px;background:var(--page);color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+h1{font-size:25px;margin:0 0 6px}h2{font-size:17px;margin:0}header p{max-width:78ch;margin:0 0 14px;color:var(--faint)}
+.counts{display:flex;flex-wrap:wrap;gap:10px;margin:0 0 22px}
+.counts div{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 16px;min-width:110px}
+dt{color:var(--faint);font-size:13px}dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
+section{margin:26px 0 12px}.folded{margin:8px 0}
+.note{color:var(--faint);font-size:14px;margin:4px 0 8px;max-width:100ch}
+.wide{overflow-x:auto}table{border-collapse:collapse;background:#fff;border:1px solid var(--line);border-radius:8px}
+th,td{text-align:left;padding:6px 14px;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;
+overflow-wrap:anywhere;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
+.settings td:first-child{color:var(--faint);white-space:nowrap}summary{cursor:pointer;font-weight:600;margin-bottom:8px}
+.controls{display:flex;flex-wrap:wrap;gap:10px 22px;align-items:center}.controls h2{margin-right:auto}
+label,#shown{font-size:14px;color:var(--faint)}
+select,input{font:inherit;padding:4px 8px;border:1px solid var(--line);border-radius:6px;
+background:#fff;color:var(--ink)}
+#cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(178px,1fr));gap:14px}
+article{background:#fff;border:1px solid var(--line);border-radius:8px;overflow:hidden;position:relative;
+padding-bottom:9px}
+.frame{display:flex;align-items:center;justify-content:center;width:100%;height:176px;border:0;padding:6px;
+background:var(--dark);cursor:zoom-in}.frame img{max-width:100%;max-height:164px}.frame i{color:#889}
+.frame:focus-visible{outline:3px solid var(--accent);outline-offset:-3px}
+.score{position:absolute;top:6px;left:6px;margin:0;padding:0 7px;border-radius:4px;
+background:rgba(17,18,20,.82);color:#fff;font-size:13px;font-variant-numeric:tabular-nums}
+.name{margin:8px 11px 0;font-size:13px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.facts{margin:1px 11px 0;font-size:12px;color:var(--faint)}
+article nav{margin:4px 11px 0;font-size:12px;display:flex;gap:12px}a{color:var(--accent);text-decoration:none}
+dialog{border:0;padding:0;width:96vw;height:94vh;max-width:none;max-height:none;background:var(--dark);color:#eee;
+border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{display:flex;flex-direction:column}
+#bar{display:flex;gap:10px;align-items:center;padding:9px 14px;font-size:14px}
+#caption{flex:1;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+#bar button{font:inherit;background:#2a2d31;color:#eee;border:0;border-radius:6px;padding:5px 12px;cursor:pointer}
+#tabs{display:flex;gap:10px}#tabs button[aria-pressed=true]{background:var(--accent)}
+#stage{flex:1;min-height:0;display:flex;overflow:auto}#large{margin:auto;max-width:100%;max-height:100%;cursor:zoom-in}
+#large.full{max-width:none;max-height:none;cursor:zoom-out}
+@media print{.controls,article nav{display:none}article{break-inside:avoid}}
+"""
+
+_SCRIPT = """
+const $ = id => document.getElementById(id), grid = $('cards'), cards = [...grid.children];
+let open = null, tab = null;
+const visible = () => [...grid.children].filter(card => !card.hidden);
+function arrange() {
+  const order = $('order').value, word = $('filter').value.toLowerCase();
+  const score = card => { const s = parseFloat(card.dataset.score); return isNaN(s) ? -Infinity : s; };
+  const byName = (a, b) => a.dataset.name.localeCompare(b.dataset.name);
+  const compare = {score: (a, b) => score(b) - score(a) || byName(a, b),
+                   rising: (a, b) => score(a) - score(b) || byName(a, b), name: byName}[order];
+  grid.append(...cards.sort(compare));
+  for (const card of cards) card.hidden = !card.dataset.name.toLowerCase().includes(word);
+  $('shown').textContent = visible().length.toLocaleString('en') + ' shown';
+}
+function show(card) {
+  open = card;
+  const links = [...card.querySelectorAll('nav a')];
+  if (!links.length) return;
+  const chosen = links.find(a => a.dataset.tab === tab) || links[0];
+  $('caption').textContent = card.dataset.name + '   ' + card.querySelector('.score').textContent;
+  $('tabs').replaceChildren(...links.map(a => {
+    const button = document.createElement('button');
+    button.textContent = a.dataset.tab;
+    button.setAttribute('aria-pressed', a === chosen);
+    button.onclick = () => { tab = a.dataset.tab; show(card); };
+    return button;
+  }));
+  $('large').className = '';
+  $('large').src = chosen.href;
+  $('large').alt = card.dataset.name;
+  if (!$('box').open) $('box').showModal();
+}
+function step(by) {
+  const list = visible(), at = list.indexOf(open);
+  if (at >= 0) show(list[(at + by + list.length) % list.length]);
+}
+grid.onclick = event => {
+  const card = event.target.closest('article'), a = event.target.closest('a');
+  if (a) { event.preventDefault(); tab = a.dataset.tab; }
+  if (a || event.target.closest('.frame')) show(card);
+};
+$('order').onchange = arrange; $('filter').oninput = arrange;
+$('previous').onclick = () => step(-1); $('next').onclick = () => step(1); $('close').onclick = () => $('box').close();
+$('large').onclick = () => $('large').classList.toggle('full');
+$('box').onclick = event => { if (event.target === $('box') || event.target === $('stage')) $('box').close(); };
+document.onkeydown = event => {
+  if (!$('box').open) return;
+  if (event.key === 'ArrowRight') step(1);
+  if (event.key === 'ArrowLeft') step(-1);
+};
+"""

@@ -1,0 +1,122 @@
+"""Whose checkpoint is it? Parameter names of the families that can be read, turned into ours.
+
+Ours are the names of the MAE paper's code (`blocks.0.attn.qkv.weight`, ...), which timm shares for the encoder.
+
+    facebook-MAE, Medical MAE   ours already
+    Hugging Face 4              vit.encoder.layer.0.attention.attention.query.weight
+    Hugging Face 5              vit.layers.0.attention.q_proj.weight (in memory)
+    Hugging Face 5.23 on disk   encoder as in 4, decoder as decoder.decoder_encoder.layer.0. ...
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+_WRAPPERS = ("teacher", "model_state_dict", "state_dict", "model")  # in this order: the first present is unwrapped
+
+# inside a layer: Hugging Face 4 -> ours, Hugging Face 5 -> ours; query, key, value are joined separately
+_LAYER = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_QKV = {
+    "attention.attention.query": 0, "attention.attention.key": 1, "attention.attention.value": 2,
+    "attention.q_proj": 0, "attention.k_proj": 1, "attention.v_proj": 2,
+}  # fmt: skip
+_TOP = {
+    "vit.embeddings.cls_token": "cls_token",
+    "vit.embeddings.position_embeddings": "pos_embed",
+    "vit.embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "vit.embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "vit.layernorm.weight": "norm.weight",
+    "vit.layernorm.bias": "norm.bias",
+    "decoder.mask_token": "mask_token",
+    "decoder.decoder_pos_embed": "decoder_pos_embed",
+    "decoder.decoder_embed.weight": "decoder_embed.weight",
+    "decoder.decoder_embed.bias": "decoder_embed.bias",
+    "decoder.decoder_norm.weight": "decoder_norm.weight",
+    "decoder.decoder_norm.bias": "decoder_norm.bias",
+    "decoder.decoder_pred.weight": "decoder_pred.weight",
+    "decoder.decoder_pred.bias": "decoder_pred.bias",
+}
+_HF_LAYER = re.compile(
+    r"(?P<part>vit\.encoder\.layer|vit\.layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)"
+    r"\.(?P<i>\d+)\.(?P<rest>.+)\.(?P<kind>weight|bias)"
+)
+
+
+def unwrap(content: dict) -> dict[str, Tensor]:
+    """The weights inside a training checkpoint, without a `module.` prefix; everything else is dropped."""
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if state and all(k.startswith("module.") for k in state):
+        state = {k.removeprefix("module."): v for k, v in state.items()}
+    return state
+
+
+def family_of(state: dict[str, Tensor]) -> str:
+    """`huggingface-mae`, `facebook-mae`, `vit-encoder` (timm, MAE or Medical MAE fine-tuned) or ValueError."""
+    if "vit.embeddings.cls_token" in state or "embeddings.cls_token" in state:
+        return "huggingface-mae"
+    if "blocks.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
+        return "facebook-mae" if any(k.startswith("decoder_") for k in state) else "vit-encoder"
+    shown = ", ".join(sorted(state)[:4]) or "no tensors"
+    raise ValueError(f"not a ViT or masked autoencoder (it holds {shown}, ...)")
+
+
+def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a Hugging Face ViTMAE (any of its three layouts) to our names, joining query, key and value.
+
+    Names that belong to no layout are kept, so that the strict loader reports them.
+    """
+    if "embeddings.cls_token" in state:  # a bare ViTMAEModel
+        state = {f"vit.{k}": v for k, v in state.items()}
+    ours: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    for key, value in state.items():
+        match = _HF_LAYER.fullmatch(key)
+        if match is None:
+            ours[_TOP.get(key, key)] = value
+            continue
+        prefix = "blocks" if match["part"].startswith("vit.") else "decoder_blocks"
+        stem = f"{prefix}.{match['i']}"
+        if match["rest"] in _QKV:
+            parts.setdefault(f"{stem}.attn.qkv.{match['kind']}", {})[_QKV[match["rest"]]] = value
+        elif match["rest"] in _LAYER:
+            ours[f"{stem}.{_LAYER[match['rest']]}.{match['kind']}"] = value
+        else:
+            ours[key] = value
+    for key, pieces in parts.items():
+        if sorted(pieces) == [0, 1, 2]:
+            ours[key] = torch.cat([pieces[0], pieces[1], pieces[2]])
+    return ours
+
+
+def to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names -> the transformers 4 layout of ViTMAEForPreTraining, which transformers 4 and 5 both read."""
+    top = {ours: theirs for theirs, ours in _TOP.items()}
+    layer = {ours: theirs for theirs, ours in _LAYER.items() if "_proj" not in theirs and not theirs.startswith("mlp.")}
+    theirs: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in top:
+            theirs[top[key]] = value
+            continue
+        prefix, i, rest = key.split(".", 2)
+        stem = {"blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers"}[prefix] + f".{i}"
+        name, kind = rest.rsplit(".", 1)
+        if name == "attn.qkv":
+            for part, chunk in zip(("query", "key", "value"), value.chunk(3)):
+                theirs[f"{stem}.attention.attention.{part}.{kind}"] = chunk.contiguous()
+        else:
+            theirs[f"{stem}.{layer[name]}.{kind}"] = value
+    return theirs

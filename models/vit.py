@@ -1,0 +1,85 @@
+"""Vision Transformer backbones (Dosovitskiy et al., 2021, https://arxiv.org/abs/2010.11929) on timm's blocks.
+
+Shapes: B radiographs, h x w network pixels, P patch side, N = (h/P)(w/P) patches, D width.
+"""
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+# width, depth, heads of the encoder sizes of the paper (tiny: DeiT; huge: MAE, table 3)
+SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+
+
+def blocks(dim: int, depth: int, heads: int, mlp_ratio: float, eps: float) -> nn.ModuleList:
+    """`depth` pre-norm transformer blocks of timm with biases and LayerNorm `eps`."""
+    norm = partial(nn.LayerNorm, eps=eps)
+    return nn.ModuleList(Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions, float32 [1, 1 + rows * columns, dim]; row 0 (class token) is zero.
+
+    The first half of the channels codes the column, the second half the row (the order of the reference
+    implementation of He et al., 2022). `dim` must be a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"position embedding of width {dim}: 2-D sine-cosine needs a multiple of 4")
+    omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    parts = [f(p.flatten()[:, None] * omega) for p in (x, y) for f in (torch.sin, torch.cos)]
+    return torch.cat([torch.zeros(1, dim), torch.cat(parts, dim=1).float()])[None]
+
+
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings [1, 1 + rows * columns, D] of one grid, resampled bicubically to another grid.
+
+    The class token's row is kept as it is. Raises ValueError if the embeddings do not belong to the `old` grid.
+    """
+    if positions.shape[1] != 1 + old[0] * old[1]:
+        raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and a class token")
+    if old == new:
+        return positions
+    grid = positions[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+    grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
+    return torch.cat([positions[:, :1], grid], dim=1)
+
+
+class ViT(VisionTransformer):
+    """timm's Vision Transformer with the three things a backbone has here: `.dim`, `.blocks`, `forward` -> [B, dim].
+
+    `pool` is "token" (class token after the final norm) or "avg" (mean of the patch tokens, then fc_norm).
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-6,
+        pool: str = "token",
+        drop_path: float = 0.0,
+    ):
+        super().__init__(
+            img_size=input_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=heads,
+            mlp_ratio=mlp_ratio, num_classes=0, global_pool=pool, drop_path_rate=drop_path,
+            norm_layer=partial(nn.LayerNorm, eps=eps),
+        )  # fmt: skip
+        self.dim = dim
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """[B, 3, h, w] -> [B, 1 + N, D]: class token and patch tokens of the last block (before pooling)."""
+        return self.forward_features(images)

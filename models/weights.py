@@ -1,0 +1,307 @@
+"""Weights in and out: the checkpoint folder, and the published checkpoints of masked autoencoders.
+
+A checkpoint folder holds `config.json`, `model.safetensors`, `preprocessor_config.json` and `README.md` (model card)
+in the layout that Hugging Face transformers loads as ViTMAEForPreTraining. Reading is strict: every tensor of the
+network must be found, and no file can execute code (safetensors, or `torch.load` limited to tensors and an
+`argparse.Namespace`).
+"""
+
+import argparse
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from models.keys import family_of, to_huggingface, to_ours, unwrap
+from models.mae import MAEConfig, MaskedAutoencoder
+from models.vit import ViT, resize_positions
+from training.files import atomic, write_text
+
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A checkpoint as read: weights under our names, and what is known about them."""
+
+    path: Path
+    family: str
+    state: dict[str, Tensor]
+    config: dict[str, Any]  # config.json of the folder, or the training flags stored in the file
+    preprocessor: dict[str, Any] | None
+    notes: list[str]  # what had to be concluded because the file does not say it
+
+
+@dataclasses.dataclass
+class LoadedMAE:
+    """`model`: float32, eval mode, CPU; `report`: one line; `preprocessor`: preprocessor_config.json or None."""
+
+    model: MaskedAutoencoder
+    report: str
+    preprocessor: dict[str, Any] | None
+    info: dict[str, Any]
+
+
+def load_mae(path: str | Path, input_size: tuple[int, int] | None = None) -> LoadedMAE:
+    """A masked autoencoder with its decoder, from a checkpoint folder or file of any family that `models.keys` knows.
+
+    `input_size` (h, w) in pixels resamples the position embeddings in 2-D. Raises FileNotFoundError, or ValueError
+    naming the file and what is wrong with it: no decoder, missing or unexpected tensors, wrong shapes, code inside.
+    """
+    checkpoint = read_checkpoint(path)
+    if not any(k.startswith("decoder_") for k in checkpoint.state):
+        raise ValueError(
+            f"{path}: has no decoder (an encoder only, {checkpoint.family}); reconstructions and error maps need the "
+            "whole masked autoencoder"
+        )
+    config = mae_config(checkpoint)
+    model = MaskedAutoencoder(resized(config, input_size))
+    state = checkpoint.state | {
+        key: resize_positions(checkpoint.state[key], config.grid, model.grid)
+        for key in ("pos_embed", "decoder_pos_embed")
+        if key in checkpoint.state
+    }
+    matched = load_strictly(model, state, path)
+    report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
+    return LoadedMAE(model.eval(), report, checkpoint.preprocessor, dataclasses.asdict(model.config))
+
+
+def load_encoder(
+    path: str | Path, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None
+) -> tuple[ViT, str]:
+    """The encoder of any readable checkpoint as a backbone, and a report line. Decoder and classifier are left out.
+
+    `pool`: "token" or "avg". With "avg", an encoder that was not fine-tuned that way has no `fc_norm`; it starts as
+    identity and the report says so.
+    """
+    checkpoint = read_checkpoint(path)
+    config = resized(mae_config(checkpoint), input_size)
+    model = ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
+                mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
+    skipped = ("decoder_", "mask_token", "head.")
+    state = {k: v for k, v in checkpoint.state.items() if not k.startswith(skipped)}
+    if "pos_embed" in state:
+        state["pos_embed"] = resize_positions(state["pos_embed"], mae_config(checkpoint).grid, config.grid)
+    notes = list(checkpoint.notes)
+    if pool == "avg" and "fc_norm.weight" not in state:
+        state |= {k: v for k, v in model.state_dict().items() if k.startswith("fc_norm.")}
+        state = {k: v for k, v in state.items() if not k.startswith("norm.")}
+        notes.append("fc_norm is new")
+    if pool == "token" and "norm.weight" not in state and "fc_norm.weight" in state:
+        raise ValueError(f"{path}: was fine-tuned with average pooling (fc_norm); use pool 'avg'")
+    matched = load_strictly(model, state, path)
+    return model.eval(), "; ".join([f"{checkpoint.family} checkpoint, matched {matched} encoder tensors", *notes])
+
+
+def resized(config: MAEConfig, input_size: tuple[int, int] | None) -> MAEConfig:
+    """`config` at another input size (h, w) in pixels; unchanged if None."""
+    return config if input_size is None else dataclasses.replace(config, input_size=tuple(input_size))
+
+
+def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
+    """Load all or nothing; returns "294/294", or raises ValueError listing what is missing, unexpected or misshapen."""
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(state))
+    unexpected = sorted(set(state) - set(wanted))
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(wanted[k].shape)}"
+        for k in sorted(set(wanted) & set(state))
+        if state[k].shape != wanted[k].shape
+    ]
+    matched = len(wanted) - len(missing) - len(misshapen)
+    if missing or unexpected or misshapen:
+        lists = [("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)]
+        told = "; ".join(f"{len(v)} {name} ({', '.join(v[:3])}{', ...' * (len(v) > 3)})" for name, v in lists if v)
+        raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {told}")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return f"{matched}/{len(wanted)}"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder or a .safetensors/.pth/.pt/.bin file of a known family, under our parameter names."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint (expected a folder with config.json and model.safetensors, or a "
+            f"{', '.join(_SUFFIXES)} file); nothing is downloaded"
+        )
+    config, preprocessor, notes = {}, None, []
+    file = path
+    if path.is_dir():
+        file = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
+        if file is None:
+            shown = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+            raise FileNotFoundError(f"{path}: none of {', '.join(_WEIGHT_FILES)} in this folder (it holds {shown})")
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        if (path / "preprocessor_config.json").is_file():
+            preprocessor = read_json(path / "preprocessor_config.json")
+    content = read_tensors(file)
+    if isinstance(content.get("args"), argparse.Namespace):
+        config = config or {"args": vars(content["args"])}
+    state = unwrap(content)
+    try:
+        family = family_of(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if family == "huggingface-mae":
+        state = to_ours(state)
+        if not config:
+            raise ValueError(f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder")
+    return Checkpoint(path, family, state, config, preprocessor, notes)
+
+
+def read_tensors(file: Path) -> dict[str, Any]:
+    """The content of a weight file; nothing in it is executed. ValueError names the file and the reason."""
+    try:
+        if file.suffix == ".safetensors":
+            return dict(load_file(file))
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
+            f"({_first_line(error)})"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({_first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ValueError names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def mae_config(checkpoint: Checkpoint) -> MAEConfig:
+    """The architecture, from config.json where there is one, else from the shapes; conclusions go into the notes."""
+    state = checkpoint.state
+    for key in ("patch_embed.proj.weight", "pos_embed"):
+        if key not in state:
+            raise ValueError(f"{checkpoint.path}: lacks {key}")
+    shapes = _from_shapes(state)
+    told = checkpoint.config
+    if told.get("hidden_size"):
+        size = told.get("image_size", 224)
+        values = shapes | {
+            "input_size": tuple(size) if isinstance(size, (list, tuple)) else (size, size),
+            "heads": told["num_attention_heads"],
+            "layer_norm_eps": told.get("layer_norm_eps", 1e-12),
+            "mask_ratio": told.get("mask_ratio", 0.75),
+            "norm_pix_loss": told.get("norm_pix_loss", False),
+        }
+        if "decoder_dim" in shapes:
+            values["decoder_heads"] = told.get("decoder_num_attention_heads", 16)
+        if told["hidden_size"] != shapes["dim"]:
+            raise ValueError(
+                f"{checkpoint.path}: config.json says width {told['hidden_size']}, the weights have {shapes['dim']}"
+            )
+        return MAEConfig(**values)
+    return MAEConfig(**shapes | _concluded(checkpoint, shapes))
+
+
+def _from_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
+    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
+    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
+    values = {
+        "dim": dim,
+        "patch_size": patch,
+        "depth": len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        "input_size": (side * patch, side * patch),
+    }
+    if "decoder_embed.weight" in state:
+        width = state["decoder_embed.weight"].shape[0]
+        values["decoder_dim"] = width
+        values["decoder_depth"] = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
+        if "decoder_blocks.0.mlp.fc1.weight" in state:
+            values["decoder_mlp_ratio"] = state["decoder_blocks.0.mlp.fc1.weight"].shape[0] / width
+    return values
+
+
+def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]:
+    """What a .pth file of the facebook-MAE family does not store. Each conclusion becomes a note of the report."""
+    args, notes = checkpoint.config.get("args", {}), checkpoint.notes
+    dim = shapes["dim"]
+    if dim not in _HEADS:
+        raise ValueError(
+            f"{checkpoint.path}: width {dim} belongs to no known size ({', '.join(map(str, _HEADS))}), and the number "
+            "of heads is not stored in the file; give a checkpoint folder with a config.json"
+        )
+    values = {"heads": _HEADS[dim], "layer_norm_eps": 1e-6}
+    notes.append(f"{_HEADS[dim]} heads concluded from width {dim}")
+    if "decoder_dim" in shapes:
+        values["decoder_heads"] = 16
+        if shapes["decoder_dim"] != 512:
+            raise ValueError(f"{checkpoint.path}: decoder width {shapes['decoder_dim']} needs a config.json")
+        values["mask_ratio"] = float(args.get("mask_ratio", 0.75))
+        values["norm_pix_loss"] = bool(args.get("norm_pix_loss", False))
+        if "norm_pix_loss" not in args:
+            notes.append("the file does not say norm_pix_loss: raw pixels assumed")
+    side = shapes["input_size"][0] // shapes["patch_size"]
+    if 1 + side * side != checkpoint.state["pos_embed"].shape[1]:
+        raise ValueError(f"{checkpoint.path}: its grid of patches is not square; give a folder with a config.json")
+    return values
+
+
+def huggingface_config(config: MAEConfig) -> dict[str, Any]:
+    """`config.json` as transformers' ViTMAEConfig reads it. A square input is one number, a rectangle [h, w]."""
+    h, w = config.input_size
+    return {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "image_size": h if h == w else [h, w],
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": round(config.dim * config.mlp_ratio),
+        "decoder_hidden_size": config.decoder_dim,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_intermediate_size": round(config.decoder_dim * config.decoder_mlp_ratio),
+        "layer_norm_eps": config.layer_norm_eps,
+        "mask_ratio": config.mask_ratio,
+        "norm_pix_loss": config.norm_pix_loss,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "qkv_bias": True,
+        "torch_dtype": "float32",
+    }
+
+
+def save_mae(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any], card: str) -> None:
+    """Write the checkpoint folder (each file atomically): transformers loads it as ViTMAEForPreTraining.
+
+    `preprocessor` becomes preprocessor_config.json (see data/preprocessing.py), `card` README.md.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_text(folder / "config.json", json.dumps(huggingface_config(model.config), indent=2) + "\n")
+    write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
+    write_text(folder / "README.md", card)
+    with atomic(folder / "model.safetensors") as file:
+        file.write(save(to_huggingface(state), metadata={"format": "pt"}))

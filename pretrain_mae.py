@@ -1,0 +1,324 @@
+"""Pretrain a masked autoencoder on unlabelled radiographs.
+
+    python pretrain_mae.py --data_path /data/radiographs --output_dir runs/mae                          # one GPU or CPU
+    python pretrain_mae.py --config configs/skelex_mae_vit_large.yaml --data_path A B --output_dir runs/skelex
+    torchrun --nproc_per_node 8 pretrain_mae.py --config ... --data_path ... --output_dir ...           # one node
+    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 pretrain_mae.py ...
+
+The same line after an interruption continues exactly where it was. OUTPUT_DIR/model is the exported checkpoint folder,
+fresh at every save: `python zero_shot_heatmap.py --model-path OUTPUT_DIR/model ...` takes it.
+Flags are spelt as in https://github.com/facebookresearch/mae (main_pretrain.py).
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+
+@dataclass
+class Config:
+    """Pretrain a masked autoencoder (He et al., 2022) on unlabelled radiographs."""
+
+    data_path: list[str] = flag(help="folders (searched recursively), files, or .txt/.csv lists of radiographs")
+    output_dir: str = flag("runs/mae", "run folder; its checkpoints are continued by the same command")
+    val_path: list[str] = flag([], "radiographs left out of training, to log a held-out loss and draw the panel")
+    model: str = flag("mae_vit_large_patch16", "mae_vit_{tiny,small,base,large,huge}_patchP[_decWIDTHdBLOCKSb]")
+    input_size: list[int] = flag([224], "side of the square input, or height and width, in pixels")
+    mask_ratio: float = flag(0.75, "fraction of patches hidden from the encoder")
+    norm_pix_loss: bool = flag(False, "predict pixels normalised per patch (off for radiographs: black background)")
+    intensity: str = flag("minmax", "grey values to [0, 1]", choices=("minmax", "percentile", "neglog"))
+    mean: list[float] = flag([0.485, 0.456, 0.406], "channel means of the normalised input, in [0, 1] units")
+    std: list[float] = flag([0.229, 0.224, 0.225], "channel standard deviations of the normalised input")
+    crop_scale: list[float] = flag([0.2, 1.0], "range of the random crop, fraction of the area")
+    flip: float = flag(0.5, "probability of a horizontal flip")
+    batch_size: int = flag(64, "radiographs per process and backward pass")
+    accum_iter: int = flag(1, "backward passes per optimizer step")
+    epochs: float = flag(800.0, "passes over the data")
+    max_steps: int | None = flag(None, "end after this many optimizer steps (the schedule still spans the epochs)")
+    warmup_epochs: float = flag(40.0, "linear warm-up of the learning rate")
+    blr: float = flag(1.5e-4, "peak learning rate per 256 radiographs of global batch")
+    lr: float | None = flag(None, "absolute peak learning rate; overrides --blr")
+    min_lr: float = flag(0.0, "learning rate at the end")
+    weight_decay: float = flag(0.05, "decoupled weight decay, on matrices only")
+    clip_grad: float | None = flag(None, "largest gradient norm")
+    init_from: str | None = flag(None, "checkpoint (folder or file) whose weights to start from")
+    resume: str = flag("auto", "auto: continue the run in output_dir; none: refuse one; or a run folder / checkpoint")
+    seed: int = flag(0, "decides initial weights, order, crops and hidden patches")
+    num_workers: int = flag(4, "loader processes per training process")
+    pin_mem: bool = flag(True, "page-locked memory for transfers to a GPU")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
+    compile: bool = flag(False, "torch.compile the network")
+    on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
+    save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)")
+    save_minutes: float = flag(15.0, "and after so many minutes")
+    panel_freq: float = flag(10.0, "draw reconstructions of a fixed set every so many epochs (0: never)")
+    log_steps: int = flag(20, "optimizer steps per line of metrics.jsonl")
+    tensorboard: bool = flag(False, "also log to TensorBoard (needs the tensorboard package)")
+    licence: str = flag("not stated", "licence of the data, for the model card")
+
+
+def main(config: Config) -> int:
+    import torch
+
+    from training import distributed
+    from training.device import choose_device, prepare_cpu
+
+    # setup
+    device = choose_device(config.device)
+    prepare_cpu(config.strict_fp32)
+    with distributed.process_group(device):
+        torch.manual_seed(config.seed)
+        return Pretraining(config, device).run()
+
+
+class Pretraining:
+    """The seven paragraphs of every pretraining script: data, objective, optimizer, resume, fit, export."""
+
+    def __init__(self, config: Config, device):
+        self.config, self.device = config, device
+
+    def run(self) -> int:
+        from training import distributed
+        from training.fit import EXIT_STOPPED, Fit, fit
+        from training.run import RunFolder
+
+        config = self.config
+        paths, self.held_out, quarantined = self.read_data()
+        self.plan = self.make_plan(len(paths))
+        self.objective = self.make_objective().to(self.device)
+        optimizer, schedules = self.make_optimizer()
+
+        # resume
+        self.folder = RunFolder(config.output_dir, self.identity(paths), config.resume)
+        if self.folder.finished(self.plan.last_step):
+            say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
+            return 0
+        self.folder.describe(asdict(config))
+        self.write_manifest(paths, quarantined)
+        self.fixed_set = self.make_fixed_set()
+        plan = self.plan
+        say(
+            f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
+            f"{plan.global_batch} per epoch, {plan.last_step:,} in all; {config.model} on {self.device}"
+        )
+
+        # fit
+        settings = Fit(
+            plan=self.plan, optimizer=optimizer, schedules=schedules, batches=self.batches(paths), device=self.device,
+            precision=config.precision, seed=config.seed, clip_norm=config.clip_grad, run=self.folder,
+            save_every=round(config.save_freq * self.plan.steps_per_epoch) or None,
+            save_seconds=config.save_minutes * 60 or None, log_every=config.log_steps,
+            name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.tensorboard(),
+        )  # fmt: skip
+        if config.compile:
+            self.objective.compile()
+        outcome = fit(self.objective, settings)
+        for notice in self.folder.notices:
+            say(notice)
+        if outcome == "stopped":
+            say(f"stopped by a signal; saved. The same command continues {config.output_dir}")
+            return EXIT_STOPPED
+        distributed.barrier()
+        say(f"finished; the model is in {Path(config.output_dir) / 'model'}")
+        return 0
+
+    # data
+
+    def read_data(self):
+        """(training files, held-out files, quarantine table): every file is read once before training starts."""
+        from data.audit import audit
+        from data.preprocessing import Preprocessing
+        from data.radiograph import list_radiographs
+        from training import distributed
+
+        config = self.config
+        size = tuple(config.input_size) if len(config.input_size) == 2 else (config.input_size[0],) * 2
+        if len(config.input_size) > 2:
+            raise ValueError(f"--input_size {config.input_size}: give one side, or height and width")
+        if len(config.mean) != 3 or len(config.std) != 3:
+            raise ValueError("--mean and --std take three numbers each")
+        self.preprocessing = Preprocessing(
+            *size, intensity=config.intensity, mean=tuple(config.mean), std=tuple(config.std)
+        )
+        if distributed.is_main():
+            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+            found = list_radiographs(config.data_path)
+            cache = Path(config.output_dir) / "audit.csv"
+            good, bad = audit(found, workers=config.num_workers, cache=cache, progress=bar("reading files"))
+            held_out = list_radiographs(config.val_path) if config.val_path else []
+        else:
+            good, bad, held_out = [], None, []
+        good, bad, held_out = distributed.from_main((good, bad, held_out))
+        if len(bad) and config.on_bad_image == "stop":
+            first = bad.iloc[0]
+            raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); "
+                             "remove them or use --on_bad_image skip")  # fmt: skip
+        if not good:
+            raise ValueError(f"none of the {len(bad)} files below {' '.join(config.data_path)} can be read; see the "
+                             f"reasons in {config.output_dir}/audit.csv")  # fmt: skip
+        return good, held_out, bad
+
+    def make_plan(self, count: int):
+        from training import distributed
+        from training.sampling import Plan
+
+        c = self.config
+        return Plan(count, c.batch_size, c.accum_iter, distributed.world_size(), c.epochs, c.max_steps)
+
+    def batches(self, paths):
+        from data.loader import step_batches
+        from data.transforms import CropFlip
+        from data.unlabelled import UnlabelledRadiographs
+        from training import distributed
+
+        c, p = self.config, self.preprocessing
+        crop = CropFlip(p.height, p.width, tuple(c.crop_scale), flip=c.flip)
+        quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
+        dataset = UnlabelledRadiographs(paths, p, crop, c.seed, self.objective.config.patches, quarantine)
+        return step_batches(dataset, self.plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
+                            pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
+
+    def write_manifest(self, paths, quarantined) -> None:
+        """Which files are trained on, with sizes; and which are not, with reasons."""
+        from training import distributed
+        from training.files import write_text
+
+        if distributed.is_main():
+            lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
+            write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
+            write_text(Path(self.config.output_dir) / "quarantine.csv", quarantined.to_csv(index=False))
+
+    def identity(self, paths) -> dict:
+        """What decides the numbers; a run folder accepts only its own."""
+        from training.run import fingerprint
+
+        free = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
+                "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
+                "compile", "on_bad_image"}  # fmt: skip
+        fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
+        files = fingerprint([(Path(p).name, Path(p).stat().st_size) for p in paths])
+        return fixed | {"global_batch": self.plan.global_batch, "files": files}
+
+    # objective
+
+    def make_objective(self):
+        from models.mae import MaskedAutoencoder, named_config
+        from models.weights import load_mae
+        from training.device import use_explicit_attention
+
+        c, p = self.config, self.preprocessing
+        architecture = named_config(
+            c.model, input_size=(p.height, p.width), mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
+        )
+        mae = MaskedAutoencoder(architecture, p.normalise)
+        if c.init_from:
+            source = load_mae(c.init_from, input_size=architecture.input_size)
+            own, other = mae.state_dict(), source.model.state_dict()
+            wrong = [k for k in own if k not in other or own[k].shape != other[k].shape]
+            if wrong:
+                raise ValueError(f"--init_from {c.init_from}: does not fit --model {c.model} ({len(wrong)} tensors "
+                                 f"differ, e.g. {wrong[0]})")  # fmt: skip
+            mae.load_state_dict(other)
+            say(f"starting from {c.init_from}: {source.report}")
+        use_explicit_attention(mae, self.device)
+        return mae
+
+    # optimizer
+
+    def make_optimizer(self):
+        from training.optim import adamw, parameter_groups
+        from training.schedules import constant, warmup_cosine
+
+        c = self.config
+        peak = c.lr if c.lr is not None else c.blr * self.plan.global_batch / 256
+        warmup = min(1.0, c.warmup_epochs / c.epochs)
+        schedules = {"lr": warmup_cosine(peak, c.min_lr, warmup), "weight_decay": constant(c.weight_decay)}
+        return adamw(parameter_groups(self.objective), betas=(0.9, 0.95)), schedules
+
+    # during and after
+
+    def export(self, step: int) -> None:
+        """Main process, at every save: OUTPUT_DIR/model and curves.png."""
+        from evaluation.curves import draw_curves
+        from models.card import mae_card
+        from models.weights import save_mae
+
+        c, out = self.config, Path(self.config.output_dir)
+        card = mae_card(self.objective.config, recipe=asdict(c), radiographs=self.plan.samples, step=step,
+                        last_step=self.plan.last_step, licence=c.licence)  # fmt: skip
+        save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
+        if (out / "metrics.jsonl").exists():
+            draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model)
+
+    def after_epoch(self, epoch: int, step: int) -> None:
+        """Every so many epochs: held-out loss and the panel of reconstructions, on the main process."""
+        from training import distributed
+
+        c = self.config
+        due = c.panel_freq > 0 and (epoch % max(1, round(c.panel_freq)) == 0 or step == self.plan.last_step)
+        if due and self.fixed_set and distributed.is_main():
+            loss = self.fixed_set.loss(self.objective, self.device)
+            self.folder.log({"step": step, "epoch": float(epoch), "val_loss": loss})
+            path = Path(c.output_dir) / "panels" / f"epoch_{epoch:05d}.png"
+            caption = f"epoch {epoch}, held-out loss {loss:.4f}, {c.mask_ratio:.0%} of the patches hidden"
+            self.fixed_set.draw(self.objective, self.device, path, caption)
+        distributed.barrier()
+
+    def make_fixed_set(self, most: int = 64):
+        """The held-out radiographs (at most `most`, evenly spread) with fixed masks; None without --val_path."""
+        import numpy as np
+        import torch
+
+        from data.radiograph import load_radiograph
+        from evaluation.panel import HeldOut
+        from training import distributed
+        from training.sampling import sample_generator
+
+        if not self.held_out or not distributed.is_main():
+            return None
+        chosen = [
+            self.held_out[i]
+            for i in np.linspace(0, len(self.held_out) - 1, min(most, len(self.held_out))).round().astype(int)
+        ]
+        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in chosen])
+        N = self.objective.config.patches
+        noise = torch.from_numpy(
+            np.stack([sample_generator(0, 0, i).random(N, dtype=np.float32) for i in range(len(chosen))])
+        )
+        return HeldOut(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
+
+    def tensorboard(self):
+        if not self.config.tensorboard:
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+        writer = SummaryWriter(str(Path(self.config.output_dir) / "tensorboard"))
+
+        def log(record: dict) -> None:
+            for name in record.keys() - {"step", "epoch", "unix_time"}:
+                writer.add_scalar(name, record[name], record["step"])
+
+        return log
+
+
+def bar(label: str):
+    """A tqdm wrapper for an iterable, quiet where nobody looks."""
+    from tqdm import tqdm
+
+    return lambda items, total=None: tqdm(items, total=total, desc=label, unit="file", mininterval=1)
+
+
+def say(message: str) -> None:
+    from training import distributed
+
+    if distributed.is_main():
+        print(message, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,109 @@
+"""Write phantom radiographs with exact boxes and masks, in the layout of this project or of a real data set.
+
+    python scripts/make_phantoms.py --out data/phantoms --n 2000 --size 256 --difficulty clear
+    python scripts/make_phantoms.py --out data/phantom_dicom --n 20 --format dicom --sheet sheet.png
+    python scripts/make_phantoms.py --out data/FracAtlas --layout fracatlas --n 400 --regions hand,knee --workers 4
+    python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 400 --conditions normal,lytic,osteochondroma
+
+Layouts `fracatlas` and `btxrd` are always JPEG. The same flags give the same bytes, whatever the number of workers.
+"""
+
+import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+
+import argparse
+from pathlib import Path
+
+REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
+CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
+
+
+def names(choices: tuple[str, ...]):
+    """Argument type: a comma-separated list of some of the choices."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(word for word in text.replace(" ", ",").split(",") if word)
+        for word in chosen:
+            if word not in choices:
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(choices)}")
+        return chosen
+
+    return parse
+
+
+def at_least(low: int):
+    """Argument type: a whole number not below `low`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of this script, as --a-b and --a_b."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder to write; must be empty or new")
+    add("--layout", choices=("folder", "fracatlas", "btxrd"), default="folder", help="on-disk layout (default folder)")
+    add("--n", type=at_least(1), default=100, help="number of images (default 100)")
+    add("--seed", type=at_least(0), default=0, help="everything is drawn from it (default 0)")
+    add("--size", type=at_least(32), default=512, help="long side in pixels (default 512)")
+    add("--format", choices=("png16", "png8", "jpeg", "dicom"), default=None,
+        help="of the folder layout (default png16)")
+    add("--difficulty", choices=("clear", "hard"), default="hard",
+        help="size and contrast of lesions, pose, regions (default hard)")
+    add("--regions", type=names(REGION_NAMES), default=(), metavar="A,B",
+        help=f"of {', '.join(REGION_NAMES)} (default the difficulty's)")
+    add("--conditions", type=names(CONDITION_NAMES), default=(), metavar="A,B",
+        help=f"of {', '.join(CONDITION_NAMES)} (default all)")
+    add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
+        help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
+    add("--workers", type=at_least(1), default=1, help="processes (default 1)")
+    add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
+    add("--sheet", type=Path, default=None, metavar="FILE.png",
+        help="also write a contact sheet of the first 24, lesions outlined below")
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.layout != "folder" and args.format not in (None, "jpeg"):
+        parser.error(f"layout {args.layout} is JPEG; --format {args.format} is for the folder layout")
+
+    from tqdm import tqdm
+
+    from data.phantom_layouts import WRITERS, Plan, check_empty, contact_sheet, phantoms
+
+    plan = Plan(args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction)
+    kind = args.format or ("png16" if args.layout == "folder" else "jpeg")
+    examples = []
+    try:
+        check_empty(args.out, args.overwrite)
+        writer = WRITERS[args.layout](args.out, kind, args.seed)
+        for phantom in tqdm(phantoms(plan, args.n, args.workers), total=args.n, unit="image"):
+            writer.add(phantom)
+            if args.sheet and len(examples) < 24:
+                examples.append(phantom)
+        writer.close()
+    except ValueError as error:
+        parser.error(str(error))
+    if args.sheet:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(examples).save(args.sheet)
+    print(f"{args.n} radiographs in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

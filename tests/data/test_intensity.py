@@ -1,0 +1,116 @@
+"""Intensity mappings against the reference numbers, numpy's own routines, and each other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.fill import fill_input, mismatch
+
+from data.intensity import INTENSITIES, minmax, neglog, percentile, window
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RADIOGRAPH = np.random.default_rng(0).normal(2000, 500, (120, 90)).clip(0, 4095).astype(np.uint16)
+
+
+def dax_input() -> np.ndarray:
+    """The input of the DAX fixture, made by the recipe in its notes."""
+    raw = fill_input("raw_976x976", (976, 976), kind="image", dtype="uint16")
+    counts = ((raw / 65536) ** 2 * 40000 + 150).astype(np.uint16)
+    counts[40:43, 50:90] = counts[488:494, 488:497] = 0
+    counts[200:230, 200:260] = 65535
+    return counts
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("v1_976_lowpass0", {}),
+        ("v1_976_lowpass1", {"lowpass_pixels": 20 / 0.305}),
+        ("v2_976_factor2.00_lowpass0", {"contrast": 2.0}),
+        ("v2_976_factor3.25_lowpass1", {"contrast": 3.25, "lowpass_pixels": 20 / 0.305}),
+    ],
+)
+def test_neglog_equals_dax(name, options):
+    fixture, arrays = json.loads((GOLDEN / "g7_preprocess.json").read_text()), np.load(GOLDEN / "g7_preprocess.npz")
+    result, expected = neglog(dax_input(), **options), fixture["expected"][name]
+    assert result.dtype == np.float32
+    assert mismatch(fixture, arrays, name, result) <= 1
+    assert mismatch(fixture, arrays, f"{name}/every_16th", result[::16, ::16]) <= 1
+    assert (np.count_nonzero(result == 0), np.count_nonzero(result == 1)) == (expected["zeros"], expected["ones"])
+
+
+def test_neglog_turns_thickness_into_brightness():
+    """Beer-Lambert: counts that fall exponentially with thickness become linear in thickness."""
+    thickness = np.add.outer(np.linspace(0, 3, 80), np.linspace(0, 1, 64))
+    counts = (60000 * np.exp(-thickness)).astype(np.uint16)
+    attenuation = neglog(counts)
+    visible = (attenuation > 0) & (attenuation < 1)
+    assert np.corrcoef(attenuation[visible], thickness[visible])[0, 1] > 0.9999
+    assert neglog(counts.max() - counts, complement=True)[-1, -1] == attenuation[-1, -1] == 1
+
+
+@pytest.mark.parametrize(
+    "pixels, message",
+    [
+        (np.zeros((64, 64), np.uint16), "black"),
+        (np.full((64, 64), 900, np.uint16), "flat"),
+        (np.zeros((64, 64, 3), np.uint16), "one channel"),
+        (np.full((64, 64), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_neglog_refuses_what_it_cannot_stretch(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        neglog(pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_minmax_does_not_depend_on_the_container(dtype):
+    narrow = (RADIOGRAPH // 17).astype(np.uint8)
+    expected = np.floor((narrow.astype(float) - narrow.min()) / np.ptp(narrow) * 255 + 1e-9)
+    np.testing.assert_allclose(minmax(narrow.astype(dtype)), expected, atol=1)  # float32, truncated, as the reference
+    np.testing.assert_array_equal(minmax(narrow.astype(dtype)), minmax(narrow))
+    assert minmax(narrow.astype(dtype)).dtype == np.uint8 and np.ptp(minmax(narrow)) == 255
+
+
+def test_minmax_stretches_colours_together_and_constants_to_black():
+    colour = np.stack([RADIOGRAPH, RADIOGRAPH // 2, RADIOGRAPH // 4], axis=-1)
+    assert minmax(colour)[..., 0].max() == 255 and 60 < minmax(colour)[..., 2].max() < 65
+    assert not minmax(np.full((8, 8), 700, np.uint16)).any()
+    with pytest.raises(ValueError, match="NaN"):
+        minmax(np.array([[0.0, np.nan]], np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("low, high", [(0.5, 99.5), (0, 100), (13.7, 61.2)])
+def test_percentile_is_numpys(dtype, low, high):
+    pixels = (RADIOGRAPH // 17).astype(dtype)
+    dark, bright = np.percentile(pixels, [low, high])
+    np.testing.assert_allclose(
+        percentile(pixels, low, high), np.clip((pixels - dark) / (bright - dark), 0, 1), atol=1e-6
+    )
+
+
+def test_percentile_survives_a_mostly_black_picture():
+    pixels = np.zeros((100, 100), np.uint16)
+    assert not percentile(pixels).any()
+    pixels[:2, :10] = 500
+    assert percentile(pixels).max() == 1 and percentile(pixels)[50, 50] == 0
+    with pytest.raises(ValueError, match="0 <= low < high <= 100"):
+        percentile(pixels, 99, 1)
+
+
+def test_window_clips():
+    np.testing.assert_allclose(window(np.array([0, 100, 150, 200, 999]), 100, 200), [0, 0, 0.5, 1, 1])
+    for low, high in ((5, 5), (7, 3), (0, np.inf), (np.nan, 1)):
+        with pytest.raises(ValueError, match="low < high"):
+            window(RADIOGRAPH, low, high)
+
+
+@pytest.mark.parametrize("name", sorted(INTENSITIES))
+def test_every_mapping_leaves_its_input_alone_and_stays_in_range(name):
+    before = RADIOGRAPH.copy()
+    scaled = INTENSITIES[name](RADIOGRAPH, **({"low": 1500, "high": 2500} if name == "window" else {}))
+    np.testing.assert_array_equal(RADIOGRAPH, before)
+    assert scaled.shape == RADIOGRAPH.shape and scaled.min() == 0
+    assert (scaled.dtype, scaled.max()) in ((np.uint8, 255), (np.float32, 1))

@@ -1,0 +1,158 @@
+"""The page: self-contained, escaped, sorted, bounded. The output folder: names that never collide, safe tables."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path, PurePath
+
+import pytest
+from PIL import Image
+
+from evaluation import report as page
+from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, text_of, write_table
+from evaluation.report import Card, Report, Table, link, thumbnail, write_report
+
+EVIL = """<script>alert(1)</script>"'&#.png"""
+
+
+class Elements(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def a_report(cards, **changes):
+    return Report("Title", "lead", {"radiographs": "1"}, {"seed": "0"}, cards, **changes)
+
+
+def written(tmp_path, report):
+    write_report(tmp_path / "index.html", report)
+    text = (tmp_path / "index.html").read_text()
+    return text, Elements(text)
+
+
+def test_names_from_files_cannot_become_markup(tmp_path):
+    card = Card(EVIL, 1.0, [EVIL], "data:,", {EVIL: EVIL})
+    table = Table(EVIL, [EVIL], [[EVIL]], EVIL)
+    report = a_report([card], tables=[table], failed=[(EVIL, EVIL, "bad \udcff name")], score_name=EVIL)
+    text, elements = written(tmp_path, report)
+    assert len(elements.of("script")) == 1  # ours
+    assert "alert(1)</script>" not in text and "\\udcff" in text
+    assert elements.of("article")[0]["data-name"] == EVIL
+    assert not re.search(r"\son\w+=", " ".join(re.findall(r"<[^>]*>", text)))
+
+
+def test_page_needs_nothing_else(tmp_path):
+    cards = [Card("a", 0.5, [], thumbnail(Image.new("L", (300, 500)), tmp_path, 0, 1), {"overlay": "x/a_hotspot.png"})]
+    text, elements = written(tmp_path, a_report(cards))
+    assert "http://" not in text and "https://" not in text and not elements.of("link")
+    assert elements.of("img")[0]["src"].startswith("data:image/jpeg;base64,")
+    assert elements.of("a")[0]["href"] == "x/a_hotspot.png"
+    assert "default-src 'none'" in text
+
+
+def test_cards_are_sorted_and_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_SHOWN", 3)
+    scores = {"a": 0.1, "b": float("nan"), "c": 0.7, "d": 0.3, "e": 0.7}
+    text, elements = written(tmp_path, a_report([Card(n, s, []) for n, s in scores.items()]))
+    assert [a["data-name"] for a in elements.of("article")] == ["c", "e", "d"]
+    assert "The 3 highest of 5" in text
+
+
+def test_many_thumbnails_lie_beside_the_page(tmp_path):
+    picture = Image.new("RGB", (400, 200), (200, 10, 10))
+    src = thumbnail(picture, tmp_path, 7, 401)
+    assert src == "thumbnails/000007.jpg"
+    with Image.open(tmp_path / src) as small:
+        assert small.size == (160, 80)
+    assert picture.size == (400, 200)
+
+
+def test_links_survive_odd_names():
+    assert link("a b/50%#1?.png") == "a%20b/50%25%231%3F.png"
+    assert link(PurePath("x/\udcff.png")) == "x/%FF.png"
+
+
+# ---- the output folder
+
+ENDINGS = (".png", "_hotspot.png", "_error.npy")
+
+
+def stems(*names):
+    return [s.as_posix() for s in output_stems([PurePath(n) for n in names], ENDINGS)]
+
+
+def test_outputs_are_called_like_their_radiograph():
+    assert stems("in/a.png", "in/sub/a.png", "in/x.1.dcm") == ["in/a", "in/sub/a", "in/x.1"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("in/a.jpg", "in/a.png", "in/a_jpg.png", "in/a_png.bmp"),
+        ("in/a.png", "in/a_hotspot.png", "in/a_error.npy.png"),
+        ("in/A.png", "in/a.png"),
+        ("in/a", "in/a.dcm", "in/a.png/b.png"),
+        ("in/a.png", "in/a.png/b.png"),
+        tuple(f"in/{'x' * 230}{i}.png" for i in range(5)),
+    ],
+)
+def test_outputs_never_collide(names):
+    every = [(s + e).casefold() for s in stems(*names) for e in ENDINGS]
+    assert len(set(every)) == len(every)
+    folders = {str(p).casefold() for n in names for p in PurePath(n).parents}
+    assert not folders & set(every)
+    assert all(len(PurePath(name).name.encode()) <= 255 for name in every)
+
+
+def test_folders_of_equal_name_are_told_apart(tmp_path):
+    folders = [tmp_path / "one" / "images", tmp_path / "two" / "images", tmp_path / "thumbnails", tmp_path / "wrist"]
+    assert list(folder_labels(folders).values()) == ["one_images", "two_images", "thumbnails_2", "wrist"]
+    assert folder_labels([Path("/")]) == {Path("/"): "root"}
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path):
+    assert open_records(tmp_path / "out", {"seed": 0}, resume=False, overwrite=False) == []
+    append_record(tmp_path / "out", {"path": "a", "mean_error": float("nan")})
+    (resumed,) = open_records(tmp_path / "out", {"seed": 0}, resume=True, overwrite=False)
+    assert resumed["path"] == "a"
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+            open_records(tmp_path / "out", {"seed": 1}, resume=resume, overwrite=False)
+    assert open_records(tmp_path / "out", {"seed": 1}, resume=True, overwrite=True) == []
+    assert open_records(tmp_path / "out", {"seed": 1}, resume=True, overwrite=False) == []
+
+
+def test_a_record_cut_short_is_dropped_and_damage_is_not(tmp_path):
+    open_records(tmp_path, {}, resume=False, overwrite=False)
+    append_record(tmp_path, {"path": "a"})
+    with open(tmp_path / "records.jsonl", "a") as file:
+        file.write('{"path": "b", "mea')
+    assert open_records(tmp_path, {}, resume=True, overwrite=False) == [{"path": "a"}]
+    append_record(tmp_path, {"path": "c"})
+    assert len(open_records(tmp_path, {}, resume=True, overwrite=False)) == 2
+    (tmp_path / "records.jsonl").write_text('{"pa\n{"path": "c"}\n')
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        open_records(tmp_path, {}, resume=True, overwrite=False)
+
+
+def test_tables_hold_odd_names_and_no_formulas(tmp_path):
+    write_table(
+        tmp_path / "t.csv",
+        ("path", "value"),
+        [{"path": "=cmd()", "value": -1.5}, {"path": 'a,"b"\udcff', "value": float("nan")}, {"path": "x"}],
+    )
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert lines == ["path,value", "'=cmd(),-1.5", '"a,""b""\\udcff",', "x,"]
+    assert text_of(PurePath("a\udcff.png")) == "a\\xff.png"
+    json.dumps(text_of(PurePath("a\udcff.png"))).encode("utf-8")

@@ -1,0 +1,257 @@
+"""scripts/make_phantoms.py: layouts, formats, determinism and refusals."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.phantom_layouts import (
+    BTXRD_COLUMNS,
+    FRACATLAS_COLUMNS,
+    RECORD_COLUMNS,
+    WRITERS,
+    Plan,
+    check_empty,
+    draw_patient_options,
+    mask_polygon,
+    patient_age,
+    phantoms,
+    uid,
+)
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "make_phantoms.py"
+
+
+def run(*arguments, cwd=ROOT):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def write(folder: Path, layout: str, plan: Plan, count: int, kind: str = "png16") -> Path:
+    writer = WRITERS[layout](folder, kind, plan.seed)
+    for phantom in phantoms(plan, count):
+        writer.add(phantom)
+    writer.close()
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows_of(path: Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("folder"), "folder", Plan(seed=3, size=96), 16)
+
+
+@pytest.fixture(scope="module")
+def fracatlas(tmp_path_factory):
+    plan = Plan(seed=4, size=96, conditions=("normal", "fracture", "implant"))
+    return write(tmp_path_factory.mktemp("fracatlas"), "fracatlas", plan, 30)
+
+
+@pytest.fixture(scope="module")
+def btxrd(tmp_path_factory):
+    plan = Plan(seed=5, size=96, conditions=("normal", "lytic", "sclerotic", "osteochondroma"))
+    return write(tmp_path_factory.mktemp("btxrd"), "btxrd", plan, 40)
+
+
+def test_folder_rows_files_and_masks_agree(folder):
+    rows = rows_of(folder / "records.csv")
+    assert len(rows) == 16 and tuple(rows[0]) == RECORD_COLUMNS
+    assert {row["image"] for row in rows} == {f"images/{path.name}" for path in (folder / "images").iterdir()}
+    assert {row["mask"] for row in rows} - {""} == {f"masks/{path.name}" for path in (folder / "masks").iterdir()}
+    for row in rows:
+        pixels = np.asarray(Image.open(folder / row["image"]))
+        assert pixels.dtype == np.uint16 and pixels.max() == 65535
+        assert row["image"] == f"images/{row['patient']}_{row['view']}.png"
+        boxes = json.loads(row["boxes"])
+        assert bool(row["mask"]) == (row["condition"] != "normal") == bool(boxes)
+        if row["mask"]:
+            mask = np.asarray(Image.open(folder / row["mask"]))
+            assert mask.shape == pixels.shape and set(np.unique(mask)) == {0, 255}
+            y, x = np.nonzero(mask)
+            assert boxes == [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
+
+
+def test_writing_is_deterministic_and_independent_of_workers(folder, tmp_path):
+    done = run("--out", tmp_path / "a", "--n", 16, "--seed", 3, "--size", 96, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert hashes(tmp_path / "a") == hashes(folder)
+
+
+@pytest.mark.parametrize("layout", ["fracatlas", "btxrd"])
+def test_official_layouts_are_deterministic(layout, tmp_path):
+    plan = Plan(seed=9, size=64)
+    first, again = (hashes(write(tmp_path / name, layout, plan, 6)) for name in "ab")
+    assert first == again
+
+
+def test_fracatlas_layout(fracatlas):
+    rows = rows_of(fracatlas / "dataset.csv")
+    assert len(rows) == 30 and tuple(rows[0]) == FRACATLAS_COLUMNS
+    positive = {row["image_id"] for row in rows if row["fractured"] == "1"}
+    assert positive == {path.name for path in (fracatlas / "images" / "Fractured").iterdir()}
+    negative = {path.name for path in (fracatlas / "images" / "Non_fractured").iterdir()}
+    assert len(positive) > 3 and len(positive) + len(negative) == 30 and not positive & negative
+    for row in rows:
+        assert sum(int(row[part]) for part in ("hand", "leg", "hip", "shoulder")) == 1
+        assert sum(int(row[view]) for view in ("frontal", "lateral", "oblique")) == 1
+    split = [rows_of(fracatlas / "Utilities" / "Fracture Split" / f"{name}.csv") for name in ("train", "valid", "test")]
+    assert {row["image_id"] for part in split for row in part} == positive
+    assert sum(map(len, split)) == len(positive)
+
+
+def test_fracatlas_yolo_boxes_equal_coco_boxes(fracatlas):
+    coco = json.loads((fracatlas / "Annotations" / "COCO JSON" / "COCO_fracture_masks.json").read_text())
+    images = {image["id"]: image for image in coco["images"]}
+    assert len(images) == len(coco["annotations"]) > 3
+    for annotation in coco["annotations"]:
+        image = images[annotation["image_id"]]
+        path = fracatlas / "images" / "Fractured" / image["file_name"]
+        assert Image.open(path).size == (image["width"], image["height"])
+        kind, *numbers = (fracatlas / "Annotations" / "YOLO" / f"{path.stem}.txt").read_text().split()
+        x, y, w, h = map(float, numbers)
+        left, top, width, height = annotation["bbox"]
+        found = [(x - w / 2) * image["width"], (y - h / 2) * image["height"], w * image["width"], h * image["height"]]
+        assert kind == "0" and np.allclose(found, [left, top, width, height], atol=1e-2)
+        points = np.array(annotation["segmentation"][0]).reshape(-1, 2)
+        assert (points >= [left, top]).all() and (points <= [left + width, top + height]).all()
+
+
+def test_btxrd_layout(btxrd):
+    table = pd.read_csv(btxrd / "dataset.csv")
+    assert tuple(table.columns) == BTXRD_COLUMNS and len(BTXRD_COLUMNS) == 37
+    assert table.equals(pd.read_excel(btxrd / "dataset.xlsx"))
+    assert set(table.image_id) == {path.name for path in (btxrd / "images").iterdir()}
+    assert {Path(name).suffix for name in table.image_id} == {".jpeg", ".jpg"}
+    assert set(table.gender) == {"F", "M"} and set(table.center) <= {1, 2, 3}
+    subtypes = table[list(BTXRD_COLUMNS[22:31])].sum(axis=1)
+    assert (subtypes == table.tumor).all() and (table.benign + table.malignant == table.tumor).all()
+    assert 0 < table.tumor.mean() < 1 and (table["wrist-joint"] == 0).all()
+    assert (table[["frontal", "lateral", "oblique"]].sum(axis=1) == 1).all()
+
+
+def test_btxrd_annotations_are_of_the_tumours(btxrd):
+    table = pd.read_csv(btxrd / "dataset.csv").set_index("image_id")
+    found = {}
+    for path in (btxrd / "Annotations").iterdir():
+        shown = json.loads(path.read_text())
+        found[shown["imagePath"]] = shown
+        rectangle, polygon = shown["shapes"]
+        assert (rectangle["shape_type"], polygon["shape_type"]) == ("rectangle", "polygon")
+        (x0, y0), (x1, y1) = rectangle["points"]
+        assert 0 <= x0 < x1 <= shown["imageWidth"] and 0 <= y0 < y1 <= shown["imageHeight"]
+        assert all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in polygon["points"]) and len(polygon["points"]) >= 3
+        assert table.loc[shown["imagePath"], rectangle["label"]] == 1
+        assert Image.open(btxrd / "images" / shown["imagePath"]).size == (shown["imageWidth"], shown["imageHeight"])
+    assert set(found) == set(table.index[table.tumor == 1])
+
+
+def test_dicom_holds_the_pixels_of_the_png(tmp_path, folder):
+    pydicom = pytest.importorskip("pydicom")
+    write(tmp_path, "folder", Plan(seed=3, size=96), 16, "dicom")
+    kinds = set()
+    for row, plain in zip(rows_of(tmp_path / "records.csv"), rows_of(folder / "records.csv")):
+        file = pydicom.dcmread(tmp_path / row["image"])
+        expected = np.asarray(Image.open(folder / plain["image"])) >> (16 - file.BitsStored)
+        if file.PhotometricInterpretation == "MONOCHROME1":
+            expected = (2**file.BitsStored - 1) - expected
+        assert np.array_equal(file.pixel_array, expected)
+        assert file.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+        assert file.SOPClassUID == "1.2.840.10008.5.1.4.1.1.1.1" and file.Modality == "DX"
+        assert file.file_meta.MediaStorageSOPInstanceUID == file.SOPInstanceUID
+        assert file.PatientID == f"PHANTOM-3-{plain['patient']}" and file.PatientSex == plain["sex"]
+        assert int(file.PatientAge[:3]) == int(float(plain["age_years"])) or file.PatientAge.endswith("M")
+        assert file.WindowWidth == 2**file.BitsStored and len(file.PixelSpacing) == 2
+        kinds.add((file.BitsStored, file.PhotometricInterpretation))
+    assert {bits for bits, _ in kinds} == {12, 16}
+    assert {photometric for _, photometric in kinds} == {"MONOCHROME1", "MONOCHROME2"}
+
+
+def test_dicom_uids_and_ages_are_valid():
+    assert uid(1, 2, 3) == uid(1, 2, 3) != uid(1, 2, 4)
+    assert len(uid(2**32 - 1, 3, 2**32 - 1)) <= 64
+    assert patient_age(34.9) == "034Y" and patient_age(1.5) == "018M"
+
+
+def test_condition_fraction_is_of_the_patients():
+    plans = [Plan(seed=1, condition_fraction=share) for share in (0.0, 0.2, 1.0)]
+    shares = [np.mean([draw_patient_options(plan, i)["condition"] != "normal" for i in range(400)]) for plan in plans]
+    assert shares[0] == 0 and abs(shares[1] - 0.2) < 0.06 and shares[2] == 1
+
+
+def test_regions_and_conditions_are_obeyed():
+    plan = Plan(seed=1, regions=("hand", "knee"), conditions=("normal", "arthrosis"))
+    drawn = {tuple(draw_patient_options(plan, i).values()) for i in range(100)}
+    assert drawn == {("hand", "normal"), ("knee", "normal"), ("knee", "arthrosis")}
+    with pytest.raises(ValueError, match="arthrosis.*hand"):
+        draw_patient_options(Plan(regions=("hand",), conditions=("arthrosis",)), 0)
+
+
+def test_polygon_follows_the_mask():
+    y, x = np.mgrid[:60, :60]
+    points = np.array(mask_polygon((x - 30) ** 2 + (y - 20) ** 2 < 144))
+    assert np.allclose(np.hypot(points[:, 0] - 30.5, points[:, 1] - 20.5), 12, atol=1.2)
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(ValueError, match="not empty.*--overwrite"):
+        check_empty(tmp_path)
+    check_empty(tmp_path, overwrite=True)
+    check_empty(tmp_path / "new")
+    done = run("--out", tmp_path, "--n", 1, "--size", 48)
+    assert done.returncode == 2 and "is not empty" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_script_runs_from_anywhere_with_either_spelling_and_draws_a_sheet(tmp_path):
+    flags = "--out made --layout folder --n 3 --size 48 --format jpeg --condition_fraction 1 --difficulty clear"
+    done = run(*flags.split(), "--regions", "hand,knee", "--sheet", "sheet.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "made" / "images").glob("*.jpg"))) == 3
+    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--layout", "btxrd", "--format", "dicom"), ("--regions", "hand,skull"), ("--n", "0")]
+)
+def test_impossible_flags_are_refused(tmp_path, arguments):
+    done = run("--out", tmp_path / "x", *arguments)
+    assert done.returncode == 2 and "error" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import runpy, sys; sys.argv = ['make_phantoms.py', '--help']\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'scipy', 'PIL', 'pandas', 'tqdm', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]") and "--condition-fraction" in done.stdout
+
+
+def test_names_in_the_script_are_those_of_the_library():
+    """The script lists regions and conditions itself, so that its help needs no imports."""
+    from data.phantom import CONDITIONS, REGIONS
+
+    text = SCRIPT.read_text(encoding="utf-8")
+    for name in ("REGION_NAMES", "CONDITION_NAMES"):
+        listed = eval(text.split(f"{name} = ")[1].split("\n")[0])
+        assert listed == (tuple(REGIONS) if name == "REGION_NAMES" else CONDITIONS)

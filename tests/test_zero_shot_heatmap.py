@@ -1,0 +1,382 @@
+"""zero_shot_heatmap.py from end to end on small pictures and a tiny network."""
+
+import csv
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zero_shot_heatmap
+from data.preprocessing import Preprocessing
+from evaluation import heatmap_figures
+from evaluation.localisation import METRICS
+from models.mae import MAEConfig, MaskedAutoencoder
+from models.weights import save_mae
+from training.cli import parse
+from zero_shot_heatmap import Config, main
+
+ROOT = Path(__file__).parents[1]
+SIZES = {"knee/a.png": (60, 40), "knee/b.jpg": (50, 70), "c.png": (48, 64), "d.tif": (90, 33)}
+
+
+@pytest.fixture(autouse=True)
+def small_and_alone(monkeypatch):
+    """Small figures and one thread: quicker."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(heatmap_figures, "OVERLAY_SIDE", (160, 240))
+    monkeypatch.setattr(heatmap_figures, "TILE_SIDE", 64)
+
+
+def save_model(folder, seed=0, preprocessing=None, **changes):
+    torch.manual_seed(seed)
+    preprocessing = preprocessing or Preprocessing(height=32, width=48)
+    config = MAEConfig(
+        input_size=(32, 48), patch_size=8, dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2,
+        **changes,
+    )  # fmt: skip
+    save_mae(MaskedAutoencoder(config), folder, preprocessing.to_dict(), "test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+def picture(path, size, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 255, (7, 7), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number, (name, size) in enumerate(SIZES.items()):
+        picture(tmp_path / "in" / name, size, number)
+    return tmp_path / "in"
+
+
+def heatmap(model, folders, out, **flags):
+    """main() with a few passes; returns its exit status."""
+    folders = folders if isinstance(folders, list) else [folders]
+    settings = {"passes": 3, "panel_passes": 2, "device": "cpu"} | flags
+    return main(Config(model_path=model, in_dirs=folders, out=out, **settings))
+
+
+def contents(folder, pattern="**/*.png"):
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob(pattern)}
+
+
+def maps(out):
+    return {p.relative_to(out).as_posix(): np.load(p) for p in sorted(out.rglob("*_error.npy"))}
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_radiograph_gets_its_outputs(model, images, tmp_path, capsys):
+    assert heatmap(model, images, tmp_path / "out") == 0
+    rows = {row["outputs"]: row for row in table(tmp_path / "out" / "err_mean_summary.csv")}
+    assert set(rows) == {"in/c", "in/d", "in/knee/a", "in/knee/b"}
+    for name, size in SIZES.items():
+        stem = f"in/{name[:-4]}"
+        error = np.load(tmp_path / "out" / f"{stem}_error.npy")
+        assert error.shape == size and error.dtype == np.float32 and np.isfinite(error).all() and error.min() >= 0
+        row = rows[stem]
+        assert float(row["mean_error"]) == pytest.approx(error[error > 0].mean(), rel=0.15)
+        assert (int(row["height"]), int(row["width"])) == size and 0.5 < float(row["coverage"]) <= 1
+        for ending in (".png", "_hotspot.png"):
+            with Image.open(tmp_path / "out" / f"{stem}{ending}") as figure:
+                assert min(figure.size) > 100
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4 and "http:" not in page and "https:" not in page
+    assert table(tmp_path / "out" / "failed.csv") == []
+    assert "matched" in capsys.readouterr().out
+
+
+def test_bad_files_are_listed_and_change_nothing_else(model, images, tmp_path):
+    assert heatmap(model, images, tmp_path / "good") == 0
+    (images / "knee" / "a2.png").write_bytes((images / "knee" / "a.png").read_bytes()[:60])
+    (images / "0.png").write_text("no picture")
+    Image.new("L", (40, 40)).save(images / "constant.png")
+    assert heatmap(model, images, tmp_path / "mixed") == 3
+    failed = {Path(row["path"]).name: row for row in table(tmp_path / "mixed" / "failed.csv")}
+    assert set(failed) == {"a2.png", "0.png", "constant.png"}
+    assert failed["constant.png"]["reason"] == "constant" and all(row["detail"] for row in failed.values())
+    for pattern in ("**/*.png", "**/*.npy", "err_mean_summary.csv"):
+        assert contents(tmp_path / "mixed", pattern) == contents(tmp_path / "good", pattern)
+    assert "3 files could not be read" in (tmp_path / "mixed" / "index.html").read_text()
+
+
+def test_same_seed_same_bytes_other_seed_other_maps(model, images, tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        heatmap(model, images, tmp_path / name, seed=seed)
+    assert contents(tmp_path / "one", "in/**/*.*") == contents(tmp_path / "again", "in/**/*.*")
+    first, other = maps(tmp_path / "one"), maps(tmp_path / "other")
+    assert all(np.abs(first[k] - other[k]).max() > 1e-4 for k in first)
+
+
+def test_batch_size_and_neighbours_do_not_change_maps(model, images, tmp_path):
+    heatmap(model, images, tmp_path / "whole")
+    heatmap(model, images, tmp_path / "single", batch_size=1, num_workers=1)
+    picture(images / "a_first.png", (44, 44), 99)
+    heatmap(model, images, tmp_path / "more", batch_size=7)
+    whole = maps(tmp_path / "whole")
+    for other in (maps(tmp_path / "single"), maps(tmp_path / "more")):
+        for name, values in whole.items():
+            np.testing.assert_allclose(other[name], values, atol=1e-6)
+
+
+def test_flags_change_what_they_name(model, images, tmp_path):
+    runs = {
+        "default": {},
+        "ratio": {"mask_ratio": 0.25},
+        "l1": {"l1": True},
+        "passes": {"passes": 4},
+        "complementary": {"masks": "complementary", "passes": 4},
+        "plain": {"imagenet_norm": False},
+    }
+    results = {}
+    for name, flags in runs.items():
+        heatmap(model, images / "c.png", tmp_path / name, **flags)
+        results[name] = maps(tmp_path / name)["in/c_error.npy"]
+    for name in list(runs)[1:]:
+        assert np.abs(results[name] - results["default"]).max() > 1e-4, name
+    rows = {name: table(tmp_path / name / "err_mean_summary.csv")[0] for name in runs}
+    assert float(rows["complementary"]["coverage"]) == 1 > float(rows["ratio"]["coverage"])
+    assert float(rows["l1"]["mean_error"]) > float(rows["default"]["mean_error"])
+
+
+def test_overlay_flags_touch_the_overlay_only(model, images, tmp_path):
+    heatmap(model, images, tmp_path / "default")
+    before = contents(tmp_path / "default", "in/**/*.png")
+    for name, flags in {
+        "image": {"scale": "image"},
+        "fixed": {"scale": "fixed", "scale_max": 0.01},
+        "plot_norm": {"plot_norm": False},
+        "colours": {"colours": "grey"},
+        "alpha": {"alpha": 0.9},
+    }.items():
+        heatmap(model, images, tmp_path / name, **flags)
+        after = contents(tmp_path / name, "in/**/*.png")
+        changed = {k for k in before if before[k] != after[k]}
+        assert {k for k in changed if k.endswith("_hotspot.png")}, name
+        assert name == "colours" or all(k.endswith("_hotspot.png") for k in changed), name
+
+
+def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    heatmap(model, images, out)
+    before = contents(out, "in/**/*.*")
+    picture(images / "knee" / "new.png", (40, 40), 50)
+    picture(images / "c.png", (48, 64), 51)  # other content under the same name
+    (out / "in" / "d_error.npy").unlink()
+    seen = []
+    forward = MaskedAutoencoder.embed
+    monkeypatch.setattr(MaskedAutoencoder, "embed", lambda self, x: seen.append(len(x)) or forward(self, x))
+    assert heatmap(model, images, out, resume=True) == 0
+    assert sum(seen) == 3  # new, changed, incomplete
+    after = contents(out, "in/**/*.npy")
+    assert after["in/knee/a_error.npy"] == before["in/knee/a_error.npy"]
+    assert after["in/c_error.npy"] != before["in/c_error.npy"]
+    assert len(table(out / "err_mean_summary.csv")) == 5
+    with pytest.raises(ValueError, match="other settings.*seed"):
+        heatmap(model, images, out, resume=True, seed=9)
+    with pytest.raises(ValueError, match="--overwrite"):
+        heatmap(model, images, out, l1=True)
+    assert heatmap(model, images, out, l1=True, overwrite=True) == 0
+
+
+def test_outputs_of_equal_names_stay_apart(model, tmp_path):
+    for number, name in enumerate(
+        ["one/images/a.png", "one/images/a.bmp", "one/images/a_hotspot.png", "two/images/a.png"]
+    ):
+        picture(tmp_path / name, (40, 40), number)
+    heatmap(model, [tmp_path / "one" / "images", tmp_path / "two" / "images"], tmp_path / "out")
+    found = maps(tmp_path / "out")
+    assert len(found) == 4 and len({m.tobytes() for m in found.values()}) == 4
+    assert set(found) == {
+        "one_images/a_bmp_error.npy", "one_images/a_png_error.npy", "one_images/a_hotspot_error.npy",
+        "two_images/a_error.npy",
+    }  # fmt: skip
+    # outputs inside an input folder are not read as radiographs
+    heatmap(model, tmp_path / "one", tmp_path / "one" / "out")
+    heatmap(model, tmp_path / "one", tmp_path / "one" / "out")
+    assert len(maps(tmp_path / "one" / "out")) == 3
+
+
+def test_second_format_and_no_panel(model, images, tmp_path):
+    heatmap(model, images / "c.png", tmp_path / "out", format="pdf")
+    assert (tmp_path / "out" / "in" / "c_hotspot.pdf").read_bytes().startswith(b"%PDF")
+    heatmap(model, images / "c.png", tmp_path / "bare", panel_passes=0)
+    assert {p.name for p in (tmp_path / "bare" / "in").iterdir()} == {"c_error.npy", "c_hotspot.png"}
+
+
+def test_padding_and_cropping_are_undone(images, tmp_path):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("image,xmin,ymin,xmax,ymax\nc.png,5,5,20,20\n")
+    for resize in ("pad", "crop"):
+        model = save_model(tmp_path / resize, preprocessing=Preprocessing(height=32, width=48, resize=resize))
+        out = tmp_path / f"out_{resize}"
+        assert heatmap(model, images, out, truth=truth) == 0
+        for name, size in SIZES.items():  # none has the aspect of the network's input
+            error = np.load(out / f"in/{name[:-4]}_error.npy")
+            assert error.shape == size and np.isnan(error).any() == (resize == "crop")
+        assert all(float(row["iou"]) >= 0 for row in table(out / "localisation.csv"))
+        assert all(float(row["mean_error"]) > 0 for row in table(out / "err_mean_summary.csv"))
+
+
+def test_normalised_targets_work(images, tmp_path, capsys):
+    model = save_model(tmp_path / "norm_pix", norm_pix_loss=True)
+    heatmap(model, images, tmp_path / "out")
+    assert all(np.isfinite(m).all() and m.max() <= 1 for m in maps(tmp_path / "out").values())
+    assert "normalised patches" in capsys.readouterr().out
+
+
+def test_reference_gives_z_maps_and_can_be_reused(model, images, tmp_path):
+    for number in range(6):
+        picture(tmp_path / "normal" / "knee" / f"{number}.png", (50, 50), 200 + number)
+        picture(tmp_path / "normal" / "hand" / f"{number}.png", (50, 50), 300 + number)
+    heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal")
+    rows = {row["outputs"]: row for row in table(tmp_path / "out" / "err_mean_summary.csv")}
+    assert rows["in/knee/a"]["reference_group"] == "knee" and rows["in/c"]["reference_group"] == "all"
+    z = np.load(tmp_path / "out" / "in" / "c_z.npy")
+    assert z.shape == (48, 64) and z.dtype == np.float32 and np.isfinite(z).all()
+    assert float(rows["in/c"]["z_max"]) == pytest.approx(z.max(), rel=0.3)
+    heatmap(model, images, tmp_path / "reused", reference=tmp_path / "out" / "reference.npz")
+    assert contents(tmp_path / "reused", "in/**/*.*") == contents(tmp_path / "out", "in/**/*.*")
+    with pytest.raises(ValueError, match="made with another passes"):
+        heatmap(model, images, tmp_path / "wrong", reference=tmp_path / "out" / "reference.npz", passes=5)
+
+
+def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
+    truth = tmp_path / "truth.csv"
+    truth.write_text(
+        "image,xmin,ymin,xmax,ymax,condition\nknee/a.png,5,5,20,20,lytic\nknee/b.jpg,30,10,50,30,fracture\nc.png,,,,,normal\n"
+    )
+    heatmap(model, images, tmp_path / "out", truth=truth)
+    rows = table(tmp_path / "out" / "localisation.csv")
+    methods = {
+        "error map", "untrained network", "local contrast", "edge magnitude", "smoothed intensity", "chance",
+    }  # fmt: skip
+    assert {row["method"] for row in rows} == methods and len(rows) == 12  # nothing for the normal and the unknown
+    assert {row["condition"] for row in rows} == {"lytic", "fracture"}
+    assert all(0 <= float(row[m]) <= 1 for row in rows for m in ("pixel_auroc", "aupro", "pointing_game", "iou"))
+    summary = table(tmp_path / "out" / "localisation_summary.csv")
+    mean = np.mean([float(row["iou"]) for row in rows if row["method"] == "error map"])
+    (line,) = [r for r in summary if (r["condition"], r["method"], r["metric"]) == ("all", "error map", "iou")]
+    assert float(line["estimate"]) == pytest.approx(mean)
+    assert "untrained network" in capsys.readouterr().out
+    assert "Localisation: all findings, 2 radiographs" in (tmp_path / "out" / "index.html").read_text()
+    truth.write_text("image,xmin,ymin,xmax,ymax\nknee/zzz.png,5,5,20,20\n")
+    with pytest.raises(ValueError, match="mentions none of the 4 radiographs"):
+        heatmap(model, images, tmp_path / "none", truth=truth)
+
+
+def test_intervals_resample_patients():
+    from evaluation.heatmap_report import localisation_intervals
+
+    rng = np.random.default_rng(0)
+    values = rng.random(8)
+    rows = [
+        {"path": f"{p}{v}", "patient": str(p), "method": "m"} | dict.fromkeys(METRICS, values[p])
+        for p in range(8)
+        for v in range(9)
+    ]
+    by_patient = localisation_intervals(rows, 0)["m"]["iou"]
+    by_radiograph = localisation_intervals([row | {"patient": ""} for row in rows], 0)["m"]["iou"]
+    assert by_patient.estimate == by_radiograph.estimate == pytest.approx(values.mean())
+    assert by_patient.high - by_patient.low > 2 * (by_radiograph.high - by_radiograph.low)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"passes": 0}, "--passes 0"),
+        ({"mask_ratio": 1.5}, "--mask-ratio 1.5"),
+        ({"mask_ratio": 0.99}, "mask ratio 0.99"),
+        ({"alpha": 2.0}, "--alpha"),
+        ({"l1": True, "l2": True}, "--l1 and --l2"),
+        ({"scale": "fixed"}, "--scale-max"),
+        ({"scale_max": 1.0}, "--scale-max"),
+        ({"scale": "image", "plot_norm": True}, "--plot-norm"),
+        ({"device": "tpu"}, "--device"),
+        ({"reference": Path("/nowhere")}, "/nowhere"),
+        ({"truth": Path("/nowhere")}, "/nowhere"),
+    ],
+)
+def test_wrong_values_are_one_sentence(model, images, tmp_path, flags, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        heatmap(model, images, tmp_path / "out", **flags)
+
+
+def test_command_line_of_the_paper_works(model, images, tmp_path):
+    command = [sys.executable, ROOT / "zero_shot_heatmap.py", "--model-path", model, "--in-dirs", images]
+    command += ["--out", tmp_path / "out", "--passes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "in" / "knee" / "a_hotspot.png").exists()
+    wrong = subprocess.run([*command, "--mask-ratio", "7"], capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_both_spellings_of_the_seed_flags_parse(tmp_path):
+    common = ["--model_path", "m", "--in_dirs", "a", "b", "--out", "o"]
+    config = parse(Config, [*common, "--l2", "--plot-norm", "--imagenet-norm", "--alpha", "0.5", "--mask_ratio", "0.5"])
+    assert config.in_dirs == [Path("a"), Path("b")] and config.plot_norm and config.imagenet_norm and config.l2
+    assert not parse(Config, [*common, "--no-imagenet-norm"]).imagenet_norm
+    assert parse(Config, [*common, "--l1"]).l1
+
+
+def test_reading_ahead_is_bounded_and_in_order():
+    """No list of maps: each radiograph is written before many more are read."""
+    from evaluation.heatmap_study import ahead
+
+    taken = []
+
+    def items():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    results = ahead(lambda n: n * n, items(), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert len(taken) <= 3 + 2 * 2 + 1
+    assert list(results) == [n * n for n in range(3, 50)]
+
+
+def test_measuring_keeps_no_maps(model, images, tmp_path, monkeypatch):
+    """Maps of radiographs that were written are gone, however many follow."""
+    import gc
+    import weakref
+
+    from evaluation import heatmap_study
+
+    alive, most, original = [], [], heatmap_study.write_maps
+
+    def watched(study, source, pixels, image, maps):
+        alive.append(weakref.ref(maps.maps))
+        gc.collect()
+        most.append(sum(ref() is not None for ref in alive))
+        return original(study, source, pixels, image, maps)
+
+    for number in range(6):
+        picture(images / f"more{number}.png", (40, 40), number)
+    monkeypatch.setattr(heatmap_study, "write_maps", watched)
+    heatmap(model, images, tmp_path / "out", batch_size=6)  # two radiographs together
+    assert len(alive) == 10 and max(most) <= 3
+
+
+def test_script_defines_no_unused_flags():
+    """Each flag is read somewhere outside its definition."""
+    sources = [ROOT / "zero_shot_heatmap.py", *(ROOT / "evaluation").glob("heatmap_*.py")]
+    code = "\n".join(path.read_text() for path in sources)
+    for name in zero_shot_heatmap.Config.__dataclass_fields__:
+        assert f".{name}" in code, name

@@ -1,0 +1,193 @@
+"""The loop: equal numbers on any layout, exact resume after kill -9, guards."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from fork_harness import digest, exit_status, group, run_with_kills, spawn
+
+from training import distributed
+from training.fit import Fit, TrainingStopped, fit
+from training.objective import Objective
+from training.optim import adamw, parameter_groups
+from training.run import RunFolder
+from training.sampling import Plan, StepSampler, sample_generator
+from training.schedules import constant, warmup_cosine
+
+
+class Toy(Objective):
+    """Dropout, a running buffer and a matrix: everything that resuming can get wrong."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(6, 12), torch.nn.GELU(), torch.nn.Dropout(0.2), torch.nn.Linear(12, 1)
+        )
+        self.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, batch, progress):
+        error = self.net(batch["x"])[:, 0] - batch["y"]
+        return {"loss": error.square().mean()}
+
+    def after_step(self, progress):
+        self.updates += 1
+
+
+def batches(plan, seed, delay=0.0, poison=()):
+    def sample(key):
+        epoch, index = key
+        rng = sample_generator(seed, epoch, index)
+        x = torch.from_numpy(rng.standard_normal(6).astype(np.float32))
+        return {"x": x, "y": x.sum() if index not in poison else torch.tensor(float("nan")), "index": index}
+
+    def from_step(start):
+        for keys in StepSampler(plan, seed, distributed.rank(), start):
+            time.sleep(delay)
+            yield torch.utils.data.default_collate([sample(key) for key in keys])
+
+    return from_step
+
+
+def train(folder=None, *, batch_size=8, accumulate=1, steps=40, delay=0.0, poison=(), dropout=True, **changes):
+    objective = Toy()
+    if not dropout:
+        objective.net[2].p = 0.0
+    plan = Plan(64, batch_size, accumulate, distributed.world_size(), epochs=steps / 8)
+    settings = Fit(
+        plan=plan, optimizer=adamw(parameter_groups(objective)),
+        schedules={"lr": warmup_cosine(1e-2, warmup=0.1), "weight_decay": constant(0.05)},
+        batches=batches(plan, 5, delay, poison), seed=5, run=RunFolder(folder, {"seed": 5}) if folder else None,
+        save_every=3, log_every=4, progress_bar=False, name_of=lambda i: f"file_{i}.png", **changes,
+    )  # fmt: skip
+    outcome = fit(objective, settings)
+    return objective, outcome
+
+
+def final_state(folder):
+    run = RunFolder(folder, {"seed": 5})
+    state = run.load()
+    del run
+    return state
+
+
+def test_it_learns_and_finishes(tmp_path):
+    objective, outcome = train(tmp_path, steps=160)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert outcome == "finished" and (tmp_path / "DONE").exists()
+    assert records[-1]["loss"] < 0.5 * records[0]["loss"]
+    assert records[-1]["step"] == 160 and float(objective.updates) == 160
+
+
+@pytest.mark.parametrize("kills", [6])
+def test_killed_at_random_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, kills):
+    def child(folder):
+        return lambda: 0 if train(folder, steps=60, delay=0.004)[1] == "finished" else 1
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert exit_status(spawn(child(whole))) == 0
+    rng = np.random.default_rng(1)
+    landed = run_with_kills(
+        lambda: [spawn(child(killed))], lambda: any((killed / "checkpoints").glob("*.pt")), kills, rng, span=0.15
+    )
+    assert landed >= kills - 2
+    a, b = final_state(whole), final_state(killed)
+    assert digest(a) == digest(b)
+
+    def losses(folder):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "unix_time"} for line in lines]
+
+    assert losses(whole) == losses(killed)
+
+
+def test_two_processes_killed_and_resumed_equal_uninterrupted_bit_for_bit(tmp_path):
+    def child(folder):
+        return lambda: 0 if train(folder, batch_size=4, steps=40, delay=0.004)[1] == "finished" else 1
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert [exit_status(pid) for pid in group(2, child(whole))] == [0, 0]
+    rng = np.random.default_rng(2)
+    landed = run_with_kills(
+        lambda: group(2, child(killed)), lambda: any((killed / "checkpoints").glob("*.pt")), 2, rng, span=0.1
+    )
+    assert landed >= 1
+    assert digest(final_state(whole)) == digest(final_state(killed))
+
+
+def test_one_process_equals_two_and_accumulation_equals_a_large_batch(tmp_path):
+    def child(folder, **layout):
+        return lambda: 0 if train(folder, dropout=False, **layout)[1] == "finished" else 1
+
+    assert exit_status(spawn(child(tmp_path / "one", batch_size=8))) == 0
+    assert exit_status(spawn(child(tmp_path / "passes", batch_size=2, accumulate=4))) == 0
+    assert [exit_status(p) for p in group(2, child(tmp_path / "two", batch_size=4))] == [0, 0]
+    one, passes, two = (final_state(tmp_path / name)["objective"] for name in ("one", "passes", "two"))
+    for key in one:
+        torch.testing.assert_close(passes[key], one[key], rtol=0, atol=1e-5)
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
+
+
+def test_two_processes_equal_one_with_as_many_passes_also_with_dropout(tmp_path):
+    def child(folder, **layout):
+        return lambda: 0 if train(folder, **layout)[1] == "finished" else 1
+
+    assert exit_status(spawn(child(tmp_path / "one", batch_size=4, accumulate=2))) == 0
+    assert [exit_status(p) for p in group(2, child(tmp_path / "two", batch_size=4))] == [0, 0]
+    one, two = (final_state(tmp_path / name)["objective"] for name in ("one", "two"))
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_on_all_processes_at_one_step_and_resuming_is_exact(tmp_path, number):
+    def child(folder, delay):
+        def run():
+            from training.fit import EXIT_STOPPED
+
+            return EXIT_STOPPED if train(folder, batch_size=4, steps=60, delay=delay)[1] == "stopped" else 0
+
+        return run
+
+    pids = group(2, child(tmp_path / "a", 0.01))
+    while not any((tmp_path / "a" / "checkpoints").glob("*.pt")):
+        time.sleep(0.01)
+    os.kill(pids[0], number)
+    assert [exit_status(pid) for pid in pids] == [143, 143]
+    assert not (tmp_path / "a" / "DONE").exists()
+    assert [exit_status(pid) for pid in group(2, child(tmp_path / "a", 0.0))] == [0, 0]
+    assert [exit_status(pid) for pid in group(2, child(tmp_path / "b", 0.0))] == [0, 0]
+    assert digest(final_state(tmp_path / "a")) == digest(final_state(tmp_path / "b"))
+
+
+def test_a_poisoned_sample_is_skipped_and_named(tmp_path, capsys):
+    objective, outcome = train(tmp_path, steps=16, poison={7})
+    told = capsys.readouterr().err
+    assert outcome == "finished" and "file_7.png" in told
+    assert all(torch.isfinite(p).all() for p in objective.parameters())
+    assert float(objective.updates) == 14  # one step of each of two epochs was not made
+
+
+def test_too_many_bad_steps_stop_the_run_with_the_last_good_state(tmp_path):
+    with pytest.raises(TrainingStopped, match=r"3 steps in a row were not finite.*file_"):
+        train(tmp_path, steps=40, poison=set(range(64)), max_bad_steps=3)
+    state = final_state(tmp_path)
+    assert state["step"] == 2 and all(torch.isfinite(v).all() for v in state["objective"].values())
+
+
+def test_a_bad_sample_on_one_process_skips_the_step_on_both(tmp_path):
+    def child():
+        objective, _ = train(tmp_path, batch_size=4, steps=16, poison={7})
+        return 0 if float(objective.updates) == 14 else 5
+
+    assert [exit_status(pid) for pid in group(2, child)] == [0, 0]
+
+
+def test_finite_norm_clipping_and_logged_values(tmp_path):
+    train(tmp_path, steps=8, clip_norm=1e-3)
+    record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert record["grad_norm"] > 1e-3 and {"step", "epoch", "loss", "lr", "weight_decay"} <= record.keys()

@@ -1,0 +1,138 @@
+import errno
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fork_harness import exit_status, spawn
+
+from training.files import DiskFull, atomic, sha256_of, write_text
+from training.run import RunFolder, damage, fingerprint, write_state
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="halfway"), atomic(path) as file:
+        file.write(b"new")
+        raise RuntimeError("halfway")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_full_disk_is_said_and_harms_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(DiskFull, match=r"no room to write .*a\.txt: \d+ MiB free; the previous file is untouched"):
+        with atomic(path) as file:
+            file.write(b"new")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_real_size_limit_leaves_the_last_good_checkpoint(tmp_path):
+    run = RunFolder(tmp_path / "run", {})
+    run.save({"step": 1, "weights": torch.ones(1000)}, 1)
+
+    def child() -> int:
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            run.save({"step": 2, "weights": torch.ones(1_000_000)}, 2)
+        except DiskFull as error:
+            return 0 if "no room to write" in str(error) else 3
+        return 4
+
+    assert exit_status(spawn(child)) == 0
+    assert RunFolder(tmp_path / "run", {}).load()["step"] == 1
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.endswith(".part")]
+
+
+def test_newest_valid_checkpoint_is_loaded_and_damage_is_named(tmp_path):
+    run = RunFolder(tmp_path, {"seed": 1})
+    for step in (1, 2, 3):
+        run.save({"step": step, "weights": torch.full((50,), float(step))}, step)
+    assert [p.name for p in run.saved()] == ["step_0000000002.pt", "step_0000000003.pt"]
+    newest = run.saved()[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    state = run.load()
+    assert state["step"] == 2
+    assert any("step_0000000003.pt is not used: its content does not match" in n for n in run.notices)
+    run.saved()[0].with_name("step_0000000002.pt.sha256").unlink()
+    with pytest.raises(ValueError, match="no valid checkpoint"):
+        run.load()
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "zero_tail"])
+def test_no_damage_goes_unseen(tmp_path, spoil):
+    path = tmp_path / "step_0000000001.pt"
+    write_state({"weights": torch.arange(500.0)}, path)
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    assert damage(path) is None
+    for _ in range(60):
+        content, at = bytearray(good), int(rng.integers(0, len(good)))
+        if spoil == "flip":
+            content[at] ^= 1 << int(rng.integers(8))
+        elif spoil == "cut":
+            content = content[:at]
+        else:
+            content[at:] = bytes(len(content) - at)
+        path.write_bytes(content)
+        assert (damage(path) is None) == (bytes(content) == good)
+
+
+def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
+    run = RunFolder(tmp_path, {"seed": 1, "model": "a"})
+    run.save({"step": 1}, 1)
+    del run
+    with pytest.raises(ValueError, match="seed was 1 and is 2"):
+        RunFolder(tmp_path, {"seed": 2, "model": "a"}).load()
+    with pytest.raises(FileExistsError, match="already holds a run at step 1"):
+        RunFolder(tmp_path, {"seed": 1, "model": "a"}, resume="none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file"):
+        RunFolder(tmp_path / "file", {})
+
+
+def test_continuing_from_elsewhere(tmp_path):
+    RunFolder(tmp_path / "a", {}).save({"step": 5}, 5)
+    assert RunFolder(tmp_path / "b", {}, resume=str(tmp_path / "a")).load()["step"] == 5
+    with pytest.raises(FileNotFoundError, match="no checkpoint there"):
+        RunFolder(tmp_path / "c", {}, resume=str(tmp_path / "nowhere")).load()
+
+
+def test_two_trainers_on_one_folder(tmp_path):
+    first = RunFolder(tmp_path, {})
+
+    def second() -> int:
+        try:
+            RunFolder(tmp_path, {})
+        except FileExistsError as error:
+            return 0 if "another process is training" in str(error) else 3
+        return 4
+
+    assert exit_status(spawn(second)) == 0
+    assert first.load() is None
+
+
+def test_log_is_cut_back_to_the_resumed_step(tmp_path):
+    run = RunFolder(tmp_path, {})
+    for step in (1, 2, 3):
+        run.log({"step": step, "loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    run.forget_log_after(2)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_fingerprint_and_hash(tmp_path):
+    assert fingerprint(["a", 1]) == fingerprint(["a", 1]) != fingerprint(["a", 2])
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "x").startswith("ba7816bf")
+    shutil.rmtree(tmp_path)

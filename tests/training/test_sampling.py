@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from training.sampling import Plan, StepSampler, epoch_order, sample_generator
+
+
+def global_batches(plan, seed=3, start=0):
+    """Each step's keys in the order rank 0 micro-batch 0, rank 0 micro-batch 1, rank 1 ..."""
+    streams = [list(StepSampler(plan, seed, rank, start)) for rank in range(plan.processes)]
+    steps = plan.last_step - start
+    return [
+        [key for stream in streams for k in range(plan.accumulate) for key in stream[s * plan.accumulate + k]]
+        for s in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("batch_size, accumulate, processes", [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)])
+def test_same_samples_in_the_same_order_for_every_layout(batch_size, accumulate, processes):
+    reference = global_batches(Plan(37, 8, epochs=3))
+    assert global_batches(Plan(37, batch_size, accumulate, processes, epochs=3)) == reference
+
+
+def test_resuming_continues_the_sequence():
+    plan = Plan(20, 4, epochs=4)
+    assert global_batches(plan, start=7) == global_batches(plan)[7:]
+
+
+def test_an_epoch_visits_each_sample_once_and_epochs_differ():
+    plan = Plan(40, 8, epochs=2)
+    keys = [key for batch in global_batches(plan) for key in batch]
+    first, second = [i for e, i in keys if e == 0], [i for e, i in keys if e == 1]
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+    assert list(epoch_order(3, 0, 40)) == first
+
+
+def test_sample_randomness_depends_on_all_three_numbers():
+    draws = {key: sample_generator(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    assert len(set(draws.values())) == 4
+    assert draws[0, 0, 1] == sample_generator(0, 0, 1).random()
+    assert np.isclose(np.mean([sample_generator(0, 0, i).random() for i in range(2000)]), 0.5, atol=0.03)
+
+
+def test_a_data_set_smaller_than_a_step_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="40 samples do not fill one global batch of 256.*at most 20"):
+        Plan(40, 128, accumulate=1, processes=2)
+
+
+def test_max_steps_ends_the_run_but_not_the_schedule():
+    plan = Plan(100, 10, epochs=5, max_steps=7)
+    assert (plan.total_steps, plan.last_step, len(StepSampler(plan, 0))) == (50, 7, 7)
+
+
+@pytest.mark.parametrize("field, value", [("batch_size", 0), ("accumulate", 0), ("epochs", 0), ("max_steps", 0)])
+def test_numbers_that_make_no_sense_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} is 0"):
+        Plan(**({"samples": 10, "batch_size": 2} | {field: value}))

@@ -1,0 +1,198 @@
+"""A dataclass is the command line: one field, one flag, one line of help.
+
+    @dataclass
+    class Config:
+        '''What the script does.'''
+        blr: float = flag(1.5e-4, "learning rate per 256 radiographs of global batch")
+
+    config = parse(Config)          # --blr 3e-4, or `blr: 3e-4` in --config recipe.yaml
+
+A value on the command line wins over the recipe, the recipe over the default; a field without a default must be
+given in one of the two. `--data_path` and `--data-path` are the same flag. A wrong value ends the script with one
+sentence and exit status 2. Only the standard library is imported until a recipe is read, so that `--help` is instant.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import traceback
+import types
+import typing
+from pathlib import Path
+
+
+def flag(default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = ()):
+    """A dataclass field that `parse` shows as a flag.
+
+    `alias` gives further spellings (without dashes); `choices` limits the values.
+    """
+    aliases = (alias,) if isinstance(alias, str) else tuple(alias)
+    metadata = {"help": help, "alias": aliases, "choices": tuple(choices)}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse(config_class: type, argv: list[str] | None = None):
+    """Read `argv` (default: the command line) into an instance of `config_class`; exits with a sentence on a typo."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _Parser(
+        usage="%(prog)s [--config YAML] [flags]",
+        description=config_class.__doc__,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="YAML", help="recipe whose keys are the flags below; flags win")
+    types_of = typing.get_type_hints(config_class)
+    fields = dataclasses.fields(config_class)
+    for field in fields:
+        parser.add_argument(*_spellings(field), dest=field.name, **_arguments(field, types_of[field.name]))
+    given = vars(parser.parse_args(argv))
+    recipe = given.pop("config", None)
+    values = _read_recipe(parser, recipe, fields, types_of) if recipe else {}
+    values.update(given)
+    missing = [f"--{f.name}" for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
+    if missing:
+        parser.error(f"give {', '.join(missing)} (a flag, or a key of the --config recipe)")
+    return config_class(**values)
+
+
+def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
+    """Parse the command line, call `main(config)`, exit with what it returns.
+
+    What a user can mend ends with its sentence and exit status 2: missing or existing files, and every ValueError that
+    our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
+    """
+    config = parse(config_class)
+    try:
+        status = main(config)
+    except (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        status = _say(error)
+    except ValueError as error:
+        if not _raised_by_us(error):
+            raise
+        status = _say(error)
+    sys.exit(status)
+
+
+def _say(error: BaseException) -> int:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    return 2
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the innermost frame of the traceback is a file of this repository."""
+    source = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    repository = Path(__file__).resolve().parents[1]
+    return source.is_relative_to(repository) and "site-packages" not in source.parts
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        """One sentence, with the nearest flag for a misspelt one."""
+        if message.startswith("unrecognized arguments:"):
+            known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
+            word = next((w for w in message.split()[2:] if w.startswith("--")), "").split("=")[0]
+            near = difflib.get_close_matches(word, known, n=1)
+            message += f" (did you mean {near[0]}?)" if near else " (see --help)"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _fill_text(self, text, width, indent):
+        return "\n".join(indent + line for line in text.strip().splitlines())
+
+    def _format_action_invocation(self, action):
+        """Show the first spelling only; the dash and underscore twins would double the page."""
+        shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
+        if action.nargs == 0 or not action.option_strings:
+            return ", ".join(shown)
+        return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
+
+    def _get_default_metavar_for_optional(self, action):
+        return getattr(action.type, "__name__", "value").upper().replace("STR", "TEXT")
+
+
+def _spellings(field: dataclasses.Field) -> list[str]:
+    names = [n for name in (field.name, *field.metadata.get("alias", ())) for n in (name, name.replace("_", "-"))]
+    return list(dict.fromkeys(f"--{name}" for name in names))
+
+
+def _default(field: dataclasses.Field):
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _plain(type_):
+    """`X | None` -> X."""
+    if typing.get_origin(type_) in (typing.Union, types.UnionType):
+        type_ = next(t for t in typing.get_args(type_) if t is not type(None))
+    return type_
+
+
+def _arguments(field: dataclasses.Field, type_) -> dict:
+    """The add_argument keywords that this field's type asks for."""
+    default = _default(field)
+    text = (field.metadata.get("help") or "").replace("%", "%%")
+    if default is dataclasses.MISSING:
+        text += " (required)"
+    elif default is not None and default != [] and not isinstance(default, bool):
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        text += f" [{str(shown).replace('%', '%%')}]"
+    common = {"help": text, "default": argparse.SUPPRESS}
+    if field.metadata.get("choices"):
+        common["choices"] = field.metadata["choices"]
+    type_ = _plain(type_)
+    if type_ is bool:
+        return common | {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(type_) is list:
+        return common | {"nargs": "+", "type": typing.get_args(type_)[0]}
+    return common | {"type": type_}
+
+
+def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
+    """The recipe's values, converted and checked like flags."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        parser.error(f"--config {path}: no such file")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        parser.error(f"--config {path}: not a YAML file ({str(error).splitlines()[0]})")
+    if not isinstance(content, dict):
+        parser.error(f"--config {path}: expected `key: value` lines")
+    spelled = {s.removeprefix("--").replace("-", "_"): f for f in fields for s in _spellings(f)}
+    values = {}
+    for key, value in content.items():
+        field = spelled.get(str(key).replace("-", "_"))
+        if field is None:
+            near = difflib.get_close_matches(str(key), spelled, n=1)
+            parser.error(f"--config {path}: unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        values[field.name] = _convert(parser, path, field, types_of[field.name], value)
+    return values
+
+
+def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value):
+    type_ = _plain(type_)
+    if value is None:
+        return None
+    try:
+        if type_ is bool:
+            if not isinstance(value, bool):
+                raise ValueError("expected true or false")
+            converted = value
+        elif typing.get_origin(type_) is list:
+            element = typing.get_args(type_)[0]
+            converted = [element(v) for v in (value if isinstance(value, list) else [value])]
+        else:
+            converted = type_(value)
+    except (TypeError, ValueError) as error:
+        parser.error(f"--config {path}: {field.name}: {value!r}: {error}")
+    choices = field.metadata.get("choices")
+    if choices and converted not in choices:
+        parser.error(f"--config {path}: {field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+    return converted

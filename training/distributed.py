@@ -1,0 +1,90 @@
+"""One process or many: every function here answers without a process group too.
+
+`torchrun` (or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) makes a group:
+NCCL on GPUs, gloo on CPUs.
+"""
+
+import contextlib
+import ctypes
+import datetime
+import os
+import signal
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TIMEOUT_SECONDS = 600
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group that the launcher describes, if it describes one, and leave it at the end.
+
+    The process dies with its parent on Linux, so that no worker trains on after the launcher was killed.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        die_with_parent()
+        seconds = int(os.environ.get("PROCESS_GROUP_TIMEOUT", TIMEOUT_SECONDS))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=seconds),
+            device_id=device if device.type == "cuda" else None,
+        )
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel (Linux) to kill this process when its parent dies."""
+    if os.name == "posix" and os.uname().sysname == "Linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def maximum(values: Tensor) -> Tensor:
+    """Element-wise maximum over all processes (no gradient)."""
+    if dist.is_initialized():
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def mean(values: Tensor) -> Tensor:
+    """Element-wise mean over all processes (no gradient)."""
+    values = values.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def from_main(value):
+    """The main process's `value` (any picklable object), on every process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

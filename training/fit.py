@@ -1,0 +1,284 @@
+"""The one training loop. Methods differ in their Objective, never in their loop.
+
+One step: `accumulate` micro-batches forward and backward, gradients exchanged once, everything finite on every process
+or nothing is updated, clip, optimizer, hooks. Every decision that must be common to all processes (stop, save, skip) is
+made by one all-reduce per step.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training import distributed
+from training.device import autocast, resolve_precision
+from training.objective import Objective
+from training.optim import set_schedules
+from training.run import RunFolder
+from training.sampling import Plan
+from training.schedules import Schedule
+
+EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
+
+
+class TrainingStopped(ValueError):
+    """Too many steps in a row had non-finite losses or gradients; says which samples."""
+
+
+@dataclasses.dataclass
+class Fit:
+    """Everything `fit` needs besides the objective. Times in seconds, lengths in optimizer steps."""
+
+    plan: Plan
+    optimizer: torch.optim.Optimizer
+    schedules: dict[str, Schedule]  # "lr", "weight_decay": value over progress
+    batches: Callable[[int], Iterable[dict]]  # first step -> this process's micro-batches from there on
+    device: torch.device = torch.device("cpu")
+    precision: str = "fp32"
+    seed: int = 0
+    clip_norm: float | None = None
+    run: RunFolder | None = None
+    save_every: int | None = None  # steps
+    save_seconds: float | None = 900.0
+    log_every: int = 50  # steps
+    max_bad_steps: int = 5  # consecutive
+    name_of: Callable[[int], str] = str  # sample index -> file name, for messages
+    on_save: Callable[[int], None] | None = None  # main process, after each checkpoint
+    on_epoch: Callable[[int, int], None] | None = None  # every process, (finished epochs, step)
+    on_log: Callable[[dict[str, Any]], None] | None = None  # main process
+    progress_bar: bool = True
+
+
+def fit(objective: Objective, settings: Fit) -> str:
+    """Train `objective`; returns "finished", or "stopped" after a signal (its state is then on disk).
+
+    With a run folder, continues exactly where the newest valid checkpoint was. Raises TrainingStopped when
+    `max_bad_steps` steps in a row were not finite.
+    """
+    return _Loop(objective, settings).run()
+
+
+class _Loop:
+    def __init__(self, objective: Objective, settings: Fit):
+        self.objective, self.s = objective, settings
+        precision = resolve_precision(settings.precision, settings.device)
+        self.autocast = lambda: autocast(settings.device, precision)
+        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "fp16")
+        self.step, self.bad_steps, self.totals, self.counted = 0, 0, {}, 0
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+
+    def run(self) -> str:
+        self._resume()
+        model = wrap(self.objective, self.s.device)
+        self.objective.train()
+        plan, outcome = self.s.plan, "finished"
+        self.saved_at = time.monotonic()
+        with _Signals() as signals, self._bar() as bar:
+            batches = iter(self.s.batches(self.step))
+            while self.step < plan.last_step:
+                losses, bad_indices = self._forward_backward(model, batches)
+                stop, save, bad = self._agree(signals.received, bad_indices)
+                if bad:
+                    self._skip(bad_indices)
+                else:
+                    self._update(losses)
+                self.step += 1
+                self._log(bar)
+                save = save or bool(self.s.save_every and self.step % self.s.save_every == 0)
+                if stop and self.step < plan.last_step:
+                    outcome = "stopped"
+                    self._save()
+                    break
+                if self.step % plan.steps_per_epoch == 0 and self.s.on_epoch:
+                    self.s.on_epoch(self.step // plan.steps_per_epoch, self.step)
+                    self.objective.train()
+                if save or self.step == plan.last_step:
+                    self._save()
+        if outcome == "finished" and self.s.run:
+            self.s.run.done(self.step)
+        return outcome
+
+    # one step ------------------------------------------------------------------------------------------------
+
+    def _forward_backward(self, model: nn.Module, batches) -> tuple[dict[str, Tensor], list[int]]:
+        """Gradients of the mean loss over the micro-batches; the samples of those whose loss is not finite."""
+        plan, device = self.s.plan, self.s.device
+        progress = self.step / plan.total_steps
+        means: dict[str, Tensor] = {}
+        bad: list[int] = []
+        for k in range(plan.accumulate):
+            batch = to_device(next(batches), device)
+            slot = distributed.rank() * plan.accumulate + k
+            torch.manual_seed(hash((self.s.seed, self.step, slot)) & 0x7FFFFFFFFFFFFFFF)
+            if isinstance(model, DistributedDataParallel):
+                model.require_backward_grad_sync = k + 1 == plan.accumulate  # exchange gradients once per step
+            with self.autocast():
+                losses = model(batch, progress)
+            self.scaler.scale(losses["loss"] / plan.accumulate).backward()
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + value.detach().float() / plan.accumulate
+            if not torch.isfinite(losses["loss"].detach()):
+                bad += [int(i) for i in batch.get("index", [-1])]
+        return means, bad
+
+    def _agree(self, signalled: bool, bad_indices: list[int]) -> tuple[bool, bool, bool]:
+        """The same (stop, save, skip) on every process."""
+        self.scaler.unscale_(self.s.optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.grad_norm = norm
+        overflow = not bool(torch.isfinite(norm))
+        bad = bool(bad_indices) or (
+            overflow and not self.scaler.is_enabled()
+        )  # fp16: the scaler skips overflows itself
+        due = self.s.save_seconds is not None and time.monotonic() - self.saved_at > self.s.save_seconds
+        flags = [float(signalled), float(due and distributed.is_main()), float(bad)]
+        flags = distributed.maximum(torch.tensor(flags, device=self.s.device)).tolist()
+        return flags[0] > 0, flags[1] > 0, flags[2] > 0
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        progress = self.step / self.s.plan.total_steps
+        self.scheduled = set_schedules(self.s.optimizer, self.s.schedules, progress)
+        if self.s.clip_norm:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.s.clip_norm, self.grad_norm)
+        self.objective.before_step(progress)
+        self.scaler.step(self.s.optimizer)
+        self.scaler.update()
+        self.s.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(progress)
+        self.bad_steps = 0
+        for name, value in losses.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
+        self.totals["grad_norm"] = self.totals.get("grad_norm", 0.0) + self.grad_norm.detach().float()
+        self.counted += 1
+
+    def _skip(self, bad_indices: list[int]) -> None:
+        """No update: name the samples; after `max_bad_steps` in a row save the last good state and stop."""
+        self.s.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.bad_steps += 1
+        names = self._names(bad_indices)
+        if self.s.run:
+            self.s.run.log({"step": self.step, "skipped": "not finite", "samples": names})
+        message = f"step {self.step}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
+        if distributed.is_main():
+            print(message, file=sys.stderr, flush=True)
+        if self.bad_steps >= self.s.max_bad_steps:
+            self._save()
+            raise TrainingStopped(
+                f"{self.bad_steps} steps in a row were not finite; the last good state is saved. Last: {message}"
+            )
+
+    def _names(self, bad_indices: list[int]) -> list[str]:
+        """File names of the bad samples of all processes."""
+        names = [self.s.name_of(i) for i in bad_indices if i >= 0]
+        if distributed.world_size() > 1:
+            gathered: list = [None] * distributed.world_size()
+            torch.distributed.all_gather_object(gathered, names)
+            names = [name for part in gathered for name in part]
+        return names or ["unknown (a gradient overflowed)"]
+
+    # log, save, resume ------------------------------------------------------------------------------------------
+
+    def _log(self, bar) -> None:
+        bar.update(self.s.plan.global_batch)
+        due = self.step % self.s.log_every == 0 or self.step == self.s.plan.last_step
+        if not due or not self.counted:
+            return
+        names = sorted(self.totals)
+        means = distributed.mean(torch.stack([self.totals[n] for n in names]) / self.counted).tolist()
+        record = {"step": self.step, "epoch": round(self.step / self.s.plan.steps_per_epoch, 4)}
+        record |= dict(zip(names, means)) | self.scheduled
+        record |= {"unix_time": round(time.time(), 1)}
+        self.totals, self.counted = {}, 0
+        bar.set_postfix_str(f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}")
+        if self.s.run:
+            self.s.run.log(record)
+        if self.s.on_log and distributed.is_main():
+            self.s.on_log(record)
+
+    def _save(self) -> None:
+        """All processes are at the same step here; the main one writes."""
+        if self.s.run is None:
+            return
+        if distributed.is_main():
+            state = {
+                "step": self.step,
+                "objective": self.objective.state_dict(),
+                "optimizer": self.s.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "totals": self.totals,
+                "counted": self.counted,
+                "bad_steps": self.bad_steps,
+            }
+            self.s.run.save(state, self.step)
+            if self.s.on_save:
+                self.s.on_save(self.step)
+                self.objective.train()
+        distributed.barrier()
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        state = self.s.run.load() if self.s.run else None
+        if state is None:
+            return
+        self.objective.load_state_dict(state["objective"])
+        self.s.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.counted, self.bad_steps = state["step"], state["counted"], state["bad_steps"]
+        self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
+        self.s.run.forget_log_after(self.step)
+
+    def _bar(self):
+        from tqdm import tqdm
+
+        total, done = self.s.plan.last_step * self.s.plan.global_batch, self.step * self.s.plan.global_batch
+        hidden = not (self.s.progress_bar and distributed.is_main())
+        return tqdm(
+            total=total, initial=done, unit="img", disable=hidden, smoothing=0.05, dynamic_ncols=True, mininterval=1
+        )
+
+
+class _Signals:
+    """SIGTERM, SIGUSR1 and the first Ctrl-C ask for an orderly end; a second Ctrl-C interrupts at once."""
+
+    def __init__(self):
+        self.received = False
+
+    def __enter__(self):
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        return self
+
+    def _note(self, number, frame) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def wrap(objective: Objective, device: torch.device) -> nn.Module:
+    """DDP where there are several processes. Buffers are not broadcast: objectives build them from gathered values."""
+    if distributed.world_size() == 1:
+        return objective
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor in a nested dict or list; leave everything else as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [to_device(v, device) for v in batch]
+    return batch

@@ -1,0 +1,202 @@
+"""A run is a folder, and everything needed to continue or to judge it is in there.
+
+    config.json       the flags              environment.json  versions, device, git revision
+    metrics.jsonl     one line per log       checkpoints/      step_*.pt with a .sha256 beside each; two are kept
+    best.pt           the best so far        DONE              written when the run has finished
+
+Checkpoints are written atomically and verified when read: a damaged one is named and the one before it is used. Only
+the main process writes. This file is the one place that saves and loads training state (always `weights_only`).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import distributed
+from training.files import atomic, sha256_of, write_text
+
+KEEP = 2
+
+
+class RunFolder:
+    """The run folder, locked for this process (main process only) as long as it lives.
+
+    `identity` holds what decides the numbers (architecture, data, seed, global batch, schedule). A folder whose
+    checkpoints have another identity is refused with the differences. `resume`: "auto" continues what is there, "none"
+    refuses a folder with checkpoints, anything else is a checkpoint file or another run folder to continue from.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any], resume: str = "auto"):
+        self.folder, self.identity = Path(folder), json.loads(json.dumps(identity, default=str))
+        self.checkpoints = self.folder / "checkpoints"
+        self.notices: list[str] = []
+        self._lock = None
+        if distributed.is_main():
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise FileExistsError(f"{folder}: is a file, not a folder for a run") from error
+            self._lock = _lock(self.folder)
+            if resume == "none" and self.saved():
+                raise FileExistsError(
+                    f"{folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
+                    "another --output_dir starts a new one"
+                )
+        self.resume_from = None if resume in ("auto", "none") else Path(resume)
+        distributed.barrier()
+
+    def saved(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return sorted(self.checkpoints.glob("step_*.pt"))
+
+    def finished(self, last_step: int) -> bool:
+        """Whether this run has already made `last_step` steps and said so."""
+        done = self.folder / "DONE"
+        return done.exists() and json.loads(done.read_text(encoding="utf-8"))["step"] >= last_step
+
+    def describe(self, config: dict[str, Any]) -> None:
+        """Write config.json and environment.json."""
+        if distributed.is_main():
+            write_text(self.folder / "config.json", json.dumps(config, indent=2, default=str) + "\n")
+            write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest valid training state (CPU tensors), or None. What was wrong with newer ones is in `notices`."""
+        candidates = self.saved()
+        if self.resume_from is not None and not candidates:
+            source = self.resume_from
+            candidates = sorted((source / "checkpoints").glob("step_*.pt")) if source.is_dir() else [source]
+            if not candidates or not candidates[-1].is_file():
+                raise FileNotFoundError(f"--resume {source}: no checkpoint there (expected a run folder or a .pt file)")
+        for path in reversed(candidates):
+            problem = damage(path)
+            if problem is None:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                self._check_identity(state["identity"], path)
+                self.notices.append(f"continuing from {path.name}")
+                return state
+            self.notices.append(f"{path.name} is not used: {problem}")
+        if candidates:
+            raise ValueError(f"{self.checkpoints}: no valid checkpoint: " + "; ".join(self.notices))
+        return None
+
+    def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
+        keys = sorted(set(saved) | set(self.identity))
+        differing = [k for k in keys if saved.get(k) != self.identity.get(k)]
+        if differing:
+            told = ", ".join(f"{k} was {saved.get(k)!r} and is {self.identity.get(k)!r}" for k in differing)
+            raise ValueError(
+                f"{path}: belongs to another run ({told}); use another --output_dir, or --init_from its model folder"
+            )
+
+    def save(self, state: dict[str, Any], step: int) -> Path:
+        """Write the training state of `step`, then forget all but the newest two. Main process only."""
+        path = self.checkpoints / f"step_{step:010d}.pt"
+        write_state(state | {"identity": self.identity}, path)
+        for old in self.saved()[:-KEEP]:
+            old.unlink(missing_ok=True)
+            _sidecar(old).unlink(missing_ok=True)
+        return path
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        if distributed.is_main():
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def forget_log_after(self, step: int) -> None:
+        """Drop log lines of steps that will be made again."""
+        path = self.folder / "metrics.jsonl"
+        if distributed.is_main() and path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_json(line)]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            write_text(path, "".join(line + "\n" for line in kept))
+
+    def done(self, step: int) -> None:
+        if distributed.is_main():
+            write_text(self.folder / "DONE", json.dumps({"step": step, "unix_time": round(time.time())}) + "\n")
+
+
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Save tensors and plain values atomically, with the sha256 of the file beside it."""
+    with atomic(path) as file:
+        torch.save(state, file)
+    write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, or None: compares its sha256 with the one written beside it."""
+    sidecar = _sidecar(path)
+    if not sidecar.exists():
+        return "its .sha256 file is missing (the save was interrupted)"
+    if sidecar.read_text(encoding="utf-8").split()[:1] != [sha256_of(path)]:
+        return "its content does not match its sha256 (damaged or cut short)"
+    return None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git revision, for the record."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("torch", "torchvision", "timm", "transformers", "numpy", "pillow", "pydicom"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    root = Path(__file__).resolve().parents[1]
+    revision = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "git_revision": revision.stdout.strip() or None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": devices or [f"CPU x {os.cpu_count()}"],
+        "processes": distributed.world_size(),
+    }
+
+
+def fingerprint(values) -> str:
+    """Short sha256 of anything JSON can hold, e.g. a list of files with their sizes."""
+    return hashlib.sha256(
+        json.dumps(values, sort_keys=True, default=str).encode("utf-8", "surrogateescape")
+    ).hexdigest()[:16]
+
+
+def _lock(folder: Path):
+    """An exclusive lock that dies with this process; refuses when another process holds it."""
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise FileExistsError(
+            f"{folder}: another process is training in this run folder; wait for it or use another --output_dir"
+        ) from error
+    return file
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True

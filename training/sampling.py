@@ -1,0 +1,88 @@
+"""Which samples make up which step: a pure function of (seed, step), whatever the number of processes and workers.
+
+A run is a sequence of global batches. Process r of W takes the r-th contiguous part of each, in `accumulate`
+micro-batches. So 1 process x 8 equals 2 x 4, any step can be resumed without saved sampler state, and the randomness of
+a sample (crop, flip, hidden patches) comes from (seed, epoch, index).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+Key = tuple[int, int]  # (epoch, index): what a data set of this project is asked for
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch."""
+    return np.random.Generator(np.random.PCG64([seed, epoch, index, 0x5A]))
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which epoch `epoch` visits `count` samples."""
+    return np.random.Generator(np.random.PCG64([seed, epoch, 0x0D])).permutation(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many samples make a step, and how many steps a run."""
+
+    samples: int
+    batch_size: int  # radiographs per process and backward pass
+    accumulate: int = 1  # backward passes per step
+    processes: int = 1
+    epochs: float = 1.0
+    max_steps: int | None = None  # ends the run early; the schedules still span `epochs`
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "processes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.epochs <= 0:
+            raise ValueError(f"epochs is {self.epochs}; it must be positive")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
+        if self.samples < self.global_batch:
+            raise ValueError(
+                f"{self.samples} samples do not fill one global batch of {self.global_batch} ({self.batch_size} per "
+                f"pass x {self.accumulate} passes x {self.processes} processes): no step could be made; use a batch "
+                f"size of at most {max(1, self.samples // (self.accumulate * self.processes))}"
+            )
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.accumulate * self.processes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.samples // self.global_batch
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole schedule (`max_steps` may end the run before)."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
+
+    @property
+    def last_step(self) -> int:
+        return min(self.total_steps, self.max_steps or self.total_steps)
+
+
+class StepSampler:
+    """A DataLoader batch sampler: this process's micro-batches of keys, from step `start` to the end of the plan."""
+
+    def __init__(self, plan: Plan, seed: int, rank: int = 0, start: int = 0):
+        self.plan, self.seed, self.rank, self.start = plan, seed, rank, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        plan, order, epoch_of_order = self.plan, None, -1
+        for step in range(self.start, plan.last_step):
+            epoch, position = divmod(step, plan.steps_per_epoch)
+            if epoch != epoch_of_order:
+                order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples), epoch
+            first = position * plan.global_batch + self.rank * plan.batch_size * plan.accumulate
+            for k in range(plan.accumulate):
+                begin = first + k * plan.batch_size
+                yield [(epoch, int(i)) for i in order[begin : begin + plan.batch_size]]
+
+    def __len__(self) -> int:
+        return (self.plan.last_step - self.start) * self.plan.accumulate

@@ -1,0 +1,35 @@
+"""Schedules are functions of progress, the fraction of training done, in [0, 1].
+
+The same type serves learning rate, weight decay, teacher temperature and momentum, so a resumed run needs no tables.
+"""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def constant(value: float) -> Schedule:
+    return lambda progress: value
+
+
+def warmup_cosine(peak: float, end: float = 0.0, warmup: float = 0.0) -> Schedule:
+    """Linear from 0 to `peak` during the first `warmup` fraction, then half a cosine down to `end`.
+
+    Per optimizer step, as in MAE (https://github.com/facebookresearch/mae, util/lr_sched.py) and Medical MAE.
+    """
+
+    def at(progress: float) -> float:
+        if progress < warmup:
+            return peak * progress / warmup
+        if warmup >= 1.0:
+            return peak
+        t = (progress - warmup) / (1.0 - warmup)
+        return end + 0.5 * (peak - end) * (1.0 + math.cos(math.pi * min(t, 1.0)))
+
+    return at
+
+
+def linear(start: float, end: float, until: float = 1.0) -> Schedule:
+    """Straight line from `start` to `end`, reached at progress `until` and kept."""
+    return lambda progress: end if progress >= until else start + (end - start) * progress / until

@@ -1,0 +1,324 @@
+#!/usr/bin/env python
+"""Reconstructions and zero-shot error maps of radiographs by a masked autoencoder (SKELEX).
+
+    python zero_shot_heatmap.py --model-path ./models/skelex --in-dirs /path/to/images --out /path/to/output --passes 10
+
+    # each patch hidden equally often, in a third of the time
+    ... --masks complementary --passes 4
+    # how far from normal? z-scores against a folder of normal radiographs (subfolders = body parts)
+    ... --reference /path/to/normals          # later runs: --reference /path/to/output/reference.npz
+    # does the map point at the findings? masks, LabelMe, YOLO or a CSV of boxes, beside trivial maps
+    ... --truth /path/to/annotations
+
+For each radiograph OUT/<input folder>/<path below it> gets
+  NAME.png            original | masked | reconstruction | error, for a few of the passes
+  NAME_hotspot.png    the radiograph under its error map, with a colour bar
+  NAME_error.npy      the map, float32, at the radiograph's own height and width (NaN where the network never looked)
+  NAME_z.npy          with --reference: standard deviations above normal
+and OUT gets err_mean_summary.csv, failed.csv, index.html (open it in a browser), settings.json and records.jsonl; with
+--truth also localisation.csv and localisation_summary.csv.
+
+The map is the error of the hidden pixels, averaged over the passes in which they were hidden, on pixels in [0, 1]. A
+network trained on normalised patches (norm_pix_loss) predicts no brightness; its patches get the mean and the standard
+deviation of the true patch back, so its map shows texture errors only. Exit status: 0 all radiographs were read, 3 some
+were not (failed.csv says why), 2 a wrong flag or file.
+"""
+
+import dataclasses
+from pathlib import Path, PurePath
+
+from training.cli import flag, run
+
+
+@dataclasses.dataclass
+class Config:
+    """Reconstructions and zero-shot error maps of radiographs by a masked autoencoder."""
+
+    model_path: Path = flag(help="checkpoint folder or file of a masked autoencoder with its decoder")
+    in_dirs: list[Path] = flag(help="folders of radiographs (also files, or .txt/.csv lists of files)")
+    out: Path = flag(help="output folder")
+    passes: int = flag(10, "how often each radiograph is masked and predicted")
+    mask_ratio: float | None = flag(None, "fraction of the patches hidden in a pass; default: the checkpoint's")
+    masks: str = flag(
+        "random", "complementary: each patch is hidden equally often", choices=("random", "complementary")
+    )
+    l2: bool | None = flag(None, "squared error (the default)")
+    l1: bool = flag(False, "absolute error instead")
+    seed: int = flag(0, "of the masks; a radiograph's masks depend on it and on the path below the input folder")
+    imagenet_norm: bool = flag(True, "--no-imagenet-norm feeds pixels in [0, 1] without the checkpoint's mean and SD")
+    scale: str | None = flag(
+        None,
+        "top of the colours: 99.5th percentile of all radiographs, of each radiograph, or --scale-max [cohort]",
+        choices=("cohort", "image", "fixed"),
+    )
+    scale_max: float | None = flag(None, "value at the top of the colours with --scale fixed")
+    plot_norm: bool | None = flag(None, "the same as --scale image; --no-plot-norm: --scale fixed --scale-max 1")
+    colours: str = flag("ember", "colour table of the maps", choices=("ember", "hot", "grey"))
+    alpha: float = flag(0.55, "opacity of the overlay at the top of the scale, 0 to 1")
+    panel_passes: int = flag(3, "passes shown in the reconstruction panel; 0 writes none")
+    format: str = flag(
+        "png",
+        "also write the figures as this, beside the PNGs that index.html shows",
+        choices=("png", "jpeg", "jpg", "pdf", "svg"),
+    )
+    reference: Path | None = flag(None, "folder of normal radiographs, or the reference.npz of an earlier run: z-maps")
+    truth: Path | None = flag(
+        None, "findings (folder of masks, LabelMe or YOLO files, or a CSV): measures localisation"
+    )
+    tolerance: float = flag(0.0, "pointing game: pixels of the map (longer side 256) that a hit may miss by")
+    iou_quantile: float | None = flag(None, "IoU: top part of the map, e.g. 0.95; default: as large as the finding")
+    recursive: bool = flag(True, "also radiographs in subfolders")
+    resume: bool = flag(False, "skip radiographs that a stopped run with the same settings has finished")
+    overwrite: bool = flag(False, "replace results in OUT that were made with other settings")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "bf16", "fp16"))
+    strict_fp32: bool = flag(False, "fp32 on a CPU with the default instead of the fastest matrix library")
+    batch_size: int = flag(32, "views (masked copies) that go through the network together")
+    num_workers: int = flag(2, "threads that read and draw ahead")
+
+
+def main(config: Config) -> int:
+    """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
+    check(config)
+    from evaluation.heatmap_report import drawn, write_results
+    from evaluation.heatmap_study import measured
+    from evaluation.output_folder import open_records, text_of
+
+    sources = find_sources(config.in_dirs, config.recursive, exclude=config.out)
+    study = prepare(config)
+    settings = study.settings | {"seed": config.seed, "panel_passes": config.panel_passes, "format": config.format}
+    settings |= {"reference": fingerprint(config.reference), "truth": fingerprint(config.truth)}
+    settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
+    done = open_records(config.out, settings, resume=config.resume, overwrite=config.overwrite)
+    if done:
+        say(f"resuming: {len(done)} radiographs are finished")
+
+    failed: list[tuple[Path, str, str]] = []
+    if config.reference is not None:
+        study.reference = normal_reference(study, failed)
+    if config.truth is not None:
+        study.truth, study.untrained = findings(study, sources)
+    records = {r["path"]: r for r in measured(study, sources, done, failed)}
+    kept = [s for s in sources if text_of(s.path) in records]
+    cards, high = drawn(study, kept, records, failed)
+    tables = write_results(study, settings, [records[text_of(s.path)] for s in kept], cards, high, failed)
+    conclude(config, len(kept), tables, failed)
+    return 3 if failed else 0
+
+
+def check(config: Config) -> None:
+    """Refuse what could only fail later; settle flags that say the same thing twice."""
+    if config.l1 and config.l2:
+        raise ValueError("--l1 and --l2 exclude each other")
+    if config.plot_norm is not None:
+        if config.scale is not None:
+            raise ValueError("--plot-norm and --scale say the same thing; give one of them")
+        config.scale = "image" if config.plot_norm else "fixed"
+        config.scale_max = config.scale_max if config.plot_norm else config.scale_max or 1.0
+    config.scale = config.scale or "cohort"
+    config.format = "jpeg" if config.format == "jpg" else config.format
+    if (config.scale == "fixed") != (config.scale_max is not None):
+        raise ValueError("--scale fixed and --scale-max need each other")
+    limits = {
+        "passes": config.passes >= 1,
+        "batch_size": config.batch_size >= 1,
+        "num_workers": config.num_workers >= 1,
+        "panel_passes": config.panel_passes >= 0,
+        "seed": config.seed >= 0,
+        "alpha": 0 <= config.alpha <= 1,
+        "scale_max": config.scale_max is None or 0 < config.scale_max < float("inf"),
+        "mask_ratio": config.mask_ratio is None or 0 < config.mask_ratio < 1,
+        "tolerance": 0 <= config.tolerance < float("inf"),
+        "iou_quantile": config.iou_quantile is None or 0 <= config.iou_quantile < 1,
+    }
+    for name, fine in limits.items():
+        if not fine:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} is out of range")
+
+
+def find_sources(entries: list[Path], recursive: bool, exclude: Path) -> list:
+    """All radiographs once, with output names that never collide; what lies in the output folder is left out."""
+    import os
+
+    from data.radiograph import list_radiographs
+    from evaluation.heatmap_figures import ENDINGS
+    from evaluation.heatmap_study import Source
+    from evaluation.output_folder import folder_labels, output_stems
+
+    listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
+    out = os.path.realpath(exclude) + os.sep
+    for entry in entries:
+        for path in list_radiographs([entry], recursive=recursive):
+            real = os.path.realpath(path)
+            if not real.startswith(out):
+                listed.setdefault(real, (entry if entry.is_dir() else path.parent, path))
+    if not listed:
+        raise ValueError(f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
+    labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
+    sources = []
+    for root, path in listed.values():
+        below = path.relative_to(root)
+        group = below.parts[0] if len(below.parts) > 1 else ""
+        sources.append(Source(path, below.as_posix(), group, PurePath(labels[root]) / below))
+    for source, stem in zip(sources, output_stems([s.stem for s in sources], ENDINGS)):
+        source.stem = stem
+    return sources
+
+
+def prepare(config: Config):
+    """Load the network and settle what is measured."""
+    from data.preprocessing import Preprocessing
+    from evaluation.error_maps import complementary_passes, visible_count
+    from evaluation.heatmap_study import Study
+    from models.weights import load_mae
+    from training.device import choose_device, prepare_cpu, resolve_precision
+
+    device = choose_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    prepare_cpu(config.strict_fp32)
+    loaded = load_mae(config.model_path)
+    model = loaded.model.to(device)
+    say(f"{config.model_path}: {loaded.report}")
+    h, w = model.input_size
+    if loaded.preprocessor is None:
+        preprocessing = Preprocessing(height=h, width=w)
+        say(f"note: the checkpoint does not say how its radiographs were prepared; assuming {preprocessing}")
+    else:
+        preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+    if (preprocessing.height, preprocessing.width) != (h, w):
+        raise ValueError(
+            f"{config.model_path}: prepares radiographs at {preprocessing.height} x {preprocessing.width} pixels, but "
+            f"its network takes {h} x {w}"
+        )
+    if not config.imagenet_norm:
+        preprocessing = dataclasses.replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    ratio = model.mask_ratio if config.mask_ratio is None else config.mask_ratio
+    patches, passes = model.grid[0] * model.grid[1], config.passes
+    visible = visible_count(patches, ratio)
+    if config.masks == "complementary":
+        passes = complementary_passes(passes, patches, ratio)
+        if passes != config.passes:
+            say(f"note: {passes} passes instead of {config.passes}, so that every patch is hidden equally often")
+        elif passes * visible % patches:
+            say("note: at this mask ratio some patches are hidden once more often than others")
+    if model.norm_pix_loss:
+        say("note: this network predicts normalised patches; each gets its own mean and standard deviation back")
+    error = "l1" if config.l1 or config.l2 is False else "l2"
+    settings = {
+        "checkpoint": fingerprint(config.model_path),
+        "preprocessing": preprocessing.to_dict(),
+        "mask_ratio": ratio,
+        "passes": passes,
+        "masks": config.masks,
+        "error": error,
+        "precision": precision,
+    }
+    return Study(config, device, model, preprocessing, passes, ratio, error, settings, read, progress)
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """What stands for the content of a file (its sha256) or folder (names and sha256 or, if many, sizes and times)."""
+    import hashlib
+    import os
+
+    from training.files import sha256_of
+
+    if path is None:
+        return None
+    if path.is_file():
+        return sha256_of(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    digest, files = hashlib.sha256(), sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        stat = file.stat()
+        content = sha256_of(file) if len(files) <= 20 else f"{stat.st_size} {stat.st_mtime_ns}"
+        digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def normal_reference(study, failed: list):
+    """Read the reference, or measure a folder of normal radiographs; stored as OUT/reference.npz either way."""
+    from evaluation.error_maps import patch_means
+    from evaluation.heatmap_study import measure
+    from evaluation.reference import NormalReference
+
+    source, target = study.config.reference, study.config.out / "reference.npz"
+    if source.is_file():
+        reference = NormalReference.load(source)
+        differing = sorted(k for k in study.settings if reference.settings.get(k) != study.settings[k])
+        if differing:
+            raise ValueError(f"{source}: made with another {', '.join(differing)}; a z-score needs the same conditions")
+    else:
+        reference = NormalReference(study.settings)
+        normals = find_sources([source], study.config.recursive, exclude=study.config.out)
+        for normal, _, _, maps in measure(study, normals, failed, "reference", study.model):
+            reference.add(normal.group, patch_means(maps.maps[0], study.model.grid))
+    count = reference.groups
+    reference.moments("")  # at least two, or a sentence
+    groups = ", ".join(f"{group} {n}" for group, n in count.items() if group)
+    say(f"reference: {count['']} normal radiographs" + (f" ({groups})" if groups else ""))
+    if count[""] < 50:
+        say("note: z-scores from fewer than 50 normal radiographs are coarse")
+    reference.save(target)
+    return reference
+
+
+def findings(study, sources: list):
+    """The truth, and a network of the same architecture that has learnt nothing."""
+    import torch
+
+    from data.truth import read_truth
+
+    truth = read_truth(study.config.truth)
+    known = sum(truth.mentions(source.path) for source in sources)
+    if not known:
+        raise ValueError(
+            f"{study.config.truth}: mentions none of the {len(sources)} radiographs; entries must be named like them, "
+            f"e.g. {Path(sources[0].name).with_suffix('')}"
+        )
+    say(f"truth: {known} of {len(sources)} radiographs")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(study.config.seed)
+        untrained = type(study.model)(study.model.config).eval().to(study.device)
+    return truth, untrained
+
+
+def read(path: Path):
+    """Pixels [H, W] of a radiograph, or why there are none."""
+    from data.radiograph import UnreadableRadiograph, load_radiograph
+    from evaluation.heatmap_study import Unreadable
+
+    try:
+        return load_radiograph(path)
+    except UnreadableRadiograph as error:
+        return Unreadable(error.reason, error.detail)
+
+
+def progress(title: str, total: int):
+    """A progress bar with radiographs per second on the error stream."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" radiographs", desc=title, disable=not total)
+
+
+def conclude(config: Config, count: int, tables: list, failed: list) -> None:
+    """The last lines on the screen."""
+    for table in tables:
+        widths = [max(len(row[i]) for row in [table.columns, *table.rows]) for i in range(len(table.columns))]
+        say(f"\n{table.title}")
+        for row in [table.columns, *table.rows]:
+            say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    say(f"\n{count} radiographs; open {config.out / 'index.html'}")
+    if failed:
+        say(f"{len(failed)} could not be read, see {config.out / 'failed.csv'}:")
+    for path, reason, detail in failed[:5]:
+        say(f"  {ascii(str(path))[1:-1]}: {reason}: {detail}")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)
