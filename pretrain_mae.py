@@ -23,7 +23,7 @@ class Config:
     data_path: list[str] = flag(help="folders (searched recursively), files, or .txt/.csv lists of radiographs")
     output_dir: str = flag("runs/mae", "run folder; its checkpoints are continued by the same command")
     val_path: list[str] = flag([], "radiographs left out of training, to log a held-out loss and draw the panel")
-    model: str = flag("mae_vit_large_patch16", "mae_vit_{tiny,small,base,large,huge}_patchP[_decWIDTHdBLOCKSb]")
+    model: str = flag("mae_vit_large_patch16", "mae_vit_{mini,tiny,small,base,large,huge}_patchP[_decWIDTHdBLOCKSb]")
     input_size: list[int] = flag([224], "side of the square input, or height and width, in pixels")
     mask_ratio: float = flag(0.75, "fraction of patches hidden from the encoder")
     norm_pix_loss: bool = flag(False, "predict pixels normalised per patch (off for radiographs: black background)")
@@ -61,6 +61,7 @@ class Config:
 
 
 def main(config: Config) -> int:
+    """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
     import torch
 
     from training import distributed
@@ -86,6 +87,7 @@ class Pretraining:
         from training.run import RunFolder
 
         config = self.config
+        self.check_flags()
         paths, self.held_out, quarantined = self.read_data()
         self.plan = self.make_plan(len(paths))
         self.objective = self.make_objective().to(self.device)
@@ -97,7 +99,7 @@ class Pretraining:
             say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
             return 0
         self.folder.describe(asdict(config))
-        self.write_manifest(paths, quarantined)
+        self.write_manifest(paths)
         self.fixed_set = self.make_fixed_set()
         plan = self.plan
         say(
@@ -109,15 +111,13 @@ class Pretraining:
         settings = Fit(
             plan=self.plan, optimizer=optimizer, schedules=schedules, batches=self.batches(paths), device=self.device,
             precision=config.precision, seed=config.seed, clip_norm=config.clip_grad, run=self.folder,
-            save_every=round(config.save_freq * self.plan.steps_per_epoch) or None,
+            save_every=max(1, round(config.save_freq * self.plan.steps_per_epoch)) if config.save_freq else None,
             save_seconds=config.save_minutes * 60 or None, log_every=config.log_steps,
             name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.tensorboard(),
         )  # fmt: skip
         if config.compile:
             self.objective.compile()
         outcome = fit(self.objective, settings)
-        for notice in self.folder.notices:
-            say(notice)
         if outcome == "stopped":
             say(f"stopped by a signal; saved. The same command continues {config.output_dir}")
             return EXIT_STOPPED
@@ -127,38 +127,66 @@ class Pretraining:
 
     # data
 
+    def check_flags(self) -> None:
+        """Refuse what cannot work before a million files are read."""
+        from data.preprocessing import Preprocessing
+        from data.transforms import CropFlip
+        from models.mae import named_config
+        from training.device import resolve_precision
+
+        c = self.config
+        for name, count in (("input_size", (1, 2)), ("mean", (3,)), ("std", (3,)), ("crop_scale", (2,))):
+            if len(getattr(c, name)) not in count:
+                raise ValueError(f"--{name} takes {' or '.join(map(str, count))} numbers, not {len(getattr(c, name))}")
+        for name in ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr", "lr",
+                     "min_lr", "weight_decay", "clip_grad", "log_steps"):  # fmt: skip
+            value, low = getattr(c, name), 1 if name == "log_steps" else 0
+            if value is not None and not low <= value < float("inf"):
+                raise ValueError(f"--{name} {value}: expected a number from {low} on")
+        size = tuple(c.input_size) if len(c.input_size) == 2 else (c.input_size[0],) * 2
+        self.crop = CropFlip(*size, tuple(c.crop_scale), flip=c.flip)
+        self.preprocessing = Preprocessing(*size, intensity=c.intensity, mean=tuple(c.mean), std=tuple(c.std))
+        self.architecture = named_config(
+            c.model, input_size=size, mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
+        )
+        resolve_precision(c.precision, self.device)
+
     def read_data(self):
         """(training files, held-out files, quarantine table): every file is read once before training starts."""
-        from data.audit import audit
-        from data.preprocessing import Preprocessing
-        from data.radiograph import list_radiographs
         from training import distributed
 
-        config = self.config
-        size = tuple(config.input_size) if len(config.input_size) == 2 else (config.input_size[0],) * 2
-        if len(config.input_size) > 2:
-            raise ValueError(f"--input_size {config.input_size}: give one side, or height and width")
-        if len(config.mean) != 3 or len(config.std) != 3:
-            raise ValueError("--mean and --std take three numbers each")
-        self.preprocessing = Preprocessing(
-            *size, intensity=config.intensity, mean=tuple(config.mean), std=tuple(config.std)
-        )
-        if distributed.is_main():
-            Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-            found = list_radiographs(config.data_path)
-            cache = Path(config.output_dir) / "audit.csv"
-            good, bad = audit(found, workers=config.num_workers, cache=cache, progress=bar("reading files"))
-            held_out = list_radiographs(config.val_path) if config.val_path else []
-        else:
-            good, bad, held_out = [], None, []
-        good, bad, held_out = distributed.from_main((good, bad, held_out))
-        if len(bad) and config.on_bad_image == "stop":
+        return distributed.from_main(self.find_and_audit)
+
+    def find_and_audit(self):
+        """Main process. What is held out, or lies in the run folder (panels, curves), is not trained on."""
+        import os
+
+        from data.audit import audit
+        from data.radiograph import list_radiographs
+        from training.files import write_text
+
+        c, output = self.config, Path(self.config.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        held_out = list_radiographs(c.val_path) if c.val_path else []
+        apart = {os.path.realpath(path) for path in held_out}
+        own = os.path.join(os.path.realpath(output), "")
+        found = [p for p in list_radiographs(c.data_path)
+                 if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
+        if not found:
+            raise ValueError(f"--val_path {' '.join(c.val_path)} holds out every radiograph of --data_path")
+        held_out = evenly(held_out, most=64)
+        _, bad = audit([*found, *held_out], workers=c.num_workers, cache=output / "audit.csv",
+                       progress=bar("reading files"))  # fmt: skip
+        write_text(output / "quarantine.csv", bad.to_csv(index=False))
+        if len(bad) and c.on_bad_image == "stop":
             first = bad.iloc[0]
-            raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); "
-                             "remove them or use --on_bad_image skip")  # fmt: skip
+            raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); all "
+                             f"are in {output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
+        unreadable = set(bad["path"])
+        good, held_out = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
         if not good:
-            raise ValueError(f"none of the {len(bad)} files below {' '.join(config.data_path)} can be read; see the "
-                             f"reasons in {config.output_dir}/audit.csv")  # fmt: skip
+            raise ValueError(f"none of the {len(found)} files below {' '.join(c.data_path)} can be read; see the "
+                             f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
         return good, held_out, bad
 
     def make_plan(self, count: int):
@@ -170,26 +198,23 @@ class Pretraining:
 
     def batches(self, paths):
         from data.loader import step_batches
-        from data.transforms import CropFlip
         from data.unlabelled import UnlabelledRadiographs
         from training import distributed
 
         c, p = self.config, self.preprocessing
-        crop = CropFlip(p.height, p.width, tuple(c.crop_scale), flip=c.flip)
         quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
-        dataset = UnlabelledRadiographs(paths, p, crop, c.seed, self.objective.config.patches, quarantine)
+        dataset = UnlabelledRadiographs(paths, p, self.crop, c.seed, self.objective.config.patches, quarantine)
         return step_batches(dataset, self.plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
                             pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
 
-    def write_manifest(self, paths, quarantined) -> None:
-        """Which files are trained on, with sizes; and which are not, with reasons."""
+    def write_manifest(self, paths) -> None:
+        """Which files are trained on, with their sizes in bytes."""
         from training import distributed
         from training.files import write_text
 
         if distributed.is_main():
             lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
             write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
-            write_text(Path(self.config.output_dir) / "quarantine.csv", quarantined.to_csv(index=False))
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
@@ -200,22 +225,19 @@ class Pretraining:
                 "compile", "on_bad_image"}  # fmt: skip
         fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
         files = fingerprint([(Path(p).name, Path(p).stat().st_size) for p in paths])
-        return fixed | {"global_batch": self.plan.global_batch, "files": files}
+        return fixed | {"global_batch": self.plan.global_batch, "radiographs": f"{len(paths)} files ({files})"}
 
     # objective
 
     def make_objective(self):
-        from models.mae import MaskedAutoencoder, named_config
+        from models.mae import MaskedAutoencoder
         from models.weights import load_mae
         from training.device import use_explicit_attention
 
-        c, p = self.config, self.preprocessing
-        architecture = named_config(
-            c.model, input_size=(p.height, p.width), mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
-        )
-        mae = MaskedAutoencoder(architecture, p.normalise)
+        c = self.config
+        mae = MaskedAutoencoder(self.architecture, self.preprocessing.normalise)
         if c.init_from:
-            source = load_mae(c.init_from, input_size=architecture.input_size)
+            source = load_mae(c.init_from, input_size=self.architecture.input_size)
             own, other = mae.state_dict(), source.model.state_dict()
             wrong = [k for k in own if k not in other or own[k].shape != other[k].shape]
             if wrong:
@@ -267,8 +289,8 @@ class Pretraining:
             self.fixed_set.draw(self.objective, self.device, path, caption)
         distributed.barrier()
 
-    def make_fixed_set(self, most: int = 64):
-        """The held-out radiographs (at most `most`, evenly spread) with fixed masks; None without --val_path."""
+    def make_fixed_set(self):
+        """The held-out radiographs with fixed masks; None without --val_path."""
         import numpy as np
         import torch
 
@@ -279,19 +301,18 @@ class Pretraining:
 
         if not self.held_out or not distributed.is_main():
             return None
-        chosen = [
-            self.held_out[i]
-            for i in np.linspace(0, len(self.held_out) - 1, min(most, len(self.held_out))).round().astype(int)
-        ]
-        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in chosen])
+        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in self.held_out])
         N = self.objective.config.patches
         noise = torch.from_numpy(
-            np.stack([sample_generator(0, 0, i).random(N, dtype=np.float32) for i in range(len(chosen))])
+            np.stack([sample_generator(0, 0, i).random(N, dtype=np.float32) for i in range(len(images))])
         )
         return HeldOut(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
 
     def tensorboard(self):
-        if not self.config.tensorboard:
+        """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""
+        from training import distributed
+
+        if not self.config.tensorboard or not distributed.is_main():
             return None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -306,6 +327,12 @@ class Pretraining:
         return log
 
 
+def evenly(items: list, most: int) -> list:
+    """At most `most` of the items, evenly spread."""
+    count = min(most, len(items))
+    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
+
+
 def bar(label: str):
     """A tqdm wrapper for an iterable, quiet where nobody looks."""
     from tqdm import tqdm
@@ -314,6 +341,7 @@ def bar(label: str):
 
 
 def say(message: str) -> None:
+    """Print on the main process."""
     from training import distributed
 
     if distributed.is_main():

@@ -317,6 +317,7 @@ def conclude(config: Config, count: int, tables: list, failed: list) -> None:
 
 
 def say(text: str) -> None:
+    """Print at once, also into a pipe."""
     print(text, flush=True)
 
 

@@ -5,6 +5,8 @@ A record is one radiograph: `image` (path), `target` (int, float, or NaN where u
 """
 
 import dataclasses
+import string
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -57,22 +59,30 @@ class RadiographDataset(Dataset):
     def read(cls, root: str | Path) -> pd.DataFrame:
         """All records below `root`, paths resolved. FileNotFoundError or ValueError name the table and the column."""
         rows = read_table(Path(root) / cls.table)
-        needed = [cls.target, *([cls.patient] if cls.patient else [])]
+        named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
+        needed = [cls.target, *([cls.patient] if cls.patient else []), *named]
         for column in needed:
             if column not in rows:
-                raise ValueError(f"{Path(root) / cls.table}: no column {column!r}; it has {', '.join(rows.columns)}")
+                has = ", ".join(map(str, rows.columns))
+                raise ValueError(f"{Path(root) / cls.table}: no column {column!r}; it has {has}")
         records = rows.assign(
-            image=[str(Path(root) / cls.image.format(**row)) for row in rows.to_dict("records")],
+            image=[str(Path(root) / cls.image.format_map(row)) for row in rows.to_dict("records")],
             target=cls.targets(rows),
         )
         return records.assign(patient=rows[cls.patient].astype(str)) if cls.patient else records
 
     @classmethod
     def targets(cls, rows: pd.DataFrame) -> pd.Series:
-        """The target column as numbers: class index, 0/1, or the value itself."""
+        """The target column as numbers: class index, 0/1, or the value itself; NaN where the table is empty."""
+        known = rows[cls.target].dropna()
         if cls.task.kind != "multiclass":
-            return pd.to_numeric(rows[cls.target])
-        unknown = sorted(set(rows[cls.target].dropna()) - set(cls.task.classes))
+            numbers = pd.to_numeric(known, errors="coerce")
+            wrong = ~np.isfinite(numbers) | ((cls.task.kind == "binary") & ~numbers.isin([0, 1]))
+            if wrong.any():
+                wanted = "0 or 1" if cls.task.kind == "binary" else "a number"
+                raise ValueError(f"{cls.table}: {cls.target} has {known[wrong].tolist()[0]!r}; expected {wanted}")
+            return numbers.astype(float).reindex(rows.index)
+        unknown = sorted(set(known) - set(cls.task.classes), key=str)
         if unknown:
             raise ValueError(f"{cls.table}: {cls.target} has {unknown[0]!r}; choices {', '.join(cls.task.classes)}")
         return rows[cls.target].map({name: i for i, name in enumerate(cls.task.classes)})
@@ -105,5 +115,5 @@ def read_table(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no such table")
     try:
         return pd.read_excel(path) if path.suffix.lower() == ".xlsx" else pd.read_csv(path, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (ValueError, zipfile.BadZipFile) as error:  # not UTF-8, ragged, empty, no workbook
         raise ValueError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from None

@@ -1,10 +1,13 @@
 """From a data set to a process's micro-batches."""
 
+import signal
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from data.radiograph import UnreadableRadiograph
 from training.sampling import Plan, StepSampler
 
 
@@ -13,27 +16,49 @@ def step_batches(
 ) -> Callable[[int], Iterable[dict]]:
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
-    One set of workers serves the whole run, across epochs.
+    One set of workers serves the whole run, across epochs. Raises UnreadableRadiograph as the data set raised it.
     """
 
     def from_step(start: int) -> Iterable[dict]:
-        return DataLoader(
-            dataset,
+        loader = DataLoader(
+            _Guarded(dataset),
+            collate_fn=_collate,
             batch_sampler=StepSampler(plan, seed, rank, start),
             num_workers=num_workers,
             pin_memory=pin_memory,
             worker_init_fn=_one_thread if num_workers else None,
             prefetch_factor=4 if num_workers else None,
         )
+        for batch in loader:
+            if isinstance(batch, UnreadableRadiograph):
+                raise batch
+            yield batch
 
     return from_step
 
 
+class _Guarded(Dataset):
+    """Hands an unreadable radiograph on as a value: raised in a worker, it would arrive as a page of traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except UnreadableRadiograph as error:
+            return error
+
+
+def _collate(samples: list) -> Any:
+    refused = [sample for sample in samples if isinstance(sample, UnreadableRadiograph)]
+    return refused[0] if refused else default_collate(samples)
+
+
 def _one_thread(worker: int) -> None:
     """Workers decode; the cores belong to the training process."""
-    import signal
-
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and SIGTERM are the training process's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Schedulers signal the whole group. To save and stop is the training process's business: it needs its workers until
+    # then, and they end with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -357,16 +357,19 @@ def lobed_outline(rng: np.random.Generator, amplitude: float) -> np.ndarray:
 
 
 def turn_z(degrees: float) -> np.ndarray:
+    """Rotation in the picture plane: 3 x 3 matrix."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
 
 def turn_x(degrees: float) -> np.ndarray:
+    """Rotation about the horizontal axis (tilt): 3 x 3 matrix."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[1.0, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def turn_y(degrees: float) -> np.ndarray:
+    """Rotation about the vertical axis (from AP to lateral): 3 x 3 matrix."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.array([[c, 0, s], [0, 1.0, 0], [-s, 0, c]])
 
@@ -607,12 +610,14 @@ def add_knee(s: Skeleton, kl_grade: int) -> None:
 
 
 def build_hip(s: Skeleton) -> None:
+    """Half a pelvis with the proximal femur, in mm."""
     add_hip(s)
     s.tube("femur", "femur_proximal", (5, -44, 0), (-4, 250, 0), group="femur", bow=(2, 0, -3))
     s.flesh((-14, 60, 0), (-6, 300, 0), 86, 72, 0.95, 14)
 
 
 def build_femur(s: Skeleton) -> None:
+    """The whole femur between hip and knee, in mm."""
     s.origin = np.array([6.0, -185.0, 0])
     add_hip(s)
     s.origin = np.array([-16.0, 232.0, 0])
@@ -623,6 +628,7 @@ def build_femur(s: Skeleton) -> None:
 
 
 def build_knee(s: Skeleton) -> None:
+    """Distal femur, patella, proximal tibia and fibula; the joint space narrows with the KL grade, in mm."""
     grade = s.patient.kl_grade or 0
     s.tube("femur", "femur_distal", (2, -240, 0), (0, -10 - (5.4 - grade) / 2, 2), group="femur", plate="femur_distal",
            bow=(0, 0, -2))  # fmt: skip

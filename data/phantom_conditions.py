@@ -215,6 +215,7 @@ def draw_condition(
 
 
 def draw_fracture(tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty) -> Fracture:
+    """A fracture plane through `tube` at `place` (fraction of its length), `half` its half width in mm."""
     _, across, through = cross_section(tube)
     turn = rng.uniform(0, 2 * np.pi)
     shift = half * rng.uniform(*level.fracture_shift) * (np.cos(turn) * across + np.sin(turn) * through)
@@ -226,6 +227,7 @@ def draw_fracture(tube: Tube, place: float, half: float, rng: np.random.Generato
 
 
 def draw_focus(kind: str, tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty) -> Focus:
+    """A lytic or sclerotic focus in `tube` at `place` (fraction of its length), sizes in mm."""
     _, across, through = cross_section(tube)
     size = float(np.clip(half * rng.uniform(*level.lesion_size), 3.0, 18.0))  # mm
     offset = half * (rng.uniform(-0.4, 0.4) * across + rng.uniform(-0.4, 0.4) * through)

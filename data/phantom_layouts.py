@@ -116,6 +116,7 @@ def phantoms(plan: Plan, count: int, workers: int = 1) -> Iterator[Phantom]:
 
 
 def patients_in_order(plan: Plan, count: int, workers: int) -> Iterator[list[Phantom]]:
+    """The views of patients 0, 1, ...; the same whatever the number of workers."""
     jobs = ((plan, patient) for patient in range(count))  # a patient has at least one view
     if workers <= 1:
         yield from map(draw_patient_views, jobs)
@@ -141,6 +142,7 @@ def eight_bit(phantom: Phantom) -> np.ndarray:
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
+    """A table with Unix line ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -149,6 +151,7 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
+    """A JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -236,7 +239,8 @@ class FolderWriter:
 
     def add(self, phantom: Phantom) -> None:
         """Write one radiograph and remember its row."""
-        stem = f"{phantom.patient:06d}_{phantom.view}"
+        patient = f"{self.seed}-{phantom.patient:06d}"  # folders of different seeds can be put together
+        stem = f"{patient}_{phantom.view}"
         image = write_picture(self.folder / "images" / stem, phantom, self.kind, self.seed, len(self.rows))
         mask = ""
         if phantom.mask.any():
@@ -246,7 +250,7 @@ class FolderWriter:
             mask = path.relative_to(self.folder).as_posix()
         known = {name: getattr(phantom, name) for name in RECORD_COLUMNS[1:10]}
         self.rows.append({
-            **known, "image": image.relative_to(self.folder).as_posix(), "patient": f"{phantom.patient:06d}",
+            **known, "image": image.relative_to(self.folder).as_posix(), "patient": patient,
             "kl_grade": "" if phantom.kl_grade is None else phantom.kl_grade, "boxes": json.dumps(phantom.boxes),
             "mask": mask,
         })  # fmt: skip
@@ -397,6 +401,7 @@ def write_xlsx(path: Path, table: pd.DataFrame) -> None:
 
 
 def restamp(core: bytes) -> bytes:
+    """Fixed dates in the core properties of an xlsx, so that equal tables are equal bytes."""
     root = ElementTree.fromstring(core)
     for element in root.iter():
         if element.tag.endswith(("}created", "}modified")):

@@ -117,7 +117,10 @@ class Preprocessing:
         picture = Image.fromarray(pixels)
         if source != (0, 0, *picture.size) or picture.size != (right - left, bottom - top):
             method = INTERPOLATIONS[self.interpolation] if method is None else method
-            picture = picture.resize((right - left, bottom - top), method, box=source)
+            # first the width, then the height: Pillow's own order, and 8-bit rounding with it, differs between versions
+            x0, y0, x1, y1 = source
+            picture = picture.resize((right - left, picture.height), method, box=(x0, 0, x1, picture.height))
+            picture = picture.resize((right - left, bottom - top), method, box=(0, y0, right - left, y1))
         fitted = np.asarray(picture)
         if pixels.dtype.kind == "f" and self.interpolation == "bicubic":
             fitted = np.clip(fitted, 0, 1)  # bicubic overshoots at edges; at 8 bits Pillow clips by itself

@@ -33,6 +33,9 @@ class CropFlip:
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop scale {low} to {high}: expected 0 < low <= high <= 1 (fractions of the area)")
 
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip {self.flip}: expected a probability from 0 to 1")
+
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         x0, y0, x1, y1 = self.box(pixels.shape[:2], rng)
         flip = rng.random() < self.flip

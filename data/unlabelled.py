@@ -19,13 +19,15 @@ class UnlabelledRadiographs(Dataset):
 
     `transform(pixels, rng)` maps scaled pixels [H, W] to [h, w]. With `patches` N, each sample brings "noise" [N]
     uniform in [0, 1), which decides the patches a masked autoencoder hides. A file that became unreadable since the
-    audit is replaced by the next one and noted in `quarantine` (JSON lines); with `quarantine` None it is an error.
+    audit, or has nothing for the intensity mapping to stretch, is replaced by the next one and noted in `quarantine`
+    (JSON lines); with `quarantine` None it is an error.
     """
 
     def __init__(self, paths: list[Path], preprocessing: Preprocessing, transform: Callable, seed: int,
                  patches: int = 0, quarantine: Path | None = None):  # fmt: skip
         self.paths, self.preprocessing, self.transform = [os.fspath(p) for p in paths], preprocessing, transform
         self.seed, self.patches, self.quarantine = seed, patches, quarantine
+        self._noted: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -35,22 +37,33 @@ class UnlabelledRadiographs(Dataset):
         epoch, index = key
         pixels, used = self._read(index)
         rng = sample_generator(self.seed, epoch, index)
-        view = self.transform(self.preprocessing.scale(pixels), rng)
+        view = self.transform(pixels, rng)
         sample = {"image": torch.from_numpy(np.array(view))[None], "index": used}
         if self.patches:
             sample["noise"] = torch.from_numpy(rng.random(self.patches, dtype=np.float32))
         return sample
 
     def _read(self, index: int) -> tuple[np.ndarray, int]:
+        first = None
         for offset in range(min(10, len(self.paths))):
             used = (index + offset) % len(self.paths)
             try:
-                return load_radiograph(self.paths[used]), used
+                return self._scaled(self.paths[used]), used
             except UnreadableRadiograph as error:
                 if self.quarantine is None:
                     raise
-                _note(self.quarantine, error)
-        raise ValueError(f"{self.paths[index]} and the nine files after it cannot be read any more; is the disk there?")
+                if used not in self._noted:
+                    _note(self.quarantine, error)
+                self._noted.add(used)
+                first = first or error
+        raise UnreadableRadiograph(first.path, first.reason, "and neither can the files after it be read")
+
+    def _scaled(self, path: str) -> np.ndarray:
+        pixels = load_radiograph(path)
+        try:
+            return self.preprocessing.scale(pixels)
+        except ValueError as error:
+            raise UnreadableRadiograph(path, "constant", str(error)) from error
 
 
 def _note(quarantine: Path, error: UnreadableRadiograph) -> None:

@@ -20,13 +20,14 @@ def draw_curves(metrics: str | Path, picture: str | Path, title: str = "") -> No
     records = read_metrics(metrics)
     if not records:
         return
-    panels = [p for p in ("loss", "lr", "grad_norm") if any(p in r for r in records)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained")
+    panels = ["loss", *(p for p in ("lr", "grad_norm") if any(p in r for r in records))]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, sharex=True,
+                                layout="constrained")  # fmt: skip
     for axis, name in zip(axes[0], panels):
-        for key, style, label in ((name, "-", "training"), (f"val_{name}", "o-", "held out")):
+        for key, style, label in ((name, "-", "training"), (f"val_{name}", "--", "held out")):
             points = [(r["epoch"], r[key]) for r in records if key in r]
             if points:
-                axis.plot(*zip(*points), style, lw=1.2, ms=3, label=label)
+                axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
         axis.set(xlabel="epoch", title={"lr": "learning rate", "grad_norm": "gradient norm"}.get(name, name))
         axis.grid(alpha=0.25)
         if name == "loss":

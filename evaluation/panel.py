@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.figures import masked_tile, panel, save_figure
 from evaluation.reconstruction import hidden_pixels
 
-TILE = 192  # pixels, about
+TILE = 192  # pixels, about; smaller network inputs are shown enlarged
 
 
 @dataclasses.dataclass
@@ -61,9 +61,9 @@ class HeldOut:
         original = self._grey(images)
         full = self._grey(mae.unpatchify(predicted))
         hidden = hidden_pixels(result.hidden.cpu().numpy(), mae.grid, mae.patch_size)
-        rows = [
-            [o, masked_tile(o, m), np.where(m, f, o), f] for o, f, m in zip(original, full, hidden)
-        ]  # fmt: skip
+        zoom = max(1, round(TILE / max(original.shape[1:])))  # whole pixels: nothing is smoothed
+        original, full, hidden = (x.repeat(zoom, axis=1).repeat(zoom, axis=2) for x in (original, full, hidden))
+        rows = [[o, masked_tile(o, m), np.where(m, f, o), f] for o, f, m in zip(original, full, hidden)]
         path.parent.mkdir(parents=True, exist_ok=True)
         headers = ("original", "visible", "hidden filled in", header)
         save_figure(panel(rows, headers, caption=caption), path)

@@ -5,7 +5,7 @@ Shapes: B radiographs, h x w network pixels, P patch side, N patches; pixels in 
 All methods see the same visible patches and are scored on the same hidden pixels (mean squared error in [0, 1] units):
 
     mean image             the average training radiograph
-    patch means            bilinear interpolation of the visible patches' means
+    patch means            the visible patches' means, carried to the hidden ones by distance, bilinear between
     linear interpolation   piecewise-linear between the visible pixels (Delaunay), nearest pixel outside their hull
 """
 
@@ -27,7 +27,8 @@ def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     support = np.argwhere(border)
     values = images[:, border].T  # [points, B]
     filled = images.astype(np.float32).copy()
-    estimate = LinearNDInterpolator(support, values)(wanted)  # [hidden, B]
+    flat = np.linalg.matrix_rank(support - support[0]) < 2  # one straight edge spans no triangle
+    estimate = np.full((len(wanted), len(images)), np.nan) if flat else LinearNDInterpolator(support, values)(wanted)
     outside = np.isnan(estimate[:, 0])
     if outside.any():
         estimate[outside] = NearestNDInterpolator(known, images[:, ~hidden].T)(wanted[outside])
@@ -43,15 +44,15 @@ def _border_only(hidden: np.ndarray) -> np.ndarray:
 
 
 def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
-    """[B, h, w] -> each patch's mean, hidden ones from their visible neighbours (weights 1/distance^2), upsampled."""
+    """[B, h, w] -> each patch's mean, hidden ones from their visible neighbours (weights 1/distance^4), upsampled."""
     from scipy.ndimage import zoom
 
     rows, columns = grid
     means = images.reshape(len(images), rows, patch, columns, patch).mean((2, 4)).reshape(len(images), -1)
     place = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
     flags = np.asarray(hidden).reshape(-1).astype(bool)
-    distance = ((place[flags][:, None] - place[~flags][None]) ** 2).sum(-1).astype(np.float64)
-    weight = 1.0 / distance**2
+    squared = ((place[flags][:, None] - place[~flags][None]) ** 2).sum(-1).astype(np.float64)
+    weight = 1.0 / squared**2
     weight /= weight.sum(1, keepdims=True)
     means[:, flags] = means[:, ~flags] @ weight.T
     coarse = means.reshape(len(images), rows, columns)

@@ -70,7 +70,7 @@ def visible_count(patches: int, mask_ratio: float) -> int:
     return int(patches * (1 - mask_ratio))
 
 
-_NAME = re.compile(r"mae_vit_(tiny|small|base|large|huge)_patch(\d+)(?:_dec(\d+)d(\d+)b)?")
+_NAME = re.compile(r"mae_vit_(mini|tiny|small|base|large|huge)_patch(\d+)(?:_dec(\d+)d(\d+)b)?")
 
 
 def named_config(name: str, **changes) -> MAEConfig:
@@ -98,6 +98,8 @@ def named_config(name: str, **changes) -> MAEConfig:
 
 
 class Reconstruction(NamedTuple):
+    """What `MaskedAutoencoder.reconstruct` returns."""
+
     loss: Tensor  # scalar float32: mean squared error over the hidden patches
     patches: Tensor  # [B, N, V] predicted pixels (of all patches)
     hidden: Tensor  # [B, N] 1 where the encoder could not see the patch

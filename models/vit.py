@@ -9,8 +9,9 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-# width, depth, heads of the encoder sizes of the paper (tiny: DeiT; huge: MAE, table 3)
+# width, depth, heads of the encoder sizes (tiny: DeiT; huge: MAE, table 3; mini: ours, for minutes on a CPU)
 SIZES = {
+    "mini": (192, 6, 3),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
     "base": (768, 12, 12),

@@ -44,6 +44,7 @@ def at_least(low: int):
 
 
 def fraction(text: str) -> float:
+    """A number between 0 and 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")

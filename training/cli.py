@@ -21,6 +21,8 @@ import types
 import typing
 from pathlib import Path
 
+_MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+
 
 def flag(default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = ()):
     """A dataclass field that `parse` shows as a flag.
@@ -61,13 +63,17 @@ def parse(config_class: type, argv: list[str] | None = None):
 def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
     """Parse the command line, call `main(config)`, exit with what it returns.
 
-    What a user can mend ends with its sentence and exit status 2: missing or existing files, and every ValueError that
-    our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
+    What a user can mend ends with its sentence and exit status 2: missing or existing files, a full disk, and every
+    ValueError that our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
     """
+    from training.files import is_disk_full
+
     config = parse(config_class)
     try:
         status = main(config)
-    except (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+    except OSError as error:
+        if not (isinstance(error, _MENDABLE) or is_disk_full(error)):
+            raise
         status = _say(error)
     except ValueError as error:
         if not _raised_by_us(error):
@@ -118,8 +124,9 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def _spellings(field: dataclasses.Field) -> list[str]:
-    names = [n for name in (field.name, *field.metadata.get("alias", ())) for n in (name, name.replace("_", "-"))]
-    return list(dict.fromkeys(f"--{name}" for name in names))
+    names = (field.name, *field.metadata.get("alias", ()))
+    twins = [twin for name in names for twin in (name, name.replace("_", "-"), name.replace("-", "_"))]
+    return list(dict.fromkeys(f"--{twin}" for twin in twins))
 
 
 def _default(field: dataclasses.Field):
@@ -149,7 +156,9 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
     if type_ is bool:
         return common | {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(type_) is list:
-        return common | {"nargs": "+", "type": typing.get_args(type_)[0]}
+        element = typing.get_args(type_)[0]
+        # a list of paths may be given in several goes; of numbers the last one counts, as with single values
+        return common | {"nargs": "+", "type": element, "action": "extend" if element in (str, Path) else "store"}
     return common | {"type": type_}
 
 
@@ -159,8 +168,8 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        parser.error(f"--config {path}: no such file")
+    except OSError as error:
+        parser.error(f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}")
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         parser.error(f"--config {path}: not a YAML file ({str(error).splitlines()[0]})")
     if not isinstance(content, dict):
@@ -177,8 +186,8 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
 
 
 def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value):
-    type_ = _plain(type_)
-    if value is None:
+    optional, type_ = type(None) in typing.get_args(type_), _plain(type_)
+    if value is None and optional:
         return None
     try:
         if type_ is bool:
@@ -187,12 +196,23 @@ def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value
             converted = value
         elif typing.get_origin(type_) is list:
             element = typing.get_args(type_)[0]
-            converted = [element(v) for v in (value if isinstance(value, list) else [value])]
+            converted = [_scalar(element, v) for v in (value if isinstance(value, list) else [value])]
         else:
-            converted = type_(value)
+            converted = _scalar(type_, value)
     except (TypeError, ValueError) as error:
         parser.error(f"--config {path}: {field.name}: {value!r}: {error}")
     choices = field.metadata.get("choices")
     if choices and converted not in choices:
         parser.error(f"--config {path}: {field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
     return converted
+
+
+def _scalar(type_, value):
+    """A YAML value as `type_`, refused where Python would round it or make a word of it."""
+    if value is None or isinstance(value, (list, dict)):
+        raise ValueError("expected one value")
+    if type_ in (int, float) and isinstance(value, bool):
+        raise ValueError("expected a number")
+    if type_ is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError("expected a whole number")
+    return type_(value)

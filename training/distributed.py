@@ -9,7 +9,8 @@ import ctypes
 import datetime
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,18 +50,22 @@ def die_with_parent() -> None:
 
 
 def rank() -> int:
+    """Number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Whether this is process 0, the one that writes and speaks."""
     return rank() == 0
 
 
 def barrier() -> None:
+    """Wait until every process is here."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -81,10 +86,26 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
-def from_main(value):
-    """The main process's `value` (any picklable object), on every process."""
+def from_main(make: Callable[[], Any]) -> Any:
+    """What `make()` returns on the main process (any picklable object), on every process.
+
+    The others wait however long it takes: reading a million files outlasts any timeout that suits a training step.
+    An error is raised on the main process, which tells it; the others leave with exit status 2.
+    """
     if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return make()
+    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    box: list[Any] = [False, None]
+    error = None
+    if is_main():
+        try:
+            box = [True, make()]
+        except Exception as caught:
+            error = caught
+    dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
+    dist.destroy_process_group(patient)
+    if error is not None:
+        raise error
+    if not box[0]:
+        raise SystemExit(2)
+    return box[1]

@@ -71,6 +71,7 @@ class _Loop:
         self.autocast = lambda: autocast(settings.device, precision)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "fp16")
         self.step, self.bad_steps, self.totals, self.counted = 0, 0, {}, 0
+        self.scheduled: dict[str, float] = {}
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
 
     def run(self) -> str:
@@ -91,13 +92,15 @@ class _Loop:
                 self.step += 1
                 self._log(bar)
                 save = save or bool(self.s.save_every and self.step % self.s.save_every == 0)
-                if stop and self.step < plan.last_step:
-                    outcome = "stopped"
-                    self._save()
-                    break
+                stop = stop and self.step < plan.last_step
+                if stop:
+                    self._save()  # first: whoever sent the signal may not wait for the rest
                 if self.step % plan.steps_per_epoch == 0 and self.s.on_epoch:
                     self.s.on_epoch(self.step // plan.steps_per_epoch, self.step)
                     self.objective.train()
+                if stop:
+                    outcome = "stopped"
+                    break
                 if save or self.step == plan.last_step:
                     self._save()
         if outcome == "finished" and self.s.run:
@@ -163,10 +166,10 @@ class _Loop:
         if self.scaler.is_enabled():
             self.scaler.update()
         self.bad_steps += 1
-        names = self._names(bad_indices)
+        names, number = self._names(bad_indices), self.step + 1
         if self.s.run:
-            self.s.run.log({"step": self.step, "skipped": "not finite", "samples": names})
-        message = f"step {self.step}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
+            self.s.run.log({"step": number, "skipped": "not finite", "samples": names})
+        message = f"step {number}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
         if distributed.is_main():
             print(message, file=sys.stderr, flush=True)
         if self.bad_steps >= self.s.max_bad_steps:
@@ -218,15 +221,23 @@ class _Loop:
                 "bad_steps": self.bad_steps,
             }
             self.s.run.save(state, self.step)
-            if self.s.on_save:
-                self.s.on_save(self.step)
-                self.objective.train()
+            self._export()
         distributed.barrier()
         self.saved_at = time.monotonic()
 
+    def _export(self) -> None:
+        if self.s.on_save and distributed.is_main():
+            self.s.on_save(self.step)
+            self.objective.train()
+
     def _resume(self) -> None:
-        state = self.s.run.load() if self.s.run else None
+        if self.s.run is None:
+            return
+        state = self.s.run.load()
+        if distributed.is_main():
+            print(*self.s.run.notices, sep="\n", end="\n" * bool(self.s.run.notices), file=sys.stderr, flush=True)
         if state is None:
+            self.s.run.forget_log_after(0)  # of an attempt that ended before its first checkpoint
             return
         self.objective.load_state_dict(state["objective"])
         self.s.optimizer.load_state_dict(state["optimizer"])
@@ -234,6 +245,8 @@ class _Loop:
         self.step, self.counted, self.bad_steps = state["step"], state["counted"], state["bad_steps"]
         self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
         self.s.run.forget_log_after(self.step)
+        if self.step >= self.s.plan.last_step:
+            self._export()  # killed between the last checkpoint and its export
 
     def _bar(self):
         from tqdm import tqdm

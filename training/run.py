@@ -39,28 +39,35 @@ class RunFolder:
         self.checkpoints = self.folder / "checkpoints"
         self.notices: list[str] = []
         self._lock = None
-        if distributed.is_main():
-            try:
-                self.checkpoints.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise FileExistsError(f"{folder}: is a file, not a folder for a run") from error
-            self._lock = _lock(self.folder)
-            if resume == "none" and self.saved():
-                raise FileExistsError(
-                    f"{folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
-                    "another --output_dir starts a new one"
-                )
         self.resume_from = None if resume in ("auto", "none") else Path(resume)
-        distributed.barrier()
+        distributed.from_main(lambda: self._open(resume))
+
+    def _open(self, resume: str) -> None:
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise FileExistsError(f"{self.folder}: is a file, not a folder for a run") from error
+        self._lock = _lock(self.folder)
+        for left_over in (*self.checkpoints.glob(".*.part"), *self.folder.glob("model/.*.part")):
+            left_over.unlink(missing_ok=True)  # of a save that was killed
+        if resume == "none" and self.saved():
+            raise FileExistsError(
+                f"{self.folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
+                "another --output_dir starts a new one"
+            )
 
     def saved(self) -> list[Path]:
         """Checkpoint files, oldest first."""
         return sorted(self.checkpoints.glob("step_*.pt"))
 
     def finished(self, last_step: int) -> bool:
-        """Whether this run has already made `last_step` steps and said so."""
-        done = self.folder / "DONE"
-        return done.exists() and json.loads(done.read_text(encoding="utf-8"))["step"] >= last_step
+        """Whether this run has already made `last_step` steps and said so; ValueError if it was another run."""
+        path = self.folder / "DONE"
+        if not path.exists():
+            return False
+        done = json.loads(path.read_text(encoding="utf-8"))
+        self._check_identity(done["identity"], self.folder)
+        return done["step"] >= last_step
 
     def describe(self, config: dict[str, Any]) -> None:
         """Write config.json and environment.json."""
@@ -121,8 +128,10 @@ class RunFolder:
             write_text(path, "".join(line + "\n" for line in kept))
 
     def done(self, step: int) -> None:
+        """Note that the run has finished."""
         if distributed.is_main():
-            write_text(self.folder / "DONE", json.dumps({"step": step, "unix_time": round(time.time())}) + "\n")
+            note = {"step": step, "unix_time": round(time.time()), "identity": self.identity}
+            write_text(self.folder / "DONE", json.dumps(note) + "\n")
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
@@ -152,19 +161,25 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    root = Path(__file__).resolve().parents[1]
-    revision = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "git_revision": revision.stdout.strip() or None,
+        "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
         "devices": devices or [f"CPU x {os.cpu_count()}"],
         "processes": distributed.world_size(),
     }
+
+
+def _git_revision() -> str | None:
+    """None outside a git checkout and where git is not installed."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except FileNotFoundError:
+        return None
 
 
 def fingerprint(values) -> str:

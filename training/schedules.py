@@ -10,6 +10,7 @@ Schedule = Callable[[float], float]
 
 
 def constant(value: float) -> Schedule:
+    """Always `value`."""
     return lambda progress: value
 
 

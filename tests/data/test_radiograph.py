@@ -223,6 +223,7 @@ def test_pages_are_chosen_never_taken(tmp_path):
 # --- what is refused
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "deflate.tif", "progressive.jpg"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_truncated(tmp_path, name, kept):
@@ -275,6 +276,7 @@ def test_content_decides_not_the_extension(tmp_path):
     np.testing.assert_array_equal(load_radiograph(tmp_path / "a.dcm"), GREY)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("width, height", [(30_000, 30_000), (11_000, 11_000), (2**31 - 1, 40)])
 def test_size_bombs_are_refused_by_their_header(tmp_path, width, height):
     assert reason(png(tmp_path / "bomb.png", width, height, 0, 8)) == "too-many-pixels"

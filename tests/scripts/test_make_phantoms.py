@@ -175,7 +175,7 @@ def test_dicom_holds_the_pixels_of_the_png(tmp_path, folder):
         assert file.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
         assert file.SOPClassUID == "1.2.840.10008.5.1.4.1.1.1.1" and file.Modality == "DX"
         assert file.file_meta.MediaStorageSOPInstanceUID == file.SOPInstanceUID
-        assert file.PatientID == f"PHANTOM-3-{plain['patient']}" and file.PatientSex == plain["sex"]
+        assert file.PatientID == f"PHANTOM-{plain['patient']}" and file.PatientSex == plain["sex"]
         assert int(file.PatientAge[:3]) == int(float(plain["age_years"])) or file.PatientAge.endswith("M")
         assert file.WindowWidth == 2**file.BitsStored and len(file.PixelSpacing) == 2
         kinds.add((file.BitsStored, file.PhotometricInterpretation))

@@ -1,0 +1,60 @@
+"""Labelled phantoms: the folder that `scripts/make_phantoms.py --layout folder` writes, as data sets.
+
+Data card. Task: see `PHANTOM_TASKS`. Size: as made. Licence: none needed, drawn by data/phantom.py. Patients own one to
+four views; labels are exact. Traps: none planted here; a lesion can be tiny in the "hard" setting.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from data.dataset import RadiographDataset, Task, read_table
+
+_TUMOURS = ("lytic", "sclerotic", "osteochondroma")
+_HAND = ("hand", "wrist")
+ADULT_YEARS = 19
+
+PHANTOM_TASKS = {
+    "region": Task("multiclass", ()),
+    "implant": Task("binary", ("none", "implant")),
+    "fracture": Task("binary", ("none", "fracture")),
+    "tumour": Task("binary", ("none", "tumour")),
+    "abnormal": Task("binary", ("normal", "any condition")),
+    "bone_age": Task("regression", unit="months"),
+}
+
+
+class PhantomFolder(RadiographDataset):
+    """records.csv with images/ and masks/; the target is chosen with `read(root, task)`."""
+
+    table, image, target, patient = "records.csv", "{image}", "condition", "patient"
+    task = Task("binary")
+
+    @classmethod
+    def read(cls, root: str | Path, task: str = "abnormal") -> pd.DataFrame:
+        """Records with the target of `task` (a key of `PHANTOM_TASKS`); NaN where it has no meaning."""
+        if task not in PHANTOM_TASKS:
+            raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
+        rows = read_table(Path(root) / cls.table)
+        mask = [str(Path(root) / m) if isinstance(m, str) and m else "" for m in rows["mask"]]
+        records = rows.assign(
+            image=[str(Path(root) / name) for name in rows["image"]], mask=mask, patient=rows["patient"].astype(str)
+        )
+        return records.assign(target=phantom_target(rows, task))
+
+
+def phantom_target(rows: pd.DataFrame, task: str) -> pd.Series:
+    """The target column of `task` as numbers."""
+    if task == "region":
+        return rows["region"].map({name: i for i, name in enumerate(phantom_regions(rows))}).astype(float)
+    if task == "bone_age":  # of growing hands
+        growing = rows["region"].isin(_HAND) & (rows["age_years"] < ADULT_YEARS)
+        return rows["bone_age_months"].where(growing)
+    wanted = {"implant": ("implant",), "fracture": ("fracture",), "tumour": _TUMOURS}.get(task)
+    positive = rows["condition"].isin(wanted) if wanted else rows["condition"] != "normal"
+    return positive.astype(float)
+
+
+def phantom_regions(rows: pd.DataFrame) -> list[str]:
+    """The regions of a table in a fixed order: the classes of the task "region"."""
+    return sorted(rows["region"].unique())

@@ -1,0 +1,152 @@
+"""Draw the pictures of the README and docs/, from phantoms only: docs/phantoms.png and docs/heatmaps.png.
+
+    python scripts/draw_docs.py --model-path demo/mae/model
+    python scripts/draw_docs.py --model-path demo/mae/model --examples knee:implant wrist:lytic --seed 1000
+
+The model should have been trained on phantoms of the difficulty `clear`, of the regions in --examples, with another
+seed than --seed. The same flags and the same model give the same pictures.
+"""
+
+import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+
+import dataclasses
+from pathlib import Path
+
+from training.cli import flag, run
+
+SIZE = 512  # pixels, longer side of the phantoms
+SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
+PASSES = 8
+TOP = 0.98  # quantile of the errors at the top of the colours
+CONDITIONS = [  # (region, condition) of the contact sheet's second half
+    ("hand", "lytic"), ("wrist", "fracture"), ("elbow", "fracture"), ("shoulder", "lytic"), ("hip", "implant"),
+    ("femur", "sclerotic"), ("knee", "osteochondroma"), ("knee", "arthrosis"), ("ankle", "implant"), ("foot", "lytic"),
+]  # fmt: skip
+
+
+@dataclasses.dataclass
+class Config:
+    """Draw docs/phantoms.png and docs/heatmaps.png from phantoms."""
+
+    model_path: Path = flag(help="checkpoint folder of a masked autoencoder that was trained on phantoms")
+    out: Path = flag(Path("docs"), "folder of the two pictures")
+    seed: int = flag(1000, "of the phantoms and the masks")
+    examples: list[str] = flag(["knee:implant", "wrist:osteochondroma"], "REGION:CONDITION of each row of heat maps")
+
+
+def main(config: Config) -> int:
+    config.out.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("phantoms", phantoms(config.seed)), ("heatmaps", heatmaps(config))):
+        path = config.out / f"{name}.png"
+        picture.save(path, optimize=True)
+        print(f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+def phantoms(seed: int):
+    """Contact sheet: every region without a finding, then findings with their outlines."""
+    from data.phantom import REGIONS
+    from evaluation.figures import contact_sheet
+
+    normal = [example(seed + number, region, "normal", "hard") for number, region in enumerate(REGIONS)]
+    changed = [example(seed, region, condition, "clear") for region, condition in CONDITIONS]
+    pictures = [eight_bit(p) for p in normal] + [marked(eight_bit(p), p.mask) for p in changed]
+    labels = [f"{p.region}, {age(p)}" for p in normal] + [f"{p.region}: {p.condition}, {age(p)}" for p in changed]
+    return contact_sheet(pictures, labels, columns=5, tile=SHEET_TILE, title="Phantom radiographs, drawn by program")
+
+
+def example(seed: int, region: str, condition: str, difficulty: str):
+    """Of the first dozen patients from `seed` on, the view with the largest finding (the first view if normal)."""
+    from data.phantom import study
+
+    kind = {"size": SIZE, "difficulty": difficulty, "region": region, "condition": condition}
+    patients = range(1 if condition == "normal" else 12)
+    views = [view for patient in patients for view in study(seed, patient, **kind)]
+    return max(views, key=lambda view: view.mask.mean())
+
+
+def age(phantom) -> str:
+    """How old the phantom's patient is, for a label."""
+    return f"{phantom.age_years:.0f} years"
+
+
+def eight_bit(phantom):
+    """uint8 [H, W]."""
+    return (phantom.pixels >> 8).astype("uint8")
+
+
+def marked(grey, mask, pixels=None):
+    """uint8 [H, W, 3]: `pixels` (or the radiograph) with the rim of the finding, a little outside of it."""
+    import numpy as np
+    from scipy.ndimage import binary_dilation
+
+    from evaluation.figures import OUTLINE, outline
+
+    pixels = np.repeat(grey[..., None], 3, axis=2) if pixels is None else pixels.copy()
+    width = max(2, max(grey.shape) // 150)
+    pixels[outline(binary_dilation(mask, iterations=2 * width), width)] = OUTLINE
+    return pixels
+
+
+def heatmaps(config: Config):
+    """Rows of: radiograph | one pass with hidden patches | every patch as predicted when hidden | error map."""
+    import numpy as np
+
+    from evaluation.figures import blended, levels, masked_tile, panel
+    from models.weights import load_mae
+
+    loaded = load_mae(config.model_path)
+    wrong = [text for text in config.examples if text.count(":") != 1]
+    if wrong:
+        raise ValueError(f"--examples {wrong[0]}: expected REGION:CONDITION, e.g. knee:implant")
+    examples = [example(config.seed, *text.split(":"), "clear") for text in config.examples]
+    measured = [measure(loaded, phantom, config.seed, number) for number, phantom in enumerate(examples)]
+    high = float(np.quantile(np.concatenate([error.ravel() for *_, error in measured]), TOP))
+    rows = []
+    for phantom, (hidden, predicted, error) in zip(examples, measured):
+        grey = eight_bit(phantom)
+        row = [grey, masked_tile(grey, hidden > 0.5), levels(predicted, 1.0), blended(grey, error, high, alpha=0.8)]
+        row[3] = marked(grey, phantom.mask, row[3])
+        rows.append([centred(tile, PANEL_TILE) for tile in row])
+    share = f"{loaded.model.mask_ratio:.0%}"
+    headers = ["radiograph (phantom)", f"{share} hidden", "predicted where hidden", "error, finding outlined"]
+    return panel(rows, headers)
+
+
+def measure(loaded, phantom, seed: int, number: int):
+    """(hidden in the first pass, mean prediction of hidden pixels, mean error), each at the phantom's size."""
+    import numpy as np
+
+    from data.preprocessing import Preprocessing
+    from evaluation.error_maps import error_maps, mask_generator, visible_patches
+
+    model, preprocessing = loaded.model, Preprocessing.from_dict(loaded.preprocessor)
+    batch = preprocessing.normalise(preprocessing(phantom.pixels)[None])
+    patches = model.grid[0] * model.grid[1]
+    generator = mask_generator(seed, str(number))
+    visible = visible_patches(PASSES, patches, model.mask_ratio, generator, "complementary")
+    maps = error_maps(model, batch, visible[None], mean=preprocessing.mean, std=preprocessing.std, shown=PASSES)
+    P = model.patch_size
+    hidden = np.kron(maps.shown_hidden[0], np.ones((P, P), np.float32))  # [R, h, w]
+    predicted = (maps.shown[0] * hidden).sum(0) / hidden.sum(0).clip(1)
+    size = phantom.pixels.shape
+    return tuple(
+        preprocessing.map_back(values.astype(np.float32), size) for values in (hidden[0], predicted, maps.maps[0])
+    )
+
+
+def centred(tile, side: int):
+    """A picture of any shape in the middle of a square of `side` pixels: uint8 [side, side, 3]."""
+    import numpy as np
+    from PIL import Image
+
+    from evaluation.figures import BACKGROUND
+
+    picture, square = Image.fromarray(tile).convert("RGB"), Image.new("RGB", (side, side), BACKGROUND)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.asarray(square)
+
+
+if __name__ == "__main__":
+    run(main, Config)

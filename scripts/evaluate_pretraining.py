@@ -1,0 +1,453 @@
+"""Does pretraining pay? Reconstruction, localisation, probes and few-label fine-tuning, each beside its baselines.
+
+    python scripts/evaluate_pretraining.py --model_path runs/mae/model --train phantoms/train --test phantoms/test \
+        --out runs/mae/evaluation
+
+`--train` and `--test` are folders of `scripts/make_phantoms.py --layout folder` (records.csv, images, masks) with
+different patients. Nothing is chosen on the test folder. Writes results.csv (one row per figure, with 95 % intervals
+from resampling patients) and results.md, and prints the tables.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+PARTS = ("reconstruction", "localisation", "probes", "dense", "finetune")
+
+
+@dataclass
+class Config:
+    """Evaluate a pretrained masked autoencoder on labelled phantoms, beside the baselines that keep one honest."""
+
+    model_path: str = flag(help="checkpoint folder of pretrain_mae.py (OUTPUT_DIR/model)")
+    train: str = flag(help="folder of labelled phantoms to learn from")
+    test: str = flag(help="folder of labelled phantoms of other patients to score on")
+    out: str = flag(help="folder for results.csv and results.md")
+    parts: list[str] = flag(list(PARTS), "what to measure: " + ", ".join(PARTS))
+    tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
+    labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
+    steps: int = flag(300, "optimizer steps of each fine-tuning")
+    batch_size: int = flag(32, "radiographs per step of fine-tuning")
+    lr: float = flag(1e-3, "peak learning rate of fine-tuning, for both starts")
+    layer_decay: float = flag(0.75, "learning-rate decay per block when starting from pretrained weights")
+    passes: int = flag(12, "masked passes of the error maps (complementary masks)")
+    most_maps: int = flag(150, "radiographs with a finding to localise, and half as many for reconstruction")
+    seed: int = flag(0, "draws the labelled subsets, masks, untrained networks and intervals")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "of fine-tuning and features: auto, fp32, bf16 or fp16")
+
+
+def main(config: Config) -> int:
+    unknown = sorted(set(config.parts) - set(PARTS))
+    if unknown:
+        raise ValueError(f"--parts {unknown[0]!r}: choose {', '.join(PARTS)}")
+    from evaluation.pretraining import markdown, summary
+    from training.files import write_text
+
+    study = Study(config)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for part in config.parts:
+        getattr(study, part)()
+        write_text(out / "results.csv", study.table().to_csv(index=False))
+    text = markdown(study.table(), title=f"{config.model_path}, seed {config.seed}")
+    write_text(out / "results.md", text)
+    print(summary(study.table()))
+    print(f"written: {out / 'results.md'}")
+    return 0
+
+
+class Study:
+    """Reads everything once; each method named in PARTS adds rows (dicts) to `rows`."""
+
+    def __init__(self, config: Config):
+        import torch
+
+        from data.phantom_folder import PhantomFolder
+        from data.preprocessing import Preprocessing
+        from models.mae import MaskedAutoencoder
+        from models.weights import load_mae
+        from training.device import choose_device, prepare_cpu
+
+        self.config, self.rows = config, []
+        self.device = choose_device(config.device)
+        prepare_cpu()
+        loaded = load_mae(config.model_path)
+        print(loaded.report)
+        if loaded.preprocessor is None:
+            raise ValueError(f"{config.model_path}: has no preprocessor_config.json")
+        self.preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+        self.mae = loaded.model.to(self.device)
+        torch.manual_seed(config.seed)
+        self.untrained = MaskedAutoencoder(self.mae.config).eval().to(self.device)
+        self.sets = {}
+        for name, folder in (("train", config.train), ("test", config.test)):
+            records = PhantomFolder.read(folder)
+            self.sets[name] = PhantomFolder(records, self.preprocessing, keep=True)
+        shared = set(self.records("train")["patient"]) & set(self.records("test")["patient"])
+        if shared:
+            raise ValueError(f"{len(shared)} patients are in both {config.train} and {config.test}; use another --seed "
+                             "of make_phantoms.py with other patient numbers")  # fmt: skip
+        self.pixels = {name: self.network_pixels(name) for name in self.sets}
+
+    # shared ------------------------------------------------------------------------------------------------------
+
+    def records(self, name: str):
+        return self.sets[name].records
+
+    def network_pixels(self, name: str):
+        """[R, h, w] uint8: every radiograph of a set as the network's input."""
+        import numpy as np
+
+        dataset = self.sets[name]
+        items = progress(range(len(dataset)), f"reading {name}")
+        return np.stack([dataset[i]["image"][0].numpy() for i in items])
+
+    def finding(self, name: str, row: int):
+        """The mask of one radiograph in the network's pixels, bool [h, w]."""
+        from data.radiograph import load_radiograph
+
+        mask = load_radiograph(self.records(name)["mask"][row], allow_constant=True)
+        return self.preprocessing.forward_map(mask > 0)
+
+    def unit(self, name: str, rows):
+        """[B, h, w] float32 in [0, 1]."""
+        return self.pixels[name][rows].astype("float32") / 255
+
+    def interval(self, kind: str, truth, predicted, patients, name: str):
+        """The score of test predictions with its interval (patients resampled)."""
+        from evaluation.intervals import bootstrap_interval
+        from evaluation.probes import score
+
+        return bootstrap_interval(lambda rows: score(kind, truth[rows], predicted[rows]), patients,
+                                  generator=self.generator(name), draws=300)  # fmt: skip
+
+    def add(self, part: str, task: str, method: str, metric: str, value, *, labels: int = 0) -> None:
+        """`value`: an Interval or a number."""
+        low, high = getattr(value, "low", float("nan")), getattr(value, "high", float("nan"))
+        number = float(getattr(value, "estimate", value))
+        self.rows.append({"part": part, "task": task, "labels": labels, "method": method, "metric": metric,
+                          "value": number, "low": low, "high": high, "seed": self.config.seed})  # fmt: skip
+
+    def table(self):
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def generator(self, name: str):
+        import numpy as np
+
+        return np.random.default_rng([self.config.seed, *name.encode()])
+
+    def spread(self, rows, most: int):
+        """At most `most` of `rows`, evenly spread."""
+        import numpy as np
+
+        return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+    # parts -------------------------------------------------------------------------------------------------------
+
+    def reconstruction(self) -> None:
+        """Mean squared error on the hidden pixels of test radiographs, each method with the same masks."""
+        import numpy as np
+        import torch
+
+        from evaluation.intervals import mean_interval
+        from evaluation.reconstruction import (
+            hidden_errors,
+            hidden_pixels,
+            linear_interpolation,
+            patch_means,
+        )
+
+        rows = self.spread(np.arange(len(self.records("test"))), self.config.most_maps // 2)
+        images, mean_image = self.unit("test", rows), self.unit("train", slice(None)).mean(0)
+        errors: dict[str, list] = {}
+        N, groups = self.mae.config.patches, np.array_split(np.arange(len(rows)), min(4, len(rows)))  # one mask each
+        for k, group in enumerate(groups):
+            noise = np.random.default_rng([self.config.seed, k]).random(N, dtype=np.float32)
+            batch = torch.from_numpy(self.pixels["test"][rows[group]])[:, None].to(self.device)
+            views = torch.from_numpy(noise).to(self.device).expand(len(group), N)
+            with torch.no_grad():
+                result = self.mae.reconstruct(self.preprocessing.normalise(batch), views)
+            predicted = self.preprocessing.denormalise(self.mae.unpatchify(result.patches)).mean(1).cpu().numpy()
+            flags = result.hidden[0].cpu().numpy()
+            hidden = hidden_pixels(flags, self.mae.grid, self.mae.patch_size)
+            part = images[group]
+            found = hidden_errors(part, {
+                "masked autoencoder": predicted,
+                "linear interpolation": linear_interpolation(part, hidden),
+                "patch means, bilinear": patch_means(part, flags, self.mae.grid, self.mae.patch_size),
+                "mean image": np.broadcast_to(mean_image, part.shape),
+            }, hidden)  # fmt: skip
+            for name, values in found.items():
+                errors.setdefault(name, []).append(values)
+        patients = self.records("test")["patient"].to_numpy()[rows]
+        for name, values in errors.items():
+            interval = mean_interval(np.concatenate(values), patients, generator=self.generator("reconstruction"))
+            self.add("reconstruction", "hidden pixels", name, "MSE", interval)
+
+    def localisation(self) -> None:
+        """Per condition: pixel AUROC and pointing rate of the error map, of an untrained one and of trivial maps."""
+        import numpy as np
+
+        from evaluation.intervals import mean_interval
+        from evaluation.localisation import BASELINES, chance_scores, localisation_scores
+        from evaluation.neighbours import PatchBank
+
+        records, generator = self.records("test"), self.generator("localisation")
+        rows = self.spread(np.flatnonzero(records["mask"] != ""), self.config.most_maps)
+        normal = np.flatnonzero(self.records("train")["condition"] == "normal")
+        bank = PatchBank(self.unit("train", normal), self.mae.patch_size, generator)
+        maps = {"error map": self.maps(self.mae, rows), "untrained autoencoder": self.maps(self.untrained, rows)}
+        found = []
+        for k, row in enumerate(progress(rows, "localisation")):
+            truth = self.finding("test", row)
+            if not truth.any():
+                continue
+            image = self.unit("test", row)
+            methods = {name: of[k] for name, of in maps.items()}
+            methods |= {name.replace("_", " "): trivial(image) for name, trivial in BASELINES.items()}
+            methods["raw-patch nearest neighbour"] = bank.distance_map(image)
+            scores = {name: localisation_scores(values, truth) for name, values in methods.items()}
+            scores["chance"] = chance_scores(truth)
+            found.append((records["condition"][row], records["patient"][row], scores))
+        conditions = ["all", *sorted({condition for condition, _, _ in found})]
+        for condition in conditions:
+            chosen = [f for f in found if condition in ("all", f[0])]
+            patients = [f[1] for f in chosen]
+            for method in chosen[0][2]:
+                for metric in ("pixel_auroc", "pointing_game", "aupro"):
+                    values = [f[2][method][metric] for f in chosen]
+                    interval = mean_interval(values, patients, generator=self.generator(method))
+                    self.add("localisation", condition, method, metric, interval)
+
+    def maps(self, mae, rows):
+        """[B, h, w] error maps of test radiographs from complementary masks."""
+        import numpy as np
+        import torch
+
+        from evaluation.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+
+        c, N = self.config, mae.config.patches
+        passes = complementary_passes(c.passes, N, mae.mask_ratio)
+        parts = []
+        for chunk in np.array_split(rows, max(1, len(rows) // 16)):
+            batch = torch.from_numpy(self.pixels["test"][chunk])[:, None].to(self.device)
+            visible = np.stack([visible_patches(passes, N, mae.mask_ratio, mask_generator(c.seed, str(row)),
+                                                "complementary") for row in chunk])  # fmt: skip
+            found = error_maps(mae, self.preprocessing.normalise(batch), visible, mean=self.preprocessing.mean,
+                               std=self.preprocessing.std, batch_size=128)  # fmt: skip
+            parts.append(found.maps)
+        return np.concatenate(parts)
+
+    def probes(self) -> None:
+        """Linear probes on frozen features, with the largest number of labels."""
+
+        from evaluation.probes import linear_probe, pca_features
+
+        features = {"pretrained": self.features(self.mae), "untrained": self.features(self.untrained)}
+        low = {name: pixels[:, ::2, ::2] for name, pixels in self.pixels.items()}
+        features["PCA of pixels"] = dict(zip(("train", "test"), pca_features(low["train"], low["test"])))
+        for task in self.config.tasks:
+            (rows, target), (test_rows, truth), info = (
+                self.labelled("train", task),
+                self.labelled("test", task),
+                self.info(task),
+            )
+            chosen = self.generator(f"labels {task}").permutation(len(rows))[: max(self.config.labels)]
+            patients = self.records("test")["patient"].to_numpy()[test_rows]
+            for method, by_set in features.items():
+                predicted = linear_probe(
+                    info.kind, by_set["train"][rows[chosen]], target[chosen], by_set["test"][test_rows]
+                )
+                interval = self.interval(info.kind, truth, predicted, patients, method)
+                self.add("linear probe", task, method, metric_of(info), interval, labels=len(chosen))
+
+    def dense(self) -> None:
+        """Linear probe on single patch tokens: is this patch part of a finding?"""
+        import numpy as np
+
+        from evaluation.probes import linear_probe
+
+        P = self.mae.patch_size
+        picked = {}
+        for name in self.sets:
+            records = self.records(name)
+            rows = self.spread(np.flatnonzero(records["mask"] != ""), 300)
+            masks = [self.finding(name, r) for r in rows]
+            shares = np.stack(masks).reshape(len(rows), self.mae.grid[0], P, self.mae.grid[1], P).mean((2, 4))
+            body = (
+                self.unit(name, rows).reshape(len(rows), self.mae.grid[0], P, self.mae.grid[1], P).mean((2, 4)) > 0.05
+            )
+            keep = body & ((shares == 0) | (shares > 0.25))  # patches at the rim of a finding are neither
+            picked[name] = (rows, keep.reshape(len(rows), -1), (shares > 0.25).reshape(len(rows), -1).astype(float))
+        for method in ("pretrained", "untrained", "raw patch"):
+            inputs = {}
+            for name, (rows, keep, target) in picked.items():
+                inputs[name] = (self.tokens(method, name, rows)[keep], target[keep], np.repeat(
+                    self.records(name)["patient"].to_numpy()[rows], keep.sum(1)))  # fmt: skip
+            order = self.generator("dense").permutation(len(inputs["train"][0]))[:8000]
+            train, target = inputs["train"][0][order], inputs["train"][1][order]
+            predicted = linear_probe("binary", train, target, inputs["test"][0])
+            truth, patients = inputs["test"][1], inputs["test"][2]
+            interval = self.interval("binary", truth, predicted, patients, method)
+            self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(order))
+
+    def finetune(self) -> None:
+        """The same network from pretrained and from random weights, with few labels; the last step counts."""
+        for task in self.config.tasks:
+            (rows, target), (test_rows, truth), info = (
+                self.labelled("train", task),
+                self.labelled("test", task),
+                self.info(task),
+            )
+            patients = self.records("test")["patient"].to_numpy()[test_rows]
+            order = self.generator(f"labels {task}").permutation(len(rows))
+            for labels in self.config.labels:
+                chosen = order[:labels]
+                if len(chosen) < labels:
+                    print(f"{task}: only {len(chosen)} labelled radiographs for --labels {labels}; left out")
+                    continue
+                for method in ("pretrained", "from scratch"):
+                    model = self.finetuned(method, info, rows[chosen], target[chosen])
+                    predicted = self.predictions(model, test_rows)
+                    interval = self.interval(info.kind, truth, predicted, patients, method)
+                    self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
+                    print(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
+                          f"[{interval.low:.3f}, {interval.high:.3f}]", flush=True)  # fmt: skip
+
+    # networks ------------------------------------------------------------------------------------------------------
+
+    def info(self, task: str):
+        """The Task, with the regions of the training table as classes of "region"."""
+        import dataclasses
+
+        from data.phantom_folder import PHANTOM_TASKS, phantom_regions
+
+        if task not in PHANTOM_TASKS:
+            raise ValueError(f"--tasks {task!r}: choose {', '.join(PHANTOM_TASKS)}")
+        info = PHANTOM_TASKS[task]
+        return (
+            dataclasses.replace(info, classes=tuple(phantom_regions(self.records("train"))))
+            if task == "region"
+            else info
+        )
+
+    def labelled(self, name: str, task: str):
+        """Row numbers that have a target, and the targets."""
+        import numpy as np
+
+        from data.phantom_folder import phantom_target
+
+        target = phantom_target(self.records(name), task).to_numpy(float)
+        rows = np.flatnonzero(~np.isnan(target))
+        return rows, target[rows]
+
+    def batches(self, name: str, rows, size: int = 128):
+        import torch
+
+        for begin in range(0, len(rows), size):
+            pixels = torch.from_numpy(self.pixels[name][rows[begin : begin + size]])[:, None]
+            yield self.preprocessing.normalise(pixels.to(self.device))
+
+    def features(self, mae) -> dict:
+        """{"train": [R, 2 D], "test": ...}: class token and mean of the patch tokens of the last block."""
+        import numpy as np
+        import torch
+
+        from training.device import autocast
+
+        backbone, found = mae.backbone().eval(), {}
+        backbone.to(self.device)
+        for name in self.sets:
+            parts = []
+            with torch.no_grad(), autocast(self.device, self.config.precision):
+                for images in self.batches(name, np.arange(len(self.records(name)))):
+                    tokens = backbone.tokens(images).float()
+                    parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1).cpu().numpy())
+            found[name] = np.concatenate(parts)
+        return found
+
+    def tokens(self, method: str, name: str, rows):
+        """[B, N, D] patch tokens, or raw patch pixels."""
+        import numpy as np
+        import torch
+
+        from training.device import autocast
+
+        if method == "raw patch":
+            P, (r, c) = self.mae.patch_size, self.mae.grid
+            x = self.unit(name, rows).reshape(len(rows), r, P, c, P).transpose(0, 1, 3, 2, 4)
+            return x.reshape(len(rows), r * c, P * P)
+        backbone = (self.mae if method == "pretrained" else self.untrained).backbone().eval().to(self.device)
+        with torch.no_grad(), autocast(self.device, self.config.precision):
+            return np.concatenate([backbone.tokens(x)[:, 1:].float().cpu().numpy() for x in self.batches(name, rows)])
+
+    def finetuned(self, method: str, info, rows, target):
+        """A backbone with a linear head after `steps` steps on the given training rows."""
+        import torch
+
+        from data.loader import step_batches
+        from data.phantom_folder import PhantomFolder
+        from data.transforms import CropFlip
+        from models.mae import MaskedAutoencoder
+        from models.supervised import Supervised
+        from training.device import use_explicit_attention
+        from training.fit import Fit, fit
+        from training.optim import adamw, parameter_groups
+        from training.sampling import Plan
+        from training.schedules import constant, warmup_cosine
+
+        c, p = self.config, self.preprocessing
+        torch.manual_seed(c.seed)
+        mae = self.mae if method == "pretrained" else MaskedAutoencoder(self.mae.config)
+        spread = (target.mean(), target.std()) if info.kind == "regression" else (0.0, 1.0)
+        model = Supervised(mae.backbone("avg", drop_path=0.1), info.kind, info.outputs, p.normalise, *spread)
+        use_explicit_attention(model.to(self.device), self.device)
+        records = self.records("train").iloc[rows].assign(target=target)
+        dataset = PhantomFolder(records, p, CropFlip(p.height, p.width, (0.5, 1.0)), seed=c.seed, keep=True)
+        batch_size = min(c.batch_size, len(dataset))
+        plan = Plan(len(dataset), batch_size, epochs=c.steps / (len(dataset) // batch_size))
+        decay = c.layer_decay if method == "pretrained" else 1.0
+        outcome = fit(model, Fit(
+            plan=plan, optimizer=adamw(parameter_groups(model, decay)), device=self.device, precision=c.precision,
+            schedules={"lr": warmup_cosine(c.lr, warmup=0.1), "weight_decay": constant(0.05)}, seed=c.seed,
+            batches=step_batches(dataset, plan, seed=c.seed, rank=0, num_workers=0), progress_bar=False,
+        ))  # fmt: skip
+        if outcome != "finished":
+            raise SystemExit(143)
+        return model.eval()
+
+    def predictions(self, model, rows):
+        import numpy as np
+        import torch
+
+        from training.device import autocast
+
+        normalise, model.normalise = model.normalise, None  # batches arrive normalised here
+        with torch.no_grad(), autocast(self.device, self.config.precision):
+            found = np.concatenate([model.predict(x).float().cpu().numpy() for x in self.batches("test", rows)])
+        model.normalise = normalise
+        return found
+
+
+def metric_of(info) -> str:
+    """What `evaluation.probes.score` computes for this task."""
+    return f"MAE ({info.unit})" if info.kind == "regression" else "AUROC"
+
+
+def progress(items, label: str):
+    """A progress bar that leaves no trace."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=label, mininterval=1, leave=False)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,56 @@
+"""Put the evaluations of several seeds into one page: `scripts/evidence.sh` calls it last.
+
+    python scripts/evidence_table.py --runs evidence/seed0 evidence/seed1 evidence/seed2 --out docs/evidence.md
+
+Each run folder holds evaluation_1 (whole run), evaluation_3 (a third of it) and evaluation_10 (a tenth).
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+SHARES = {10: "a tenth", 3: "a third", 1: "the whole run"}
+
+
+@dataclass
+class Config:
+    """Pool the results.csv of several seeds into a page of tables."""
+
+    runs: list[str] = flag(help="run folders of scripts/evidence.sh, one per seed")
+    out: str = flag("docs/evidence.md", "the page to write; what stands there below the line of dashes is kept")
+
+
+def main(config: Config) -> int:
+    import pandas as pd
+
+    from evaluation.pretraining import curve, markdown
+    from training.files import write_text
+
+    parts = []
+    for folder in config.runs:
+        for share in SHARES:
+            path = Path(folder) / f"evaluation_{share}" / "results.csv"
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: not there; run scripts/evidence.sh to its end")
+            parts.append(pd.read_csv(path).assign(share=share))
+    table = pd.concat(parts, ignore_index=True)
+    out = Path(config.out)
+    text = "\n".join([
+        markdown(table[table["share"] == 1], title=f"What pretraining buys on phantoms, {len(config.runs)} seeds"),
+        curve(table, SHARES),
+        "Made by `bash scripts/evidence.sh`. Brackets: the span of the seeds' 95 % intervals (patients resampled).",
+        "",
+    ])  # fmt: skip
+    words = out.read_text(encoding="utf-8").split("\n---\n", 1)[1:] if out.is_file() else []
+    write_text(out, text + "".join("\n---\n" + w for w in words))
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, Config)

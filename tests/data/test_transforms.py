@@ -1,0 +1,118 @@
+"""Random crop and flip: what it may do, and that it does it as often as torchvision does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from data.transforms import CropFlip
+
+SIZES = [(300, 400), (400, 300), (64, 64), (1000, 60), (60, 1000), (16, 17), (16, 320)]
+
+
+def boxes(crop, size, count=400, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.array([crop.box(size, rng) for _ in range(count)], float)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (0.01, 0.02)])
+def test_the_crop_lies_inside_and_has_the_area_and_ratio_asked_for(size, scale):
+    H, W = size
+    x0, y0, x1, y1 = boxes(CropFlip(32, 32, scale), size).T
+    w, h = x1 - x0, y1 - y0
+    assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= W).all() and (y1 <= H).all()
+    assert (w >= 1).all() and (h >= 1).all()
+    # rounding to whole pixels moves a side by half a pixel at most
+    assert ((w + 0.5) / (h - 0.5).clip(0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
+    assert ((w - 0.5) * (h - 0.5) <= scale[1] * H * W).all()
+    if 3 / 4 < W / H < 4 / 3 and scale[1] < 1:  # there is always room: no fall back
+        assert ((w + 0.5) * (h + 0.5) >= scale[0] * H * W).all()
+
+
+@pytest.mark.parametrize("size", [(300, 400), (64, 64), (1000, 60), (60, 1000)])
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.5, 1.0)])
+def test_same_distribution_as_torchvision(size, scale):
+    """Mean and quartiles of width, height and position against RandomResizedCrop.get_params."""
+    import torch
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    count = 1500
+    theirs_of = RandomResizedCrop((32, 32), scale=scale)
+    torch.manual_seed(0)
+    picture = torch.zeros(1, *size)
+    drawn = [theirs_of.make_params([picture]) for _ in range(count)]
+    theirs = np.array([(p["left"], p["top"], p["left"] + p["width"], p["top"] + p["height"]) for p in drawn], float)
+    ours = boxes(CropFlip(32, 32, scale), size, count)
+    for a, b in zip(measures(ours), measures(theirs)):
+        error = math.sqrt((a.var() + b.var()) / count)
+        assert abs(a.mean() - b.mean()) <= 4 * error + 1e-9
+        spread = max(a.std(), b.std(), 1e-9)
+        assert np.abs(np.quantile(a, [0.25, 0.5, 0.75]) - np.quantile(b, [0.25, 0.5, 0.75])).max() <= 0.15 * spread + 1
+
+
+def measures(box):
+    x0, y0, x1, y1 = box.T
+    return x1 - x0, y1 - y0, x0, y0
+
+
+@pytest.mark.parametrize("size, expected", [((1000, 60), (0, 460, 60, 540)), ((60, 1000), (460, 0, 540, 60))])
+def test_a_long_narrow_radiograph_falls_back_to_the_largest_allowed_centre_crop(size, expected):
+    import torch
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    whole = CropFlip(32, 32, scale=(1.0, 1.0))
+    assert whole.box(size, np.random.default_rng(0)) == expected
+    theirs = RandomResizedCrop((32, 32), scale=(1.0, 1.0)).make_params([torch.zeros(1, *size)])
+    assert (theirs["left"], theirs["top"], theirs["width"], theirs["height"]) == (
+        expected[0], expected[1], expected[2] - expected[0], expected[3] - expected[1]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pixels_keep_their_type_and_range_and_depend_on_the_generator_alone(dtype):
+    rng = np.random.default_rng(1)
+    pixels = (rng.random((50, 70)) > 0.5).astype(dtype)  # the worst case for bicubic overshoot
+    pixels = pixels * 255 if dtype == np.uint8 else pixels
+    crop = CropFlip(24, 40)
+    once, again, other = (crop(pixels, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert once.shape == (24, 40) and once.dtype == dtype and once.flags.c_contiguous
+    assert once.min() >= 0 and once.max() <= (255 if dtype == np.uint8 else 1)
+    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    np.random.seed(0)
+    assert np.array_equal(crop(pixels, np.random.default_rng(5)), once)
+
+
+def test_the_crop_shows_what_the_box_says():
+    """A radiograph whose values are its own coordinates: the crop's values tell where it comes from."""
+    y, x = np.mgrid[:100, :120].astype(np.float32) / 120
+    crop = CropFlip(20, 20, scale=(0.3, 0.6), flip=0.0)
+    for seed in range(20):
+        x0, y0, x1, y1 = crop.box((100, 120), np.random.default_rng(seed))
+        for ramp, low, high, axis in ((x, x0, x1, 1), (y, y0, y1, 0)):
+            seen = crop(ramp, np.random.default_rng(seed)).mean(1 - axis) * 120 + 0.5
+            expected = low + (np.arange(20) + 0.5) * (high - low) / 20
+            assert np.abs(seen - expected)[2:-2].max() < 0.1
+
+
+def test_flip_mirrors_and_happens_as_often_as_asked():
+    pixels = np.random.default_rng(0).random((32, 32)).astype(np.float32)
+    plain, always = (CropFlip(32, 32, (1.0, 1.0), (1.0, 1.0), flip=p) for p in (0.0, 1.0))
+    assert np.array_equal(plain(pixels, np.random.default_rng(0)), pixels)
+    assert np.array_equal(always(pixels, np.random.default_rng(0)), pixels[:, ::-1])
+    sometimes = CropFlip(32, 32, (1.0, 1.0), (1.0, 1.0), flip=0.3)
+    rng = np.random.default_rng(0)
+    flipped = sum(not np.array_equal(sometimes(pixels, rng), pixels) for _ in range(600))
+    assert abs(flipped / 600 - 0.3) < 0.07
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_impossible_scales(scale):
+    with pytest.raises(ValueError, match="crop scale"):
+        CropFlip(32, 32, scale)
+
+
+@pytest.mark.parametrize("flip", [-0.1, 1.1, float("nan")])
+def test_impossible_flips(flip):
+    with pytest.raises(ValueError, match="flip"):
+        CropFlip(32, 32, flip=flip)

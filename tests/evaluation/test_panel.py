@@ -1,0 +1,137 @@
+"""The fixed panel and the training curves: the pictures show what the numbers say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evaluation import panel as module
+from evaluation.curves import draw_curves, read_metrics
+from evaluation.panel import HeldOut
+
+P, GRID = 16, (2, 3)
+N = GRID[0] * GRID[1]
+
+
+class Oracle(torch.nn.Module):
+    """Predicts every patch exactly (`shift` 0), in the form of the loss it was 'trained' with."""
+
+    def __init__(self, norm_pix_loss=False, shift=0.0):
+        super().__init__()
+        self.norm_pix_loss, self.shift, self.grid, self.patch_size = norm_pix_loss, shift, GRID, P
+        self.seen = []
+
+    def patchify(self, images):
+        x = images.reshape(len(images), 3, GRID[0], P, GRID[1], P)
+        return x.permute(0, 2, 4, 3, 5, 1).reshape(len(images), N, P * P * 3)
+
+    def unpatchify(self, patches):
+        x = patches.reshape(len(patches), *GRID, P, P, 3)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), 3, GRID[0] * P, GRID[1] * P)
+
+    def reconstruct(self, images, noise):
+        patches = self.patchify(images)
+        if self.norm_pix_loss:
+            variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+            patches = (patches - mean) / (variance + 1e-6).sqrt()
+        result = type("Result", (), {})()
+        result.patches, result.hidden = patches + self.shift, (noise > 0.5).float()
+        return result
+
+    def loss(self, images, noise):
+        assert not self.training
+        self.seen.append(len(images))
+        return images.mean()
+
+
+@pytest.fixture
+def held_out():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (7, 1, GRID[0] * P, GRID[1] * P), dtype=torch.uint8, generator=generator)
+
+    def normalise(batch):
+        return (batch.float() / 255).expand(-1, 3, -1, -1) * 4 - 2
+
+    return HeldOut(images, torch.rand(7, N, generator=generator), normalise, lambda batch: (batch + 2) / 4)
+
+
+def test_the_loss_is_the_mean_over_radiographs_whatever_the_batch(held_out):
+    oracle = Oracle()
+    expected = float(held_out.normalise(held_out.images).mean())
+    for size, seen in ((32, [7]), (3, [3, 3, 1])):
+        oracle.seen.clear()
+        assert held_out.loss(oracle, torch.device("cpu"), size) == pytest.approx(expected, abs=1e-6)
+        assert oracle.seen == seen
+
+
+def drawn(held_out, oracle, tmp_path, monkeypatch):
+    told = {}
+    plain = module.panel
+
+    def spy(rows, headers, caption):
+        told.update(rows=rows, headers=headers, caption=caption)
+        return plain(rows, headers, caption=caption)
+
+    monkeypatch.setattr(module, "panel", spy)
+    path = tmp_path / "panels" / "epoch_00001.png"
+    held_out.draw(oracle, torch.device("cpu"), path, "a caption")
+    with Image.open(path) as picture:
+        picture.load()
+        assert picture.width > 4 * 170 and picture.height > held_out.shown * 100  # tiles of 48 pixels are enlarged
+    zoom = told["rows"][0][0].shape[0] // (GRID[0] * P)
+    assert zoom == 4
+    told["rows"] = [[tile[::zoom, ::zoom] for tile in row] for row in told["rows"]]
+    return told
+
+
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_a_perfect_prediction_looks_like_the_original(held_out, tmp_path, monkeypatch, norm_pix_loss):
+    told = drawn(held_out, Oracle(norm_pix_loss), tmp_path, monkeypatch)
+    assert len(told["rows"]) == 6 and len(told["headers"]) == 4 and told["caption"] == "a caption"
+    assert ("true SD" in told["headers"][3]) == norm_pix_loss  # borrowed from the original, and said so
+    for (original, visible, filled, full), image in zip(told["rows"], held_out.images[:, 0].numpy()):
+        assert np.array_equal(original, image)
+        for shown in (filled, full):
+            assert np.abs(shown.astype(int) - original).max() <= 1
+        assert visible.shape == (*original.shape, 3)
+
+
+def test_only_hidden_patches_are_filled_in(held_out, tmp_path, monkeypatch):
+    told = drawn(held_out, Oracle(shift=0.4), tmp_path, monkeypatch)
+    for (original, visible, filled, full), noise in zip(told["rows"], held_out.noise):
+        hidden = (noise > 0.5).numpy().reshape(GRID).repeat(P, 0).repeat(P, 1)
+        assert np.array_equal(filled[~hidden], original[~hidden])
+        assert np.array_equal(filled[hidden], full[hidden])
+        bright = original < 200
+        assert (full[bright].astype(int) - original[bright] > 20).all()  # 0.4 / 4 of 255
+        assert np.array_equal(visible[~hidden], original[~hidden][:, None].repeat(3, 1))
+        assert len(np.unique(visible[hidden], axis=0)) <= 1
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def test_curves_are_drawn_from_whatever_is_logged(tmp_path):
+    training = [{"step": s, "epoch": s / 4, "loss": 10.0 / s, "lr": 1e-3, "grad_norm": 1.0} for s in range(1, 9)]
+    validation = [{"step": 4, "epoch": 1.0, "val_loss": 2.0}]
+    skipped = [{"step": 3, "skipped": "not finite", "samples": ["a.png"]}]
+    sizes = {}
+    for name, records in {"all": training + validation + skipped, "held out only": validation,
+                          "training only": training[:1]}.items():  # fmt: skip
+        draw_curves(lines(tmp_path / "m.jsonl", records), tmp_path / "curves.png", title="run")
+        with Image.open(tmp_path / "curves.png") as picture:
+            picture.load()
+            sizes[name] = picture.size
+            assert np.asarray(picture.convert("L")).min() < 100
+        (tmp_path / "curves.png").unlink()
+    assert sizes["all"][0] == pytest.approx(3 * sizes["held out only"][0], abs=3)
+    assert len(read_metrics(lines(tmp_path / "m.jsonl", training + validation + skipped))) == 9
+
+
+def test_nothing_logged_nothing_drawn(tmp_path):
+    draw_curves(lines(tmp_path / "m.jsonl", []), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,332 @@
+"""The words are true: the README's commands run as they stand, and every flag, file, link and reason exists.
+
+Commands run in the order of the page in an empty folder, as a reader would run them. Only paths that the page invents
+(`PLACES`) are replaced, and small sizes appended (`SMALLER`); a later flag wins over an earlier one.
+"""
+
+import dataclasses
+import importlib.util
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from data.radiograph import REASONS
+from training.cli import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PLACES = {
+    "/data/radiographs": "radiographs/images",
+    "/data/chexpert": "radiographs/images",
+    "/data/nih": "radiographs/images",
+    "/path/to/images": "films/images",
+    "/path/to/normals": "radiographs/images",
+    "/path/to/annotations": "films/masks",
+    "/path/to/output_dir": "out/paper",
+    "runs/mae/model": "models/skelex",
+    "data/phantom_train": "radiographs",
+    "data/phantom_test": "films",
+}
+SMALLER = {
+    "pretrain_mae.py": "--model mae_vit_tiny_patch8_dec32d1b --input_size 32 --batch_size 4 --accum_iter 1 --epochs 1 "
+    "--warmup_epochs 0 --num_workers 0 --device cpu --precision fp32",
+    "zero_shot_heatmap.py": "--device cpu --num_workers 1",
+    "make_phantoms.py": "--n 12 --size 48",
+    "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
+    "--passes 4 --tasks tumour",
+}  # fmt: skip
+NOT_RUN = (  # they make, fill or enter the environment that this test runs in
+    "python3 -m venv .venv",
+    "source .venv/bin/activate",
+    "python3 -m pip download -r requirements.txt -r requirements-dev.txt -d wheels",
+    "bash scripts/demo.sh",
+    "bash scripts/test.sh",
+)
+
+
+def shell_blocks(text: str) -> list[str]:
+    """The commands of all ```bash blocks, one string each."""
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in blocks.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def without_foreign_cells(text: str) -> str:
+    """The page without the first column of "Coming from": other projects' commands."""
+    head, section, rest = re.split(r"(?=^## Coming from$)|(?=^## Limits$)", text, flags=re.M)
+    return head + re.sub(r"^\|.*?(?=\|)", "", section, flags=re.M) + rest
+
+
+def inline_commands(text: str) -> list[str]:
+    """Whole command lines of ours in backticks: table cells and running text."""
+    return re.findall(r"`((?:python|torchrun) [^`]*\.py [^`]+)`", text)
+
+
+def all_commands() -> list[str]:
+    return [*shell_blocks(README), *inline_commands(without_foreign_cells(README))]
+
+
+def split(command: str) -> tuple[str, list[str]]:
+    """(script, its arguments) of a python or torchrun command; ("", ...) if it runs no script of ours."""
+    words = shlex.split(command)
+    at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+    return ("", words) if at is None else (words[at], words[at + 1 :])
+
+
+@cache
+def module(script: str):
+    """A script of ours as a module, without running it."""
+    name = "documented_" + Path(script).stem
+    spec = importlib.util.spec_from_file_location(name, ROOT / script)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def understood(script: str, arguments: list[str]):
+    """The arguments as the script's own parser reads them; SystemExit if it refuses."""
+    own = module(script)
+    return parse(own.Config, arguments) if hasattr(own, "Config") else own.build_parser().parse_args(arguments)
+
+
+def spellings(script: str) -> set[str]:
+    """Every flag that a script takes."""
+    own = module(script)
+    if not hasattr(own, "Config"):
+        return set(own.build_parser()._option_string_actions)
+    names = {name for f in dataclasses.fields(own.Config) for name in (f.name, f.name.replace("_", "-"))}
+    negated = {f"no-{n}" for f in dataclasses.fields(own.Config) if "bool" in str(f.type)
+               for n in (f.name, f.name.replace("_", "-"))}  # fmt: skip
+    return {f"--{name}" for name in names | negated | {"config", "help"}}
+
+
+def small(command: str) -> tuple[str, list[str]]:
+    """(script, arguments) on places that exist, at a size that takes seconds."""
+    script, arguments = split(command)
+    return script, [PLACES.get(word, word) for word in arguments] + SMALLER[Path(script).name].split()
+
+
+def run(command: str, monkeypatch) -> int:
+    """Run a documented command of one process in this one; returns its exit status."""
+    script, arguments = small(command)
+    own = module(script)
+    if hasattr(own, "Config"):
+        return own.main(parse(own.Config, arguments))
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    return own.main() or 0
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """An empty folder but for what the page takes for granted: recipes, radiographs, a checkpoint."""
+    import torch
+
+    from data.phantom_layouts import FolderWriter, Plan, phantoms
+    from data.preprocessing import Preprocessing
+    from models.mae import MaskedAutoencoder, named_config
+    from models.weights import save_mae
+
+    desk = tmp_path_factory.mktemp("desk")
+    for name in ("configs", "scripts"):
+        (desk / name).symlink_to(ROOT / name)
+    for name, seed, count in (("radiographs", 1, 24), ("films", 2, 12)):
+        writer = FolderWriter(desk / name, "dicom" if name == "films" else "png16", seed)
+        for phantom in phantoms(Plan(seed, 48, "clear", ("knee", "hand"), ("normal", "lytic")), count):
+            writer.add(phantom)
+        writer.close()
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(named_config("mae_vit_tiny_patch8_dec32d1b", input_size=(32, 32)))
+    save_mae(mae, desk / "models" / "skelex", Preprocessing(32, 32).to_dict(), "card")
+    return desk
+
+
+def test_the_page_is_read_as_meant():
+    """Guards the guards: a changed heading or fence must not empty the lists below."""
+    assert sum(bool(split(c)[0]) for c in shell_blocks(README)) >= 8
+    inline = inline_commands(without_foreign_cells(README))
+    assert sum(c.startswith("torchrun") for c in inline) >= 4 and any("--passes 10" in c for c in inline)
+    assert "main_pretrain" in README and "main_pretrain" not in without_foreign_cells(README)
+
+
+@pytest.mark.parametrize("command", [c for c in all_commands() if split(c)[0]])
+def test_every_command_parses(command, monkeypatch):
+    script, arguments = split(command)
+    assert (ROOT / script).is_file()
+    monkeypatch.chdir(ROOT)  # recipes are named relative to it
+    understood(script, arguments)
+    if command.startswith("torchrun"):
+        from torch.distributed.run import get_args_parser
+
+        parsed = get_args_parser().parse_args(shlex.split(command)[1:])
+        assert parsed.training_script == script and int(parsed.nproc_per_node) >= 2
+
+
+def test_every_flag_exists():
+    from torch.distributed.run import get_args_parser
+
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    known = set().union(*(spellings(path.relative_to(ROOT).as_posix()) for path in scripts))
+    known |= set(get_args_parser()._option_string_actions)
+    for part in ("install", "download"):
+        pip = subprocess.run([sys.executable, "-m", "pip", part, "--help"], capture_output=True, text=True, check=True)
+        known |= set(re.findall(r"--[a-z][\w-]*", pip.stdout))
+    pages = without_foreign_cells(README) + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", pages))
+    assert len(mentioned) > 30
+    assert sorted(mentioned - known) == []
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert file.is_relative_to(ROOT), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(slug, headings), f"{page.name}: {target}"
+
+
+def test_pictures_are_small_enough_to_load():
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert picture.stat().st_size < 400_000, picture.name
+
+
+def test_reasons_are_those_of_the_reader():
+    section = README.split("## What bad input leads to")[1].split("\n## ")[0]
+    assert dict(re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", section, re.M)) == REASONS
+
+
+def named_files(section: str) -> set[str]:
+    """Names in backticks in the first column of a section's tables."""
+    cells = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", section, re.M)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_pretraining_as_documented(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    commands = [c for c in all_commands() if split(c)[0] == "pretrain_mae.py" and c.startswith("python")]
+    assert len(commands) == 2
+    for command in commands:
+        assert run(command, monkeypatch) == 0
+        folder = Path(understood(*split(command)).output_dir)
+        assert (folder / "DONE").exists() and (folder / "model" / "model.safetensors").exists()
+    capsys.readouterr()
+    assert run(commands[0], monkeypatch) == 0 and "nothing to do" in capsys.readouterr().out
+    section = README.split("| in the run folder | |")[1].split("## Heat maps")[0]
+    listed = {name.rstrip("/") for name in named_files(section)}
+    written = {p.name for p in Path("runs/mae").iterdir() if not p.name.startswith(".")}
+    assert written <= listed and listed - written == {"panels", "quarantine.jsonl"}  # only where there is a cause
+
+
+def test_heat_maps_as_documented(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    commands = [c for c in shell_blocks(README) if split(c)[0] == "zero_shot_heatmap.py"]
+    assert len(commands) == 4
+    assert commands[0] in inline_commands(without_foreign_cells(README))  # the table repeats the page's first command
+    for command in commands:
+        assert run(command, monkeypatch) == 0
+    written = {p.relative_to(folder).as_posix() for folder in Path("out").iterdir() for p in folder.rglob("*")}
+    written = {re.sub(r"^images/.*?(_error|_hotspot|_z)?(\.\w+)$", r"FOLDER/NAME\1\2", name) for name in written}
+    section = README.split("## Heat maps")[1].split("\n## ")[0]
+    assert written - {"images"} == named_files(section)
+
+
+def test_phantoms_as_documented(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/make_phantoms.py"]
+    assert len(commands) == 3
+    for command in commands:
+        assert run(command, monkeypatch) == 0
+        assert any(understood(*split(command)).out.iterdir())
+    assert Path("data/phantoms/images").is_dir() and Path("data/phantoms/records.csv").is_file()
+    assert Path("sheet.png").is_file()
+
+
+def test_other_commands_are_accounted_for(tmp_path):
+    """pip on an empty stick: everything is installed, so nothing is missing; the rest is listed, with its reason."""
+    others = [c for c in shell_blocks(README) if not split(c)[0]]
+    for command in others:
+        words = shlex.split(command)
+        if words[:4] == [".venv/bin/python", "-m", "pip", "install"]:
+            (tmp_path / "wheels").mkdir(exist_ok=True)
+            arguments = [str(ROOT / w) if w.endswith(".txt") else w for w in words[1:]]
+            done = subprocess.run([sys.executable, *arguments, "--no-index", "--dry-run"], cwd=tmp_path,
+                                  capture_output=True, text=True)  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        else:
+            assert command in NOT_RUN, command
+    assert set(NOT_RUN) <= set(others)
+    for command in (c for c in others if c.startswith("bash ")):
+        checked = subprocess.run(["bash", "-n", ROOT / command.split()[1]], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.slow
+def test_evaluation_as_documented(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    (command,) = [c for c in shell_blocks(README) if split(c)[0] == "scripts/evaluate_pretraining.py"]
+    assert run(command, monkeypatch) == 0
+    assert Path("runs/mae/evaluation/results.md").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_checkpoint_example_as_documented(desk, monkeypatch):
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    names: dict = {}
+    exec(example.replace("runs/mae/model", str(desk / "models" / "skelex")), names)
+    assert names["model"].config.hidden_size == 192
+
+
+def torchrun_lines() -> list[str]:
+    return [c for c in inline_commands(without_foreign_cells(README)) if c.startswith("torchrun")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(torchrun_lines())))
+def test_many_processes_as_documented(desk, number):
+    """torchrun with 2 processes in all; the two nodes are two launchers on this machine, with one process each."""
+    command = torchrun_lines()[number]
+    script, arguments = small(command)
+    launcher = shlex.split(command)[1 : shlex.split(command).index(script)]
+    nodes = 2 if "--nnodes" in launcher else 1
+    launcher[launcher.index("--nproc_per_node") + 1] = str(2 // nodes)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    launcher = [word.replace("HOST:29500", f"127.0.0.1:{free}") for word in launcher]
+    launcher += [] if nodes == 2 else ["--master_port", str(free)]
+    out = f"runs/processes{number}"
+    line = [sys.executable, "-m", "torch.distributed.run", *launcher, ROOT / script, *arguments, "--output_dir", out]
+    line += ["--batch_size", "2"]
+    running = [subprocess.Popen(line, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+               for _ in range(nodes)]  # fmt: skip
+    told = [process.communicate(timeout=240)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * nodes, told
+    assert (desk / out / "DONE").exists()
+
+
+@pytest.mark.slow
+def test_figures_can_be_run_again():
+    """Each `pytest` line of CONTRIBUTING's table of figures selects at least one test."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| figure |")[1].split("\n\n")[0]
+    lines = re.findall(r"\| `([^`]+)` \| [^|]+ \|$", table, re.M)
+    assert len(lines) >= 12
+    for line in lines:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *shlex.split(line)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0, line

@@ -1,0 +1,109 @@
+"""Device and precision: what is asked for, or a sentence."""
+
+import pytest
+import torch
+
+from training import device as module
+from training.device import autocast, choose_device, prepare_cpu, resolve_precision, use_explicit_attention
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count: int, bf16: bool = True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        native = lambda including_emulation=True: bf16 or including_emulation  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", native)
+
+    return pretend
+
+
+def test_auto_is_this_processes_gpu_or_the_cpu(gpus, monkeypatch):
+    gpus(0)
+    assert choose_device("auto") == CPU == choose_device("cpu")
+    gpus(4)
+    assert choose_device() == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 3)
+    assert choose_device("cuda:1") == torch.device("cuda", 1) and choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("count, name", [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
+def test_a_gpu_that_is_not_there(gpus, count, name):
+    gpus(count)
+    with pytest.raises(ValueError, match=f"--device '{name}': this machine shows {count} CUDA device"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps", "meta", "", "cpu:-2"])
+def test_other_words_are_refused_with_the_choices(name):
+    with pytest.raises(ValueError, match="choose auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+def test_precision(gpus, monkeypatch):
+    gpus(1)
+    assert resolve_precision("auto", GPU) == "bf16"
+    gpus(1, bf16=False)
+    assert resolve_precision("auto", GPU) == "fp16"
+    for native, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(module, "_cpu_has_bf16", lambda native=native: native)
+        assert resolve_precision("auto", CPU) == expected
+    for name in ("fp32", "bf16", "fp16"):
+        assert resolve_precision(name, GPU) == name
+    with pytest.raises(ValueError, match="fp16 needs a GPU; on a CPU choose bf16 or fp32"):
+        resolve_precision("fp16", CPU)
+    with pytest.raises(ValueError, match="'half': choose auto, fp32, bf16, fp16"):
+        resolve_precision("half", CPU)
+
+
+def test_autocast_multiplies_in_the_precision_asked_for():
+    a = torch.randn(8, 8)
+    with autocast(CPU, "bf16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast(CPU, "fp32"):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_the_cpu_library_is_touched_only_where_it_keeps_float32(monkeypatch):
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    try:
+        prepare_cpu(strict_fp32=True)
+        assert matmul.fp32_precision == before
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+        prepare_cpu()
+        assert matmul.fp32_precision == before
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        prepare_cpu()
+        assert matmul.fp32_precision == ("bf16" if torch.backends.mkldnn.is_available() else before)
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_the_fast_cpu_path_is_float32():
+    if torch.cpu._is_amx_tile_supported():
+        pytest.skip("left alone on this CPU")
+    matmul = torch.backends.mkldnn.matmul
+    before, generator = matmul.fp32_precision, torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    try:
+        prepare_cpu()
+        assert ((a @ b).double() - exact).abs().max() / exact.abs().max() < 1e-5  # bf16 would be 1e-3
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_attention_kernel():
+    from timm.models.vision_transformer import Block
+
+    block, x = Block(32, 4).eval(), torch.randn(2, 5, 32)
+    use_explicit_attention(block, GPU)
+    assert block.attn.fused_attn is True
+    fused = block(x)
+    use_explicit_attention(block, CPU)
+    assert block.attn.fused_attn is False
+    torch.testing.assert_close(block(x), fused, rtol=1e-5, atol=1e-6)

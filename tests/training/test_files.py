@@ -1,0 +1,81 @@
+"""What tests/training/test_run.py leaves open about writing files."""
+
+import errno
+import hashlib
+import os
+
+import pytest
+
+from training.files import HashingFile, atomic, is_disk_full, sha256_of, write_text
+
+
+def test_the_hash_is_that_of_what_is_written(tmp_path):
+    path = tmp_path / "a.bin"
+    with atomic(path) as file:
+        assert file.write(b"abc") == 3
+        file.write(memoryview(b"defg")[1:])
+        file.flush()
+    assert path.read_bytes() == b"abcefg"
+    assert file.sha256 == sha256_of(path) == hashlib.sha256(b"abcefg").hexdigest()
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_others_may_read_what_the_umask_allows(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with atomic(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_interruption_leaves_nothing_behind(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    odd = os.fsdecode(b"r\xf6ntgen.png")
+    write_text(tmp_path / "list.txt", f"{odd}\nüber.png\n")
+    assert (tmp_path / "list.txt").read_bytes() == b"r\xf6ntgen.png\n\xc3\xbcber.png\n"
+
+
+def test_a_missing_folder_is_an_error_of_its_own(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "nowhere" / "a.txt", "x")
+
+
+@pytest.mark.parametrize(
+    "error, full",
+    [
+        (OSError(errno.ENOSPC, ""), True), (OSError(errno.EDQUOT, ""), True), (OSError(errno.EFBIG, ""), True),
+        (OSError(errno.EIO, ""), False), (PermissionError(errno.EACCES, ""), False),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False), (ValueError("inline_container"), False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_full_disk(error, full):
+    assert is_disk_full(error) is full
+
+
+def test_other_errors_pass_unchanged(tmp_path):
+    class Broken:
+        def write(self, data):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError) as caught:
+        HashingFile(Broken()).write(b"x")
+    assert caught.value.errno == errno.EIO
