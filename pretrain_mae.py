@@ -36,7 +36,7 @@ class Config:
     accum_iter: int = flag(1, "backward passes per optimizer step")
     epochs: float = flag(800.0, "passes over the data")
     max_steps: int | None = flag(None, "end after this many optimizer steps (the schedule still spans the epochs)")
-    warmup_epochs: float = flag(40.0, "linear warm-up of the learning rate")
+    warmup_epochs: float | None = flag(None, "linear warm-up of the learning rate; default: epochs / 20")
     blr: float = flag(1.5e-4, "peak learning rate per 256 radiographs of global batch")
     lr: float | None = flag(None, "absolute peak learning rate; overrides --blr")
     min_lr: float = flag(0.0, "learning rate at the end")
@@ -143,6 +143,10 @@ class Pretraining:
             value, low = getattr(c, name), 1 if name == "log_steps" else 0
             if value is not None and not low <= value < float("inf"):
                 raise ValueError(f"--{name} {value}: expected a number from {low} on")
+        if c.warmup_epochs is not None and c.warmup_epochs >= c.epochs > 0:
+            raise ValueError(
+                f"--warmup_epochs {c.warmup_epochs}: the run has {c.epochs} epochs; its learning rate would never peak"
+            )
         size = tuple(c.input_size) if len(c.input_size) == 2 else (c.input_size[0],) * 2
         self.crop = CropFlip(*size, tuple(c.crop_scale), flip=c.flip)
         self.preprocessing = Preprocessing(*size, intensity=c.intensity, mean=tuple(c.mean), std=tuple(c.std))
@@ -256,7 +260,7 @@ class Pretraining:
 
         c = self.config
         peak = c.lr if c.lr is not None else c.blr * self.plan.global_batch / 256
-        warmup = min(1.0, c.warmup_epochs / c.epochs)
+        warmup = 1 / 20 if c.warmup_epochs is None else c.warmup_epochs / c.epochs
         schedules = {"lr": warmup_cosine(peak, c.min_lr, warmup), "weight_decay": constant(c.weight_decay)}
         return adamw(parameter_groups(self.objective), betas=(0.9, 0.95)), schedules
 

@@ -7,7 +7,7 @@ A record is one radiograph: `image` (path), `target` (int, float, or NaN where u
 import dataclasses
 import string
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -58,8 +58,8 @@ class RadiographDataset(Dataset):
     @classmethod
     def read(cls, root: str | Path) -> pd.DataFrame:
         """All records below `root`, paths resolved. FileNotFoundError or ValueError name the table and the column."""
-        rows = read_table(Path(root) / cls.table)
         named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
+        rows = read_table(Path(root) / cls.table, text=[*named, *([cls.patient] if cls.patient else [])])
         needed = [cls.target, *([cls.patient] if cls.patient else []), *named]
         for column in needed:
             if column not in rows:
@@ -109,11 +109,14 @@ class RadiographDataset(Dataset):
         return self._kept[index]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A csv or xlsx table, ids kept as text where they are text. FileNotFoundError names the path."""
+def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
+    """A csv or xlsx table; the columns in `text` stay as written ("00012" is no number). Errors name the path."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table")
+    as_text = dict.fromkeys(text, str)
     try:
-        return pd.read_excel(path) if path.suffix.lower() == ".xlsx" else pd.read_csv(path, encoding="utf-8-sig")
+        if path.suffix.lower() == ".xlsx":
+            return pd.read_excel(path, dtype=as_text)
+        return pd.read_csv(path, encoding="utf-8-sig", dtype=as_text)
     except (ValueError, zipfile.BadZipFile) as error:  # not UTF-8, ragged, empty, no workbook
         raise ValueError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from None

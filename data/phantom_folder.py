@@ -35,7 +35,7 @@ class PhantomFolder(RadiographDataset):
         """Records with the target of `task` (a key of `PHANTOM_TASKS`); NaN where it has no meaning."""
         if task not in PHANTOM_TASKS:
             raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
-        rows = read_table(Path(root) / cls.table)
+        rows = read_table(Path(root) / cls.table, text=[cls.patient])
         mask = [str(Path(root) / m) if isinstance(m, str) and m else "" for m in rows["mask"]]
         records = rows.assign(
             image=[str(Path(root) / name) for name in rows["image"]], mask=mask, patient=rows["patient"].astype(str)

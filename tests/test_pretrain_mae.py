@@ -381,7 +381,7 @@ def test_options_train_and_travel_with_the_export(radiographs, tmp_path, changes
 
 
 def test_starting_from_our_own_export(radiographs, whole, tmp_path, monkeypatch, capsys):
-    train(settings(radiographs, tmp_path / "run", epochs=0.2, lr=0.0, init_from=str(whole / "model")))
+    train(settings(radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=str(whole / "model")))
     assert weights(tmp_path / "run") == weights(whole)  # a learning rate of 0: what came in goes out
     assert "another checkpoint, whose licence applies" in (tmp_path / "run" / "model" / "README.md").read_text()
     larger = settings(radiographs, tmp_path / "no", model="mae_vit_small_patch16_dec64d1b")

@@ -210,6 +210,7 @@ class _Loop:
         """All processes are at the same step here; the main one writes."""
         if self.s.run is None:
             return
+        self.totals = {name: distributed.mean(value) for name, value in sorted(self.totals.items())}
         if distributed.is_main():
             state = {
                 "step": self.step,

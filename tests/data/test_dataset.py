@@ -1,5 +1,7 @@
 """Labelled radiographs: tables with the usual faults, and samples that depend on nothing but their key."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,3 +142,16 @@ def test_rows_may_be_selected_without_moving_labels(root):
     chosen = Ages(records.iloc[[1, 0]], Preprocessing(32, 32))
     assert [chosen[i]["target"].item() for i in range(2)] == [30.5, 12.0]
     assert torch.equal(chosen[0]["image"], Ages(records, Preprocessing(32, 32))[1]["image"])
+
+
+def test_ids_stay_as_written(tmp_path):
+    (tmp_path / "t.csv").write_text("id,label,who\n00012,1,007\n00013,0,1E5\n")
+
+    class Numbered(RadiographDataset):
+        """Ids with leading zeros."""
+
+        table, image, target, patient, task = "t.csv", "{id}.png", "label", "who", Task("binary")
+
+    records = Numbered.read(tmp_path)
+    assert [Path(p).name for p in records["image"]] == ["00012.png", "00013.png"]
+    assert list(records["patient"]) == ["007", "1E5"]
