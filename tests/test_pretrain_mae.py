@@ -221,15 +221,18 @@ def test_transformers_computes_the_same_loss_from_the_exported_folder(whole):
 
 
 def test_killed_at_random_moments_and_continued_is_bit_identical(radiographs, whole, tmp_path):
-    config = settings(radiographs, tmp_path / "run", **held_out(radiographs))
-    landed = run_with_kills(
-        lambda: [spawn(child(config))], lambda: (tmp_path / "run" / "metrics.jsonl").exists(), 4,
-        np.random.default_rng(3), span=0.5,
-    )  # fmt: skip
+    rng, landed, run = np.random.default_rng(3), 0, tmp_path / "none"
+    for attempt in range(4):  # on a busy machine a whole run can slip between two kills; then once more
+        run = tmp_path / f"run{attempt}"
+        config = settings(radiographs, run, **held_out(radiographs))
+        begun = run / "metrics.jsonl"
+        landed = run_with_kills(lambda c=config: [spawn(child(c))], begun.exists, 4, rng, span=0.4)
+        if landed >= 2:
+            break
     assert landed >= 2
-    assert_same(whole, tmp_path / "run")
-    assert metrics(whole) == metrics(tmp_path / "run")
-    assert not list((tmp_path / "run").rglob("*.part"))
+    assert_same(whole, run)
+    assert metrics(whole) == metrics(run)
+    assert not list(run.rglob("*.part"))
 
 
 def test_two_processes_or_two_passes_equal_one(radiographs, tmp_path):
@@ -381,7 +384,8 @@ def test_options_train_and_travel_with_the_export(radiographs, tmp_path, changes
 
 
 def test_starting_from_our_own_export(radiographs, whole, tmp_path, monkeypatch, capsys):
-    train(settings(radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=str(whole / "model")))
+    source = str(whole / "model")
+    train(settings(radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=source))
     assert weights(tmp_path / "run") == weights(whole)  # a learning rate of 0: what came in goes out
     assert "another checkpoint, whose licence applies" in (tmp_path / "run" / "model" / "README.md").read_text()
     larger = settings(radiographs, tmp_path / "no", model="mae_vit_small_patch16_dec64d1b")
