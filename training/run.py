@@ -48,7 +48,7 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError) as error:
             raise FileExistsError(f"{self.folder}: is a file, not a folder for a run") from error
         self._lock = _lock(self.folder)
-        for left_over in (*self.checkpoints.glob(".*.part"), *self.folder.glob("model/.*.part")):
+        for left_over in (p for place in (".", "checkpoints", "model") for p in self.folder.glob(f"{place}/.*.part")):
             left_over.unlink(missing_ok=True)  # of a save that was killed
         if resume == "none" and self.saved():
             raise FileExistsError(
