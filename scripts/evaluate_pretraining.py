@@ -31,7 +31,7 @@ class Config:
     parts: list[str] = flag(list(PARTS), "what to measure: " + ", ".join(PARTS))
     tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
     labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
-    steps: int = flag(300, "optimizer steps of each fine-tuning")
+    steps: int = flag(200, "optimizer steps of each fine-tuning")
     batch_size: int = flag(32, "radiographs per step of fine-tuning")
     lr: float = flag(1e-3, "peak learning rate of fine-tuning, for both starts")
     layer_decay: float = flag(0.75, "learning-rate decay per block when starting from pretrained weights")
@@ -411,7 +411,7 @@ class Study:
         model = Supervised(mae.backbone("avg", drop_path=0.1), info.kind, info.outputs, p.normalise, *spread)
         use_explicit_attention(model.to(self.device), self.device)
         records = self.records("train").iloc[rows].assign(target=target)
-        dataset = PhantomFolder(records, p, CropFlip(p.height, p.width, (0.5, 1.0)), seed=c.seed, keep=True)
+        dataset = PhantomFolder(records, p, CropFlip(p.height, p.width, (0.7, 1.0)), seed=c.seed, keep=True)
         batch_size = min(c.batch_size, len(dataset))
         plan = Plan(len(dataset), batch_size, epochs=c.steps / (len(dataset) // batch_size))
         decay = c.layer_decay if method == "pretrained" else 1.0

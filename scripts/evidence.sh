@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 OUT="${1:-evidence}"
 SEEDS=(${SEEDS:-0 1 2})
-TRAIN=${TRAIN:-6000} TEST=${TEST:-800} EPOCHS=${EPOCHS:-30}
+TRAIN=${TRAIN:-6000} TEST=${TEST:-800} EPOCHS=${EPOCHS:-18}
 REGIONS=knee,wrist
 
 for seed in "${SEEDS[@]}"; do
@@ -18,7 +18,7 @@ for seed in "${SEEDS[@]}"; do
             --layout folder --n "$count" --seed "$drawn" --size 160 --format png8 --difficulty clear \
             --regions "$REGIONS" --workers 2
     done
-    steps=$((EPOCHS * (TRAIN / 128)))
+    steps=$((EPOCHS * (TRAIN / 48)))
     for part in 10 3 1; do
         evaluation="$run/evaluation_$part"
         [ -f "$evaluation/results.md" ] && continue
