@@ -10,6 +10,7 @@ fresh at every save: `python zero_shot_heatmap.py --model-path OUTPUT_DIR/model 
 Flags are spelt as in https://github.com/facebookresearch/mae (main_pretrain.py).
 """
 
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -277,7 +278,8 @@ class Pretraining:
                         last_step=self.plan.last_step, licence=c.licence)  # fmt: skip
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
-            draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model)
+            references = self.references if self.fixed_set else {}
+            draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)
 
     def after_epoch(self, epoch: int, step: int) -> None:
         """Every so many epochs: held-out loss and the panel of reconstructions, on the main process."""
@@ -289,7 +291,8 @@ class Pretraining:
             loss = self.fixed_set.loss(self.objective, self.device)
             self.folder.log({"step": step, "epoch": float(epoch), "val_loss": loss})
             path = Path(c.output_dir) / "panels" / f"epoch_{epoch:05d}.png"
-            caption = f"epoch {epoch}, held-out loss {loss:.4f}, {c.mask_ratio:.0%} of the patches hidden"
+            caption = f"epoch {epoch}, {c.mask_ratio:.0%} of the patches hidden, held-out loss {loss:.4f}"
+            caption += "".join(f"; {name} {value:.4f}" for name, value in self.references.items())
             self.fixed_set.draw(self.objective, self.device, path, caption)
         distributed.barrier()
 
@@ -306,11 +309,14 @@ class Pretraining:
         if not self.held_out or not distributed.is_main():
             return None
         images = torch.stack([self.preprocessing(load_radiograph(p)) for p in self.held_out])
-        N = self.objective.config.patches
-        noise = torch.from_numpy(
-            np.stack([sample_generator(0, 0, i).random(N, dtype=np.float32) for i in range(len(images))])
-        )
+        masks = [sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32) for i in range(4)]
+        noise = torch.from_numpy(np.stack([masks[i % 4] for i in range(len(images))]))  # four masks, shared
         return HeldOut(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
+
+    @functools.cached_property
+    def references(self) -> dict:
+        """Held-out losses of what needs no learning; measured once, on the main process."""
+        return self.fixed_set.reference_losses(self.objective)
 
     def tensorboard(self):
         """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""

@@ -10,8 +10,13 @@ def read_metrics(path: str | Path) -> list[dict]:
     return [r for r in map(json.loads, filter(None, lines)) if "loss" in r or "val_loss" in r]
 
 
-def draw_curves(metrics: str | Path, picture: str | Path, title: str = "") -> None:
-    """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG."""
+def draw_curves(
+    metrics: str | Path, picture: str | Path, title: str = "", references: dict[str, float] | None = None
+) -> None:
+    """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG.
+
+    `references`: losses on the held-out radiographs of what needs no learning, as dotted lines.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,10 +36,12 @@ def draw_curves(metrics: str | Path, picture: str | Path, title: str = "") -> No
         axis.set(xlabel="epoch", title={"lr": "learning rate", "grad_norm": "gradient norm"}.get(name, name))
         axis.grid(alpha=0.25)
         if name == "loss":
+            for shade, (label, level) in zip(("0.35", "0.6"), (references or {}).items()):
+                axis.axhline(level, ls=":", lw=1.2, color=shade, label=f"{label}, held out")
             values = [r[k] for r in records for k in ("loss", "val_loss") if k in r]
             if min(values) > 0 and max(values) / min(values) > 8:
                 axis.set_yscale("log")
-            axis.legend(frameon=False)
+            axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(picture, dpi=130)
     plt.close(figure)

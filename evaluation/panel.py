@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluation.figures import masked_tile, panel, save_figure
-from evaluation.reconstruction import hidden_pixels
+from evaluation.reconstruction import hidden_pixels, linear_interpolation, patch_means
 
 TILE = 192  # pixels, about; smaller network inputs are shown enlarged
 
@@ -41,6 +41,31 @@ class HeldOut:
             images = self.normalise(self.images[part].to(device))
             total += float(mae.loss(images, self.noise[part].to(device))) * len(images)
         return total / len(self.images)
+
+    def reference_losses(self, mae) -> dict[str, float]:
+        """The same loss of what needs no learning, so that a curve says whether anything was learnt.
+
+        Empty for a target normalised per patch, which interpolation cannot be compared with.
+        """
+        if mae.norm_pix_loss:
+            return {}
+        found: dict[str, list[float]] = {"linear interpolation": [], "patch means": []}
+        order = self.noise.argsort(dim=1, stable=True)
+        for visible in torch.unique(order[:, : mae.config.visible].sort(dim=1).values, dim=0):  # masks are shared
+            rows = (order[:, : mae.config.visible].sort(dim=1).values == visible).all(dim=1)
+            flags = np.ones(mae.config.patches, bool)
+            flags[visible.numpy()] = False
+            hidden = hidden_pixels(flags, mae.grid, mae.patch_size)
+            grey = self._grey(self.normalise(self.images[rows])) / np.float32(255)
+            filled = {
+                "linear interpolation": linear_interpolation(grey, hidden),
+                "patch means": patch_means(grey, flags, mae.grid, mae.patch_size),
+            }
+            target = self.normalise(self.images[rows])
+            for name, values in filled.items():
+                guess = self.normalise(torch.from_numpy(np.float32(values))[:, None].clamp(0, 1))
+                found[name] += (guess - target)[..., torch.from_numpy(hidden)].square().mean((1, 2)).tolist()
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
     @torch.no_grad()
     def draw(self, mae, device: torch.device, path: Path, caption: str = "") -> None:

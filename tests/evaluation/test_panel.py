@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data.preprocessing import Preprocessing
 from evaluation import panel as module
 from evaluation.curves import draw_curves, read_metrics
 from evaluation.panel import HeldOut
+from models.mae import MAEConfig, MaskedAutoencoder
 
 P, GRID = 16, (2, 3)
 N = GRID[0] * GRID[1]
@@ -135,3 +137,29 @@ def test_curves_are_drawn_from_whatever_is_logged(tmp_path):
 def test_nothing_logged_nothing_drawn(tmp_path):
     draw_curves(lines(tmp_path / "m.jsonl", []), tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_reference_losses_equal_a_loop_over_radiographs():
+    from evaluation.reconstruction import hidden_pixels, linear_interpolation
+
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(
+        MAEConfig(input_size=(32, 32), patch_size=8, dim=24, depth=1, heads=2, decoder_dim=16, decoder_depth=1,
+                  decoder_heads=2)
+    )  # fmt: skip
+    images, noise = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8), torch.rand(3, 16)[[0, 1, 0, 2, 1]]
+    preprocessing = Preprocessing(32, 32)
+    held_out = HeldOut(images, noise, preprocessing.normalise, preprocessing.denormalise)
+    expected = []
+    for image, row in zip(images, noise):
+        flags = np.ones(16, bool)
+        flags[row.argsort()[:4].numpy()] = False
+        hidden = hidden_pixels(flags, (4, 4), 8)
+        filled = linear_interpolation(image.numpy() / np.float32(255), hidden)
+        error = preprocessing.normalise(torch.from_numpy(filled)[None]) - preprocessing.normalise(image[None])
+        expected.append(float(error[0][:, torch.from_numpy(hidden)].square().mean()))
+    found = held_out.reference_losses(mae)
+    assert found["linear interpolation"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert set(found) == {"linear interpolation", "patch means"}
+    mae.norm_pix_loss = True
+    assert held_out.reference_losses(mae) == {}
