@@ -15,19 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.phantom_anatomy import (
-    PROFILE_SAMPLES,
-    REGIONS,
-    Anatomy,
-    Difficulty,
-    F,
-    Lump,
-    Patient,
-    Tube,
-    lobed_outline,
-    profile,
-    round_ends,
-)
+from data.phantom_anatomy import REGIONS, Anatomy
+from data.phantom_patient import Difficulty, Patient
+from data.phantom_solids import PROFILE_SAMPLES, F, Lump, Tube, lobed_outline, profile, round_ends
 
 CONDITIONS = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
 EVERYWHERE = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant")

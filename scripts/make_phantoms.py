@@ -85,7 +85,10 @@ def main() -> None:
 
     from tqdm import tqdm
 
-    from data.phantom_layouts import WRITERS, Plan, check_empty, contact_sheet, phantoms
+    from data.phantom_files import check_empty
+    from data.phantom_layouts import WRITERS
+    from data.phantom_plan import Plan, phantoms
+    from data.phantom_sheet import contact_sheet
 
     plan = Plan(args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction)
     kind = args.format or ("png16" if args.layout == "folder" else "jpeg")

@@ -127,7 +127,8 @@ def desk(tmp_path_factory):
     """An empty folder but for what the page takes for granted: recipes, radiographs, a checkpoint."""
     import torch
 
-    from data.phantom_layouts import FolderWriter, Plan, phantoms
+    from data.phantom_layouts import FolderWriter
+    from data.phantom_plan import Plan, phantoms
     from data.preprocessing import Preprocessing
     from models.mae import MaskedAutoencoder, named_config
     from models.weights import save_mae

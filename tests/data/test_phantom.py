@@ -10,7 +10,9 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from data.phantom import DIFFICULTIES, REGIONS, permitted, study
-from data.phantom_anatomy import GIRLS_AHEAD, Patient, grown, outline_table, profile, round_ends, turn_x, turn_y
+from data.phantom_patient import GIRLS_AHEAD, Patient
+from data.phantom_skeleton import grown
+from data.phantom_solids import outline_table, profile, round_ends, turn_x, turn_y
 
 SIZE = 128
 PAIRS = [(region, condition) for region in REGIONS for condition in permitted(region)]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_target
-from data.phantom_layouts import WRITERS, Plan, phantoms
+from data.phantom_layouts import WRITERS
+from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.weights import save_mae

@@ -12,19 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.phantom_layouts import (
-    BTXRD_COLUMNS,
-    FRACATLAS_COLUMNS,
-    RECORD_COLUMNS,
-    WRITERS,
-    Plan,
-    check_empty,
-    draw_patient_options,
-    mask_polygon,
-    patient_age,
-    phantoms,
-    uid,
-)
+from data.phantom_btxrd import BTXRD_COLUMNS
+from data.phantom_dicom import patient_age, uid
+from data.phantom_files import check_empty, mask_polygon
+from data.phantom_fracatlas import FRACATLAS_COLUMNS
+from data.phantom_layouts import RECORD_COLUMNS, WRITERS
+from data.phantom_plan import Plan, draw_patient_options, phantoms
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_phantoms.py"

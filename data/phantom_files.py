@@ -1,0 +1,78 @@
+"""Files of phantom radiographs that more than one layout writes: pictures, tables, outlines of lesions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.phantom import Phantom, mask_boxes
+from data.phantom_dicom import write_dicom
+
+VIEW_KINDS = {"lateral": "lateral", "oblique": "oblique", "external": "oblique", "mortise": "oblique",
+              "grashey": "oblique"}
+
+
+def check_empty(folder: Path, overwrite: bool = False) -> None:
+    """Refuse to write into a folder that holds something."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"{folder} is not empty; choose another folder or pass --overwrite")
+
+
+def eight_bit(phantom: Phantom) -> np.ndarray:
+    """The pixels as uint8, rounded down."""
+    return (phantom.pixels >> 8).astype(np.uint8)
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
+    """A table with Unix line ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_picture(path: Path, phantom: Phantom, kind: str, seed: int, number: int) -> Path:
+    """Write the pixels as png16, png8, jpeg or dicom; returns the path with its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "dicom":
+        path = path.with_name(path.name + ".dcm")
+        write_dicom(path, phantom, seed, number)
+    elif kind == "jpeg":
+        path = path.with_name(path.name + ".jpg")
+        Image.fromarray(eight_bit(phantom)).save(path, quality=92)
+    else:
+        path = path.with_name(path.name + ".png")
+        Image.fromarray(phantom.pixels if kind == "png16" else eight_bit(phantom)).save(path, compress_level=1)
+    return path
+
+
+def mask_polygon(mask: np.ndarray, corners: int = 24) -> list[list[float]]:
+    """Outline of a lesion: the farthest mask pixel from its middle in each of `corners` directions; x, y in pixels."""
+    rows, columns = np.nonzero(mask)
+    centre_x, centre_y = columns.mean(), rows.mean()
+    turn = np.arctan2(rows - centre_y, columns - centre_x)
+    sector = ((turn / (2 * np.pi) + 0.5) * corners).astype(int) % corners
+    distance = np.hypot(rows - centre_y, columns - centre_x)
+    points = []
+    for k in range(corners):
+        inside = np.flatnonzero(sector == k)
+        if inside.size:
+            far = inside[np.argmax(distance[inside])]
+            points.append([float(columns[far]) + 0.5, float(rows[far]) + 0.5])
+    if len(points) >= 3:
+        return points
+    ((x0, y0, x1, y1),) = mask_boxes(mask)  # a lesion of a few pixels
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
