@@ -150,7 +150,10 @@ class Pretraining:
             )
         size = tuple(c.input_size) if len(c.input_size) == 2 else (c.input_size[0],) * 2
         self.crop = CropFlip(*size, tuple(c.crop_scale), flip=c.flip)
-        self.preprocessing = Preprocessing(*size, intensity=c.intensity, mean=tuple(c.mean), std=tuple(c.std))
+        # radiographs are read with bone bright, neg-log expects detector counts (bone dark)
+        options = {"complement": True} if c.intensity == "neglog" else {}
+        self.preprocessing = Preprocessing(*size, intensity=c.intensity, intensity_options=options, mean=tuple(c.mean),
+                                           std=tuple(c.std))  # fmt: skip
         self.architecture = named_config(
             c.model, input_size=size, mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
         )

@@ -173,10 +173,10 @@ class MaskedAutoencoder(Objective):
 
     def decode(self, latent: Tensor, visible: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Latent [B, 1 + K, D] -> predicted pixels of the `wanted` [B, M] patches, of all N if None: [B, M, V]."""
-        x = self.decoder_embed(latent)
-        tokens = self.mask_token.to(x.dtype).expand(len(x), self.config.patches, -1)  # [B, N, E]
+        x = self.decoder_embed(latent).to(self.mask_token.dtype)  # between layers tokens stay float32 under autocast
+        tokens = self.mask_token.expand(len(x), self.config.patches, -1)  # [B, N, E]
         tokens = tokens.scatter(1, visible[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
-        x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed.to(x.dtype)
+        x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
         x = x[:, 1:] if wanted is None else take(x, wanted + 1)

@@ -83,13 +83,14 @@ def load_encoder(
     identity and the report says so.
     """
     checkpoint = read_checkpoint(path)
-    config = resized(mae_config(checkpoint), input_size)
+    stored = mae_config(checkpoint)
+    config = resized(stored, input_size)
     model = ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
                 mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
     skipped = ("decoder_", "mask_token", "head.")
     state = {k: v for k, v in checkpoint.state.items() if not k.startswith(skipped)}
     if "pos_embed" in state:
-        state["pos_embed"] = resize_positions(state["pos_embed"], mae_config(checkpoint).grid, config.grid)
+        state["pos_embed"] = resize_positions(state["pos_embed"], stored.grid, config.grid)
     notes = list(checkpoint.notes)
     if pool == "avg" and "fc_norm.weight" not in state:
         state |= {k: v for k, v in model.state_dict().items() if k.startswith("fc_norm.")}

@@ -9,7 +9,7 @@ OUT="${1:-demo}"
 REGIONS=knee,wrist
 
 echo "== 1/4 drawing phantom radiographs"
-for set in "train 3000 1" "test 240 2"; do
+for set in "train 3000 1" "test 240 2" "watch 48 3"; do
     read -r name count seed <<< "$set"
     [ -f "$OUT/$name/records.csv" ] || python scripts/make_phantoms.py --out "$OUT/$name" --overwrite --layout folder \
         --n "$count" --seed "$seed" --size 160 --format png8 --difficulty clear --regions "$REGIONS" --workers 2
@@ -17,7 +17,7 @@ done
 
 echo "== 2/4 pretraining without labels"
 python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$OUT/train/images" \
-    --val_path "$OUT/test/images" --output_dir "$OUT/mae" --epochs 16
+    --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs 16
 
 echo "== 3/4 error maps of radiographs it has not seen, with exact truth"
 python zero_shot_heatmap.py --model-path "$OUT/mae/model" --in-dirs "$OUT/test/images" --out "$OUT/heatmaps" \

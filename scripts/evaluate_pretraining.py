@@ -117,7 +117,8 @@ class Study:
 
     def unit(self, name: str, rows):
         """[B, h, w] float32 in [0, 1]."""
-        return self.pixels[name][rows].astype("float32") / 255
+        pixels = self.pixels[name][rows]
+        return pixels.astype("float32") / 255 if pixels.dtype == "uint8" else pixels
 
     def interval(self, kind: str, truth, predicted, patients, name: str):
         """The score of test predictions with its interval (patients resampled)."""
@@ -125,7 +126,7 @@ class Study:
         from evaluation.probes import score
 
         return bootstrap_interval(lambda rows: score(kind, truth[rows], predicted[rows]), patients,
-                                  generator=self.generator(name), draws=300)  # fmt: skip
+                                  generator=self.generator(name), draws=1000)  # fmt: skip
 
     def add(self, part: str, task: str, method: str, metric: str, value, *, labels: int = 0) -> None:
         """`value`: an Interval or a number."""
@@ -266,7 +267,7 @@ class Study:
                 predicted = linear_probe(
                     info.kind, by_set["train"][rows[chosen]], target[chosen], by_set["test"][test_rows]
                 )
-                interval = self.interval(info.kind, truth, predicted, patients, method)
+                interval = self.interval(info.kind, truth, predicted, patients, task)
                 self.add("linear probe", task, method, metric_of(info), interval, labels=len(chosen))
 
     def dense(self) -> None:
@@ -296,7 +297,7 @@ class Study:
             train, target = inputs["train"][0][order], inputs["train"][1][order]
             predicted = linear_probe("binary", train, target, inputs["test"][0])
             truth, patients = inputs["test"][1], inputs["test"][2]
-            interval = self.interval("binary", truth, predicted, patients, method)
+            interval = self.interval("binary", truth, predicted, patients, "dense")
             self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(order))
 
     def finetune(self) -> None:
@@ -317,7 +318,7 @@ class Study:
                 for method in ("pretrained", "from scratch"):
                     model = self.finetuned(method, info, rows[chosen], target[chosen])
                     predicted = self.predictions(model, test_rows)
-                    interval = self.interval(info.kind, truth, predicted, patients, method)
+                    interval = self.interval(info.kind, truth, predicted, patients, task)
                     self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
                     print(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
                           f"[{interval.low:.3f}, {interval.high:.3f}]", flush=True)  # fmt: skip

@@ -12,7 +12,7 @@ REGIONS=knee,wrist
 
 for seed in "${SEEDS[@]}"; do
     run="$OUT/seed$seed"
-    for set in "train $TRAIN $((10 + seed))" "test $TEST $((20 + seed))"; do
+    for set in "train $TRAIN $((10 + seed))" "test $TEST $((20 + seed))" "watch 64 $((30 + seed))"; do
         read -r name count drawn <<< "$set"
         [ -f "$run/$name/records.csv" ] || python scripts/make_phantoms.py --out "$run/$name" --overwrite \
             --layout folder --n "$count" --seed "$drawn" --size 160 --format png8 --difficulty clear \
@@ -23,7 +23,7 @@ for seed in "${SEEDS[@]}"; do
         evaluation="$run/evaluation_$part"
         [ -f "$evaluation/results.md" ] && continue
         python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$run/train/images" \
-            --val_path "$run/test/images" --output_dir "$run/mae" --seed "$seed" --epochs "$EPOCHS" \
+            --val_path "$run/watch/images" --output_dir "$run/mae" --seed "$seed" --epochs "$EPOCHS" \
             --max_steps $((steps / part))
         if [ "$part" = 1 ]; then
             parts=(reconstruction localisation probes dense finetune) labels=(50 200 1000)

@@ -86,6 +86,15 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
+def gathered(items: list) -> list:
+    """The items (picklable) of all processes, in the order of their ranks, on every process."""
+    if not dist.is_initialized():
+        return list(items)
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 def from_main(make: Callable[[], Any]) -> Any:
     """What `make()` returns on the main process (any picklable object), on every process.
 

@@ -24,6 +24,7 @@ from training.run import RunFolder
 from training.sampling import Plan
 from training.schedules import Schedule
 
+SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
 EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
 
 
@@ -115,6 +116,7 @@ class _Loop:
         progress = self.step / plan.total_steps
         means: dict[str, Tensor] = {}
         bad: list[int] = []
+        self.used: list[Any] = []  # sample indices of this step
         for k in range(plan.accumulate):
             batch = to_device(next(batches), device)
             slot = distributed.rank() * plan.accumulate + k
@@ -126,6 +128,7 @@ class _Loop:
             self.scaler.scale(losses["loss"] / plan.accumulate).backward()
             for name, value in losses.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / plan.accumulate
+            self.used.append(batch.get("index", ()))
             if not torch.isfinite(losses["loss"].detach()):
                 bad += [int(i) for i in batch.get("index", [-1])]
         return means, bad
@@ -136,9 +139,7 @@ class _Loop:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.grad_norm = norm
         overflow = not bool(torch.isfinite(norm))
-        bad = bool(bad_indices) or (
-            overflow and not self.scaler.is_enabled()
-        )  # fp16: the scaler skips overflows itself
+        bad = bool(bad_indices) or overflow
         due = self.s.save_seconds is not None and time.monotonic() - self.saved_at > self.s.save_seconds
         flags = [float(signalled), float(due and distributed.is_main()), float(bad)]
         flags = distributed.maximum(torch.tensor(flags, device=self.s.device)).tolist()
@@ -172,20 +173,16 @@ class _Loop:
         message = f"step {number}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
         if distributed.is_main():
             print(message, file=sys.stderr, flush=True)
-        if self.bad_steps >= self.s.max_bad_steps:
+        if self.bad_steps >= self.s.max_bad_steps + (SCALE_HALVINGS if self.scaler.is_enabled() else 0):
             self._save()
             raise TrainingStopped(
                 f"{self.bad_steps} steps in a row were not finite; the last good state is saved. Last: {message}"
             )
 
     def _names(self, bad_indices: list[int]) -> list[str]:
-        """File names of the bad samples of all processes."""
-        names = [self.s.name_of(i) for i in bad_indices if i >= 0]
-        if distributed.world_size() > 1:
-            gathered: list = [None] * distributed.world_size()
-            torch.distributed.all_gather_object(gathered, names)
-            names = [name for part in gathered for name in part]
-        return names or ["unknown (a gradient overflowed)"]
+        """File names of the bad samples of all processes; of the whole step if only a gradient was not finite."""
+        bad = distributed.gathered([self.s.name_of(i) for i in bad_indices if i >= 0])
+        return bad or distributed.gathered([self.s.name_of(int(i)) for part in self.used for i in part])
 
     # log, save, resume ------------------------------------------------------------------------------------------
 
@@ -254,9 +251,11 @@ class _Loop:
 
         total, done = self.s.plan.last_step * self.s.plan.global_batch, self.step * self.s.plan.global_batch
         hidden = not (self.s.progress_bar and distributed.is_main())
+        seconds = 1 if sys.stderr.isatty() else 30  # a log file is no terminal
         return tqdm(
-            total=total, initial=done, unit="img", disable=hidden, smoothing=0.05, dynamic_ncols=True, mininterval=1
-        )
+            total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
+            mininterval=seconds,
+        )  # fmt: skip
 
 
 class _Signals:

@@ -20,7 +20,8 @@ def parameter_groups(module: nn.Module, layer_decay: float = 1.0) -> list[dict]:
         if not parameter.requires_grad:
             continue
         lr_scale = layer_decay ** (depth + 1 - layer_of(name, depth))
-        decay_scale = 0.0 if parameter.squeeze().ndim <= 1 else 1.0
+        vector = parameter.ndim <= 1 or name.endswith(("cls_token", "mask_token", "pos_embed"))
+        decay_scale = 0.0 if vector else 1.0
         group = groups.setdefault(
             (lr_scale, decay_scale), {"params": [], "lr_scale": lr_scale, "weight_decay_scale": decay_scale}
         )

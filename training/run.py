@@ -1,6 +1,7 @@
 """A run is a folder, and everything needed to continue or to judge it is in there.
 
     config.json       the flags              environment.json  versions, device, git revision
+    identity.json     what decides the numbers
     metrics.jsonl     one line per log       checkpoints/      step_*.pt with a .sha256 beside each; two are kept
     best.pt           the best so far        DONE              written when the run has finished
 
@@ -55,6 +56,10 @@ class RunFolder:
                 f"{self.folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
                 "another --output_dir starts a new one"
             )
+        told = self.folder / "identity.json"
+        if told.exists() and (self.saved() or (self.folder / "DONE").exists()):
+            self._check_identity(json.loads(told.read_text(encoding="utf-8")), self.folder)
+        write_text(told, json.dumps(self.identity, indent=2) + "\n")
 
     def saved(self) -> list[Path]:
         """Checkpoint files, oldest first."""
@@ -105,10 +110,16 @@ class RunFolder:
             )
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """Write the training state of `step`, then forget all but the newest two. Main process only."""
+        """Write the training state of `step`, then forget all but it and the one before. Main process only.
+
+        Files of later steps go, too: they were refused as damaged when this run was continued from an earlier one.
+        """
         path = self.checkpoints / f"step_{step:010d}.pt"
+        (self.folder / "DONE").unlink(missing_ok=True)  # of a run that is now made longer
         write_state(state | {"identity": self.identity}, path)
-        for old in self.saved()[:-KEEP]:
+        saved = self.saved()
+        reached = [p for p in saved if _step_of(p) <= step]
+        for old in (p for p in saved if p not in reached[-KEEP:]):
             old.unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
         return path

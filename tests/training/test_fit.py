@@ -191,3 +191,18 @@ def test_finite_norm_clipping_and_logged_values(tmp_path):
     train(tmp_path, steps=8, clip_norm=1e-3)
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert record["grad_norm"] > 1e-3 and {"step", "epoch", "loss", "lr", "weight_decay"} <= record.keys()
+
+
+class Exploding(Toy):
+    """A finite loss whose gradient is not: the square root at zero."""
+
+    def forward(self, batch, progress):
+        out = super().forward(batch, progress)
+        return {"loss": out["loss"] + (self.net[3].bias * 0).abs().sqrt().sum() * 0.0}
+
+
+def test_a_gradient_that_is_not_finite_names_the_whole_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(globals(), "Toy", Exploding)
+    with pytest.raises(TrainingStopped, match=r"file_\d+\.png.*file_\d+\.png"):
+        train(tmp_path, steps=16, max_bad_steps=2)
+    assert len([n for n in capsys.readouterr().err.splitlines()[0].split(",") if "file_" in n]) == 8

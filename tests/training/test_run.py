@@ -136,3 +136,26 @@ def test_fingerprint_and_hash(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x").startswith("ba7816bf")
     shutil.rmtree(tmp_path)
+
+
+def test_a_good_checkpoint_outlives_damaged_newer_ones(tmp_path):
+    run = RunFolder(tmp_path, {})
+    for step in (300, 400, 500):
+        write_state({"step": step, "identity": {}}, run.checkpoints / f"step_{step:010d}.pt")
+    for step in (400, 500):
+        (run.checkpoints / f"step_{step:010d}.pt.sha256").unlink()
+    assert run.load()["step"] == 300
+    run.save({"step": 350}, 350)
+    assert [p.name for p in run.saved()] == ["step_0000000300.pt", "step_0000000350.pt"]
+    assert run.load()["step"] == 350
+
+
+def test_a_refused_run_changes_nothing_in_the_folder(tmp_path):
+    run = RunFolder(tmp_path, {"seed": 1})
+    run.describe({"seed": 1})
+    run.save({"step": 1}, 1)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    del run
+    with pytest.raises(ValueError, match="seed was 1 and is 2"):
+        RunFolder(tmp_path, {"seed": 2})
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
