@@ -20,20 +20,25 @@ def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def linear_probe(kind: str, train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
+def linear_probe(
+    kind: str, train: np.ndarray, target: np.ndarray, test: np.ndarray, patients: np.ndarray | None = None
+) -> np.ndarray:
     """Fit on standardised features [R, D], predict for `test`: probabilities or values as `score` takes them.
 
-    The strength of the L2 penalty is chosen by 5-fold cross-validation on the training rows (3-fold below 100 rows).
+    The strength of the L2 penalty is chosen by cross-validation on the training rows, 5-fold (3-fold below 100 rows),
+    with all rows of one of the `patients` [R] in the same fold.
     """
     from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    groups, count = np.arange(len(train)) if patients is None else patients, 3 if len(train) < 100 else 5
     if kind == "regression":
-        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+        splits = list(GroupKFold(count).split(train, target, groups))
+        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), cv=splits))
         return model.fit(train, target).predict(test)
-    folds = StratifiedKFold(3 if len(train) < 100 else 5, shuffle=True, random_state=0)
+    folds = list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(train, target.astype(int), groups))
     logistic = LogisticRegressionCV(
         Cs=np.logspace(-4, 0, 5), cv=folds, scoring="neg_log_loss", solver="newton-cholesky", l1_ratios=(0.0,),
         use_legacy_attributes=False,

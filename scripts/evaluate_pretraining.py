@@ -120,13 +120,19 @@ class Study:
         pixels = self.pixels[name][rows]
         return pixels.astype("float32") / 255 if pixels.dtype == "uint8" else pixels
 
-    def interval(self, kind: str, truth, predicted, patients, name: str):
-        """The score of test predictions with its interval (patients resampled)."""
+    def interval(self, kind: str, truth, predicted, patients, name: str, minus=None):
+        """The score of test predictions (less the score of the predictions `minus`) with its interval.
+
+        Patients are resampled; the same `name` gives the same draws, so differences are paired.
+        """
         from evaluation.intervals import bootstrap_interval
         from evaluation.probes import score
 
-        return bootstrap_interval(lambda rows: score(kind, truth[rows], predicted[rows]), patients,
-                                  generator=self.generator(name), draws=1000)  # fmt: skip
+        def statistic(rows):
+            own = score(kind, truth[rows], predicted[rows])
+            return own if minus is None else own - score(kind, truth[rows], minus[rows])
+
+        return bootstrap_interval(statistic, patients, generator=self.generator(name), draws=1000)
 
     def add(self, part: str, task: str, method: str, metric: str, value, *, labels: int = 0) -> None:
         """`value`: an Interval or a number."""
@@ -255,6 +261,7 @@ class Study:
         features = {"pretrained": self.features(self.mae), "untrained": self.features(self.untrained)}
         low = {name: pixels[:, ::2, ::2] for name, pixels in self.pixels.items()}
         features["PCA of pixels"] = dict(zip(("train", "test"), pca_features(low["train"], low["test"])))
+        train_patients = self.records("train")["patient"].to_numpy()
         for task in self.config.tasks:
             (rows, target), (test_rows, truth), info = (
                 self.labelled("train", task),
@@ -264,9 +271,8 @@ class Study:
             chosen = self.generator(f"labels {task}").permutation(len(rows))[: max(self.config.labels)]
             patients = self.records("test")["patient"].to_numpy()[test_rows]
             for method, by_set in features.items():
-                predicted = linear_probe(
-                    info.kind, by_set["train"][rows[chosen]], target[chosen], by_set["test"][test_rows]
-                )
+                predicted = linear_probe(info.kind, by_set["train"][rows[chosen]], target[chosen],
+                                         by_set["test"][test_rows], train_patients[rows[chosen]])  # fmt: skip
                 interval = self.interval(info.kind, truth, predicted, patients, task)
                 self.add("linear probe", task, method, metric_of(info), interval, labels=len(chosen))
 
@@ -294,8 +300,8 @@ class Study:
                 inputs[name] = (self.tokens(method, name, rows)[keep], target[keep], np.repeat(
                     self.records(name)["patient"].to_numpy()[rows], keep.sum(1)))  # fmt: skip
             order = self.generator("dense").permutation(len(inputs["train"][0]))[:8000]
-            train, target = inputs["train"][0][order], inputs["train"][1][order]
-            predicted = linear_probe("binary", train, target, inputs["test"][0])
+            train, target, owners = (part[order] for part in inputs["train"])
+            predicted = linear_probe("binary", train, target, inputs["test"][0], owners)
             truth, patients = inputs["test"][1], inputs["test"][2]
             interval = self.interval("binary", truth, predicted, patients, "dense")
             self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(order))
@@ -315,13 +321,17 @@ class Study:
                 if len(chosen) < labels:
                     print(f"{task}: only {len(chosen)} labelled radiographs for --labels {labels}; left out")
                     continue
+                by_method = {}
                 for method in ("pretrained", "from scratch"):
                     model = self.finetuned(method, info, rows[chosen], target[chosen])
-                    predicted = self.predictions(model, test_rows)
+                    predicted = by_method[method] = self.predictions(model, test_rows)
                     interval = self.interval(info.kind, truth, predicted, patients, task)
                     self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
                     print(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
                           f"[{interval.low:.3f}, {interval.high:.3f}]", flush=True)  # fmt: skip
+                gain = self.interval(info.kind, truth, by_method["pretrained"], patients, task,
+                                     minus=by_method["from scratch"])  # fmt: skip
+                self.add("fine-tuning", task, "difference", metric_of(info), gain, labels=labels)
 
     # networks ------------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,9 @@ def test_every_part_has_figures_with_baselines(folder, tmp_path):
     assert methods["localisation"] >= {"error map", "untrained autoencoder", "chance", "raw-patch nearest neighbour"}
     assert methods["linear probe"] == {"pretrained", "untrained", "PCA of pixels"}
     assert methods["dense probe"] == {"pretrained", "untrained", "raw patch"}
-    assert methods["fine-tuning"] == {"pretrained", "from scratch"}
+    assert methods["fine-tuning"] == {"pretrained", "from scratch", "difference"}
+    tuned = table[table["part"] == "fine-tuning"].pivot_table(index="task", columns="method", values="value")
+    assert (tuned["difference"] - (tuned["pretrained"] - tuned["from scratch"])).abs().max() < 1e-6
     chance = table[(table["method"] == "chance") & (table["metric"] == "pixel_auroc")]
     assert (chance["value"] == 0.5).all()
     assert "## Fine-tuning" in (tmp_path / "evaluation_1" / "results.md").read_text()
