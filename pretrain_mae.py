@@ -311,7 +311,9 @@ class Pretraining:
 
         if not self.held_out or not distributed.is_main():
             return None
-        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in self.held_out])
+        shown = evenly(self.held_out, most=HeldOut.shown)  # first come those that the panel draws: of all kinds
+        held_out = shown + [p for p in self.held_out if p not in shown]
+        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in held_out])
         masks = [sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32) for i in range(4)]
         noise = torch.from_numpy(np.stack([masks[i % 4] for i in range(len(images))]))  # four masks, shared
         return HeldOut(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)

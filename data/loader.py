@@ -10,13 +10,16 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from data.radiograph import UnreadableRadiograph
 from training.sampling import Plan, StepSampler
 
+WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
+
 
 def step_batches(
     dataset: Dataset, plan: Plan, *, seed: int, rank: int, num_workers: int, pin_memory: bool = False
 ) -> Callable[[int], Iterable[dict]]:
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
-    One set of workers serves the whole run, across epochs. Raises UnreadableRadiograph as the data set raised it.
+    One set of workers serves the whole run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph
+    as the data set raised it.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -29,10 +32,14 @@ def step_batches(
             worker_init_fn=_one_thread if num_workers else None,
             prefetch_factor=4 if num_workers else None,
         )
-        for batch in loader:
-            if isinstance(batch, UnreadableRadiograph):
-                raise batch
-            yield batch
+        batches = iter(loader)
+        try:
+            for batch in batches:
+                if isinstance(batch, UnreadableRadiograph):
+                    raise batch
+                yield batch
+        finally:
+            del batches  # ends the workers
 
     return from_step
 
@@ -59,6 +66,6 @@ def _one_thread(worker: int) -> None:
     """Workers decode; the cores belong to the training process."""
     torch.set_num_threads(1)
     # Schedulers signal the whole group. To save and stop is the training process's business: it needs its workers until
-    # then, and they end with it.
+    # then. The alarm ends a worker that nobody ended.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

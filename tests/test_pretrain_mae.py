@@ -464,6 +464,16 @@ def test_what_a_user_can_mend_is_one_sentence(radiographs, tmp_path, monkeypatch
     assert re.search(told, sentence), sentence
 
 
+def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
+    command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(radiographs), "--output_dir",
+               str(tmp_path / "run"), "--model", "mae_vit_tiny_patch16_dec64d1b", "--input_size", "32",
+               "--batch_size", "8", "--epochs", "1", "--num_workers", "2"]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert result.returncode == 0, result.stderr[-500:]
+    assert "finished" in result.stdout and (tmp_path / "run" / "DONE").exists()
+
+
+
 def test_the_real_script_refuses_without_traceback(tmp_path):
     command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(tmp_path / "nowhere")]
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True)

@@ -5,11 +5,12 @@ or nothing is updated, clip, optimizer, hooks. Every decision that must be commo
 made by one all-reduce per step.
 """
 
+import contextlib
 import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -81,8 +82,7 @@ class _Loop:
         self.objective.train()
         plan, outcome = self.s.plan, "finished"
         self.saved_at = time.monotonic()
-        with _Signals() as signals, self._bar() as bar:
-            batches = iter(self.s.batches(self.step))
+        with _Signals() as signals, self._bar() as bar, _closing(self.s.batches(self.step)) as batches:
             while self.step < plan.last_step:
                 losses, bad_indices = self._forward_backward(model, batches)
                 stop, save, bad = self._agree(signals.received, bad_indices)
@@ -256,6 +256,16 @@ class _Loop:
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
             mininterval=seconds,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _closing(batches: Iterable[dict]) -> Iterator[Iterator[dict]]:
+    """An iterator that is closed at the end, and with it the loader's processes."""
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        getattr(iterator, "close", lambda: None)()
 
 
 class _Signals:
