@@ -13,7 +13,7 @@
 For each radiograph OUT/<input folder>/<path below it> gets
   NAME.png            original | masked | reconstruction | error, for a few of the passes
   NAME_hotspot.png    the radiograph under its error map, with a colour bar
-  NAME_error.npy      the map, float32, at the radiograph's own height and width (NaN where the network never looked)
+  NAME_error.npy      the map, float32, at the radiograph's own height and width (NaN: never seen or never hidden)
   NAME_z.npy          with --reference: standard deviations above normal
 and OUT gets err_mean_summary.csv, failed.csv, index.html (open it in a browser), settings.json and records.jsonl; with
 --truth also localisation.csv and localisation_summary.csv.
@@ -52,7 +52,7 @@ class Config:
         choices=("cohort", "image", "fixed"),
     )
     scale_max: float | None = flag(None, "value at the top of the colours with --scale fixed")
-    plot_norm: bool | None = flag(None, "the same as --scale image; --no-plot-norm: --scale fixed --scale-max 1")
+    plot_norm: bool | None = flag(None, "the same as --scale fixed --scale-max 1; --no-plot-norm: --scale image")
     colours: str = flag("ember", "colour table of the maps", choices=("ember", "hot", "grey"))
     alpha: float = flag(0.55, "opacity of the overlay at the top of the scale, 0 to 1")
     panel_passes: int = flag(3, "passes shown in the reconstruction panel; 0 writes none")
@@ -81,21 +81,23 @@ def main(config: Config) -> int:
     """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
     from evaluation.heatmap_report import drawn, write_results
-    from evaluation.heatmap_study import measured
+    from evaluation.heatmap_study import measured, require_full_coverage
     from evaluation.output_folder import open_records, text_of
 
-    sources = find_sources(config.in_dirs, config.recursive, exclude=config.out)
+    failed: list[tuple[Path, str, str]] = []
+    sources = find_sources(config.in_dirs, config.recursive, config.out, failed)
     study = prepare(config)
     settings = study.settings | {"seed": config.seed, "panel_passes": config.panel_passes, "format": config.format}
     settings |= {"reference": fingerprint(config.reference), "truth": fingerprint(config.truth)}
     settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
+    if config.reference is not None or config.truth is not None:
+        require_full_coverage(study, sources)
     done = open_records(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     if done:
         say(f"resuming: {len(done)} radiographs are finished")
 
-    failed: list[tuple[Path, str, str]] = []
     if config.reference is not None:
-        study.reference = normal_reference(study, failed)
+        study.reference = normal_reference(study, sources, failed)
     if config.truth is not None:
         study.truth, study.untrained = findings(study, sources)
     records = {r["path"]: r for r in measured(study, sources, done, failed)}
@@ -113,8 +115,8 @@ def check(config: Config) -> None:
     if config.plot_norm is not None:
         if config.scale is not None:
             raise ValueError("--plot-norm and --scale say the same thing; give one of them")
-        config.scale = "image" if config.plot_norm else "fixed"
-        config.scale_max = config.scale_max if config.plot_norm else config.scale_max or 1.0
+        config.scale = "fixed" if config.plot_norm else "image"
+        config.scale_max = config.scale_max or 1.0 if config.plot_norm else config.scale_max
     config.scale = config.scale or "cohort"
     config.format = "jpeg" if config.format == "jpg" else config.format
     if (config.scale == "fixed") != (config.scale_max is not None):
@@ -136,8 +138,11 @@ def check(config: Config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} is out of range")
 
 
-def find_sources(entries: list[Path], recursive: bool, exclude: Path) -> list:
-    """All radiographs once, with output names that never collide; what lies in the output folder is left out."""
+def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: list) -> list:
+    """All radiographs once, with output names that never collide; what lies in the output folder is left out.
+
+    A folder that is empty or cannot be listed goes to `failed`, unless nothing at all is left.
+    """
     import os
 
     from data.radiograph import list_radiographs
@@ -146,14 +151,25 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path) -> list:
     from evaluation.output_folder import folder_labels, output_stems
 
     listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
+    lost: list[tuple[Path, str, str]] = []
     out = os.path.realpath(exclude) + os.sep
     for entry in entries:
-        for path in list_radiographs([entry], recursive=recursive):
+        try:
+            paths = list_radiographs([entry], recursive=recursive)
+        except (FileNotFoundError, PermissionError) as error:
+            if not entry.is_dir():
+                raise
+            reason = "no-permission" if isinstance(error, PermissionError) else "no-radiographs"
+            lost.append((entry, reason, str(error)))
+            continue
+        for path in paths:
             real = os.path.realpath(path)
             if not real.startswith(out):
                 listed.setdefault(real, (entry if entry.is_dir() else path.parent, path))
     if not listed:
-        raise ValueError(f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
+        details = "; ".join(detail for _, _, detail in lost)
+        raise ValueError(details or f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
+    failed += lost
     labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
     sources = []
     for root, path in listed.values():
@@ -237,9 +253,14 @@ def fingerprint(path: Path | None) -> str | None:
     return digest.hexdigest()
 
 
-def normal_reference(study, failed: list):
-    """Read the reference, or measure a folder of normal radiographs; stored as OUT/reference.npz either way."""
-    from evaluation.error_maps import patch_means
+def normal_reference(study, sources: list, failed: list):
+    """Read the reference, or measure a folder of normal radiographs; stored as OUT/reference.npz either way.
+
+    Radiographs that are also among `sources` are left out of the folder: nothing is compared with itself.
+    """
+    import os
+
+    from evaluation.error_maps import patch_errors
     from evaluation.heatmap_study import measure
     from evaluation.reference import NormalReference
 
@@ -251,9 +272,13 @@ def normal_reference(study, failed: list):
             raise ValueError(f"{source}: made with another {', '.join(differing)}; a z-score needs the same conditions")
     else:
         reference = NormalReference(study.settings)
-        normals = find_sources([source], study.config.recursive, exclude=study.config.out)
+        found = find_sources([source], study.config.recursive, study.config.out, failed)
+        measured_too = {os.path.realpath(s.path) for s in sources}
+        normals = [normal for normal in found if os.path.realpath(normal.path) not in measured_too]
+        if len(normals) < len(found):
+            say(f"note: {len(found) - len(normals)} radiographs of {source} are also mapped; left out of the reference")
         for normal, _, _, maps in measure(study, normals, failed, "reference", study.model):
-            reference.add(normal.group, patch_means(maps.maps[0], study.model.grid))
+            reference.add(normal.group, patch_errors(maps.maps[0], maps.hits[0]))
     count = reference.groups
     reference.moments("")  # at least two, or a sentence
     groups = ", ".join(f"{group} {n}" for group, n in count.items() if group)

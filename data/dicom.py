@@ -7,6 +7,7 @@ H: height, W: width in pixels.
 """
 
 import logging
+import re
 import warnings
 import zlib
 
@@ -19,6 +20,7 @@ PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 REQUIRED = ("Rows", "Columns", "PhotometricInterpretation")
+QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
 ELEMENTS = [
     *"""
@@ -44,25 +46,33 @@ def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> n
     window or VOI LUT.
     Raises UnreadableRadiograph.
     """
-    quiet = logging.getLogger("pydicom")
-    if quiet.level < logging.CRITICAL:  # below, pydicom repeats the values of elements and prints tracebacks
-        quiet.setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # likewise
-        try:
-            dataset = _read_data_set(path, stream)
-            index = _check_header(path, dataset, frame)
-            stored = _decode(path, dataset, index)
-            if stored.ndim == 3:
-                return _colour(path, stored)
-            return display_values(path, dataset, stored, index, voi)
-        except UnreadableRadiograph:
-            raise
-        except MemoryError:
-            raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from None
-        except Exception as error:  # a malformed element somewhere; the text of the error may quote it
-            detail = f"malformed DICOM element ({type(error).__name__})"
-            raise UnreadableRadiograph(path, "bad-metadata", detail) from None
+    _silence()
+    try:
+        dataset = _read_data_set(path, stream)
+        index = _check_header(path, dataset, frame)
+        stored = _decode(path, dataset, index)
+        if stored.ndim == 3:
+            return _colour(path, stored)
+        return display_values(path, dataset, stored, index, voi)
+    except UnreadableRadiograph:
+        raise
+    except MemoryError:
+        raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from None
+    except Exception as error:  # a malformed element somewhere; the text of the error may quote it
+        detail = f"malformed DICOM element ({type(error).__name__})"
+        raise UnreadableRadiograph(path, "bad-metadata", detail) from None
+
+
+def _silence() -> None:
+    """Keep pydicom from repeating the values of elements: its log below CRITICAL, and all warnings of `QUIET`.
+
+    The filter stays: `warnings.catch_warnings` would undo what other threads that read at the same time have set.
+    """
+    log = logging.getLogger("pydicom")
+    if log.level < logging.CRITICAL:
+        log.setLevel(logging.CRITICAL)
+    if not any(module == QUIET for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=QUIET.pattern)
 
 
 def _read_data_set(path, stream):

@@ -79,8 +79,11 @@ def _is_radiograph_name(path: Path) -> bool:
     has_extension = suffix and not suffix[1:].isdigit()  # 1.2.840.5 is a whole name
     if has_extension or path.name == "DICOMDIR" or not path.is_file():
         return False
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return True  # whoever reads it says why it cannot be
 
 
 def _read_list(source: Path) -> list[Path]:

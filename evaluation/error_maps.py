@@ -198,6 +198,11 @@ def patch_means(error_map: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return error_map.reshape(rows, h // rows, columns, w // columns).mean(axis=(1, 3), dtype=np.float64)
 
 
+def patch_errors(error_map: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """`patch_means` of a map [h, w], NaN for patches that were never hidden (`hits` [rows, columns] is 0)."""
+    return np.where(hits > 0, patch_means(error_map, hits.shape), np.nan)
+
+
 class RunningHistogram:
     """Quantiles of any number of positive values in fixed memory, whatever their order: bins even in the logarithm.
 

@@ -65,9 +65,11 @@ def write_overlay(study, source, pixels: np.ndarray, high: float | None, record:
     scaled = study.preprocessing.scale(pixels)
     grey = scaled if scaled.dtype == np.uint8 else (scaled * 255 + 0.5).astype(np.uint8)
     size = fit_within(grey.shape, int(np.clip(max(grey.shape), *OVERLAY_SIDE)))
-    values = np.nan_to_num(np.load(study.file(source, "_z.npy" if reference else "_error.npy")))
-    grey, values = resized(grey, size), resized(values, size)
-    high = max(float(np.quantile(values, COHORT_QUANTILE)), 1e-8) if high is None else high
+    values = np.load(study.file(source, "_z.npy" if reference else "_error.npy"))
+    known = resized(np.isfinite(values).astype(np.float32), size) > 0.5
+    grey, values = resized(grey, size), resized(np.nan_to_num(values), size)
+    values = np.where(known, values, 0)  # 0 is clear
+    high = max(float(np.quantile(values[known], COHORT_QUANTILE)), 1e-8) if high is None else high
     mask = None if study.truth is None else study.truth.lookup(source.path, (record["height"], record["width"]))
     if mask is not None:
         mask = resized(mask.astype(np.uint8) * 255, size) > 127

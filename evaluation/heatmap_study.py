@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_means, visible_patches
+from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
 from evaluation.heatmap_figures import write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from evaluation.output_folder import append_record, text_of
 from training.device import autocast
-from training.files import sha256_of
+from training.files import atomic, sha256_of
 
 LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with findings
 
@@ -73,6 +73,27 @@ class Study:
         return self.config.out / f"{source.stem}{ending}"
 
 
+def masks_of(study: Study, source: Source) -> np.ndarray:
+    """Which patches of a radiograph stay visible in each pass: [R, K]."""
+    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
+    return visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
+
+
+def require_full_coverage(study: Study, sources: list[Source]) -> None:
+    """ValueError if a pass count leaves patches that are never hidden: they can be neither scored nor compared."""
+    patches = study.model.grid[0] * study.model.grid[1]
+    partial = [
+        source for source in sources
+        if np.bincount(masks_of(study, source).ravel(), minlength=patches).max() == study.passes
+    ]  # fmt: skip
+    if partial:
+        raise ValueError(
+            f"{study.passes} {study.config.masks} masks never hide some patches of {len(partial)} of {len(sources)} "
+            f"radiographs (first: {partial[0].path}); --truth and --reference need all: give --masks complementary or "
+            "more --passes"
+        )
+
+
 def measured(study: Study, sources: list[Source], done: list[dict], failed: list) -> Iterator[dict]:
     """The record of each radiograph: finished ones as they are, the others measured and written."""
     finished, todo = {r["path"]: r for r in done}, []
@@ -101,7 +122,12 @@ def measure(study: Study, sources: list[Source], failed: list, title: str, model
 
     def read(source: Source):
         pixels = study.read(source.path)
-        return source, pixels, None if isinstance(pixels, Unreadable) else study.preprocessing(pixels)
+        if isinstance(pixels, Unreadable):
+            return source, pixels, None
+        try:
+            return source, pixels, study.preprocessing(pixels)
+        except ValueError as error:  # the intensity mapping finds no contrast
+            return source, Unreadable("constant", str(error)), None
 
     together = max(1, study.config.batch_size // study.passes)
     with study.progress(title, len(sources)) as bar:
@@ -124,18 +150,12 @@ def forward(study: Study, waiting: list[tuple], model, keep: int = 0) -> Iterato
     """All passes of a few radiographs through `model`."""
     if not waiting:
         return
-    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
     batch = study.preprocessing.normalise(torch.stack([tensor for _, _, tensor in waiting]).to(study.device))
-    visible = np.stack(
-        [
-            visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
-            for source, _, _ in waiting
-        ]
-    )
+    visible = np.stack([masks_of(study, source) for source, _, _ in waiting])
     with autocast(study.device, study.settings["precision"]):
         maps = error_maps(
             model, batch, visible, mean=study.preprocessing.mean, std=study.preprocessing.std, error=study.error,
-            batch_size=c.batch_size, shown=keep,
+            batch_size=study.config.batch_size, shown=keep,
         )  # fmt: skip
     for i, (source, pixels, _) in enumerate(waiting):
         yield source, pixels, batch[i], ErrorMaps(*(part[i : i + 1] for part in maps))
@@ -147,23 +167,44 @@ def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps) ->
     study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
     facts = describe(maps.maps[0], maps.hits[0], preprocessing.placement(size)[1])
     record = {"path": text_of(source.path), "stem": text_of(source.stem), "height": size[0], "width": size[1], **facts}
-    full = preprocessing.map_back(maps.maps[0], size)
-    np.save(study.file(source, "_error.npy"), full)
+    full = mapped_back(preprocessing, maps.maps[0], maps.hits[0] > 0, size)
+    save_array(study.file(source, "_error.npy"), full)
     record["files"] = ["_error.npy"]
     z_map = None
     if study.reference is not None:
         P = study.model.patch_size
-        z = study.reference.z(source.group, patch_means(maps.maps[0], study.model.grid))
-        z_map = preprocessing.map_back(np.kron(z, np.ones((P, P), np.float32)), size)
-        np.save(study.file(source, "_z.npy"), z_map)
+        z = study.reference.z(source.group, patch_errors(maps.maps[0], maps.hits[0]))
+        known = np.isfinite(z)
+        z_map = np.kron(np.where(known, z, 0), np.ones((P, P), np.float32))
+        z_map = mapped_back(preprocessing, z_map, known, size)
+        save_array(study.file(source, "_z.npy"), z_map)
         record["files"].append("_z.npy")
-        record |= {"z_max": float(z.max()), "z_mean": float(z.mean())}
+        record |= {"z_max": float(np.nanmax(z)), "z_mean": float(np.nanmean(z))}
         record["reference_group"] = study.reference.group_for(source.group) or "all"
     if maps.shown.shape[1]:
         record["files"] += write_panel(study, source, size, image, maps, facts)
     if study.truth is not None:
         record |= localise(study, source, pixels, image, full, z_map)
     return record
+
+
+def mapped_back(preprocessing, values: np.ndarray, known: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map [h, w] onto the radiograph, float32 of `size`: NaN where the patch is not `known` (bool [rows, columns]).
+
+    `values` are 0 in unknown patches; known neighbours are not diluted by them.
+    """
+    full = preprocessing.map_back(values, size)
+    if known.all():
+        return full
+    P = values.shape[0] // known.shape[0]
+    share = preprocessing.map_back(np.kron(known, np.ones((P, P), np.float32)), size)
+    return np.divide(full, share, out=np.full(size, np.nan, np.float32), where=share > 0.5)  # the nearest is known
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write a .npy as a whole or not at all."""
+    with atomic(path) as file:
+        np.save(file, values)
 
 
 def localise(study: Study, source: Source, pixels, image, error_map, z_map) -> dict:
@@ -175,8 +216,7 @@ def localise(study: Study, source: Source, pixels, image, error_map, z_map) -> d
     record["finding_fraction"] = float(mask.mean())
     if not mask.any():
         return record
-    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
-    visible = visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
+    c, visible = study.config, masks_of(study, source)
     with autocast(study.device, study.settings["precision"]):
         naive = error_maps(
             study.untrained, image[None], visible[None], mean=study.preprocessing.mean, std=study.preprocessing.std,

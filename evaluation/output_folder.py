@@ -93,7 +93,8 @@ def _key(path: PurePath) -> str:
 def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) -> list[dict]:
     """Prepare `out` for a run with `settings`; returns the finished records to build on (`resume` only).
 
-    Results made with other settings are never mixed: ValueError names what differs, unless `overwrite`.
+    Results made with other settings are never mixed, and finished ones never thrown away in silence: ValueError,
+    unless `overwrite`.
     """
     out.mkdir(parents=True, exist_ok=True)
     file, records = out / SETTINGS, out / RECORDS
@@ -108,6 +109,11 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
         )
     if before is not None and before == settings and resume:
         return _read_records(records)
+    if before == settings and not overwrite and records.exists() and records.stat().st_size:
+        raise ValueError(
+            f"{out} holds finished radiographs of the same settings; --resume continues from them, --overwrite makes "
+            "them anew"
+        )
     records.unlink(missing_ok=True)
     write_text(file, json.dumps(settings, indent=1, sort_keys=True) + "\n")
     return []

@@ -6,12 +6,16 @@ radiograph also counts towards the group "" (all of them), which serves radiogra
 The radiographs of a group must show the same view in roughly the same position for the comparison to mean anything.
 """
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 
+from training.files import atomic
+
 ALL = ""
+PARTS = ("radiographs", "count", "total", "squares")  # of what is kept of a group
 SMALLEST_SPREAD = 0.1  # fraction of the group's median standard deviation below which no region's may fall
 
 
@@ -20,7 +24,7 @@ class NormalReference:
 
     def __init__(self, settings: dict | None = None):
         self.settings = settings or {}
-        self._sums: dict[str, list] = {}  # group -> [n, sum, sum of squares]
+        self._sums: dict[str, list] = {}  # group -> [radiographs, values per patch, their sum, sum of squares]
 
     @property
     def groups(self) -> dict[str, int]:
@@ -28,13 +32,17 @@ class NormalReference:
         return {group: int(sums[0]) for group, sums in self._sums.items()}
 
     def add(self, group: str, errors: np.ndarray) -> None:
-        """Count one normal radiograph's patch errors [rows, columns] (`evaluation.error_maps.patch_means`)."""
-        errors = np.asarray(errors, np.float64)
+        """Count one normal radiograph's patch errors [rows, columns] (`evaluation.error_maps.patch_errors`).
+
+        NaN (never hidden) does not count.
+        """
+        known, errors = np.isfinite(errors), np.nan_to_num(np.asarray(errors, np.float64))
         for name in {group, ALL}:
-            sums = self._sums.setdefault(name, [0, np.zeros_like(errors), np.zeros_like(errors)])
+            sums = self._sums.setdefault(name, [0, *np.zeros((3, *errors.shape))])
             sums[0] += 1
-            sums[1] = sums[1] + errors
-            sums[2] = sums[2] + errors**2
+            sums[1] = sums[1] + known
+            sums[2] = sums[2] + errors
+            sums[3] = sums[3] + errors**2
 
     def group_for(self, group: str) -> str:
         """`group` if the reference has at least two radiographs of it, else "" (all)."""
@@ -44,18 +52,25 @@ class NormalReference:
         """Mean and standard deviation (n - 1) [rows, columns] of `group`.
 
         A standard deviation below a tenth of the group's median counts as that tenth, so that empty corners do not
-        produce huge scores. ValueError for fewer than two radiographs.
+        produce huge scores. NaN where fewer than two radiographs have a value. ValueError for fewer than two at all.
         """
-        n, total, squares = self._sums.get(group, (0, 0, 0))
-        if n < 2:
-            raise ValueError(f"the reference has {n} normal radiographs{_of(group)}; at least 2 are needed, better 50")
+        radiographs, n, total, squares = self._sums.get(group, (0, 0, 0, 0))
+        if radiographs < 2:
+            raise ValueError(
+                f"the reference has {radiographs} normal radiographs{_of(group)}; at least 2 are needed, better 50"
+            )
+        n = np.where(n >= 2, n, np.nan)
         mean = total / n
         spread = np.sqrt(np.maximum(squares / n - mean**2, 0) * n / (n - 1))
-        floor = SMALLEST_SPREAD * np.median(spread)
+        known = spread[np.isfinite(spread)]
+        floor = SMALLEST_SPREAD * np.median(known) if known.size else 0.0
         return mean, np.maximum(spread, floor if floor > 0 else np.finfo(np.float32).eps)
 
     def z(self, group: str, errors: np.ndarray) -> np.ndarray:
-        """How many standard deviations `errors` [rows, columns] lie above normal: float32 [rows, columns]."""
+        """How many standard deviations `errors` [rows, columns] lie above normal: float32 [rows, columns].
+
+        NaN where either has no value.
+        """
         mean, spread = self.moments(self.group_for(group))
         if mean.shape != np.shape(errors):
             raise ValueError(f"the reference has a grid of {mean.shape} patches, this network {np.shape(errors)}")
@@ -64,15 +79,15 @@ class NormalReference:
     def save(self, path: Path) -> None:
         """Write `path` (.npz): counts, sums and the settings that the errors were made with."""
         names = sorted(self._sums)
-        with open(path, "wb") as file:
-            np.savez(
-                file,
-                groups=json.dumps(names),
-                settings=json.dumps(self.settings, sort_keys=True),
-                count=np.array([self._sums[n][0] for n in names]),
-                total=np.stack([self._sums[n][1] for n in names]),
-                squares=np.stack([self._sums[n][2] for n in names]),
-            )
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            groups=json.dumps(names),
+            settings=json.dumps(self.settings, sort_keys=True),
+            **{part: np.stack([self._sums[n][i] for n in names]) for i, part in enumerate(PARTS)},
+        )
+        with atomic(path) as file:
+            file.write(buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "NormalReference":
@@ -81,7 +96,7 @@ class NormalReference:
             with np.load(path, allow_pickle=False) as stored:
                 reference = cls(json.loads(str(stored["settings"])))
                 for i, name in enumerate(json.loads(str(stored["groups"]))):
-                    reference._sums[name] = [int(stored["count"][i]), stored["total"][i], stored["squares"][i]]
+                    reference._sums[name] = [stored[part][i] for part in PARTS]
         except (ValueError, KeyError, EOFError, TypeError, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise

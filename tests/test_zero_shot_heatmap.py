@@ -88,9 +88,10 @@ def test_every_radiograph_gets_its_outputs(model, images, tmp_path, capsys):
     for name, size in SIZES.items():
         stem = f"in/{name[:-4]}"
         error = np.load(tmp_path / "out" / f"{stem}_error.npy")
-        assert error.shape == size and error.dtype == np.float32 and np.isfinite(error).all() and error.min() >= 0
+        assert error.shape == size and error.dtype == np.float32 and np.nanmin(error) >= 0
         row = rows[stem]
-        assert float(row["mean_error"]) == pytest.approx(error[error > 0].mean(), rel=0.15)
+        assert np.isfinite(error).mean() == pytest.approx(float(row["coverage"]), abs=0.02)
+        assert float(row["mean_error"]) == pytest.approx(np.nanmean(error), rel=0.1)
         assert (int(row["height"]), int(row["width"])) == size and 0.5 < float(row["coverage"]) <= 1
         for ending in (".png", "_hotspot.png"):
             with Image.open(tmp_path / "out" / f"{stem}{ending}") as figure:
@@ -120,7 +121,7 @@ def test_same_seed_same_bytes_other_seed_other_maps(model, images, tmp_path):
         heatmap(model, images, tmp_path / name, seed=seed)
     assert contents(tmp_path / "one", "in/**/*.*") == contents(tmp_path / "again", "in/**/*.*")
     first, other = maps(tmp_path / "one"), maps(tmp_path / "other")
-    assert all(np.abs(first[k] - other[k]).max() > 1e-4 for k in first)
+    assert all(np.nanmax(np.abs(first[k] - other[k])) > 1e-4 for k in first)
 
 
 def test_batch_size_and_neighbours_do_not_change_maps(model, images, tmp_path):
@@ -148,7 +149,7 @@ def test_flags_change_what_they_name(model, images, tmp_path):
         heatmap(model, images / "c.png", tmp_path / name, **flags)
         results[name] = maps(tmp_path / name)["in/c_error.npy"]
     for name in list(runs)[1:]:
-        assert np.abs(results[name] - results["default"]).max() > 1e-4, name
+        assert np.nanmax(np.abs(results[name] - results["default"])) > 1e-4, name
     rows = {name: table(tmp_path / name / "err_mean_summary.csv")[0] for name in runs}
     assert float(rows["complementary"]["coverage"]) == 1 > float(rows["ratio"]["coverage"])
     assert float(rows["l1"]["mean_error"]) > float(rows["default"]["mean_error"])
@@ -160,7 +161,8 @@ def test_overlay_flags_touch_the_overlay_only(model, images, tmp_path):
     for name, flags in {
         "image": {"scale": "image"},
         "fixed": {"scale": "fixed", "scale_max": 0.01},
-        "plot_norm": {"plot_norm": False},
+        "own": {"plot_norm": False},
+        "unit": {"plot_norm": True},
         "colours": {"colours": "grey"},
         "alpha": {"alpha": 0.9},
     }.items():
@@ -169,6 +171,79 @@ def test_overlay_flags_touch_the_overlay_only(model, images, tmp_path):
         changed = {k for k in before if before[k] != after[k]}
         assert {k for k in changed if k.endswith("_hotspot.png")}, name
         assert name == "colours" or all(k.endswith("_hotspot.png") for k in changed), name
+
+
+def test_plot_norm_fixes_the_scale_as_in_the_seed(model, images, tmp_path):
+    same = {"own": {"scale": "image"}, "unit": {"scale": "fixed", "scale_max": 1.0}}
+    for plot_norm, name in ((False, "own"), (True, "unit")):
+        heatmap(model, images / "c.png", tmp_path / name, **same[name])
+        heatmap(model, images / "c.png", tmp_path / "plot", plot_norm=plot_norm, overwrite=True)
+        assert contents(tmp_path / "plot", "in/*_hotspot.png") == contents(tmp_path / name, "in/*_hotspot.png")
+
+
+def test_never_hidden_is_nan_and_clear(model, images, tmp_path):
+    heatmap(model, images / "c.png", tmp_path / "out", passes=1, mask_ratio=0.25, scale="image", alpha=1.0)
+    error = np.load(tmp_path / "out" / "in" / "c_error.npy")  # 48 x 64 pixels of 4 x 6 patches
+    cells = np.isnan(error).reshape(4, 12, 64)[:, :, np.arange(6) * 64 // 6 + 5].mean(1)
+    assert set(np.unique(cells)) == {0, 1} and cells.sum() == 18
+    row = table(tmp_path / "out" / "err_mean_summary.csv")[0]
+    assert float(row["coverage"]) == 0.25 and float(row["mean_error"]) == pytest.approx(np.nanmean(error), rel=0.1)
+    for flags in ({"truth": tmp_path / "t.csv"}, {"reference": images / "knee"}):
+        (tmp_path / "t.csv").write_text("image,xmin,ymin,xmax,ymax\nc.png,5,5,20,20\n")
+        with pytest.raises(ValueError, match="1 random masks never hide .* 1 of 1 .*--masks complementary or"):
+            heatmap(model, images / "c.png", tmp_path / "refused", passes=1, **flags)
+
+
+def test_unknown_patches_do_not_dilute_known_ones():
+    from evaluation.heatmap_study import mapped_back
+
+    known = np.random.default_rng(0).random((4, 6)) > 0.4
+    values = np.kron(np.where(known, 0.5, 0.0), np.ones((8, 8)))
+    for resize in ("squash", "pad", "crop"):
+        full = mapped_back(Preprocessing(height=32, width=48, resize=resize), values, known, (75, 90))
+        assert np.isnan(full).any() and np.nanmin(full) == pytest.approx(0.5) == np.nanmax(full)
+
+
+def test_a_folder_without_radiographs_spoils_nothing_else(model, images, tmp_path, monkeypatch):
+    from data import listing
+
+    def guarded(folder):
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    scandir = listing.os.scandir
+    monkeypatch.setattr(listing.os, "scandir", guarded)
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    assert heatmap(model, [tmp_path / "empty", images, tmp_path / "locked"], tmp_path / "out") == 3
+    failed = {Path(row["path"]).name: row["reason"] for row in table(tmp_path / "out" / "failed.csv")}
+    assert failed == {"empty": "no-radiographs", "locked": "no-permission"}
+    assert len(maps(tmp_path / "out")) == 4
+    with pytest.raises(ValueError, match="no radiographs in .*empty.*locked: this folder cannot be listed"):
+        heatmap(model, [tmp_path / "empty", tmp_path / "locked"], tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        heatmap(model, [images, tmp_path / "nowhere"], tmp_path / "nothing")
+
+
+def test_a_radiograph_without_contrast_is_one_failure(images, tmp_path):
+    model = save_model(tmp_path / "neglog", preprocessing=Preprocessing(height=32, width=48, intensity="neglog"))
+    frame = np.full((64, 64), 128, np.uint8)
+    frame[:4] = frame[-4:] = np.arange(64) * 4
+    Image.fromarray(frame).save(images / "flat.png")
+    assert heatmap(model, images, tmp_path / "out") == 3
+    (row,) = table(tmp_path / "out" / "failed.csv")
+    assert Path(row["path"]).name == "flat.png" and row["reason"] == "constant" and "flat" in row["detail"]
+    assert len(maps(tmp_path / "out")) == 4
+
+
+def test_nothing_is_compared_with_itself(model, images, tmp_path, capsys):
+    for number in range(3):
+        picture(tmp_path / "normal" / f"{number}.png", (50, 50), 200 + number)
+    (tmp_path / "normal" / "linked.png").symlink_to(images / "c.png")
+    heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal", masks="complementary")
+    printed = capsys.readouterr().out
+    assert "note: 1 radiographs of " in printed and "reference: 3 normal radiographs" in printed
 
 
 def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
@@ -191,6 +266,9 @@ def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
         heatmap(model, images, out, resume=True, seed=9)
     with pytest.raises(ValueError, match="--overwrite"):
         heatmap(model, images, out, l1=True)
+    with pytest.raises(ValueError, match="--resume .* --overwrite"):
+        heatmap(model, images, out)
+    assert (out / "records.jsonl").read_text().count("\n") >= 5
     assert heatmap(model, images, out, l1=True, overwrite=True) == 0
 
 
@@ -208,7 +286,7 @@ def test_outputs_of_equal_names_stay_apart(model, tmp_path):
     }  # fmt: skip
     # outputs inside an input folder are not read as radiographs
     heatmap(model, tmp_path / "one", tmp_path / "one" / "out")
-    heatmap(model, tmp_path / "one", tmp_path / "one" / "out")
+    heatmap(model, tmp_path / "one", tmp_path / "one" / "out", overwrite=True)
     assert len(maps(tmp_path / "one" / "out")) == 3
 
 
@@ -225,7 +303,7 @@ def test_padding_and_cropping_are_undone(images, tmp_path):
     for resize in ("pad", "crop"):
         model = save_model(tmp_path / resize, preprocessing=Preprocessing(height=32, width=48, resize=resize))
         out = tmp_path / f"out_{resize}"
-        assert heatmap(model, images, out, truth=truth) == 0
+        assert heatmap(model, images, out, truth=truth, masks="complementary") == 0
         for name, size in SIZES.items():  # none has the aspect of the network's input
             error = np.load(out / f"in/{name[:-4]}_error.npy")
             assert error.shape == size and np.isnan(error).any() == (resize == "crop")
@@ -236,7 +314,7 @@ def test_padding_and_cropping_are_undone(images, tmp_path):
 def test_normalised_targets_work(images, tmp_path, capsys):
     model = save_model(tmp_path / "norm_pix", norm_pix_loss=True)
     heatmap(model, images, tmp_path / "out")
-    assert all(np.isfinite(m).all() and m.max() <= 1 for m in maps(tmp_path / "out").values())
+    assert all(np.nanmax(m) <= 1 for m in maps(tmp_path / "out").values())
     assert "normalised patches" in capsys.readouterr().out
 
 
@@ -244,16 +322,17 @@ def test_reference_gives_z_maps_and_can_be_reused(model, images, tmp_path):
     for number in range(6):
         picture(tmp_path / "normal" / "knee" / f"{number}.png", (50, 50), 200 + number)
         picture(tmp_path / "normal" / "hand" / f"{number}.png", (50, 50), 300 + number)
-    heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal")
+    heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal", masks="complementary")
     rows = {row["outputs"]: row for row in table(tmp_path / "out" / "err_mean_summary.csv")}
     assert rows["in/knee/a"]["reference_group"] == "knee" and rows["in/c"]["reference_group"] == "all"
     z = np.load(tmp_path / "out" / "in" / "c_z.npy")
     assert z.shape == (48, 64) and z.dtype == np.float32 and np.isfinite(z).all()
     assert float(rows["in/c"]["z_max"]) == pytest.approx(z.max(), rel=0.3)
-    heatmap(model, images, tmp_path / "reused", reference=tmp_path / "out" / "reference.npz")
+    stored = {"reference": tmp_path / "out" / "reference.npz", "masks": "complementary"}
+    heatmap(model, images, tmp_path / "reused", **stored)
     assert contents(tmp_path / "reused", "in/**/*.*") == contents(tmp_path / "out", "in/**/*.*")
     with pytest.raises(ValueError, match="made with another passes"):
-        heatmap(model, images, tmp_path / "wrong", reference=tmp_path / "out" / "reference.npz", passes=5)
+        heatmap(model, images, tmp_path / "wrong", **stored, passes=5)
 
 
 def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
@@ -261,7 +340,7 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
     truth.write_text(
         "image,xmin,ymin,xmax,ymax,condition\nknee/a.png,5,5,20,20,lytic\nknee/b.jpg,30,10,50,30,fracture\nc.png,,,,,normal\n"
     )
-    heatmap(model, images, tmp_path / "out", truth=truth)
+    heatmap(model, images, tmp_path / "out", truth=truth, masks="complementary")
     rows = table(tmp_path / "out" / "localisation.csv")
     methods = {
         "error map", "untrained network", "local contrast", "edge magnitude", "smoothed intensity", "chance",
@@ -277,7 +356,7 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
     assert "Localisation: all findings, 2 radiographs" in (tmp_path / "out" / "index.html").read_text()
     truth.write_text("image,xmin,ymin,xmax,ymax\nknee/zzz.png,5,5,20,20\n")
     with pytest.raises(ValueError, match="mentions none of the 4 radiographs"):
-        heatmap(model, images, tmp_path / "none", truth=truth)
+        heatmap(model, images, tmp_path / "none", truth=truth, masks="complementary")
 
 
 def test_intervals_resample_patients():

@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from data import dicom
 from data.dicom import codestream_size
 from data.intensity import minmax
 from data.radiograph import UnreadableRadiograph, load_radiograph
@@ -429,6 +430,21 @@ def test_pydicom_own_files():
             np.testing.assert_array_equal(load_radiograph(file, voi=False), exact)
             compared += 1
     assert compared >= 5
+
+
+def test_reading_leaves_the_filters_of_other_threads_alone(tmp_path, monkeypatch):
+    """No enter and exit around a read: one of two interleaved reads would undo the other's."""
+    path = write(tmp_path / "a.dcm", PATCHY)
+    load_radiograph(path)
+    before = list(warnings.filters)
+
+    def refused(*args, **options):
+        raise AssertionError("catch_warnings is not thread-safe")
+
+    monkeypatch.setattr(dicom.warnings, "catch_warnings", refused)
+    dicom._silence()
+    assert warnings.filters == before
+    assert sum(module == dicom.QUIET for _, _, _, module, _ in before) == 1
 
 
 def test_no_identifying_value_leaks(tmp_path, caplog, recwarn):

@@ -459,6 +459,19 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tree, monkeypatch):
         list_radiographs(tree)
 
 
+def test_a_nameless_file_that_cannot_be_opened_is_left_to_the_reader(tree, monkeypatch):
+    opened, before = open, list_radiographs(tree)
+
+    def guarded(path, *args, **options):
+        if Path(path).name == "IM0001":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    assert list_radiographs(tree) == before and tree / "IM0001" in before
+    assert reason(tree / "IM0001") == "no-permission"
+
+
 def test_nothing_found_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         list_radiographs(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,37 @@ def test_reference_z_scores_by_group():
         reference.z("foot", new), (new - everything.mean(0)) / everything.std(0, ddof=1), rtol=1e-5
     )
     assert reference.groups == {"": 70, "knee": 40, "hand": 30}
+
+
+def test_reference_counts_each_patch_by_itself():
+    reference = NormalReference()
+    errors = np.random.default_rng(0).random((6, 2, 2))
+    errors[:3, 0, 0] = errors[1:, 1, 1] = np.nan
+    for one in errors:
+        reference.add("", one)
+    mean, spread = reference.moments("")
+    assert mean[0, 0] == pytest.approx(errors[3:, 0, 0].mean()) and mean[0, 1] == pytest.approx(errors[:, 0, 1].mean())
+    assert spread[0, 0] == pytest.approx(errors[3:, 0, 0].std(ddof=1))
+    np.testing.assert_array_equal(np.isnan(reference.z("", np.ones((2, 2)))), [[False, False], [False, True]])
+    assert np.isnan(reference.z("", np.array([[1, np.nan], [1, 1]]))[0, 1])
+
+
+def test_a_reference_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    reference = NormalReference()
+    for errors in np.random.default_rng(0).random((3, 2, 2)):
+        reference.add("", errors)
+    reference.save(tmp_path / "reference.npz")
+    before = (tmp_path / "reference.npz").read_bytes()
+
+    def broken(*args, **options):
+        raise OSError("pulled out")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    reference.add("", np.ones((2, 2)))
+    with pytest.raises(OSError, match="pulled out"):
+        reference.save(tmp_path / "reference.npz")
+    assert [p.name for p in tmp_path.iterdir()] == ["reference.npz"]
+    assert (tmp_path / "reference.npz").read_bytes() == before
 
 
 def test_reference_file_reads_back(tmp_path):

@@ -124,6 +124,8 @@ def test_folders_of_equal_name_are_told_apart(tmp_path):
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     assert open_records(tmp_path / "out", {"seed": 0}, resume=False, overwrite=False) == []
     append_record(tmp_path / "out", {"path": "a", "mean_error": float("nan")})
+    with pytest.raises(ValueError, match="same settings; --resume .* --overwrite"):
+        open_records(tmp_path / "out", {"seed": 0}, resume=False, overwrite=False)
     (resumed,) = open_records(tmp_path / "out", {"seed": 0}, resume=True, overwrite=False)
     assert resumed["path"] == "a"
     for resume in (False, True):
