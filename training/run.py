@@ -59,7 +59,9 @@ class RunFolder:
         told = self.folder / "identity.json"
         if told.exists() and (self.saved() or (self.folder / "DONE").exists()):
             self._check_identity(json.loads(told.read_text(encoding="utf-8")), self.folder)
-        write_text(told, json.dumps(self.identity, indent=2) + "\n")
+        text = json.dumps(self.identity, indent=2) + "\n"
+        if not told.exists() or told.read_text(encoding="utf-8") != text:
+            write_text(told, text)
 
     def saved(self) -> list[Path]:
         """Checkpoint files, oldest first."""
