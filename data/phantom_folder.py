@@ -43,10 +43,12 @@ class PhantomFolder(RadiographDataset):
         return records.assign(target=phantom_target(rows, task))
 
 
-def phantom_target(rows: pd.DataFrame, task: str) -> pd.Series:
-    """The target column of `task` as numbers."""
+def phantom_target(rows: pd.DataFrame, task: str, regions: list[str] | None = None) -> pd.Series:
+    """The target column of `task` as numbers. `regions` are the classes of "region", in order (default: this table's);
+    a test table must be given the training table's, or its numbers mean other regions. Unlisted regions are NaN."""
     if task == "region":
-        return rows["region"].map({name: i for i, name in enumerate(phantom_regions(rows))}).astype(float)
+        names = phantom_regions(rows) if regions is None else regions
+        return rows["region"].map({name: i for i, name in enumerate(names)}).astype(float)
     if task == "bone_age":  # of growing hands
         growing = rows["region"].isin(_HAND) & (rows["age_years"] < ADULT_YEARS)
         return rows["bone_age_months"].where(growing)

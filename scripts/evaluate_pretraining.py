@@ -84,6 +84,9 @@ class Study:
         self.preprocessing = Preprocessing.from_dict(loaded.preprocessor)
         self.mae = loaded.model.to(self.device)
         torch.manual_seed(config.seed)
+        if self.mae.norm_pix_loss and "reconstruction" in config.parts:
+            raise ValueError(f"{config.model_path}: predicts patch-normalised values, no pixels to compare; leave "
+                             "reconstruction out of --parts")  # fmt: skip
         self.untrained = MaskedAutoencoder(self.mae.config).eval().to(self.device)
         self.sets = {}
         for name, folder in (("train", config.train), ("test", config.test)):
@@ -354,9 +357,9 @@ class Study:
         """Row numbers that have a target, and the targets."""
         import numpy as np
 
-        from data.phantom_folder import phantom_target
+        from data.phantom_folder import phantom_regions, phantom_target
 
-        target = phantom_target(self.records(name), task).to_numpy(float)
+        target = phantom_target(self.records(name), task, phantom_regions(self.records("train"))).to_numpy(float)
         rows = np.flatnonzero(~np.isnan(target))
         return rows, target[rows]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_target
+from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_regions, phantom_target
 from data.phantom_layouts import WRITERS
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
@@ -90,3 +90,10 @@ def test_targets(folder):
         PhantomFolder.read(folder / "train", "age")
     with pytest.raises(FileNotFoundError, match="records.csv: no such table"):
         PhantomFolder.read(folder)
+
+
+def test_a_region_has_the_same_number_in_both_tables():
+    train, test = pd.DataFrame({"region": ["knee", "hand", "wrist"]}), pd.DataFrame({"region": ["wrist", "foot"]})
+    classes = phantom_regions(train)
+    assert phantom_target(train, "region", classes).tolist() == [1, 0, 2]
+    assert phantom_target(test, "region", classes).iloc[0] == 2 and phantom_target(test, "region", classes).isna()[1]
