@@ -23,7 +23,7 @@ class Config:
 
     data_path: list[str] = flag(help="folders (searched recursively), files, or .txt/.csv lists of radiographs")
     output_dir: str = flag("runs/mae", "run folder; its checkpoints are continued by the same command")
-    val_path: list[str] = flag([], "radiographs left out of training, to log a held-out loss and draw the panel")
+    val_path: list[str] = flag([], "radiographs left out of training: their loss is logged and the panel drawn of them")
     model: str = flag("mae_vit_large_patch16", "mae_vit_{mini,tiny,small,base,large,huge}_patchP[_decWIDTHdBLOCKSb]")
     input_size: list[int] = flag([224], "side of the square input, or height and width, in pixels")
     mask_ratio: float = flag(0.75, "fraction of patches hidden from the encoder")
@@ -101,7 +101,8 @@ class Pretraining:
             return 0
         self.folder.describe(asdict(config))
         self.write_manifest(paths)
-        self.fixed_set = self.make_fixed_set()
+        distributed.from_main(lambda: self.make_fixed_set(paths))
+        self.tensorboard = self.open_tensorboard()
         plan = self.plan
         say(
             f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
@@ -114,7 +115,7 @@ class Pretraining:
             precision=config.precision, seed=config.seed, clip_norm=config.clip_grad, run=self.folder,
             save_every=max(1, round(config.save_freq * self.plan.steps_per_epoch)) if config.save_freq else None,
             save_seconds=config.save_minutes * 60 or None, log_every=config.log_steps,
-            name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.tensorboard(),
+            name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.tensorboard,
         )  # fmt: skip
         if config.compile:
             self.objective.compile()
@@ -281,49 +282,64 @@ class Pretraining:
                         last_step=self.plan.last_step, licence=c.licence)  # fmt: skip
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
-            references = self.references if self.fixed_set else {}
+            references = self.references if self.held_out else {}
             draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)
 
-    def after_epoch(self, epoch: int, step: int) -> None:
-        """Every so many epochs: held-out loss and the panel of reconstructions, on the main process."""
+    def after_epoch(self, epoch: float, step: int) -> None:
+        """Every so many epochs and at the end: held-out loss and the panel of reconstructions."""
         from training import distributed
 
-        c = self.config
-        due = c.panel_freq > 0 and (epoch % max(1, round(c.panel_freq)) == 0 or step == self.plan.last_step)
-        if due and self.fixed_set and distributed.is_main():
-            loss = self.fixed_set.loss(self.objective, self.device)
-            self.folder.log({"step": step, "epoch": float(epoch), "val_loss": loss})
-            path = Path(c.output_dir) / "panels" / f"epoch_{epoch:05d}.png"
-            caption = f"epoch {epoch}, {c.mask_ratio:.0%} of the patches hidden, held-out loss {loss:.4f}"
-            caption += "".join(f"; {name} {value:.4f}" for name, value in self.references.items())
-            self.fixed_set.draw(self.objective, self.device, path, caption)
-        distributed.barrier()
+        every = max(1, round(self.config.panel_freq))
+        if self.config.panel_freq > 0 and (epoch % every == 0 or step == self.plan.last_step):
+            distributed.from_main(lambda: self.look(epoch, step))
 
-    def make_fixed_set(self):
-        """The held-out radiographs with fixed masks; None without --val_path."""
+    def look(self, epoch: float, step: int) -> None:
+        """Main process."""
+        c, name = self.config, f"{epoch:.2f}".removesuffix(".00")
+        loss = self.fixed_set.loss(self.objective, self.device)
+        caption = f"epoch {name}, {c.mask_ratio:.0%} of the patches hidden, "
+        if self.held_out:
+            record = {"step": step, "epoch": round(epoch, 4), "val_loss": loss}
+            self.folder.log(record)
+            if self.tensorboard:
+                self.tensorboard(record)
+            caption += f"held-out loss {loss:.4f}"
+            caption += "".join(f"; {method} {value:.4f}" for method, value in self.references.items())
+        else:
+            caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
+        whole, _, part = name.partition(".")
+        path = Path(c.output_dir) / "panels" / f"epoch_{whole:0>5}{'.' * bool(part)}{part}.png"
+        self.fixed_set.draw(self.objective, self.device, path, caption)
+
+    def make_fixed_set(self, paths) -> None:
+        """Main process: the held-out radiographs, without --val_path six of the training set; fixed masks."""
         import numpy as np
         import torch
 
-        from data.radiograph import load_radiograph
-        from evaluation.panel import HeldOut
-        from training import distributed
+        from data.radiograph import UnreadableRadiograph, load_radiograph
+        from evaluation.panel import FixedSet
         from training.sampling import sample_generator
 
-        if not self.held_out or not distributed.is_main():
-            return None
-        shown = evenly(self.held_out, most=HeldOut.shown)  # first come those that the panel draws: of all kinds
-        held_out = shown + [p for p in self.held_out if p not in shown]
-        images = torch.stack([self.preprocessing(load_radiograph(p)) for p in held_out])
+        shown = evenly(self.held_out or paths, most=FixedSet.shown)  # the panel draws the first: some of all kinds
+        images = []
+        for path in shown + [p for p in self.held_out if p not in shown]:
+            try:
+                images.append(self.preprocessing(load_radiograph(path)))
+            except UnreadableRadiograph as error:  # it was readable a moment ago; the loader notes and replaces it
+                say(f"left out of the panel: {error}")
+        if not images:
+            raise ValueError("none of the radiographs of the panel can be read any more")
+        images = torch.stack(images)
         masks = [sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32) for i in range(4)]
         noise = torch.from_numpy(np.stack([masks[i % 4] for i in range(len(images))]))  # four masks, shared
-        return HeldOut(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
+        self.fixed_set = FixedSet(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
 
     @functools.cached_property
     def references(self) -> dict:
         """Held-out losses of what needs no learning; measured once, on the main process."""
         return self.fixed_set.reference_losses(self.objective)
 
-    def tensorboard(self):
+    def open_tensorboard(self):
         """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""
         from training import distributed
 

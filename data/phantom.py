@@ -119,8 +119,9 @@ def study(
     ]
 
 
-def draw_condition_in_view(patient: Patient, anatomy: Anatomy, cameras: list, views: list, rng,
-                           level: Difficulty) -> Condition:
+def draw_condition_in_view(
+    patient: Patient, anatomy: Anatomy, cameras: list, views: list, rng, level: Difficulty
+) -> Condition:
     """Place the condition where all views show it."""
     for _ in range(40):
         tube, place = draw_place(anatomy, patient, rng, level)

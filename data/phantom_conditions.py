@@ -169,8 +169,9 @@ class Condition:
 def cross_section(tube: Tube) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit vectors along, across (the width) and through (the depth) a tube."""
     along = (tube.end - tube.start) / tube.length
-    guess = tube.wide if tube.wide is not None else np.array([0.0, 1.0, 0.0] if abs(along[0]) > 0.8 else [1.0, 0.0,
-        0.0])
+    guess = (
+        tube.wide if tube.wide is not None else np.array([0.0, 1.0, 0.0] if abs(along[0]) > 0.8 else [1.0, 0.0, 0.0])
+    )
     across = guess - along * (guess @ along)
     across /= np.linalg.norm(across)
     return along, across, np.cross(along, across)
@@ -257,8 +258,9 @@ def draw_osteochondroma(tube, place, half, patient, rng, level) -> list:
     size = float(np.clip(half * rng.uniform(*level.lesion_size) * 0.8, 3.0, 15.0))  # mm
     foot = tube.point(place) + out * half * 0.55
     top = foot + direction * (half * 0.45 + size * rng.uniform(1.0, 1.5))
-    stalk = straight("stalk", foot, top, size * 0.62, like=tube, material="bone", fill=0.28, cortex=0.9,
-                     group=tube.group)
+    stalk = straight(
+        "stalk", foot, top, size * 0.62, like=tube, material="bone", fill=0.28, cortex=0.9, group=tube.group
+    )
     side = np.cross(direction, through)
     side /= np.linalg.norm(side)
     cap = Lump("cap", top, np.array([size * 0.9, size * 1.05, size * 0.9]),
@@ -284,8 +286,9 @@ def draw_implant(tube, place, half, patient, rng, level) -> list:
     centre = tube.point(place)
     middle = centre + out * (min(half, tube.half_width_at(0.5) * 1.6) + thickness)
     ends = middle - along * length / 2, middle + along * length / 2
-    solids = [straight("plate", *ends, width, like=tube, depth=thickness / width, wide=wide,
-                       caps=(width * 0.8, width * 0.8))]
+    solids = [
+        straight("plate", *ends, width, like=tube, depth=thickness / width, wide=wide, caps=(width * 0.8, width * 0.8))
+    ]
     core = 1.7 if large else 0.65  # mm, screw radius
     for k in range(count):
         at = middle + along * (length * ((k + 0.5) / count - 0.5))
@@ -302,8 +305,9 @@ def draw_nail(tube: Tube, place: float, half: float, rng: np.random.Generator) -
     start = max(place * tube.length - reach, 0.06 * tube.length)
     end = min(place * tube.length + reach, 0.94 * tube.length)
     origin = tube.start
-    solids = [straight("nail", origin + along * start, origin + along * end, min(4.8, 0.42 * half), like=tube,
-                       caps=(3, 3))]
+    solids = [
+        straight("nail", origin + along * start, origin + along * end, min(4.8, 0.42 * half), like=tube, caps=(3, 3))
+    ]
     for t in (start + 10, start + 24, end - 24, end - 10):
         width = tube.half_width_at(t / tube.length) * 1.15
         at = origin + along * t

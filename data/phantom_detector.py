@@ -28,8 +28,9 @@ SPECTRUM = (0.45, 0.55)  # share of the detected quanta at each energy, in air
 LUNG_AIR = 0.74  # fraction of a lung's thickness that does not attenuate
 
 
-def detect(maps: Thickness, body: np.ndarray, lean: np.ndarray, camera: Camera, rng: np.random.Generator,
-           level: Difficulty) -> np.ndarray:
+def detect(
+    maps: Thickness, body: np.ndarray, lean: np.ndarray, camera: Camera, rng: np.random.Generator, level: Difficulty
+) -> np.ndarray:
     """Quanta reaching the detector relative to the open beam, [H, W], with scatter, blur and noise."""
     size = max(camera.shape)
     lost = np.minimum(maps.air * F(LUNG_AIR), F(0.72) * lean)
@@ -40,8 +41,9 @@ def detect(maps: Thickness, body: np.ndarray, lean: np.ndarray, camera: Camera, 
         mu = {material: F(values[energy]) for material, values in ATTENUATION_PER_MM.items()}
         path = mu["muscle"] * muscle + mu["fat"] * fat + mu["bone"] * maps.bone + mu["metal"] * maps.metal
         beam += F(share) * np.exp(-path)
-    beam += F(rng.uniform(0.05, 0.22)) * low_pass(beam, 0.09 * size) * np.clip(body * F(1 / 120), 0,
-        1)  # scatter needs a body
+    beam += (
+        F(rng.uniform(0.05, 0.22)) * low_pass(beam, 0.09 * size) * np.clip(body * F(1 / 120), 0, 1)
+    )  # scatter needs a body
     beam = blur(beam, float(rng.uniform(0.4, 0.65)) * size / 256)
     heel = rng.normal(0, 0.05, 2)  # the heel effect: the beam falls off across the field
     rows, columns = (np.linspace(-0.5, 0.5, side, dtype=F) for side in camera.shape)

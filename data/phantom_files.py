@@ -12,8 +12,13 @@ from PIL import Image
 from data.phantom import Phantom, mask_boxes
 from data.phantom_dicom import write_dicom
 
-VIEW_KINDS = {"lateral": "lateral", "oblique": "oblique", "external": "oblique", "mortise": "oblique",
-              "grashey": "oblique"}
+VIEW_KINDS = {
+    "lateral": "lateral",
+    "oblique": "oblique",
+    "external": "oblique",
+    "mortise": "oblique",
+    "grashey": "oblique",
+}
 
 
 def check_empty(folder: Path, overwrite: bool = False) -> None:

@@ -34,8 +34,9 @@ def blur(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur, sigma in pixels."""
     if sigma <= 0.1:
         return values
-    return gaussian_filter1d(gaussian_filter1d(values, sigma, 0, mode="nearest", truncate=3), sigma, 1, mode="nearest",
-                             truncate=3)
+    return gaussian_filter1d(
+        gaussian_filter1d(values, sigma, 0, mode="nearest", truncate=3), sigma, 1, mode="nearest", truncate=3
+    )
 
 
 def stretch(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -20,8 +20,9 @@ def add_hip(s: Skeleton) -> None:
     head = (-46.0, -58.0, 0.0)
     s.tube("femoral neck", "femoral_neck", head, (2, -36, 0), group="femur", plate="femoral_neck")
     s.lump("femoral head", head, (24, 24, 24), group="femur", appears=(0.3, 8.0), cortex=0.9, fill=0.12)
-    s.lump("greater trochanter", (13, -51, 4), (11, 17, 14), -12, group="femur", appears=(3.0, 10.0), cortex=1.0,
-           fill=0.26)
+    s.lump(
+        "greater trochanter", (13, -51, 4), (11, 17, 14), -12, group="femur", appears=(3.0, 10.0), cortex=1.0, fill=0.26
+    )
     s.lump("lesser trochanter", (-14, 4, 10), (8, 12, 9), 18, group="femur", appears=(9.0, 13.0), fill=0.3)
     s.lump("ilium", (-86, -138, -2), (52, 70, 6), -4, outline=ILIUM, group="pelvis", cortex=1.5, fill=0.12, boxy=3)
     s.lump("acetabulum", (-62, -70, 0), (33, 36, 20), 20, group="pelvis", cortex=1.8, fill=0.15)
@@ -46,11 +47,26 @@ def add_knee(s: Skeleton, kl_grade: int) -> None:
     s.tube("tibia", "tibia_proximal", (0, gap / 2, 0), (0, 230, 5), plate="tibia_proximal", distal=True, group="tibia",
            cortex=1 + 0.15 * k)  # fmt: skip
     for side in (-1, 1):
-        s.lump(f"eminence{side}", (side * 5, gap / 2 - 1, 0), (4.5, 6, 9), side * 14, distal=True, group="tibia",
-               appears=(1.0, 9.0))
+        s.lump(
+            f"eminence{side}",
+            (side * 5, gap / 2 - 1, 0),
+            (4.5, 6, 9),
+            side * 14,
+            distal=True,
+            group="tibia",
+            appears=(1.0, 9.0),
+        )
     s.tube("fibula", "fibula_proximal", (34, 15, 15), (30, 230, 13), plate="fibula_proximal", distal=True)
-    s.lump("patella", (1, -36 + s.rng.normal(0, 3), -37), (21, 22, 9.5), 0, appears=(3.0, 11.0), cortex=0.9, fill=0.16,
-           boxy=2.4)
+    s.lump(
+        "patella",
+        (1, -36 + s.rng.normal(0, 3), -37),
+        (21, 22, 9.5),
+        0,
+        appears=(3.0, 11.0),
+        cortex=0.9,
+        fill=0.16,
+        boxy=2.4,
+    )
     if k >= 2:
         for side, y, tilt in ((-1, 3, 24), (1, 3, -24), (-1, -9, -24), (1, -9, 24)):
             size = (k - 1) * 1.5 * (1 + 0.25 * abs(s.rng.normal()))
@@ -58,8 +74,14 @@ def add_knee(s: Skeleton, kl_grade: int) -> None:
                    (1.5 * size, 0.9 * size, 10), side * tilt,
                    distal=y > 0, fill=0.5, cortex=1.3)  # fmt: skip
     if k:
-        s.lump("subchondral sclerosis", (-19, 3.5 + gap / 2, 0), (17, 2.0 + 0.5 * k, 24), distal=True, cortex=0.1,
-               fill=0.06 * k)
+        s.lump(
+            "subchondral sclerosis",
+            (-19, 3.5 + gap / 2, 0),
+            (17, 2.0 + 0.5 * k, 24),
+            distal=True,
+            cortex=0.1,
+            fill=0.06 * k,
+        )
     s.flesh((0, -60, 2), (0, -12, 6), 58, 54, 0.98, 7)
     s.flesh((0, -6, 6), (2, 60, 10), 53, 52, 0.98, 7, distal=True)
     s.flesh((0, 60, 10), (2, 290, 14), 52, 50, 0.98, 7, distal=True)
@@ -114,8 +136,9 @@ RAYS = (
 
 def add_foot(s: Skeleton, leg_mm: float) -> None:
     """Distal tibia and fibula, tarsus, metatarsals and toes; the ankle joint is at the origin."""
-    s.tube("tibia", "tibia_distal", (-4, -leg_mm, -2), (-2, -1.5, 0), plate="tibia_distal", group="tibia",
-           bow=(3, 0, 0))
+    s.tube(
+        "tibia", "tibia_distal", (-4, -leg_mm, -2), (-2, -1.5, 0), plate="tibia_distal", group="tibia", bow=(3, 0, 0)
+    )
     s.lump("medial malleolus", (-20.5, 3, -2), (6.0, 12, 10), 6, group="tibia", appears=(1.0, 9.0), fill=0.32)
     s.tube("fibula", "fibula_distal", (25, -leg_mm, 10), (25, 20, 6), plate="fibula_distal", bow=(-2, 0, 0))
     for name, centre, axes, pitch, appears, full in TARSALS:
@@ -129,8 +152,9 @@ def add_foot(s: Skeleton, leg_mm: float) -> None:
         for j, (length, toe_width) in enumerate(zip(lengths, widths, strict=True)):
             heading[1] = falling
             tip = at + heading / np.linalg.norm(heading) * length
-            s.tube(f"toe{i + 1}_{j + 1}", "tuft" if j == len(lengths) - 1 else "phalanx", at, tip, toe_width,
-                   plate="toe")
+            s.tube(
+                f"toe{i + 1}_{j + 1}", "tuft" if j == len(lengths) - 1 else "phalanx", at, tip, toe_width, plate="toe"
+            )
             at, falling = tip + heading * 1.6, falling + (0.0 if i == 0 else 0.12)
             heading[0] *= 0.3
         s.flesh(head + heading * 8, at, 11 if i else 15, 8 if i else 12, 0.9, 2.5)

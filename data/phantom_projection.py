@@ -48,8 +48,9 @@ def project_solids(anatomy: Anatomy, camera: Camera, condition: Condition) -> Th
     return maps
 
 
-def project_group(solids: list, camera: Camera, condition: Condition, target: np.ndarray, mask: np.ndarray,
-                  salt: int) -> None:
+def project_group(
+    solids: list, camera: Camera, condition: Condition, target: np.ndarray, mask: np.ndarray, salt: int
+) -> None:
     """Add one body to the map `target` and its lesion to `mask`."""
     several = len(solids) > 1
     outer_map, hollow_map = (np.zeros(camera.shape, F), np.zeros(camera.shape, F)) if several else (None, None)
@@ -147,8 +148,9 @@ def soft_thickness(anatomy: Anatomy, camera: Camera, rng: np.random.Generator) -
         core = np.maximum(radius - F(capsule.fat_mm), 0)
         lean += cubed(np.maximum((core * F(seen)) ** 2 - squared, 0) * deep**2)
     body, lean = (np.sqrt(np.cbrt(total)) for total in (body, lean))  # a smooth maximum: the norm of order 6
-    mottle = np.roll(textures()[1], rng.integers(0, 512, 2), (0, 1))[tuple(np.ogrid[:height, :width])[0] & 511,
-                                                                     np.arange(width) & 511]
+    mottle = np.roll(textures()[1], rng.integers(0, 512, 2), (0, 1))[
+        tuple(np.ogrid[:height, :width])[0] & 511, np.arange(width) & 511
+    ]
     lean *= 1 + F(0.05) * mottle
     body, lean = np.maximum(body, lean), np.minimum(lean, body)
     return stretch(blur(body, 0.7), camera.shape), stretch(blur(lean, 0.9), camera.shape)

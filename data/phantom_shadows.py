@@ -80,8 +80,9 @@ def tube_thickness(tube: Tube, t: np.ndarray, d: np.ndarray, ray: Ray, change, s
     hollow = chord(d, np.maximum(w - wall[at], F(1e-3)), (deep - wall)[at])
     if tube.material == "bone":
         trabeculae = textures()[0]
-        grain = trabeculae[(t * F(2.2)).astype(np.int32) + 37 * salt & 511,
-                           (d * F(2.2)).astype(np.int32) + 101 * salt & 511]
+        grain = trabeculae[
+            (t * F(2.2)).astype(np.int32) + 37 * salt & 511, (d * F(2.2)).astype(np.int32) + 101 * salt & 511
+        ]
         coarse = F(0.28) * np.sqrt(8 / (8 + deep))[at]  # thick bones average more trabeculae
         hollow *= 1 - tube.fill[at] * (1 + coarse * grain)
         for plate in tube.plates:
@@ -177,8 +178,9 @@ def lump_shadow(lump: Lump, camera: Camera, salt: int = 0) -> Shadow | None:
     wall = min(lump.cortex, 0.6 * mean_axis, 0.6 * half_depth)
     hollow = dome(q / F((1 - wall / mean_axis) ** 2), lump.boxy) * F(2 * (half_depth - wall))
     trabeculae = textures()[0]
-    grain = trabeculae[(ys[row] * F(2.2)).astype(np.int32) + 53 * salt & 511,
-                       (xs[column] * F(2.2)).astype(np.int32) + 71 * salt & 511]
+    grain = trabeculae[
+        (ys[row] * F(2.2)).astype(np.int32) + 53 * salt & 511, (xs[column] * F(2.2)).astype(np.int32) + 71 * salt & 511
+    ]
     hollow *= 1 - F(lump.fill) * (1 + F(0.28 * np.sqrt(8 / (8 + half_depth))) * grain)
     return Shadow(index, outer, hollow, hit)
 

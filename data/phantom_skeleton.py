@@ -91,8 +91,9 @@ class Skeleton:
 
     def strand(self, name: str, points: np.ndarray, half_width: float, half_depth: float, cortex: float) -> None:
         k = self.scale
-        self.solids.append(Strand(name, (points + self.origin) * k, half_width * k, half_depth * k,
-                                  cortex * self.patient.cortex))
+        self.solids.append(
+            Strand(name, (points + self.origin) * k, half_width * k, half_depth * k, cortex * self.patient.cortex)
+        )
 
     def flesh(
         self, start, end, start_radius: float, end_radius: float, depth: float, fat_mm: float, distal: bool = False,

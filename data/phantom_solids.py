@@ -91,9 +91,7 @@ class Lump:
     lesion: bool = False
 
     def turned(self, rotation: np.ndarray, pivot: np.ndarray) -> Lump:
-        return replace(
-            self, centre=rotation @ (self.centre - pivot) + pivot, orientation=rotation @ self.orientation
-        )
+        return replace(self, centre=rotation @ (self.centre - pivot) + pivot, orientation=rotation @ self.orientation)
 
 
 @dataclass(frozen=True)

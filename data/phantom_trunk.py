@@ -10,8 +10,20 @@ import numpy as np
 from data.phantom_skeleton import Skeleton
 from data.phantom_solids import Point
 
-SCAPULA = [(34, -42), (40, -24), (30, -6), (22, 10), (6, 48), (-8, 82), (-18, 84), (-28, 40), (-36, -20), (-40, -58),
-           (-30, -64), (0, -50)]
+SCAPULA = [
+    (34, -42),
+    (40, -24),
+    (30, -6),
+    (22, 10),
+    (6, 48),
+    (-8, 82),
+    (-18, 84),
+    (-28, 40),
+    (-36, -20),
+    (-40, -58),
+    (-30, -64),
+    (0, -50),
+]
 LUNG = [(-34, -110), (-14, -126), (8, -124), (32, -102), (48, -66), (58, -20), (64, 40), (66, 92), (62, 106), (48, 90),
         (30, 78), (6, 70),
         (-20, 74), (-44, 84), (-48, 40), (-46, 0), (-46, -40), (-46, -84)]  # fmt: skip
@@ -56,8 +68,15 @@ def build_chest(s: Skeleton) -> None:
         scale = np.array([1.12, 1.07 + breath]) * (1.0 if side > 0 else np.array([1.06, 0.97]))
         lung = [(side * x * scale[0], y * scale[1]) for x, y in LUNG]
         size = np.abs(np.array(lung)).max(0)
-        s.lump(f"lung{side}", (side * 66, -6, 0), (size[0], size[1], 84), material="air", outline=lung, boxy=3.5,
-               group=f"lung{side}")
+        s.lump(
+            f"lung{side}",
+            (side * 66, -6, 0),
+            (size[0], size[1], 84),
+            material="air",
+            outline=lung,
+            boxy=3.5,
+            group=f"lung{side}",
+        )
         for k in range(11):  # pulmonary vessels fan out from the hilum
             angle = np.radians(-78 + 16 * k + s.rng.normal(0, 5))
             reach = (52 + 26 * s.rng.random()) * np.array([np.cos(angle) * 0.8, np.sin(angle) * 1.1])

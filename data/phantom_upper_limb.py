@@ -34,10 +34,17 @@ def add_hand(s: Skeleton, forearm_mm: float) -> None:
                appears=(appears, full), cortex=0.7, fill=0.27,
                boxy=2.8, lobes=0.06)  # fmt: skip
     top = -16 - forearm_mm
-    s.tube("radius", "radius_distal", (-7.0, top, 0), (-9.5, -17, 0), bow=(-3 * forearm_mm / 170, 0, 0),
-           plate="radius_distal")
-    s.tube("ulna", "ulna_distal", (9.5, top, 2), (13.5, -19.5, 1), bow=(1.5 * forearm_mm / 170, 0, 0),
-           plate="ulna_distal")
+    s.tube(
+        "radius",
+        "radius_distal",
+        (-7.0, top, 0),
+        (-9.5, -17, 0),
+        bow=(-3 * forearm_mm / 170, 0, 0),
+        plate="radius_distal",
+    )
+    s.tube(
+        "ulna", "ulna_distal", (9.5, top, 2), (13.5, -19.5, 1), bow=(1.5 * forearm_mm / 170, 0, 0), plate="ulna_distal"
+    )
     s.lump("radial styloid", (-20.5, -19.5, 0), (3.8, 6.0, 5), 12, appears=(10.0, 15.0), group="radius", fill=0.3)
     s.lump("styloid", (18.2, -20, 1), (2.3, 4.0, 2.4), 0, appears=(10.0, 15.0), group="ulna", fill=0.4)
     s.flesh((0, top - 30, 0), (0, -14, 0), 39, 28, 0.75, 4)
@@ -84,10 +91,12 @@ def add_shoulder(s: Skeleton) -> None:
     """Humerus, scapula, clavicle and upper ribs; the humeral head is near the origin."""
     sway = s.rng.normal(0, 7)
     s.tube("humerus", "humerus_proximal", (2, -14, 0), (16 + sway, 240, 0), plate="humerus_proximal", group="humerus")
-    s.lump("humeral head", (-9, -15, 0), (22.5, 23.5, 23), -30, group="humerus", appears=(0.2, 8.0), cortex=1.1,
-           fill=0.24)
-    s.lump("greater tubercle", (14, -16, 0), (9, 15, 12), -12, group="humerus", appears=(1.5, 9.0), cortex=1.0,
-           fill=0.24)
+    s.lump(
+        "humeral head", (-9, -15, 0), (22.5, 23.5, 23), -30, group="humerus", appears=(0.2, 8.0), cortex=1.1, fill=0.24
+    )
+    s.lump(
+        "greater tubercle", (14, -16, 0), (9, 15, 12), -12, group="humerus", appears=(1.5, 9.0), cortex=1.0, fill=0.24
+    )
     s.lump("scapula", (-78, 20, 12), (42, 86, 4.2), 12, outline=SCAPULA, group="scapula", cortex=1.3, fill=0.1, boxy=5)
     s.lump("glenoid", (-41, -11, 0), (9.5, 20, 12), -8, group="scapula", cortex=1.8, fill=0.36, boxy=2.6)
     s.tube("lateral border", "ramus", (-46, 8, 6), (-92, 104, 14), 4.6, group="scapula")

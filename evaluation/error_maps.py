@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluation.reconstruction import hidden_pixels
+
 MASKS = ("random", "complementary")
 ERRORS = ("l2", "l1")
 LONGEST_CYCLE = 20  # passes: a longer complementary cycle is cut short rather than completed
@@ -120,9 +122,7 @@ def error_maps(
         views = flat[start : start + batch_size]
         owner = torch.arange(start, start + len(views), device=images.device) // R
         predicted = model.reconstruct_tokens(tokens[owner], views).float()  # [M, N, V]
-        if model.norm_pix_loss:
-            predicted = _undo_patch_normalisation(predicted, patches[owner])
-        predicted = to_pixels(predicted)
+        predicted = to_pixels(model.restore(predicted, patches[owner]))
         hidden = torch.ones(len(views), N, device=images.device).scatter_(1, views, 0.0)
         difference = (predicted - target[owner]).unflatten(-1, (-1, 3))  # [M, N, P * P, 3]
         errors = difference.square().mean(-1) if error == "l2" else difference.abs().mean(-1)
@@ -150,11 +150,6 @@ class _ToPixels:
         return (patches * self.std + self.mean).clamp(0, 1)
 
 
-def _undo_patch_normalisation(predicted: Tensor, patches: Tensor) -> Tensor:
-    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return predicted * (variance + 1e-6).sqrt() + mean
-
-
 def _collect(model, averages: Tensor, hits: Tensor, pictures: list) -> ErrorMaps:
     rows, columns = model.grid
     P, B = model.patch_size, len(averages)
@@ -178,7 +173,7 @@ def describe(error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, in
     right, bottom) is where the radiograph lies in the network's input, if borders were added.
     """
     P = error_map.shape[0] // hits.shape[0]
-    covered = np.kron(hits > 0, np.ones((P, P), bool))
+    covered = hidden_pixels(hits.reshape(-1) > 0, hits.shape, P)
     if inside is not None:
         left, top, right, bottom = inside
         error_map, covered = error_map[top:bottom, left:right], covered[top:bottom, left:right]

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.figures import masked_tile, panel, save_figure
+from evaluation.figures import levels, masked_tile, panel, save_figure
 from evaluation.reconstruction import hidden_pixels, linear_interpolation, patch_means
 
 TILE = 192  # pixels, about; smaller network inputs are shown enlarged
 
 
 @dataclasses.dataclass
-class HeldOut:
+class FixedSet:
     """A fixed set of radiographs with fixed masks, so that epochs and runs can be compared.
+
 
     `images`: [B, 1, h, w] as the loader makes them; `noise`: [B, N]; `normalise` and `denormalise`: to and from what
     the network sees ([B, 3, h, w]).
@@ -69,29 +70,30 @@ class HeldOut:
 
     @torch.no_grad()
     def draw(self, mae, device: torch.device, path: Path, caption: str = "") -> None:
-        """Original, visible patches, prediction at hidden patches, raw prediction of all patches.
+        """Original, visible patches, prediction at hidden patches, prediction of all patches.
 
-        With a target normalised per patch the prediction is brought back with each patch's own mean and SD; the panel
-        says so, because those come from the original.
+        A network that predicts patch-normalised values knows neither brightness nor contrast of a patch. Its prediction
+        is shown twice: with each patch's own mean and SD, which come from the original, and raw (grey is 0, black and
+        white -2.5 and 2.5 of the patch's SD). The headers say which is which.
         """
         mae.eval()
         images = self.normalise(self.images[: self.shown].to(device))
         result = mae.reconstruct(images, self.noise[: self.shown].to(device))
-        predicted = result.patches
-        header = "all predicted"
-        if mae.norm_pix_loss:
-            variance, mean = torch.var_mean(mae.patchify(images), dim=-1, keepdim=True)
-            predicted = predicted * (variance + 1e-6).sqrt() + mean
-            header = "x true SD + mean"
-        original = self._grey(images)
-        full = self._grey(mae.unpatchify(predicted))
         hidden = hidden_pixels(result.hidden.cpu().numpy(), mae.grid, mae.patch_size)
-        zoom = max(1, round(TILE / max(original.shape[1:])))  # whole pixels: nothing is smoothed
-        original, full, hidden = (x.repeat(zoom, axis=1).repeat(zoom, axis=2) for x in (original, full, hidden))
-        rows = [[o, masked_tile(o, m), np.where(m, f, o), f] for o, f, m in zip(original, full, hidden)]
+        full = self._grey(mae.unpatchify(mae.restore(result.patches, mae.patchify(images))))
+        columns = {"original": self._grey(images), "hidden filled in": None, "all predicted": full}
+        if mae.norm_pix_loss:
+            raw = mae.unpatchify(result.patches).mean(dim=1).cpu().numpy()  # [B, h, w] in SD of the patch
+            columns = {"original": columns["original"], "hidden, true mean + SD": None, "all, true mean + SD": full,
+                       "raw (patch SD)": levels(raw, 2.5, -2.5)}  # fmt: skip
+        zoom = max(1, round(TILE / max(full.shape[1:])))  # whole pixels: nothing is smoothed
+        original, *predicted = (x.repeat(zoom, 1).repeat(zoom, 2) for x in columns.values() if x is not None)
+        hidden = hidden.repeat(zoom, axis=1).repeat(zoom, axis=2)
+        rows = [[o, masked_tile(o, m), np.where(m, views[0], o), *views]
+                for o, m, *views in zip(original, hidden, *predicted)]  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        headers = ("original", "visible", "hidden filled in", header)
-        save_figure(panel(rows, headers, caption=caption), path)
+        headers = list(columns)
+        save_figure(panel(rows, [headers[0], "visible", *headers[1:]], caption=caption), path)
 
     def _grey(self, images: Tensor) -> np.ndarray:
         """Normalised [B, 3, h, w] -> uint8 [B, h, w]."""

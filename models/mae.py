@@ -198,8 +198,15 @@ class MaskedAutoencoder(Objective):
         """What a patch's prediction is compared with: its pixels, or its pixels normalised per patch."""
         if not self.norm_pix_loss:
             return patches
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-        return (patches - mean) / (variance + 1e-6).sqrt()
+        mean, std = _patch_statistics(patches)
+        return (patches - mean) / std
+
+    def restore(self, predicted: Tensor, patches: Tensor) -> Tensor:
+        """The inverse of `targets`: predictions [B, N, V] as pixels, with the mean and SD of the true `patches`."""
+        if not self.norm_pix_loss:
+            return predicted
+        mean, std = _patch_statistics(patches)
+        return predicted * std + mean
 
     def patchify(self, images: Tensor) -> Tensor:
         """[B, 3, h, w] -> [B, N, V]; a patch's values run over row, column, channel."""
@@ -228,6 +235,12 @@ class MaskedAutoencoder(Objective):
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows `index` [B, K] of `tokens` [B, N, D]: [B, K, D]."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each patch [B, N, V]: [B, N, 1] each; the SD as the reference implementation takes it."""
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
 
 
 def _initialise(module: nn.Module) -> None:

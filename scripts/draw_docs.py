@@ -7,7 +7,9 @@ The model should have been trained on phantoms of the difficulty `clear`, of the
 seed than --seed. The same flags and the same model give the same pictures.
 """
 
-import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
 
 import dataclasses
 from pathlib import Path

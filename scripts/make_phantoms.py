@@ -8,7 +8,9 @@
 Layouts `fracatlas` and `btxrd` are always JPEG. The same flags give the same bytes, whatever the number of workers.
 """
 
-import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
 
 import argparse
 from pathlib import Path
@@ -60,20 +62,43 @@ def build_parser() -> argparse.ArgumentParser:
     add("--n", type=at_least(1), default=100, help="number of images (default 100)")
     add("--seed", type=at_least(0), default=0, help="everything is drawn from it (default 0)")
     add("--size", type=at_least(32), default=512, help="long side in pixels (default 512)")
-    add("--format", choices=("png16", "png8", "jpeg", "dicom"), default=None,
-        help="of the folder layout (default png16)")
-    add("--difficulty", choices=("clear", "hard"), default="hard",
-        help="size and contrast of lesions, pose, regions (default hard)")
-    add("--regions", type=names(REGION_NAMES), default=(), metavar="A,B",
-        help=f"of {', '.join(REGION_NAMES)} (default the difficulty's)")
-    add("--conditions", type=names(CONDITION_NAMES), default=(), metavar="A,B",
-        help=f"of {', '.join(CONDITION_NAMES)} (default all)")
+    add(
+        "--format",
+        choices=("png16", "png8", "jpeg", "dicom"),
+        default=None,
+        help="of the folder layout (default png16)",
+    )
+    add(
+        "--difficulty",
+        choices=("clear", "hard"),
+        default="hard",
+        help="size and contrast of lesions, pose, regions (default hard)",
+    )
+    add(
+        "--regions",
+        type=names(REGION_NAMES),
+        default=(),
+        metavar="A,B",
+        help=f"of {', '.join(REGION_NAMES)} (default the difficulty's)",
+    )
+    add(
+        "--conditions",
+        type=names(CONDITION_NAMES),
+        default=(),
+        metavar="A,B",
+        help=f"of {', '.join(CONDITION_NAMES)} (default all)",
+    )
     add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
         help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
     add("--workers", type=at_least(1), default=1, help="processes (default 1)")
     add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
-    add("--sheet", type=Path, default=None, metavar="FILE.png",
-        help="also write a contact sheet of the first 24, lesions outlined below")
+    add(
+        "--sheet",
+        type=Path,
+        default=None,
+        metavar="FILE.png",
+        help="also write a contact sheet of the first 24, lesions outlined below",
+    )
     return parser
 
 

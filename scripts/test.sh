@@ -4,4 +4,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 python -m ruff check .
+python -m ruff format --check .
 python -m pytest "$@"

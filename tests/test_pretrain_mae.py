@@ -383,6 +383,18 @@ def test_options_train_and_travel_with_the_export(radiographs, tmp_path, changes
     assert bool(list(tmp_path.glob("tensorboard/*"))) == changes.get("tensorboard", False)
 
 
+def test_panels_without_held_out_radiographs_and_at_an_end_inside_an_epoch(radiographs, tmp_path):
+    config = settings(radiographs, tmp_path / "a", epochs=2, max_steps=7, panel_freq=1)  # an epoch has 5 steps
+    train(config)
+    assert sorted(p.name for p in (tmp_path / "a" / "panels").iterdir()) == ["epoch_00001.40.png", "epoch_00001.png"]
+    assert not [r for r in metrics(tmp_path / "a") if "val_loss" in r]  # nothing was held out
+    config = settings(
+        radiographs, tmp_path / "b", epochs=2, max_steps=7, panel_freq=5, **{"val_path": [str(radiographs / "dicom")]}
+    )
+    train(config)
+    assert [(r["step"], r["epoch"]) for r in metrics(tmp_path / "b") if "val_loss" in r] == [(7, 1.75)]
+
+
 def test_starting_from_our_own_export(radiographs, whole, tmp_path, monkeypatch, capsys):
     source = str(whole / "model")
     train(settings(radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=source))
@@ -471,7 +483,6 @@ def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr[-500:]
     assert "finished" in result.stdout and (tmp_path / "run" / "DONE").exists()
-
 
 
 def test_the_real_script_refuses_without_traceback(tmp_path):

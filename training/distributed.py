@@ -38,6 +38,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        _patient.clear()
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -95,6 +96,16 @@ def gathered(items: list) -> list:
     return [item for part in parts for item in part]
 
 
+_patient: list[dist.ProcessGroup] = []  # of the current process group; emptied when that is left
+
+
+def _patient_group() -> dist.ProcessGroup:
+    """A second group for waits that outlast the timeout of a training step."""
+    if not _patient:
+        _patient.append(dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30)))
+    return _patient[0]
+
+
 def from_main(make: Callable[[], Any]) -> Any:
     """What `make()` returns on the main process (any picklable object), on every process.
 
@@ -103,7 +114,7 @@ def from_main(make: Callable[[], Any]) -> Any:
     """
     if not dist.is_initialized():
         return make()
-    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+    patient = _patient_group()
     box: list[Any] = [False, None]
     error = None
     if is_main():
@@ -112,7 +123,6 @@ def from_main(make: Callable[[], Any]) -> Any:
         except Exception as caught:
             error = caught
     dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
-    dist.destroy_process_group(patient)
     if error is not None:
         raise error
     if not box[0]:

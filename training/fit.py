@@ -52,7 +52,7 @@ class Fit:
     max_bad_steps: int = 5  # consecutive
     name_of: Callable[[int], str] = str  # sample index -> file name, for messages
     on_save: Callable[[int], None] | None = None  # main process, after each checkpoint
-    on_epoch: Callable[[int, int], None] | None = None  # every process, (finished epochs, step)
+    on_epoch: Callable[[float, int], None] | None = None  # every process, after each epoch and at the end: epochs, step
     on_log: Callable[[dict[str, Any]], None] | None = None  # main process
     progress_bar: bool = True
 
@@ -96,8 +96,8 @@ class _Loop:
                 stop = stop and self.step < plan.last_step
                 if stop:
                     self._save()  # first: whoever sent the signal may not wait for the rest
-                if self.step % plan.steps_per_epoch == 0 and self.s.on_epoch:
-                    self.s.on_epoch(self.step // plan.steps_per_epoch, self.step)
+                if self.s.on_epoch and (self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step):
+                    self.s.on_epoch(self.step / plan.steps_per_epoch, self.step)
                     self.objective.train()
                 if stop:
                     outcome = "stopped"
@@ -208,23 +208,31 @@ class _Loop:
         if self.s.run is None:
             return
         self.totals = {name: distributed.mean(value) for name, value in sorted(self.totals.items())}
-        if distributed.is_main():
-            state = {
-                "step": self.step,
-                "objective": self.objective.state_dict(),
-                "optimizer": self.s.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "totals": self.totals,
-                "counted": self.counted,
-                "bad_steps": self.bad_steps,
-            }
-            self.s.run.save(state, self.step)
-            self._export()
-        distributed.barrier()
+        distributed.from_main(self._write)
         self.saved_at = time.monotonic()
 
+    def _write(self) -> None:
+        """Main process: checkpoint and export, unless the weights are spoilt: then the last good ones stay."""
+        spoilt = [n for n, p in self.objective.named_parameters() if not torch.isfinite(p.detach()).all()]
+        if spoilt:
+            raise TrainingStopped(
+                f"step {self.step}: {len(spoilt)} weights are no longer finite, e.g. {spoilt[0]}; the "
+                "checkpoint before this step stays; a lower learning rate or fp32 may help"
+            )
+        state = {
+            "step": self.step,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.s.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "totals": self.totals,
+            "counted": self.counted,
+            "bad_steps": self.bad_steps,
+        }
+        self.s.run.save(state, self.step)
+        self._export()
+
     def _export(self) -> None:
-        if self.s.on_save and distributed.is_main():
+        if self.s.on_save:
             self.s.on_save(self.step)
             self.objective.train()
 
@@ -244,7 +252,7 @@ class _Loop:
         self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
         self.s.run.forget_log_after(self.step)
         if self.step >= self.s.plan.last_step:
-            self._export()  # killed between the last checkpoint and its export
+            distributed.from_main(self._export)  # killed between the last checkpoint and its export
 
     def _bar(self):
         from tqdm import tqdm

@@ -83,7 +83,14 @@ class RunFolder:
             write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
     def load(self) -> dict[str, Any] | None:
-        """The newest valid training state (CPU tensors), or None. What was wrong with newer ones is in `notices`."""
+        """The newest valid training state (CPU tensors), or None. What was wrong with newer ones is in `notices`.
+
+        The main process chooses and verifies; the others read the same file, so all continue from the same step.
+        """
+        path = distributed.from_main(self._newest)
+        return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
+
+    def _newest(self) -> Path | None:
         candidates = self.saved()
         if self.resume_from is not None and not candidates:
             source = self.resume_from
@@ -93,10 +100,10 @@ class RunFolder:
         for path in reversed(candidates):
             problem = damage(path)
             if problem is None:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 self._check_identity(state["identity"], path)
                 self.notices.append(f"continuing from {path.name}")
-                return state
+                return path
             self.notices.append(f"{path.name} is not used: {problem}")
         if candidates:
             raise ValueError(f"{self.checkpoints}: no valid checkpoint: " + "; ".join(self.notices))

@@ -10,7 +10,7 @@ from PIL import Image
 from data.preprocessing import Preprocessing
 from evaluation import panel as module
 from evaluation.curves import draw_curves, read_metrics
-from evaluation.panel import HeldOut
+from evaluation.panel import FixedSet
 from models.mae import MAEConfig, MaskedAutoencoder
 
 P, GRID = 16, (2, 3)
@@ -19,6 +19,8 @@ N = GRID[0] * GRID[1]
 
 class Oracle(torch.nn.Module):
     """Predicts every patch exactly (`shift` 0), in the form of the loss it was 'trained' with."""
+
+    restore = MaskedAutoencoder.restore
 
     def __init__(self, norm_pix_loss=False, shift=0.0):
         super().__init__()
@@ -56,7 +58,7 @@ def held_out():
     def normalise(batch):
         return (batch.float() / 255).expand(-1, 3, -1, -1) * 4 - 2
 
-    return HeldOut(images, torch.rand(7, N, generator=generator), normalise, lambda batch: (batch + 2) / 4)
+    return FixedSet(images, torch.rand(7, N, generator=generator), normalise, lambda batch: (batch + 2) / 4)
 
 
 def test_the_loss_is_the_mean_over_radiographs_whatever_the_batch(held_out):
@@ -91,9 +93,14 @@ def drawn(held_out, oracle, tmp_path, monkeypatch):
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_a_perfect_prediction_looks_like_the_original(held_out, tmp_path, monkeypatch, norm_pix_loss):
     told = drawn(held_out, Oracle(norm_pix_loss), tmp_path, monkeypatch)
-    assert len(told["rows"]) == 6 and len(told["headers"]) == 4 and told["caption"] == "a caption"
-    assert ("true SD" in told["headers"][3]) == norm_pix_loss  # borrowed from the original, and said so
-    for (original, visible, filled, full), image in zip(told["rows"], held_out.images[:, 0].numpy()):
+    assert len(told["rows"]) == 6 and told["caption"] == "a caption"
+    assert all(len(row) == len(told["headers"]) == 4 + norm_pix_loss for row in told["rows"])
+    for header in told["headers"][2:4]:
+        assert ("true mean + SD" in header) == norm_pix_loss  # borrowed from the original, and said so
+    for (original, visible, filled, full, *raw), image in zip(told["rows"], held_out.images[:, 0].numpy()):
+        for shown in raw:  # what the network says by itself: every patch has mean 0 (grey) and SD 1 (51 of 255)
+            patches = shown.reshape(GRID[0], P, GRID[1], P).astype(float)
+            assert np.abs(patches.mean((1, 3)) - 127.5).max() < 2 and np.abs(patches.std((1, 3)) - 51).max() < 2
         assert np.array_equal(original, image)
         for shown in (filled, full):
             assert np.abs(shown.astype(int) - original).max() <= 1
@@ -149,7 +156,7 @@ def test_reference_losses_equal_a_loop_over_radiographs():
     )  # fmt: skip
     images, noise = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8), torch.rand(3, 16)[[0, 1, 0, 2, 1]]
     preprocessing = Preprocessing(32, 32)
-    held_out = HeldOut(images, noise, preprocessing.normalise, preprocessing.denormalise)
+    held_out = FixedSet(images, noise, preprocessing.normalise, preprocessing.denormalise)
     expected = []
     for image, row in zip(images, noise):
         flags = np.ones(16, bool)

@@ -206,3 +206,32 @@ def test_a_gradient_that_is_not_finite_names_the_whole_step(tmp_path, capsys, mo
     with pytest.raises(TrainingStopped, match=r"file_\d+\.png.*file_\d+\.png"):
         train(tmp_path, steps=16, max_bad_steps=2)
     assert len([n for n in capsys.readouterr().err.splitlines()[0].split(",") if "file_" in n]) == 8
+
+
+class Overflowing(Toy):
+    """Finite losses and gradients, but a weight that an update makes infinite."""
+
+    def after_step(self, progress):
+        if progress > 0.5:
+            with torch.no_grad():
+                self.net[3].weight[0, 0] = float("inf")
+
+
+def test_spoilt_weights_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "after_step", Overflowing.after_step)
+    with pytest.raises(TrainingStopped, match=r"1 weights are no longer finite, e.g. net.3.weight"):
+        train(tmp_path)
+    assert all(torch.isfinite(t).all() for t in final_state(tmp_path)["objective"].values())
+
+
+def test_one_process_chooses_the_checkpoint_for_all(tmp_path):
+    """The newest file is damaged: both processes must fall back to the same older one."""
+    train(tmp_path, steps=16)
+    newest = sorted((tmp_path / "checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+
+    def work():
+        state = RunFolder(tmp_path, {"seed": 5}).load()
+        return 10 + state["step"]
+
+    assert {exit_status(p) for p in group(2, work)} == {10 + 15}
