@@ -320,19 +320,24 @@ class Pretraining:
         from evaluation.panel import FixedSet
         from training.sampling import sample_generator
 
+        def read(chosen: list) -> torch.Tensor:
+            images = []
+            for path in chosen:
+                try:
+                    images.append(self.preprocessing(load_radiograph(path)))
+                except UnreadableRadiograph as error:  # readable a moment ago; the loader notes and replaces it
+                    say(f"left out of the panel: {error}")
+            if not images:
+                raise ValueError("none of the radiographs of the panel can be read any more")
+            return torch.stack(images)
+
         shown = evenly(self.held_out or paths, most=FixedSet.shown)  # the panel draws the first: some of all kinds
-        images = []
-        for path in shown + [p for p in self.held_out if p not in shown]:
-            try:
-                images.append(self.preprocessing(load_radiograph(path)))
-            except UnreadableRadiograph as error:  # it was readable a moment ago; the loader notes and replaces it
-                say(f"left out of the panel: {error}")
-        if not images:
-            raise ValueError("none of the radiographs of the panel can be read any more")
-        images = torch.stack(images)
+        images = read(shown + [p for p in self.held_out if p not in shown])
         masks = [sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32) for i in range(4)]
         noise = torch.from_numpy(np.stack([masks[i % 4] for i in range(len(images))]))  # four masks, shared
-        self.fixed_set = FixedSet(images, noise, self.preprocessing.normalise, self.preprocessing.denormalise)
+        normalise, grey = self.preprocessing.normalise, self.preprocessing.denormalise
+        mean_image = grey(normalise(read(evenly(paths, most=64)))).mean((0, 1)).numpy() if self.held_out else None
+        self.fixed_set = FixedSet(images, noise, normalise, grey, mean_image)
 
     @functools.cached_property
     def references(self) -> dict:

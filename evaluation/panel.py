@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluation.figures import levels, masked_tile, panel, save_figure
-from evaluation.reconstruction import hidden_pixels, linear_interpolation, patch_means
+from evaluation.reconstruction import hidden_pixels, without_learning
 
 TILE = 192  # pixels, about; smaller network inputs are shown enlarged
 
@@ -23,13 +23,14 @@ class FixedSet:
 
 
     `images`: [B, 1, h, w] as the loader makes them; `noise`: [B, N]; `normalise` and `denormalise`: to and from what
-    the network sees ([B, 3, h, w]).
+    the network sees ([B, 3, h, w]); `mean_image`: [h, w] in [0, 1], the average training radiograph.
     """
 
     images: Tensor
     noise: Tensor
     normalise: Callable[[Tensor], Tensor]
     denormalise: Callable[[Tensor], Tensor]
+    mean_image: np.ndarray | None = None
     shown: int = 6
 
     @torch.no_grad()
@@ -50,22 +51,18 @@ class FixedSet:
         """
         if mae.norm_pix_loss:
             return {}
-        found: dict[str, list[float]] = {"linear interpolation": [], "patch means": []}
-        order = self.noise.argsort(dim=1, stable=True)
-        for visible in torch.unique(order[:, : mae.config.visible].sort(dim=1).values, dim=0):  # masks are shared
-            rows = (order[:, : mae.config.visible].sort(dim=1).values == visible).all(dim=1)
+        found: dict[str, list[float]] = {}
+        seen = self.noise.argsort(dim=1, stable=True)[:, : mae.config.visible].sort(dim=1).values
+        for visible in torch.unique(seen, dim=0):  # radiographs share masks
+            rows = (seen == visible).all(dim=1)
             flags = np.ones(mae.config.patches, bool)
             flags[visible.numpy()] = False
-            hidden = hidden_pixels(flags, mae.grid, mae.patch_size)
-            grey = self._grey(self.normalise(self.images[rows])) / np.float32(255)
-            filled = {
-                "linear interpolation": linear_interpolation(grey, hidden),
-                "patch means": patch_means(grey, flags, mae.grid, mae.patch_size),
-            }
+            hidden = torch.from_numpy(hidden_pixels(flags, mae.grid, mae.patch_size))
             target = self.normalise(self.images[rows])
-            for name, values in filled.items():
-                guess = self.normalise(torch.from_numpy(np.float32(values))[:, None].clamp(0, 1))
-                found[name] += (guess - target)[..., torch.from_numpy(hidden)].square().mean((1, 2)).tolist()
+            grey = self._grey(target) / np.float32(255)
+            for name, values in without_learning(grey, flags, mae.grid, mae.patch_size, self.mean_image).items():
+                guess = self.normalise(torch.tensor(np.float32(values))[:, None].clamp(0, 1))
+                found.setdefault(name, []).extend((guess - target)[..., hidden].square().mean((1, 2)).tolist())
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     @torch.no_grad()

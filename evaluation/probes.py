@@ -48,8 +48,24 @@ def linear_probe(
     return probabilities[:, 1] if kind == "binary" else probabilities
 
 
+def patches_of(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """[R, h, w] cut into `grid` (rows, columns): [R, N, P * P] with N patches of P x P pixels."""
+    R, (rows, columns), P = len(images), grid, images.shape[1] // grid[0]
+    return images.reshape(R, rows, P, columns, P).transpose(0, 1, 3, 2, 4).reshape(R, rows * columns, P * P)
+
+
+def patch_targets(masks: np.ndarray, images: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(use, target), both [R, N]: which patches of `images` [R, h, w] count, and which show a finding of `masks`.
+
+    A patch is positive if more than a quarter of it is finding and negative without any; those at a finding's rim, and
+    empty ones (mean below 0.05), do not count.
+    """
+    share, brightness = patches_of(masks.astype(np.float32), grid).mean(2), patches_of(images, grid).mean(2)
+    return (brightness > 0.05) & ((share == 0) | (share > 0.25)), (share > 0.25).astype(float)
+
+
 def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components of raw pixels [R, h, w], fitted on `train`: the features that need no network."""
+    """Principal components of raw pixels [R, ...], fitted on `train`: the features that need no network."""
     from sklearn.decomposition import PCA
 
     flat, other = (x.reshape(len(x), -1).astype(np.float32) for x in (train, test))

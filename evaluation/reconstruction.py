@@ -18,6 +18,20 @@ def hidden_pixels(hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.n
     return flags.repeat(patch, axis=-2).repeat(patch, axis=-1)
 
 
+def without_learning(
+    images: np.ndarray, flags: np.ndarray, grid: tuple[int, int], patch: int, mean_image: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What needs no network: each method of this file's table with [B, h, w] filled images.
+
+    `flags` [N] (1 = hidden) is the mask of all `images` [B, h, w]; `mean_image` [h, w] comes from training radiographs.
+    """
+    filled = {
+        "linear interpolation": linear_interpolation(images, hidden_pixels(flags, grid, patch)),
+        "patch means, bilinear": patch_means(images, flags, grid, patch),
+    }
+    return filled if mean_image is None else filled | {"mean image": np.broadcast_to(mean_image, images.shape)}
+
+
 def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """[B, h, w] with hidden pixels [h, w] (one mask for all) -> filled images; one triangulation serves the batch."""
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
@@ -57,6 +71,33 @@ def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], p
     means[:, flags] = means[:, ~flags] @ weight.T
     coarse = means.reshape(len(images), rows, columns)
     return zoom(coarse, (1, patch, patch), order=1, mode="nearest", grid_mode=True)
+
+
+def reconstruction_errors(
+    mae, preprocessing, pixels: np.ndarray, mean_image: np.ndarray, seed: int, device, masks: int = 4
+) -> dict[str, np.ndarray]:
+    """Mean squared error on the hidden pixels of each radiograph: {method: [B]}, the network's first.
+
+    `pixels` [B, h, w] as `preprocessing` scales them. All methods see the same visible patches; `masks` random masks
+    are dealt out over the radiographs.
+    """
+    import torch
+
+    N, errors = mae.config.patches, {}
+    groups = np.array_split(np.arange(len(pixels)), min(masks, len(pixels)))
+    for k, group in enumerate(groups):
+        noise = torch.from_numpy(np.random.default_rng([seed, k]).random(N, dtype=np.float32)).to(device)
+        with torch.no_grad():
+            images = preprocessing.normalise(torch.from_numpy(pixels[group])[:, None].to(device))
+            result = mae.reconstruct(images, noise.expand(len(group), N))
+            predicted = preprocessing.denormalise(mae.unpatchify(result.patches)).mean(1).cpu().numpy()
+            original = preprocessing.denormalise(images).mean(1).cpu().numpy()
+        flags = result.hidden[0].cpu().numpy()
+        filled = without_learning(original, flags, mae.grid, mae.patch_size, mean_image)
+        hidden = hidden_pixels(flags, mae.grid, mae.patch_size)
+        for name, values in hidden_errors(original, {"masked autoencoder": predicted} | filled, hidden).items():
+            errors.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in errors.items()}
 
 
 def hidden_errors(images: np.ndarray, predictions: dict[str, np.ndarray], hidden: np.ndarray) -> dict[str, np.ndarray]:

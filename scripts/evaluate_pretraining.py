@@ -17,6 +17,9 @@ from pathlib import Path
 
 from training.cli import flag, run
 
+STARTS = ("pretrained", "from scratch")
+# how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
+CROPS = {"bone_age": (1.0, 1.0)}
 PARTS = ("reconstruction", "localisation", "probes", "dense", "finetune")
 
 
@@ -31,8 +34,9 @@ class Config:
     parts: list[str] = flag(list(PARTS), "what to measure: " + ", ".join(PARTS))
     tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
     labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
-    steps: int = flag(200, "optimizer steps of each fine-tuning")
-    batch_size: int = flag(32, "radiographs per step of fine-tuning")
+    starts: list[str] = flag(list(STARTS), "what to fine-tune: " + ", ".join(STARTS))
+    steps: int = flag(600, "optimizer steps of each fine-tuning")
+    batch_size: int = flag(16, "radiographs per step of fine-tuning")
     lr: float = flag(1e-3, "peak learning rate of fine-tuning, for both starts")
     layer_decay: float = flag(0.75, "learning-rate decay per block when starting from pretrained weights")
     passes: int = flag(12, "masked passes of the error maps (complementary masks)")
@@ -43,9 +47,10 @@ class Config:
 
 
 def main(config: Config) -> int:
-    unknown = sorted(set(config.parts) - set(PARTS))
-    if unknown:
-        raise ValueError(f"--parts {unknown[0]!r}: choose {', '.join(PARTS)}")
+    for name, choices in (("parts", PARTS), ("starts", STARTS)):
+        unknown = sorted(set(getattr(config, name)) - set(choices))
+        if unknown:
+            raise ValueError(f"--{name} {unknown[0]!r}: choose {', '.join(choices)}")
     from evaluation.pretraining import markdown, summary
     from training.files import write_text
 
@@ -165,41 +170,17 @@ class Study:
     def reconstruction(self) -> None:
         """Mean squared error on the hidden pixels of test radiographs, each method with the same masks."""
         import numpy as np
-        import torch
 
         from evaluation.intervals import mean_interval
-        from evaluation.reconstruction import (
-            hidden_errors,
-            hidden_pixels,
-            linear_interpolation,
-            patch_means,
-        )
+        from evaluation.reconstruction import reconstruction_errors
 
         rows = self.spread(np.arange(len(self.records("test"))), self.config.most_maps // 2)
-        images, mean_image = self.unit("test", rows), self.unit("train", slice(None)).mean(0)
-        errors: dict[str, list] = {}
-        N, groups = self.mae.config.patches, np.array_split(np.arange(len(rows)), min(4, len(rows)))  # one mask each
-        for k, group in enumerate(groups):
-            noise = np.random.default_rng([self.config.seed, k]).random(N, dtype=np.float32)
-            batch = torch.from_numpy(self.pixels["test"][rows[group]])[:, None].to(self.device)
-            views = torch.from_numpy(noise).to(self.device).expand(len(group), N)
-            with torch.no_grad():
-                result = self.mae.reconstruct(self.preprocessing.normalise(batch), views)
-            predicted = self.preprocessing.denormalise(self.mae.unpatchify(result.patches)).mean(1).cpu().numpy()
-            flags = result.hidden[0].cpu().numpy()
-            hidden = hidden_pixels(flags, self.mae.grid, self.mae.patch_size)
-            part = images[group]
-            found = hidden_errors(part, {
-                "masked autoencoder": predicted,
-                "linear interpolation": linear_interpolation(part, hidden),
-                "patch means, bilinear": patch_means(part, flags, self.mae.grid, self.mae.patch_size),
-                "mean image": np.broadcast_to(mean_image, part.shape),
-            }, hidden)  # fmt: skip
-            for name, values in found.items():
-                errors.setdefault(name, []).append(values)
+        mean_image = self.unit("train", slice(None)).mean(0)
+        errors = reconstruction_errors(self.mae, self.preprocessing, self.pixels["test"][rows], mean_image,
+                                       self.config.seed, self.device)  # fmt: skip
         patients = self.records("test")["patient"].to_numpy()[rows]
         for name, values in errors.items():
-            interval = mean_interval(np.concatenate(values), patients, generator=self.generator("reconstruction"))
+            interval = mean_interval(values, patients, generator=self.generator("reconstruction"))
             self.add("reconstruction", "hidden pixels", name, "MSE", interval)
 
     def localisation(self) -> None:
@@ -283,35 +264,34 @@ class Study:
         """Linear probe on single patch tokens: is this patch part of a finding?"""
         import numpy as np
 
-        from evaluation.probes import linear_probe
+        from evaluation.probes import linear_probe, patch_targets, patches_of, pca_features
 
-        P = self.mae.patch_size
-        picked = {}
+        grid, picked, inputs = self.mae.grid, {}, {"pretrained": {}, "untrained": {}, "raw patch": {}}
         for name in self.sets:
             records = self.records(name)
             rows = self.spread(np.flatnonzero(records["mask"] != ""), 300)
-            masks = [self.finding(name, r) for r in rows]
-            shares = np.stack(masks).reshape(len(rows), self.mae.grid[0], P, self.mae.grid[1], P).mean((2, 4))
-            body = (
-                self.unit(name, rows).reshape(len(rows), self.mae.grid[0], P, self.mae.grid[1], P).mean((2, 4)) > 0.05
-            )
-            keep = body & ((shares == 0) | (shares > 0.25))  # patches at the rim of a finding are neither
-            picked[name] = (rows, keep.reshape(len(rows), -1), (shares > 0.25).reshape(len(rows), -1).astype(float))
-        for method in ("pretrained", "untrained", "raw patch"):
-            inputs = {}
-            for name, (rows, keep, target) in picked.items():
-                inputs[name] = (self.tokens(method, name, rows)[keep], target[keep], np.repeat(
-                    self.records(name)["patient"].to_numpy()[rows], keep.sum(1)))  # fmt: skip
-            order = self.generator("dense").permutation(len(inputs["train"][0]))[:8000]
-            train, target, owners = (part[order] for part in inputs["train"])
-            predicted = linear_probe("binary", train, target, inputs["test"][0], owners)
-            truth, patients = inputs["test"][1], inputs["test"][2]
+            use, target = patch_targets(np.stack([self.finding(name, r) for r in rows]), self.unit(name, rows), grid)
+            owners = np.repeat(records["patient"].to_numpy()[rows], use.sum(1))
+            most = 8000 if name == "train" else len(owners)
+            chosen = self.generator("dense").permutation(len(owners))[:most]
+            picked[name] = target[use][chosen], owners[chosen]
+            inputs["pretrained"][name] = self.tokens(self.mae, name, rows)[use][chosen]
+            inputs["untrained"][name] = self.tokens(self.untrained, name, rows)[use][chosen]
+            inputs["raw patch"][name] = patches_of(self.unit(name, rows), grid)[use][chosen]
+        raw = inputs["raw patch"]
+        inputs["PCA of patches"] = dict(zip(("train", "test"), pca_features(raw["train"], raw["test"], 32)))
+        (target, owners), (truth, patients) = picked["train"], picked["test"]
+        for method, found in inputs.items():
+            predicted = linear_probe("binary", found["train"], target, found["test"], owners)
             interval = self.interval("binary", truth, predicted, patients, "dense")
-            self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(order))
+            self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(target))
 
     def finetune(self) -> None:
         """The same network from pretrained and from random weights, with few labels; the last step counts."""
-        for task in self.config.tasks:
+        import numpy as np
+
+        c = self.config
+        for task in c.tasks:
             (rows, target), (test_rows, truth), info = (
                 self.labelled("train", task),
                 self.labelled("test", task),
@@ -319,22 +299,26 @@ class Study:
             )
             patients = self.records("test")["patient"].to_numpy()[test_rows]
             order = self.generator(f"labels {task}").permutation(len(rows))
-            for labels in self.config.labels:
+            for labels in c.labels:
                 chosen = order[:labels]
                 if len(chosen) < labels:
                     print(f"{task}: only {len(chosen)} labelled radiographs for --labels {labels}; left out")
                     continue
-                by_method = {}
-                for method in ("pretrained", "from scratch"):
-                    model = self.finetuned(method, info, rows[chosen], target[chosen])
-                    predicted = by_method[method] = self.predictions(model, test_rows)
+                found = {}
+                for start in c.starts:
+                    model = self.finetuned(start, task, rows[chosen], target[chosen])
+                    found[start] = self.predictions(model, test_rows)
+                if info.kind == "regression":
+                    found["mean of the labels"] = np.full(len(truth), target[chosen].mean())
+                for method, predicted in found.items():
                     interval = self.interval(info.kind, truth, predicted, patients, task)
                     self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
                     print(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
                           f"[{interval.low:.3f}, {interval.high:.3f}]", flush=True)  # fmt: skip
-                gain = self.interval(info.kind, truth, by_method["pretrained"], patients, task,
-                                     minus=by_method["from scratch"])  # fmt: skip
-                self.add("fine-tuning", task, "difference", metric_of(info), gain, labels=labels)
+                if set(STARTS) <= set(found):
+                    gain = self.interval(info.kind, truth, found["pretrained"], patients, task,
+                                         minus=found["from scratch"])  # fmt: skip
+                    self.add("fine-tuning", task, "difference", metric_of(info), gain, labels=labels)
 
     # networks ------------------------------------------------------------------------------------------------------
 
@@ -388,22 +372,18 @@ class Study:
             found[name] = np.concatenate(parts)
         return found
 
-    def tokens(self, method: str, name: str, rows):
-        """[B, N, D] patch tokens, or raw patch pixels."""
+    def tokens(self, mae, name: str, rows):
+        """[B, N, D] patch tokens of the last block."""
         import numpy as np
         import torch
 
         from training.device import autocast
 
-        if method == "raw patch":
-            P, (r, c) = self.mae.patch_size, self.mae.grid
-            x = self.unit(name, rows).reshape(len(rows), r, P, c, P).transpose(0, 1, 3, 2, 4)
-            return x.reshape(len(rows), r * c, P * P)
-        backbone = (self.mae if method == "pretrained" else self.untrained).backbone().eval().to(self.device)
+        backbone = mae.backbone().eval().to(self.device)
         with torch.no_grad(), autocast(self.device, self.config.precision):
             return np.concatenate([backbone.tokens(x)[:, 1:].float().cpu().numpy() for x in self.batches(name, rows)])
 
-    def finetuned(self, method: str, info, rows, target):
+    def finetuned(self, start: str, task: str, rows, target):
         """A backbone with a linear head after `steps` steps on the given training rows."""
         import torch
 
@@ -418,17 +398,19 @@ class Study:
         from training.sampling import Plan
         from training.schedules import constant, warmup_cosine
 
-        c, p = self.config, self.preprocessing
+        c, p, info = self.config, self.preprocessing, self.info(task)
         torch.manual_seed(c.seed)
-        mae = self.mae if method == "pretrained" else MaskedAutoencoder(self.mae.config)
+        mae = self.mae if start == "pretrained" else MaskedAutoencoder(self.mae.config)
         spread = (target.mean(), target.std()) if info.kind == "regression" else (0.0, 1.0)
         model = Supervised(mae.backbone("avg", drop_path=0.1), info.kind, info.outputs, p.normalise, *spread)
         use_explicit_attention(model.to(self.device), self.device)
         records = self.records("train").iloc[rows].assign(target=target)
-        dataset = PhantomFolder(records, p, CropFlip(p.height, p.width, (0.7, 1.0)), seed=c.seed, keep=True)
+        dataset = PhantomFolder(
+            records, p, CropFlip(p.height, p.width, CROPS.get(task, (0.7, 1.0))), seed=c.seed, keep=True
+        )
         batch_size = min(c.batch_size, len(dataset))
         plan = Plan(len(dataset), batch_size, epochs=c.steps / (len(dataset) // batch_size))
-        decay = c.layer_decay if method == "pretrained" else 1.0
+        decay = c.layer_decay if start == "pretrained" else 1.0
         outcome = fit(model, Fit(
             plan=plan, optimizer=adamw(parameter_groups(model, decay)), device=self.device, precision=c.precision,
             schedules={"lr": warmup_cosine(c.lr, warmup=0.1), "weight_decay": constant(0.05)}, seed=c.seed,

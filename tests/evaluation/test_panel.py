@@ -156,17 +156,20 @@ def test_reference_losses_equal_a_loop_over_radiographs():
     )  # fmt: skip
     images, noise = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8), torch.rand(3, 16)[[0, 1, 0, 2, 1]]
     preprocessing = Preprocessing(32, 32)
-    held_out = FixedSet(images, noise, preprocessing.normalise, preprocessing.denormalise)
-    expected = []
+    mean_image = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    held_out = FixedSet(images, noise, preprocessing.normalise, preprocessing.denormalise, mean_image)
+    expected, average = [], []
     for image, row in zip(images, noise):
         flags = np.ones(16, bool)
         flags[row.argsort()[:4].numpy()] = False
         hidden = hidden_pixels(flags, (4, 4), 8)
         filled = linear_interpolation(image.numpy() / np.float32(255), hidden)
-        error = preprocessing.normalise(torch.from_numpy(filled)[None]) - preprocessing.normalise(image[None])
-        expected.append(float(error[0][:, torch.from_numpy(hidden)].square().mean()))
+        for guess, errors in ((filled, expected), (mean_image[None], average)):
+            error = preprocessing.normalise(torch.from_numpy(guess)[None]) - preprocessing.normalise(image[None])
+            errors.append(float(error[0][:, torch.from_numpy(hidden)].square().mean()))
     found = held_out.reference_losses(mae)
     assert found["linear interpolation"] == pytest.approx(np.mean(expected), rel=1e-4)
-    assert set(found) == {"linear interpolation", "patch means"}
+    assert found["mean image"] == pytest.approx(np.mean(average), rel=1e-4)
+    assert set(found) == {"linear interpolation", "patch means, bilinear", "mean image"}
     mae.norm_pix_loss = True
     assert held_out.reference_losses(mae) == {}

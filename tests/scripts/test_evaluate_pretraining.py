@@ -43,7 +43,7 @@ def run(*arguments):
 def evaluate(folder, out, *more):
     return run(
         "scripts/evaluate_pretraining.py", "--model_path", folder / "model", "--train", folder / "train", "--test",
-        folder / "test", "--out", out, "--labels", 20, "--steps", 4, "--batch_size", 8, "--passes", 4, "--most_maps", 8,
+        folder / "test", "--out", out, "--labels", 6, "--steps", 4, "--batch_size", 8, "--passes", 4, "--most_maps", 8,
         "--tasks", "abnormal", "bone_age", *more,
     )  # fmt: skip
 
@@ -58,8 +58,8 @@ def test_every_part_has_figures_with_baselines(folder, tmp_path):
     assert methods["reconstruction"] >= {"masked autoencoder", "linear interpolation", "mean image"}
     assert methods["localisation"] >= {"error map", "untrained autoencoder", "chance", "raw-patch nearest neighbour"}
     assert methods["linear probe"] == {"pretrained", "untrained", "PCA of pixels"}
-    assert methods["dense probe"] == {"pretrained", "untrained", "raw patch"}
-    assert methods["fine-tuning"] == {"pretrained", "from scratch", "difference"}
+    assert methods["dense probe"] == {"pretrained", "untrained", "raw patch", "PCA of patches"}
+    assert methods["fine-tuning"] == {"pretrained", "from scratch", "difference", "mean of the labels"}
     tuned = table[table["part"] == "fine-tuning"].pivot_table(index="task", columns="method", values="value")
     assert (tuned["difference"] - (tuned["pretrained"] - tuned["from scratch"])).abs().max() < 1e-6
     chance = table[(table["method"] == "chance") & (table["metric"] == "pixel_auroc")]
