@@ -31,7 +31,8 @@ class Config:
     intensity: str = flag("minmax", "grey values to [0, 1]", choices=("minmax", "percentile", "neglog"))
     mean: list[float] = flag([0.485, 0.456, 0.406], "channel means of the normalised input, in [0, 1] units")
     std: list[float] = flag([0.229, 0.224, 0.225], "channel standard deviations of the normalised input")
-    crop_scale: list[float] = flag([0.2, 1.0], "range of the random crop, fraction of the area")
+    crop_scale: list[float] = flag([0.2, 1.0], "range of the random crop, fraction of the area; 1 1: all of it")
+    own_aspect: bool = flag(False, "crops of the radiograph's own aspect, within 3:4 to 4:3 of it")
     flip: float = flag(0.5, "probability of a horizontal flip")
     batch_size: int = flag(64, "radiographs per process and backward pass")
     accum_iter: int = flag(1, "backward passes per optimizer step")
@@ -150,7 +151,7 @@ class Pretraining:
                 f"--warmup_epochs {c.warmup_epochs}: the run has {c.epochs} epochs; its learning rate would never peak"
             )
         size = tuple(c.input_size) if len(c.input_size) == 2 else (c.input_size[0],) * 2
-        self.crop = CropFlip(*size, tuple(c.crop_scale), flip=c.flip)
+        self.crop = CropFlip(*size, tuple(c.crop_scale), own_aspect=c.own_aspect, flip=c.flip)
         # radiographs are read with bone bright, neg-log expects detector counts (bone dark)
         options = {"complement": True} if c.intensity == "neglog" else {}
         self.preprocessing = Preprocessing(*size, intensity=c.intensity, intensity_options=options, mean=tuple(c.mean),

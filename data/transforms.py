@@ -17,14 +17,16 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 class CropFlip:
     """Random resized crop and horizontal flip, the augmentation of MAE (section 4) and of both X-ray recipes.
 
-    `scale`: range of the crop's area as a fraction (SKELEX 0.2-1, Medical MAE 0.5-1); `ratio`: range of its
-    width / height in source pixels; `flip`: probability.
+    `scale`: range of the crop's area as a fraction (SKELEX 0.2-1, Medical MAE 0.5-1), 1 to 1 for the whole radiograph;
+    `ratio`: range of a crop's width / height in source pixels, or with `own_aspect` as a multiple of the radiograph's
+    own, so that crops are squashed like the whole radiograph in evaluation; `flip`: probability.
     """
 
     height: int
     width: int
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    own_aspect: bool = False
     flip: float = 0.5
     interpolation: str = "bicubic"
 
@@ -49,15 +51,18 @@ class CropFlip:
     def box(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
         """A random crop (x0, y0, x1, y1) of a radiograph of `size` (H, W), in pixels."""
         H, W = size
+        if self.scale[0] == 1:
+            return 0, 0, W, H
+        low, high = (r * W / H if self.own_aspect else r for r in self.ratio)
         for _ in range(10):
             area = H * W * rng.uniform(*self.scale)
-            aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= W and 0 < h <= H:
                 x, y = int(rng.integers(0, W - w + 1)), int(rng.integers(0, H - h + 1))
                 return x, y, x + w, y + h
         # a long, narrow radiograph: the largest allowed centre crop
-        aspect = min(max(W / H, self.ratio[0]), self.ratio[1])
+        aspect = min(max(W / H, low), high)
         w, h = min(W, max(1, round(H * aspect))), min(H, max(1, round(W / aspect)))
         x, y = (W - w) // 2, (H - h) // 2
         return x, y, x + w, y + h

@@ -4,8 +4,8 @@ from typing import Any
 
 from models.mae import MAEConfig
 
-_RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "flip", "batch_size", "accum_iter", "epochs",
-           "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
+_RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect", "flip", "batch_size", "accum_iter",
+           "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
 
 
 def mae_card(

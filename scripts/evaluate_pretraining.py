@@ -35,8 +35,8 @@ class Config:
     tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
     labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
     starts: list[str] = flag(list(STARTS), "what to fine-tune: " + ", ".join(STARTS))
-    steps: int = flag(600, "optimizer steps of each fine-tuning")
-    batch_size: int = flag(16, "radiographs per step of fine-tuning")
+    steps: int = flag(400, "optimizer steps of each fine-tuning")
+    batch_size: int = flag(32, "radiographs per step of fine-tuning")
     lr: float = flag(1e-3, "peak learning rate of fine-tuning, for both starts")
     layer_decay: float = flag(0.75, "learning-rate decay per block when starting from pretrained weights")
     passes: int = flag(12, "masked passes of the error maps (complementary masks)")
@@ -405,9 +405,8 @@ class Study:
         model = Supervised(mae.backbone("avg", drop_path=0.1), info.kind, info.outputs, p.normalise, *spread)
         use_explicit_attention(model.to(self.device), self.device)
         records = self.records("train").iloc[rows].assign(target=target)
-        dataset = PhantomFolder(
-            records, p, CropFlip(p.height, p.width, CROPS.get(task, (0.7, 1.0))), seed=c.seed, keep=True
-        )
+        crop = CropFlip(p.height, p.width, CROPS.get(task, (0.7, 1.0)), own_aspect=True)
+        dataset = PhantomFolder(records, p, crop, seed=c.seed, keep=True)
         batch_size = min(c.batch_size, len(dataset))
         plan = Plan(len(dataset), batch_size, epochs=c.steps / (len(dataset) // batch_size))
         decay = c.layer_decay if start == "pretrained" else 1.0

@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # What pretraining buys, and what it does not: `bash scripts/evidence.sh [FOLDER]` writes docs/evidence.md.
-# Three seeds (phantoms, initial weights and labelled subsets all differ), 30-60 minutes on two cores. Each run is
-# also measured at a tenth and at a third of its length. A second call continues what is there.
+# Three seeds (phantoms, initial weights and labelled subsets all differ), about an hour on two cores: JOBS seeds at a
+# time (default: one per core), each with its share of the cores. Each run is also looked at after a tenth and a third of
+# its length. A second call continues what is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 OUT="${1:-evidence}"
 SEEDS=(${SEEDS:-0 1 2})
-TRAIN=${TRAIN:-6000} TEST=${TEST:-800} EPOCHS=${EPOCHS:-18}
+CORES=$(nproc)
+JOBS=${JOBS:-$((CORES < ${#SEEDS[@]} ? CORES : ${#SEEDS[@]}))}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES / JOBS > 0 ? CORES / JOBS : 1))}
+TRAIN=${TRAIN:-6000} TEST=${TEST:-800} EPOCHS=${EPOCHS:-24}
 REGIONS=knee,wrist
 
-for seed in "${SEEDS[@]}"; do
-    run="$OUT/seed$seed"
+one_seed() {
+    local seed=$1 run="$OUT/seed$1" set name count drawn part evaluation options
     for set in "train $TRAIN $((10 + seed))" "test $TEST $((20 + seed))" "watch 64 $((30 + seed))"; do
         read -r name count drawn <<< "$set"
         [ -f "$run/$name/records.csv" ] || python scripts/make_phantoms.py --out "$run/$name" --overwrite \
             --layout folder --n "$count" --seed "$drawn" --size 160 --format png8 --difficulty clear \
-            --regions "$REGIONS" --workers 2
+            --regions "$REGIONS" --workers 1
     done
-    steps=$((EPOCHS * (TRAIN / 48)))
+    local steps=$((EPOCHS * (TRAIN / 48)))
     for part in 10 3 1; do
         evaluation="$run/evaluation_$part"
         [ -f "$evaluation/results.md" ] && continue
@@ -26,12 +30,20 @@ for seed in "${SEEDS[@]}"; do
             --val_path "$run/watch/images" --output_dir "$run/mae" --seed "$seed" --epochs "$EPOCHS" \
             --max_steps $((steps / part))
         if [ "$part" = 1 ]; then
-            parts=(reconstruction localisation probes dense finetune) labels=(50 200 1000)
+            options=(--parts reconstruction localisation probes dense finetune --labels 50 200 1000)
         else
-            parts=(reconstruction localisation finetune) labels=(200)
+            options=(--parts reconstruction localisation finetune --labels 200 --tasks implant --starts pretrained)
         fi
         python scripts/evaluate_pretraining.py --model_path "$run/mae/model" --train "$run/train" --test "$run/test" \
-            --out "$evaluation" --seed "$seed" --parts "${parts[@]}" --labels "${labels[@]}"
+            --out "$evaluation" --seed "$seed" "${options[@]}"
     done
+}
+
+mkdir -p "$OUT"
+for seed in "${SEEDS[@]}"; do
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
+    echo "seed $seed: $OUT/seed$seed.log"
+    (set -e; one_seed "$seed") >> "$OUT/seed$seed.log" 2>&1 &
 done
-python scripts/evidence_table.py --runs "$OUT"/seed* --out docs/evidence.md
+for seed in "${SEEDS[@]}"; do wait -n || { echo "a seed failed; see the end of its log in $OUT" >&2; exit 1; }; done
+python scripts/evidence_table.py --runs "${SEEDS[@]/#/$OUT/seed}" --out docs/evidence.md

@@ -16,7 +16,7 @@ def boxes(crop, size, count=400, seed=0):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (0.01, 0.02)])
+@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.5, 1.0), (0.999, 1.0), (0.01, 0.02)])
 def test_the_crop_lies_inside_and_has_the_area_and_ratio_asked_for(size, scale):
     H, W = size
     x0, y0, x1, y1 = boxes(CropFlip(32, 32, scale), size).T
@@ -61,12 +61,32 @@ def test_a_long_narrow_radiograph_falls_back_to_the_largest_allowed_centre_crop(
     import torch
     from torchvision.transforms.v2 import RandomResizedCrop
 
-    whole = CropFlip(32, 32, scale=(1.0, 1.0))
-    assert whole.box(size, np.random.default_rng(0)) == expected
-    theirs = RandomResizedCrop((32, 32), scale=(1.0, 1.0)).make_params([torch.zeros(1, *size)])
+    largest = CropFlip(32, 32, scale=(0.999, 1.0))
+    assert largest.box(size, np.random.default_rng(0)) == expected
+    theirs = RandomResizedCrop((32, 32), scale=(0.999, 1.0)).make_params([torch.zeros(1, *size)])
     assert (theirs["left"], theirs["top"], theirs["width"], theirs["height"]) == (
         expected[0], expected[1], expected[2] - expected[0], expected[3] - expected[1]
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64), (5, 4)])
+def test_a_scale_of_one_keeps_the_whole_radiograph_as_evaluation_does(size):
+    from data.preprocessing import Preprocessing
+
+    assert (boxes(CropFlip(32, 24, (1.0, 1.0)), size, 20) == (0, 0, size[1], size[0])).all()
+    pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    found = CropFlip(32, 24, (1.0, 1.0), flip=0.0, interpolation="bilinear")(pixels, np.random.default_rng(0))
+    expected = Preprocessing(32, 24).fit(pixels)[0].numpy()
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(300, 100), (120, 400)])
+def test_crops_of_the_radiographs_own_aspect(size):
+    x0, y0, x1, y1 = boxes(CropFlip(32, 32, (0.5, 0.6), own_aspect=True), size).T
+    stretch = (x1 - x0) / (y1 - y0) * size[0] / size[1]
+    assert 0.7 < stretch.min() < 0.8 and 1.25 < stretch.max() < 1.4
+    area = (x1 - x0) * (y1 - y0) / (size[0] * size[1])
+    assert 0.48 < area.min() and area.max() < 0.62
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
