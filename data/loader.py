@@ -1,7 +1,7 @@
 """From a data set to a process's micro-batches."""
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,11 @@ from data.radiograph import UnreadableRadiograph
 from training.sampling import Plan, StepSampler
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
+BATCH_SECONDS = 900  # to wait for a batch before a loader process counts as stuck
+
+
+class LoaderFailed(ValueError):
+    """A loader process died or is stuck; says what helps."""
 
 
 def step_batches(
@@ -19,7 +24,7 @@ def step_batches(
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
     One set of workers serves the whole run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph
-    as the data set raised it.
+    as the data set raised it, and LoaderFailed if a worker died or was stuck for `BATCH_SECONDS`.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -31,10 +36,11 @@ def step_batches(
             pin_memory=pin_memory,
             worker_init_fn=_one_thread if num_workers else None,
             prefetch_factor=4 if num_workers else None,
+            timeout=BATCH_SECONDS if num_workers else 0,
         )
         batches = iter(loader)
         try:
-            for batch in batches:
+            while (batch := _next(batches)) is not None:
                 if isinstance(batch, UnreadableRadiograph):
                     raise batch
                 yield batch
@@ -42,6 +48,25 @@ def step_batches(
             del batches  # ends the workers
 
     return from_step
+
+
+def _next(batches: Iterator) -> Any:
+    """The next batch, or None at the end; what torch says of its workers becomes advice."""
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        told = str(error).splitlines()[0]
+        if "shared memory" in str(error) or "No space left on device" in str(error) or "bus error" in told.lower():
+            raise LoaderFailed(f"{told}: /dev/shm is full; use fewer --num_workers or give the container more "
+                               "(docker run --shm-size 8g, or --ipc host)") from None  # fmt: skip
+        if "worker" in told and ("exited unexpectedly" in told or "killed by signal" in told):
+            raise LoaderFailed(
+                f"{told}: it was killed, most often for want of memory; use fewer --num_workers"
+            ) from None
+        if "timed out" in told:
+            raise LoaderFailed(f"{told}: the folder of the radiographs does not answer; the last checkpoint is "
+                               "untouched, the same command continues from it") from None  # fmt: skip
+        raise
 
 
 class _Guarded(Dataset):

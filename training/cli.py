@@ -79,10 +79,23 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
         if not _raised_by_us(error):
             raise
         status = _say(error)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        first = str(error).strip().splitlines() or ["no memory left"]
+        status = _say(
+            f"{first[0]} Out of memory: use a smaller --batch_size (with --accum_iter the steps stay the same), "
+            "fewer --num_workers or a smaller --input_size"
+        )
     sys.exit(status)
 
 
-def _say(error: BaseException) -> int:
+def _out_of_memory(error: BaseException) -> bool:
+    """Of the GPU (torch.OutOfMemoryError), of torch's CPU allocator, or of Python."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+
+
+def _say(error: BaseException | str) -> int:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     return 2
 

@@ -204,3 +204,18 @@ def test_defects_keep_their_traceback(monkeypatch, main, kind):
     monkeypatch.setattr(sys, "argv", ["script.py", "--data_path", "x"])
     with pytest.raises(kind):
         cli.run(main, Config)
+
+
+def test_no_memory_left_is_told_with_a_remedy(monkeypatch, capsys):
+    import torch
+
+    def allocate(_):
+        torch.empty(2**60)  # a million terabytes
+
+    for main in (raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")), allocate,
+                 raises(MemoryError())):  # fmt: skip
+        status, told = run(monkeypatch, capsys, main)
+        assert status == 2 and told.startswith("script.py: ") and told.count("\n") == 1
+        assert "smaller --batch_size" in told
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(monkeypatch, capsys, raises(RuntimeError("shapes do not match")))
