@@ -90,13 +90,14 @@ class Pretraining:
 
         config = self.config
         self.check_flags()
+        self.folder = RunFolder(config.output_dir, resume=config.resume)
         paths, self.held_out, quarantined = self.read_data()
         self.plan = self.make_plan(len(paths))
         self.objective = self.make_objective().to(self.device)
         optimizer, schedules = self.make_optimizer()
 
         # resume
-        self.folder = RunFolder(config.output_dir, self.identity(paths), config.resume)
+        self.folder.claim(self.identity(paths))
         if self.folder.finished(self.plan.last_step):
             say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
             return 0
@@ -176,7 +177,6 @@ class Pretraining:
         from training.files import write_text
 
         c, output = self.config, Path(self.config.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
         held_out = list_radiographs(c.val_path) if c.val_path else []
         apart = {os.path.realpath(path) for path in held_out}
         own = os.path.join(os.path.realpath(output), "")

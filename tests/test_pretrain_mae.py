@@ -23,6 +23,7 @@ from models.mae import MaskedAutoencoder
 from models.weights import load_mae
 from training import cli
 from training.fit import TrainingStopped
+from training.run import RunFolder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot  # noqa: E402, F401  imported before forking
@@ -428,6 +429,22 @@ def test_another_run_in_the_folder_is_refused(radiographs, whole, tmp_path, monk
         assert "radiographs was '36 files" in told and "and is '40 files" in told
     told = refusal(monkeypatch, capsys, *flags(settings(radiographs, whole, **held_out(radiographs), resume="none")))
     assert "already holds a run at step 12; --resume auto continues it" in told
+
+
+def test_a_second_trainer_is_refused_before_it_writes_anything(radiographs, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    first = RunFolder(tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+    def second() -> int:
+        try:
+            return pretrain_mae.main(settings(radiographs / "hand", tmp_path / "run", seed=7))
+        except FileExistsError as error:
+            return 42 if "another process is training in this run folder" in str(error) else 1
+
+    assert exit_status(spawn(second)) == 42
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+    assert first.saved()
 
 
 @pytest.mark.parametrize(

@@ -30,18 +30,20 @@ KEEP = 2
 class RunFolder:
     """The run folder, locked for this process (main process only) as long as it lives.
 
-    `identity` holds what decides the numbers (architecture, data, seed, global batch, schedule). A folder whose
-    checkpoints have another identity is refused with the differences. `resume`: "auto" continues what is there, "none"
-    refuses a folder with checkpoints, anything else is a checkpoint file or another run folder to continue from.
+    It is locked before anything is written. `claim` then says what decides the numbers (or `identity`, if that is known
+    from the start). `resume`: "auto" continues what is there, "none" refuses a folder with checkpoints, anything else
+    is a checkpoint file or another run folder to continue from.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any], resume: str = "auto"):
-        self.folder, self.identity = Path(folder), json.loads(json.dumps(identity, default=str))
+    def __init__(self, folder: str | Path, identity: dict[str, Any] | None = None, resume: str = "auto"):
+        self.folder, self.identity = Path(folder), {}
         self.checkpoints = self.folder / "checkpoints"
         self.notices: list[str] = []
         self._lock = None
         self.resume_from = None if resume in ("auto", "none") else Path(resume)
         distributed.from_main(lambda: self._open(resume))
+        if identity is not None:
+            self.claim(identity)
 
     def _open(self, resume: str) -> None:
         try:
@@ -56,6 +58,16 @@ class RunFolder:
                 f"{self.folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
                 "another --output_dir starts a new one"
             )
+
+    def claim(self, identity: dict[str, Any]) -> None:
+        """Every process: `identity` holds what decides the numbers (architecture, data, seed, global batch, schedule).
+
+        A folder whose checkpoints have another identity is refused with the differences.
+        """
+        self.identity = json.loads(json.dumps(identity, default=str))
+        distributed.from_main(self._claim)
+
+    def _claim(self) -> None:
         told = self.folder / "identity.json"
         if told.exists() and (self.saved() or (self.folder / "DONE").exists()):
             self._check_identity(json.loads(told.read_text(encoding="utf-8")), self.folder)
