@@ -8,6 +8,22 @@ _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect
            "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
 
 
+def converted_card(source: str, family: str, matched: str, target: str) -> str:
+    """The card of a converted checkpoint. `source` is a name without folders."""
+    return f"""---
+tags: [radiography]
+---
+
+# {source}, converted for {target}
+
+Read as a {family} checkpoint, {matched} tensors; the weights are unchanged. Their licence, their training data and what
+they may be used for are those of the original: see its own model card. `preprocessor_config.json`, where it is here,
+holds the preprocessing they were trained with.
+
+For research. Not a medical device; not evaluated for any clinical decision.
+"""
+
+
 def mae_card(
     config: MAEConfig, *, recipe: dict[str, Any], radiographs: int, step: int, last_step: int, licence: str
 ) -> str:

@@ -161,6 +161,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def read_tensors(file: Path) -> dict[str, Any]:
     """The content of a weight file; nothing in it is executed. ValueError names the file and the reason."""
+    if file.suffix not in _SUFFIXES:
+        raise ValueError(f"{file}: not a checkpoint by its name (expected {', '.join(_SUFFIXES)})")
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
@@ -217,6 +219,9 @@ def mae_config(checkpoint: Checkpoint) -> MAEConfig:
                 f"{checkpoint.path}: config.json says width {told['hidden_size']}, the weights have {shapes['dim']}"
             )
         return MAEConfig(**values)
+    if told.get("model_args"):  # a folder for timm
+        arguments = told["model_args"]
+        return MAEConfig(**shapes | {"input_size": tuple(arguments["img_size"]), "heads": arguments["num_heads"]})
     return MAEConfig(**shapes | _concluded(checkpoint, shapes))
 
 
@@ -306,3 +311,9 @@ def save_mae(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[st
     write_text(folder / "README.md", card)
     with atomic(folder / "model.safetensors") as file:
         file.write(save(to_huggingface(state), metadata={"format": "pt"}))
+
+
+def write_pth(content: dict[str, Any], path: str | Path) -> None:
+    """Tensors and plain values as a `.pth` file, atomically."""
+    with atomic(path) as file:
+        torch.save(content, file)

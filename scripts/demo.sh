@@ -9,7 +9,7 @@ OUT="${1:-demo}"
 REGIONS=knee,wrist
 
 echo "== 1/4 drawing phantom radiographs"
-for set in "train 3000 1" "test 240 2" "watch 48 3"; do
+for set in "train 3000 1" "test 160 2" "watch 48 3" "score 800 4"; do
     read -r name count seed <<< "$set"
     [ -f "$OUT/$name/records.csv" ] || python scripts/make_phantoms.py --out "$OUT/$name" --overwrite --layout folder \
         --n "$count" --seed "$seed" --size 160 --format png8 --difficulty clear --regions "$REGIONS" --workers 2
@@ -17,15 +17,15 @@ done
 
 echo "== 2/4 pretraining without labels"
 python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$OUT/train/images" \
-    --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs 16
+    --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs 20
 
 echo "== 3/4 error maps of radiographs it has not seen, with exact truth"
 python zero_shot_heatmap.py --model-path "$OUT/mae/model" --in-dirs "$OUT/test/images" --out "$OUT/heatmaps" \
     --passes 8 --masks complementary --truth "$OUT/test/records.csv" --resume
 
 echo "== 4/4 does pretraining pay? reconstruction, and fine-tuning with few labels"
-python scripts/evaluate_pretraining.py --model_path "$OUT/mae/model" --train "$OUT/train" --test "$OUT/test" \
-    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 50 200 --steps 120
+python scripts/evaluate_pretraining.py --model_path "$OUT/mae/model" --train "$OUT/train" --test "$OUT/score" \
+    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 200 --steps 250
 
 echo
 echo "Look at:"

@@ -1,0 +1,100 @@
+"""Checkpoint folders for other libraries: timm (encoder, with its classifier if it has one) and facebook's MAE code.
+
+`models.weights.save_mae` writes the folder that transformers and this project read. All files are written atomically.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import LayerNorm
+
+from models.mae import MaskedAutoencoder
+from models.weights import Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
+from training.files import atomic, write_text
+
+TIMM_LAYER_NORM_EPSILON = 1e-6  # its Vision Transformers cannot be told another
+_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def vision_transformer(checkpoint: Checkpoint) -> tuple[VisionTransformer, str]:
+    """The encoder (and classifier) of a checkpoint as timm's model, in eval mode, and how many tensors matched."""
+    arguments, epsilon = _arguments(checkpoint), mae_config(checkpoint).layer_norm_eps
+    model = VisionTransformer(**arguments, norm_layer=partial(LayerNorm, eps=epsilon))
+    matched = load_strictly(model, _encoder_state(checkpoint), checkpoint.path)
+    return model.eval(), matched
+
+
+def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The keyword arguments of timm's VisionTransformer for the encoder in a checkpoint."""
+    config, state = mae_config(checkpoint), checkpoint.state
+    return {
+        "img_size": list(config.input_size), "patch_size": config.patch_size, "embed_dim": config.dim,
+        "depth": config.depth, "num_heads": config.heads, "mlp_ratio": config.mlp_ratio,
+        "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
+        "global_pool": "avg" if "fc_norm.weight" in state else "token",
+    }  # fmt: skip
+
+
+def _encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The encoder's tensors and the classifier's, without the decoder's, under timm's names."""
+    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
+    return {k: v.detach().float().contiguous() for k, v in kept.items()}
+
+
+def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str]:
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; returns notes for the user."""
+    folder, notes = Path(folder), []
+    config, arguments = mae_config(checkpoint), _arguments(checkpoint)
+    mean, std = statistics(checkpoint.preprocessor)
+    if checkpoint.preprocessor is None:
+        notes.append("the checkpoint does not say its mean and SD: those of ImageNet are written into config.json")
+    if config.layer_norm_eps != TIMM_LAYER_NORM_EPSILON:
+        notes.append(f"LayerNorm epsilon is {config.layer_norm_eps:g}; timm always takes {TIMM_LAYER_NORM_EPSILON:g}")
+    told = {
+        "architecture": "vit_base_patch16_224",  # any plain one: the arguments say what it is
+        "num_classes": arguments["num_classes"],
+        "num_features": config.dim,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": "bilinear",
+            "crop_pct": 1.0, "mean": list(mean), "std": list(std), "num_classes": arguments["num_classes"],
+            "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head",
+        },
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_common(folder, told, checkpoint.preprocessor, card)
+    with atomic(folder / "model.safetensors") as file:
+        file.write(save(_encoder_state(checkpoint), metadata={"format": "pt"}))
+    return notes
+
+
+def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:
+    """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and beside it a config.json
+    with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_common(folder, huggingface_config(model.config), preprocessor, card)
+    state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_pth({"model": state}, folder / "model.pth")
+
+
+def statistics(preprocessor: dict[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and standard deviations of a preprocessor_config.json; ImageNet's if there is none."""
+    if preprocessor is None:
+        return _STATISTICS
+    if not preprocessor.get("do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    half = (0.5, 0.5, 0.5)  # what transformers takes where a file is silent
+    return tuple(preprocessor.get("image_mean", half)), tuple(preprocessor.get("image_std", half))
+
+
+def _write_common(folder: Path, config: dict, preprocessor: dict | None, card: str) -> None:
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    if preprocessor is not None:
+        write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
+    write_text(folder / "README.md", card)

@@ -1,0 +1,115 @@
+"""Convert a checkpoint for another library, strictly: every tensor finds its place, or it is an error.
+
+    python scripts/convert_checkpoint.py --in mae_pretrain_vit_large.pth --to hf --out models/mae_large --verify
+    python scripts/convert_checkpoint.py --in runs/mae/model --to timm --out exported/encoder --verify
+    python scripts/convert_checkpoint.py --in models/skelex --to mae --out exported/facebook --verify
+
+Reads: facebook's MAE and Medical MAE (.pth, pretrained or fine-tuned), Hugging Face ViTMAE (the names of transformers 4
+and 5, and the malformed decoder names that 5.23 writes), timm's plain Vision Transformers, checkpoint folders of this
+project. Writes: hf, the folder of transformers and of this project; timm, for create_model("local-dir:OUT"); mae,
+OUT/model.pth for facebook's code. The family is recognised by its tensors; nothing in a file is executed.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+
+@dataclass
+class Config:
+    """Convert a checkpoint of a masked autoencoder or Vision Transformer, and show that nothing was lost."""
+
+    source: str = flag(help="checkpoint folder or .safetensors/.pth/.pt/.bin file", alias="in")
+    to: str = flag(help="hf, timm or mae", choices=("hf", "timm", "mae"))
+    out: str = flag(help="folder to write; must not hold anything yet")
+    verify: bool = flag(False, "load the result with the library it is for and compare outputs")
+    tolerance: float = flag(1e-4, "largest difference that --verify accepts, relative to the largest output")
+
+
+def main(config: Config) -> int:
+    """Exit status: 0, or 1 if --verify found a difference."""
+    from models.card import converted_card
+    from models.export import save_facebook, save_timm, vision_transformer
+    from models.weights import load_mae, read_checkpoint, save_mae
+
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: already exists and is not empty")
+    checkpoint = read_checkpoint(config.source)
+    notes, loaded = [], None
+    if config.to == "timm":
+        encoder, matched = vision_transformer(checkpoint)
+        report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} encoder tensors", *checkpoint.notes])
+    else:
+        loaded = load_mae(config.source)
+        height, width = loaded.model.input_size
+        if config.to == "hf" and height != width:
+            raise ValueError(f"{config.source}: takes {height} x {width}, but transformers builds this network for "
+                             "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
+        report, matched = loaded.report, f"{len(loaded.model.state_dict())}"
+    print(f"{config.source}: {report}; 0 missing, 0 unexpected")
+    card = converted_card(Path(config.source).name, checkpoint.family, matched, config.to)
+    if config.to == "timm":
+        notes = save_timm(checkpoint, out, card)
+    elif config.to == "mae":
+        save_facebook(loaded.model, out, loaded.preprocessor, card)
+    else:
+        preprocessor = loaded.preprocessor
+        if preprocessor is None:
+            preprocessor = plain_preprocessor(loaded.model.input_size)
+            notes.append("the checkpoint does not say its mean and SD: those of ImageNet are now in "
+                         "preprocessor_config.json; change them there if it was trained with others")  # fmt: skip
+        save_mae(loaded.model, out, preprocessor, card)
+    for note in notes:
+        print(f"note: {note}")
+    print(f"written: {out}")
+    if not config.verify:
+        return 0
+    found, expected = both_outputs(config.to, out, encoder if config.to == "timm" else loaded.model)
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    equal = difference <= config.tolerance * largest
+    print(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
+          f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}")  # fmt: skip
+    return 0 if equal else 1
+
+
+def plain_preprocessor(size: tuple[int, int]) -> dict:
+    """A preprocessor_config.json for weights without one: ImageNet's statistics, pictures squashed to `size` (h, w)."""
+    from models.export import statistics
+
+    mean, std = statistics(None)
+    return {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
+            "size": {"height": size[0], "width": size[1]}, "resample": 2, "image_mean": list(mean),
+            "image_std": list(std)}  # fmt: skip
+
+
+def both_outputs(to: str, out: Path, original):
+    """What the library that OUT is for makes of random pixels, and what the `original` network does."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    size = original.patch_embed.img_size
+    images = torch.randn(2, 3, *size, generator=generator)
+    noise = torch.rand(2, original.patch_embed.num_patches, generator=generator)
+    with torch.no_grad():
+        if to == "timm":
+            import timm
+
+            return timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), original(images)
+        expected = original.reconstruct(images, noise).patches
+        if to == "hf":
+            from transformers import ViTMAEForPreTraining
+
+            return ViTMAEForPreTraining.from_pretrained(out).eval()(images, noise=noise).logits, expected
+        from models.weights import load_mae
+
+        return load_mae(out).model.reconstruct(images, noise).patches, expected
+
+
+if __name__ == "__main__":
+    run(main, Config)

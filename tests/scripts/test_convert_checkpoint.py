@@ -1,0 +1,118 @@
+"""Checkpoints converted in every direction keep their outputs; what does not fit is refused."""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.keys import to_huggingface
+from models.mae import MaskedAutoencoder, named_config
+from models.weights import huggingface_config, load_encoder, load_mae, save_mae
+
+ROOT = Path(__file__).parents[2]
+PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "do_resize": True,
+                "image_mean": [0.5056] * 3, "image_std": [0.252] * 3, "resample": 2}  # fmt: skip
+
+
+def convert(source, to, out, *more):
+    command = [sys.executable, "scripts/convert_checkpoint.py", "--in", source, "--to", to, "--out", out, *more]
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture(scope="module")
+def mae():
+    torch.manual_seed(0)
+    config = named_config("mae_vit_tiny_patch16_dec512d1b", input_size=(32, 32), depth=2, norm_pix_loss=True,
+                          mask_ratio=0.5)  # fmt: skip
+    return MaskedAutoencoder(config).eval()
+
+
+@pytest.fixture(scope="module")
+def sources(mae, tmp_path_factory):
+    """The same weights as each family stores them; and a rectangle."""
+    root = tmp_path_factory.mktemp("sources")
+    save_mae(mae, root / "ours", PREPROCESSOR, "card")
+    rectangle = MaskedAutoencoder(dataclasses.replace(mae.config, input_size=(32, 48)))
+    save_mae(rectangle, root / "rectangle", PREPROCESSOR, "card")
+    names = to_huggingface(mae.state_dict())
+    malformed = {k.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): v for k, v in names.items()}
+    (root / "malformed").mkdir()
+    save_file({k: v.contiguous() for k, v in malformed.items()}, root / "malformed" / "model.safetensors")
+    (root / "malformed" / "config.json").write_text(json.dumps(huggingface_config(mae.config)))
+    square = MaskedAutoencoder(named_config("mae_vit_tiny_patch16_dec512d1b", input_size=(32, 32), depth=2)).eval()
+    args = argparse.Namespace(norm_pix_loss=False, mask_ratio=0.75)
+    torch.save({"model": square.state_dict(), "args": args, "epoch": 3}, root / "facebook.pth")
+    tuned = {k: v for k, v in square.state_dict().items() if not k.startswith(("decoder_", "mask_token", "norm."))}
+    tuned |= {"fc_norm.weight": torch.rand(192), "fc_norm.bias": torch.rand(192)}
+    tuned |= {"head.weight": torch.randn(14, 192), "head.bias": torch.randn(14)}
+    torch.save({"model": tuned, "epoch": 3}, root / "finetuned.pth")
+    return root
+
+
+@pytest.mark.parametrize("source", ["ours", "malformed", "facebook.pth", "rectangle"])
+@pytest.mark.parametrize("to", ["hf", "timm", "mae"])
+def test_every_family_to_every_library(sources, tmp_path, source, to):
+    done = convert(sources / source, to, tmp_path / "out", "--verify")
+    if (source, to) == ("rectangle", "hf"):
+        assert done.returncode == 2 and "square pictures only" in done.stderr and not (tmp_path / "out").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    assert "0 missing, 0 unexpected" in done.stdout and "equal within" in done.stdout
+    assert ("those of ImageNet" in done.stdout) == (source in ("malformed", "facebook.pth") and to != "mae")
+    original = load_mae(sources / source)
+    if to == "timm":
+        theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).state_dict()
+        assert all(torch.equal(v, original.model.state_dict()[k]) for k, v in theirs.items())
+    else:
+        back = load_mae(tmp_path / "out")
+        assert back.info == original.info  # heads, epsilon, mask ratio, norm_pix_loss, size
+        assert all(torch.equal(v, original.model.state_dict()[k]) for k, v in back.model.state_dict().items())
+    if source in ("ours", "rectangle"):
+        assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text()) == PREPROCESSOR
+
+
+def test_facebooks_layout(mae, sources, tmp_path):
+    assert convert(sources / "ours", "mae", tmp_path).returncode == 0
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert set(content) == {"model"} and set(content["model"]) == set(mae.state_dict())
+
+
+def test_a_fine_tuned_classifier_keeps_its_head(sources, tmp_path):
+    done = convert(sources / "finetuned.pth", "timm", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stderr
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert model.num_classes == 14 and model.global_pool == "avg"
+    encoder, report = load_encoder(tmp_path / "out", pool="avg")
+    assert "matched" in report and encoder.fc_norm.weight.equal(
+        load_file(tmp_path / "out" / "model.safetensors")["fc_norm.weight"]
+    )
+    for to in ("hf", "mae"):
+        done = convert(sources / "finetuned.pth", to, tmp_path / "no")
+        assert done.returncode == 2 and "has no decoder" in done.stderr and not (tmp_path / "no").exists()
+
+
+def test_another_epsilon_is_told(sources, tmp_path):
+    config = json.loads((sources / "malformed" / "config.json").read_text()) | {"layer_norm_eps": 1e-2}
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "in" / "model.safetensors").write_bytes((sources / "malformed" / "model.safetensors").read_bytes())
+    done = convert(tmp_path / "in", "timm", tmp_path / "out", "--verify")
+    assert "LayerNorm epsilon is 0.01; timm always takes 1e-06" in done.stdout
+    assert done.returncode == 1 and "NOT equal" in done.stdout
+
+
+def test_refusals(sources, tmp_path):
+    for source, out, told in (
+        (sources / "nowhere", tmp_path / "out", "no such checkpoint"),
+        (sources / "ours", sources, "already exists and is not empty"),
+        (sources / "ours" / "config.json", tmp_path / "out", "not a checkpoint by its name"),
+    ):
+        done = convert(source, "hf", out)
+        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
