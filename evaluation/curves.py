@@ -21,6 +21,7 @@ def draw_curves(
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     records = read_metrics(metrics)
     if not records:
@@ -36,11 +37,14 @@ def draw_curves(
         axis.set(xlabel="epoch", title={"lr": "learning rate", "grad_norm": "gradient norm"}.get(name, name))
         axis.grid(alpha=0.25)
         if name == "loss":
-            for shade, (label, level) in zip(("0.35", "0.6"), (references or {}).items()):
+            for shade, (label, level) in zip(("0.3", "0.5", "0.7"), (references or {}).items()):
                 axis.axhline(level, ls=":", lw=1.2, color=shade, label=f"{label}, held out")
             values = [r[k] for r in records for k in ("loss", "val_loss") if k in r]
             if min(values) > 0 and max(values) / min(values) > 8:
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(picture, dpi=130)
