@@ -184,8 +184,9 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
 def prepare(config: Config):
     """Load the network and settle what is measured."""
     from data.preprocessing import Preprocessing
-    from evaluation.error_maps import complementary_passes, visible_count
+    from evaluation.error_maps import complementary_passes
     from evaluation.heatmap_study import Study
+    from models.mae import visible_count
     from models.weights import load_mae
     from training.device import choose_device, prepare_cpu, resolve_precision
 
@@ -212,7 +213,7 @@ def prepare(config: Config):
     patches, passes = model.grid[0] * model.grid[1], config.passes
     visible = visible_count(patches, ratio)
     if config.masks == "complementary":
-        passes = complementary_passes(passes, patches, ratio)
+        passes = complementary_passes(passes, patches, visible)
         if passes != config.passes:
             say(f"note: {passes} passes instead of {config.passes}, so that every patch is hidden equally often")
         elif passes * visible % patches:
@@ -229,7 +230,7 @@ def prepare(config: Config):
         "error": error,
         "precision": precision,
     }
-    return Study(config, device, model, preprocessing, passes, ratio, error, settings, read, progress)
+    return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, read, progress)
 
 
 def fingerprint(path: Path | None) -> str | None:

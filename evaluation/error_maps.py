@@ -40,29 +40,18 @@ def mask_generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, *np.frombuffer(digest[:16], np.uint32).tolist()])
 
 
-def visible_count(patches: int, mask_ratio: float) -> int:
-    """K = int(N (1 - mask_ratio)), the rounding of the reference; ValueError unless 1 <= K <= N - 1."""
-    visible = int(patches * (1 - mask_ratio)) if 0 < mask_ratio < 1 else 0
-    if not 1 <= visible < patches:
-        raise ValueError(
-            f"mask ratio {mask_ratio} of {patches} patches: choose a fraction between 0 and 1 that hides at least one "
-            "patch and shows at least one"
-        )
-    return visible
-
-
-def complementary_passes(passes: int, patches: int, mask_ratio: float) -> int:
-    """`passes` rounded up to whole cycles, after which every patch was hidden equally often.
+def complementary_passes(passes: int, patches: int, visible: int) -> int:
+    """`passes` rounded up to whole cycles, after which every patch (`visible` of them shown) was hidden equally often.
 
     A cycle has N / gcd(N, K) passes: 4 at a ratio of 0.75. Where it would be longer than `LONGEST_CYCLE` passes, the
     number stays as asked and the counts differ by at most one.
     """
-    cycle = patches // math.gcd(patches, visible_count(patches, mask_ratio))
+    cycle = patches // math.gcd(patches, visible)
     return passes if cycle > LONGEST_CYCLE else math.ceil(passes / cycle) * cycle
 
 
 def visible_patches(
-    passes: int, patches: int, mask_ratio: float, generator: np.random.Generator, masks: str = "random"
+    passes: int, patches: int, visible: int, generator: np.random.Generator, masks: str = "random"
 ) -> np.ndarray:
     """Which patches stay visible in each pass: [R, K] int64.
 
@@ -70,7 +59,7 @@ def visible_patches(
     order of the patches is dealt out K at a time, round and round, so that no patch is visible more than once more
     often than another; each complete cycle takes a new order.
     """
-    K = visible_count(patches, mask_ratio)
+    K = visible
     if passes < 1:
         raise ValueError(f"{passes} passes: at least one is needed")
     if masks == "random":

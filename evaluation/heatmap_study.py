@@ -51,6 +51,7 @@ class Study:
     preprocessing: Any
     passes: int
     mask_ratio: float
+    visible: int  # patches in each pass
     error: str
     settings: dict  # what the values of a map depend on
     read: Callable[[Path], "np.ndarray | Unreadable"]
@@ -76,7 +77,7 @@ class Study:
 def masks_of(study: Study, source: Source) -> np.ndarray:
     """Which patches of a radiograph stay visible in each pass: [R, K]."""
     c, patches = study.config, study.model.grid[0] * study.model.grid[1]
-    return visible_patches(study.passes, patches, study.mask_ratio, mask_generator(c.seed, source.name), c.masks)
+    return visible_patches(study.passes, patches, study.visible, mask_generator(c.seed, source.name), c.masks)
 
 
 def require_full_coverage(study: Study, sources: list[Source]) -> None:

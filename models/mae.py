@@ -43,11 +43,7 @@ class MAEConfig:
         h, w = self.input_size
         if h % self.patch_size or w % self.patch_size or h < self.patch_size or w < self.patch_size:
             raise ValueError(f"input size {h} x {w} is not a multiple of the patch size {self.patch_size}")
-        if not 0 < self.mask_ratio < 1 or not 0 < self.visible < self.patches:
-            raise ValueError(
-                f"mask ratio {self.mask_ratio} leaves {self.visible} of {self.patches} patches visible: "
-                "choose a fraction that hides at least one patch and shows at least one"
-            )
+        visible_count(self.patches, self.mask_ratio)
         for name, dim, heads in (("encoder", self.dim, self.heads), ("decoder", self.decoder_dim, self.decoder_heads)):
             if dim % heads:
                 raise ValueError(f"{name}: width {dim} is not a multiple of {heads} heads")
@@ -66,8 +62,14 @@ class MAEConfig:
 
 
 def visible_count(patches: int, mask_ratio: float) -> int:
-    """K = int(N (1 - mask_ratio)), the rounding of the reference implementation."""
-    return int(patches * (1 - mask_ratio))
+    """K = int(N (1 - mask_ratio)), the rounding of the reference; ValueError unless 1 <= K <= N - 1."""
+    visible = int(patches * (1 - mask_ratio)) if 0 < mask_ratio < 1 else 0
+    if not 1 <= visible < patches:
+        raise ValueError(
+            f"mask ratio {mask_ratio} of {patches} patches: choose a fraction between 0 and 1 that hides at least one "
+            "patch and shows at least one"
+        )
+    return visible
 
 
 _NAME = re.compile(r"mae_vit_(mini|tiny|small|base|large|huge)_patch(\d+)(?:_dec(\d+)d(\d+)b)?")

@@ -18,12 +18,11 @@ from evaluation.error_maps import (
     error_maps,
     mask_generator,
     patch_means,
-    visible_count,
     visible_patches,
 )
 from evaluation.reference import NormalReference
 from models.keys import to_ours
-from models.mae import MAEConfig, MaskedAutoencoder
+from models.mae import MAEConfig, MaskedAutoencoder, visible_count
 from models.weights import load_strictly
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -47,7 +46,9 @@ def pictures(count, size=(48, 64), seed=0):
 
 
 def masks(count, passes, patches=48, ratio=0.75, kind="random", seed=0):
-    return np.stack([visible_patches(passes, patches, ratio, mask_generator(seed, str(i)), kind) for i in range(count)])
+    visible = visible_count(patches, ratio)
+    rows = (visible_patches(passes, patches, visible, mask_generator(seed, str(i)), kind) for i in range(count))
+    return np.stack(list(rows))
 
 
 # ---- the published numbers
@@ -185,7 +186,7 @@ def test_squared_and_absolute_errors_differ():
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("kind", ["random", "complementary"])
 def test_masks_show_exactly_the_visible_part(ratio, kind):
-    visible = visible_patches(7, 196, ratio, np.random.default_rng(0), kind)
+    visible = visible_patches(7, 196, visible_count(196, ratio), np.random.default_rng(0), kind)
     assert visible.shape == (7, int(196 * (1 - ratio))) and visible.dtype == np.int64
     assert all(len(set(row)) == len(row) for row in visible.tolist())
     assert visible.min() >= 0 and visible.max() < 196
@@ -197,33 +198,34 @@ def hidden_counts(visible, patches):
 
 @pytest.mark.parametrize(("ratio", "cycle"), [(0.75, 4), (0.5, 2), (0.25, 4)])
 def test_complementary_masks_hide_every_patch_equally_often(ratio, cycle):
-    assert complementary_passes(1, 196, ratio) == cycle
-    passes = complementary_passes(cycle + 1, 196, ratio)
+    assert complementary_passes(1, 196, visible_count(196, ratio)) == cycle
+    passes = complementary_passes(cycle + 1, 196, visible_count(196, ratio))
     assert passes == 2 * cycle
-    visible = visible_patches(passes, 196, ratio, np.random.default_rng(1), "complementary")
+    visible = visible_patches(passes, 196, visible_count(196, ratio), np.random.default_rng(1), "complementary")
     assert set(hidden_counts(visible, 196)) == {round(passes * ratio)}
     assert sorted(map(tuple, visible[:cycle])) != sorted(map(tuple, visible[cycle:]))  # a new order in each cycle
 
 
 @pytest.mark.parametrize(("ratio", "passes"), [(0.9, 10), (0.6, 7), (0.8, 25)])
 def test_complementary_counts_differ_by_at_most_one_otherwise(ratio, passes):
-    assert complementary_passes(passes, 196, ratio) == passes
-    counts = hidden_counts(visible_patches(passes, 196, ratio, np.random.default_rng(1), "complementary"), 196)
+    assert complementary_passes(passes, 196, visible_count(196, ratio)) == passes
+    visible = visible_patches(passes, 196, visible_count(196, ratio), np.random.default_rng(1), "complementary")
+    counts = hidden_counts(visible, 196)
     assert counts.max() - counts.min() <= 1 and counts.min() >= 1
 
 
 def test_random_masks_are_those_of_the_smallest_noise():
     noise = np.random.default_rng(3).random((2, 48))
-    visible = visible_patches(2, 48, 0.75, np.random.default_rng(3))
+    visible = visible_patches(2, 48, 12, np.random.default_rng(3))
     order = torch.from_numpy(noise).argsort(dim=1, stable=True)[:, :12]
     assert (visible == order.numpy()).all()
 
 
 def test_masks_depend_on_seed_and_name_only():
-    first = visible_patches(3, 48, 0.75, mask_generator(0, "a/b.png"))
-    assert (first == visible_patches(3, 48, 0.75, mask_generator(0, "a/b.png"))).all()
-    assert (first != visible_patches(3, 48, 0.75, mask_generator(1, "a/b.png"))).any()
-    assert (first != visible_patches(3, 48, 0.75, mask_generator(0, "a/c.png"))).any()
+    first = visible_patches(3, 48, 12, mask_generator(0, "a/b.png"))
+    assert (first == visible_patches(3, 48, 12, mask_generator(0, "a/b.png"))).all()
+    assert (first != visible_patches(3, 48, 12, mask_generator(1, "a/b.png"))).any()
+    assert (first != visible_patches(3, 48, 12, mask_generator(0, "a/c.png"))).any()
     mask_generator(0, "undecodable\udcff.png")
 
 
@@ -235,9 +237,9 @@ def test_impossible_mask_ratios_are_refused(ratio):
 
 def test_wrong_mask_arguments_are_refused():
     with pytest.raises(ValueError, match="random, complementary"):
-        visible_patches(1, 48, 0.5, np.random.default_rng(0), "half")
+        visible_patches(1, 48, 24, np.random.default_rng(0), "half")
     with pytest.raises(ValueError, match="0 passes"):
-        visible_patches(0, 48, 0.5, np.random.default_rng(0))
+        visible_patches(0, 48, 24, np.random.default_rng(0))
 
 
 # ---- summaries over many radiographs

@@ -227,7 +227,7 @@ def test_a_small_file_that_claims_a_huge_tensor_is_refused_by_its_shape(mae, tmp
     [
         ({"input_size": (30, 32)}, "not a multiple of the patch size"),
         ({"mask_ratio": 1.0}, "mask ratio 1.0"),
-        ({"mask_ratio": 0.99}, "leaves 0 of 16 patches visible"),
+        ({"mask_ratio": 0.99}, "mask ratio 0.99 of 16 patches"),
         ({"heads": 5}, "not a multiple of 5 heads"),
     ],
 )
