@@ -11,6 +11,7 @@ Flags are spelt as in https://github.com/facebookresearch/mae (main_pretrain.py)
 """
 
 import functools
+import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Config:
     on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
     save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)")
     save_minutes: float = flag(15.0, "and after so many minutes")
-    panel_freq: float = flag(10.0, "draw reconstructions of a fixed set every so many epochs (0: never)")
+    panel_freq: int = flag(10, "held-out loss and a panel of reconstructions every so many epochs (0: never)")
     log_steps: int = flag(20, "optimizer steps per line of metrics.jsonl")
     tensorboard: bool = flag(False, "also log to TensorBoard (needs the tensorboard package)")
     licence: str = flag("not stated", "licence of the data, for the model card")
@@ -71,7 +72,7 @@ def main(config: Config) -> int:
 
     # setup
     device = choose_device(config.device)
-    prepare_cpu(config.strict_fp32)
+    prepare_cpu(device, config.strict_fp32)
     with distributed.process_group(device):
         torch.manual_seed(config.seed)
         return Pretraining(config, device).run()
@@ -102,8 +103,11 @@ class Pretraining:
             say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
             return 0
         self.folder.describe(asdict(config))
-        self.write_manifest(paths)
-        distributed.from_main(lambda: self.make_fixed_set(paths))
+        if distributed.is_main():
+            self.write_quarantine(quarantined)
+            self.write_manifest(paths)
+        if config.panel_freq:
+            distributed.from_main(lambda: self.make_fixed_set(paths))
         self.tensorboard = self.open_tensorboard()
         plan = self.plan
         say(
@@ -161,6 +165,8 @@ class Pretraining:
             c.model, input_size=size, mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
         )
         resolve_precision(c.precision, self.device)
+        if c.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard")
 
     def read_data(self):
         """(training files, held-out files, quarantine table): every file is read once before training starts."""
@@ -174,7 +180,6 @@ class Pretraining:
 
         from data.audit import audit
         from data.radiograph import list_radiographs
-        from training.files import write_text
 
         c, output = self.config, Path(self.config.output_dir)
         held_out = list_radiographs(c.val_path) if c.val_path else []
@@ -183,21 +188,33 @@ class Pretraining:
         found = [p for p in list_radiographs(c.data_path)
                  if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
         if not found:
-            raise ValueError(f"--val_path {' '.join(c.val_path)} holds out every radiograph of --data_path")
+            cause = f"--val_path {' '.join(c.val_path)} holds out" if c.val_path else f"the run folder {output} holds"
+            raise ValueError(f"{cause} every radiograph of --data_path")
         held_out = evenly(held_out, most=64)
         _, bad = audit([*found, *held_out], workers=c.num_workers, cache=output / "audit.csv",
                        progress=bar("reading files"))  # fmt: skip
-        write_text(output / "quarantine.csv", bad.to_csv(index=False))
+        unreadable = set(bad["path"])
+        good, readable = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
+        refused = (len(bad) and c.on_bad_image == "stop") or not good or (held_out and not readable)
+        if refused:
+            self.write_quarantine(bad)
         if len(bad) and c.on_bad_image == "stop":
             first = bad.iloc[0]
             raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); all "
                              f"are in {output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
-        unreadable = set(bad["path"])
-        good, held_out = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
         if not good:
             raise ValueError(f"none of the {len(found)} files below {' '.join(c.data_path)} can be read; see the "
                              f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
-        return good, held_out, bad
+        if held_out and not readable:
+            raise ValueError(f"none of the radiographs of --val_path {' '.join(c.val_path)} can be read; see the "
+                             f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
+        return good, readable, bad
+
+    def write_quarantine(self, bad) -> None:
+        """Main process: which files cannot be used, and why."""
+        from training.files import write_text
+
+        write_text(Path(self.config.output_dir) / "quarantine.csv", bad.to_csv(index=False))
 
     def make_plan(self, count: int):
         from training import distributed
@@ -218,13 +235,11 @@ class Pretraining:
                             pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
 
     def write_manifest(self, paths) -> None:
-        """Which files are trained on, with their sizes in bytes."""
-        from training import distributed
+        """Main process: which files are trained on, with their sizes in bytes."""
         from training.files import write_text
 
-        if distributed.is_main():
-            lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
-            write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
+        lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
+        write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
@@ -283,22 +298,22 @@ class Pretraining:
                         last_step=self.plan.last_step, licence=c.licence)  # fmt: skip
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
-            references = self.references if self.held_out else {}
+            references = self.references if self.held_out and c.panel_freq else {}
             draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: held-out loss and the panel of reconstructions."""
         from training import distributed
 
-        every = max(1, round(self.config.panel_freq))
-        if self.config.panel_freq > 0 and (epoch % every == 0 or step == self.plan.last_step):
+        every = self.config.panel_freq
+        if every and (epoch % every == 0 or step == self.plan.last_step):
             distributed.from_main(lambda: self.look(epoch, step))
 
     def look(self, epoch: float, step: int) -> None:
         """Main process."""
-        c, name = self.config, f"{epoch:.2f}".removesuffix(".00")
+        c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
-        caption = f"epoch {name}, {c.mask_ratio:.0%} of the patches hidden, "
+        caption = f"epoch {epoch:.5g}, {c.mask_ratio:.0%} of the patches hidden, "
         if self.held_out:
             record = {"step": step, "epoch": round(epoch, 4), "val_loss": loss}
             self.folder.log(record)
@@ -308,16 +323,14 @@ class Pretraining:
             caption += "".join(f"; {method} {value:.4f}" for method, value in self.references.items())
         else:
             caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
-        whole, _, part = name.partition(".")
-        path = Path(c.output_dir) / "panels" / f"epoch_{whole:0>5}{'.' * bool(part)}{part}.png"
-        self.fixed_set.draw(self.objective, self.device, path, caption)
+        self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
 
     def make_fixed_set(self, paths) -> None:
         """Main process: the held-out radiographs, without --val_path six of the training set; fixed masks."""
         import numpy as np
         import torch
 
-        from data.radiograph import UnreadableRadiograph, load_radiograph
+        from data.radiograph import UnreadableRadiograph
         from evaluation.panel import FixedSet
         from training.sampling import sample_generator
 
@@ -325,7 +338,7 @@ class Pretraining:
             images = []
             for path in chosen:
                 try:
-                    images.append(self.preprocessing(load_radiograph(path)))
+                    images.append(self.preprocessing.fit(self.preprocessing.read(path)))
                 except UnreadableRadiograph as error:  # readable a moment ago; the loader notes and replaces it
                     say(f"left out of the panel: {error}")
             if not images:
@@ -351,10 +364,8 @@ class Pretraining:
 
         if not self.config.tensorboard or not distributed.is_main():
             return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         writer = SummaryWriter(str(Path(self.config.output_dir) / "tensorboard"))
 
         def log(record: dict) -> None:

@@ -192,7 +192,7 @@ def prepare(config: Config):
 
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
-    prepare_cpu(config.strict_fp32)
+    prepare_cpu(device, config.strict_fp32)
     loaded = load_mae(config.model_path)
     model = loaded.model.to(device)
     say(f"{config.model_path}: {loaded.report}")

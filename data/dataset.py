@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import Dataset
 
 from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
 from training.sampling import Key, sample_generator
 
 
@@ -103,9 +102,9 @@ class RadiographDataset(Dataset):
 
     def _scaled(self, index: int, path: str) -> np.ndarray:
         if self._kept is None:
-            return self.preprocessing.scale(load_radiograph(path))
+            return self.preprocessing.read(path)
         if index not in self._kept:
-            self._kept[index] = self.preprocessing.scale(load_radiograph(path))
+            self._kept[index] = self.preprocessing.read(path)
         return self._kept[index]
 
 

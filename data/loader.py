@@ -1,21 +1,18 @@
 """From a data set to a process's micro-batches."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data.radiograph import UnreadableRadiograph
+from training import distributed
+from training.device import return_freed_memory
 from training.sampling import Plan, StepSampler
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
-BATCH_SECONDS = 900  # to wait for a batch before a loader process counts as stuck
-
-
-class LoaderFailed(ValueError):
-    """A loader process died or is stuck; says what helps."""
 
 
 def step_batches(
@@ -24,7 +21,7 @@ def step_batches(
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
     One set of workers serves the whole run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph
-    as the data set raised it, and LoaderFailed if a worker died or was stuck for `BATCH_SECONDS`.
+    as the data set raised it. A worker that is stuck is given up before the other processes lose their patience.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -36,11 +33,11 @@ def step_batches(
             pin_memory=pin_memory,
             worker_init_fn=_one_thread if num_workers else None,
             prefetch_factor=4 if num_workers else None,
-            timeout=BATCH_SECONDS if num_workers else 0,
+            timeout=distributed.timeout_seconds() / 2 if num_workers else 0,
         )
         batches = iter(loader)
         try:
-            while (batch := _next(batches)) is not None:
+            for batch in batches:
                 if isinstance(batch, UnreadableRadiograph):
                     raise batch
                 yield batch
@@ -48,25 +45,6 @@ def step_batches(
             del batches  # ends the workers
 
     return from_step
-
-
-def _next(batches: Iterator) -> Any:
-    """The next batch, or None at the end; what torch says of its workers becomes advice."""
-    try:
-        return next(batches, None)
-    except RuntimeError as error:
-        told = str(error).splitlines()[0]
-        if "shared memory" in str(error) or "No space left on device" in str(error) or "bus error" in told.lower():
-            raise LoaderFailed(f"{told}: /dev/shm is full; use fewer --num_workers or give the container more "
-                               "(docker run --shm-size 8g, or --ipc host)") from None  # fmt: skip
-        if "worker" in told and ("exited unexpectedly" in told or "killed by signal" in told):
-            raise LoaderFailed(
-                f"{told}: it was killed, most often for want of memory; use fewer --num_workers"
-            ) from None
-        if "timed out" in told:
-            raise LoaderFailed(f"{told}: the folder of the radiographs does not answer; the last checkpoint is "
-                               "untouched, the same command continues from it") from None  # fmt: skip
-        raise
 
 
 class _Guarded(Dataset):
@@ -90,6 +68,7 @@ def _collate(samples: list) -> Any:
 def _one_thread(worker: int) -> None:
     """Workers decode; the cores belong to the training process."""
     torch.set_num_threads(1)
+    return_freed_memory()
     # Schedulers signal the whole group. To save and stop is the training process's business: it needs its workers until
     # then. The alarm ends a worker that nobody ended.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):

@@ -11,12 +11,14 @@ B: batch, C: 1 or 3 channels, H, W: the radiograph, h, w: the network's input (`
 import inspect
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from data.intensity import INTENSITIES
+from data.radiograph import UnreadableRadiograph, load_radiograph
 
 RESIZES = ("squash", "pad", "crop")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -59,6 +61,14 @@ class Preprocessing:
         A colour picture [H, W, 3] becomes [3, h, w].
         """
         return self.fit(self.scale(pixels))
+
+    def read(self, path: str | Path) -> np.ndarray:
+        """A radiograph file as `scale` makes it. UnreadableRadiograph, also where there is no contrast to stretch."""
+        pixels = load_radiograph(path)
+        try:
+            return self.scale(pixels)
+        except ValueError as error:
+            raise UnreadableRadiograph(path, "constant", str(error)) from error
 
     def fit(self, scaled: np.ndarray) -> torch.Tensor:
         """The second half of a call: [H, W(, 3)] as `scale` gives it -> [1 or 3, h, w] of the same type."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.preprocessing import Preprocessing
-from data.radiograph import UnreadableRadiograph, load_radiograph
+from data.radiograph import UnreadableRadiograph
 from training.sampling import Key, sample_generator
 
 
@@ -48,7 +48,7 @@ class UnlabelledRadiographs(Dataset):
         for offset in range(min(10, len(self.paths))):
             used = (index + offset) % len(self.paths)
             try:
-                return self._scaled(self.paths[used]), used
+                return self.preprocessing.read(self.paths[used]), used
             except UnreadableRadiograph as error:
                 if self.quarantine is None:
                     raise
@@ -57,13 +57,6 @@ class UnlabelledRadiographs(Dataset):
                 self._noted.add(used)
                 first = first or error
         raise UnreadableRadiograph(first.path, first.reason, "and neither can the files after it be read")
-
-    def _scaled(self, path: str) -> np.ndarray:
-        pixels = load_radiograph(path)
-        try:
-            return self.preprocessing.scale(pixels)
-        except ValueError as error:
-            raise UnreadableRadiograph(path, "constant", str(error)) from error
 
 
 def _note(quarantine: Path, error: UnreadableRadiograph) -> None:

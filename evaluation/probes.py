@@ -69,5 +69,5 @@ def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> 
     from sklearn.decomposition import PCA
 
     flat, other = (x.reshape(len(x), -1).astype(np.float32) for x in (train, test))
-    pca = PCA(min(components, len(flat) - 1), svd_solver="randomized", random_state=0).fit(flat)
+    pca = PCA(min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0).fit(flat)
     return pca.transform(flat), pca.transform(other)

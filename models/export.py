@@ -51,6 +51,7 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
     folder, notes = Path(folder), []
     config, arguments = mae_config(checkpoint), _arguments(checkpoint)
     mean, std = statistics(checkpoint.preprocessor)
+    interpolation = "bicubic" if (checkpoint.preprocessor or {}).get("resample") == 3 else "bilinear"
     if checkpoint.preprocessor is None:
         notes.append("the checkpoint does not say its mean and SD: those of ImageNet are written into config.json")
     if config.layer_norm_eps != TIMM_LAYER_NORM_EPSILON:
@@ -61,11 +62,14 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
         "num_features": config.dim,
         "model_args": arguments,
         "pretrained_cfg": {
-            "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": "bilinear",
-            "crop_pct": 1.0, "mean": list(mean), "std": list(std), "num_classes": arguments["num_classes"],
-            "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head",
+            "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": interpolation,
+            "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std),
+            "num_classes": arguments["num_classes"], "pool_size": None, "first_conv": "patch_embed.proj",
+            "classifier": "head",
         },
     }  # fmt: skip
+    intensity = (checkpoint.preprocessor or {}).get("radiograph", {}).get("intensity", "minmax")
+    notes.append(f"timm expects 8-bit RGB pictures; the grey values of radiographs go through {intensity!r} first")
     folder.mkdir(parents=True, exist_ok=True)
     _write_common(folder, told, checkpoint.preprocessor, card)
     with atomic(folder / "model.safetensors") as file:

@@ -246,7 +246,7 @@ def _from_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]:
     """What a .pth file of the facebook-MAE family does not store. Each conclusion becomes a note of the report."""
-    args, notes = checkpoint.config.get("args", {}), checkpoint.notes
+    args = checkpoint.config.get("args", {})
     dim = shapes["dim"]
     if dim not in _HEADS:
         raise ValueError(
@@ -254,7 +254,7 @@ def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]
             "of heads is not stored in the file; give a checkpoint folder with a config.json"
         )
     values = {"heads": _HEADS[dim], "layer_norm_eps": 1e-6}
-    notes.append(f"{_HEADS[dim]} heads concluded from width {dim}")
+    _note(checkpoint, f"{_HEADS[dim]} heads concluded from width {dim}")
     if "decoder_dim" in shapes:
         values["decoder_heads"] = 16
         if shapes["decoder_dim"] != 512:
@@ -262,11 +262,16 @@ def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]
         values["mask_ratio"] = float(args.get("mask_ratio", 0.75))
         values["norm_pix_loss"] = bool(args.get("norm_pix_loss", False))
         if "norm_pix_loss" not in args:
-            notes.append("the file does not say norm_pix_loss: raw pixels assumed")
+            _note(checkpoint, "the file does not say norm_pix_loss: raw pixels assumed")
     side = shapes["input_size"][0] // shapes["patch_size"]
     if 1 + side * side != checkpoint.state["pos_embed"].shape[1]:
         raise ValueError(f"{checkpoint.path}: its grid of patches is not square; give a folder with a config.json")
     return values
+
+
+def _note(checkpoint: Checkpoint, text: str) -> None:
+    if text not in checkpoint.notes:  # the architecture is asked for more than once
+        checkpoint.notes.append(text)
 
 
 def huggingface_config(config: MAEConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Convert a checkpoint for another library, strictly: every tensor finds its place, or it is an error.
 
-    python scripts/convert_checkpoint.py --in mae_pretrain_vit_large.pth --to hf --out models/mae_large --verify
+    python scripts/convert_checkpoint.py --in mae_visualize_vit_large.pth --to hf --out models/mae_large --verify
     python scripts/convert_checkpoint.py --in runs/mae/model --to timm --out exported/encoder --verify
     python scripts/convert_checkpoint.py --in models/skelex --to mae --out exported/facebook --verify
 
@@ -27,7 +27,7 @@ class Config:
     source: str = flag(help="checkpoint folder or .safetensors/.pth/.pt/.bin file", alias="in")
     to: str = flag(help="hf, timm or mae", choices=("hf", "timm", "mae"))
     out: str = flag(help="folder to write; must not hold anything yet")
-    verify: bool = flag(False, "load the result with the library it is for and compare outputs")
+    verify: bool = flag(False, "load the result (hf, timm: with that library) and compare outputs")
     tolerance: float = flag(1e-4, "largest difference that --verify accepts, relative to the largest output")
 
 
@@ -53,7 +53,8 @@ def main(config: Config) -> int:
                              "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
         report, matched = loaded.report, f"{len(loaded.model.state_dict())}"
     print(f"{config.source}: {report}; 0 missing, 0 unexpected")
-    card = converted_card(Path(config.source).name, checkpoint.family, matched, config.to)
+    known = checkpoint.preprocessor is not None
+    card = converted_card(Path(config.source).name, checkpoint.family, matched, config.to, known)
     if config.to == "timm":
         notes = save_timm(checkpoint, out, card)
     elif config.to == "mae":

@@ -9,7 +9,7 @@ seed than --seed. The same flags and the same model give the same pictures.
 
 import sys, pathlib
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import dataclasses
 from pathlib import Path

@@ -81,7 +81,7 @@ class Study:
 
         self.config, self.rows = config, []
         self.device = choose_device(config.device)
-        prepare_cpu()
+        prepare_cpu(self.device)
         loaded = load_mae(config.model_path)
         print(loaded.report)
         if loaded.preprocessor is None:
@@ -101,6 +101,14 @@ class Study:
         if shared:
             raise ValueError(f"{len(shared)} patients are in both {config.train} and {config.test}; use another --seed "
                              "of make_phantoms.py with other patient numbers")  # fmt: skip
+        if config.most_maps < 2:
+            raise ValueError(f"--most_maps {config.most_maps}: expected a number from 2")
+        needed = {"localisation": ("test",), "dense": ("train", "test")}
+        for part in needed.keys() & set(config.parts):
+            for name in needed[part]:
+                if not (self.records(name)["mask"] != "").any():
+                    raise ValueError(f"{getattr(config, name)}: no radiograph has a finding, which the part {part} of "
+                                     "--parts needs")  # fmt: skip
         self.pixels = {name: self.network_pixels(name) for name in self.sets}
 
     # shared ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ one_seed() {
     for part in 10 3 1; do
         evaluation="$run/evaluation_$part"
         [ -f "$evaluation/results.md" ] && continue
-        python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$run/train/images" \
+        python pretrain_mae.py --config configs/phantom_mae.yaml --batch_size 48 --data_path "$run/train/images" \
             --val_path "$run/watch/images" --output_dir "$run/mae" --seed "$seed" --epochs "$EPOCHS" \
             --max_steps $((steps / part))
         if [ "$part" = 1 ]; then
@@ -40,6 +40,15 @@ one_seed() {
 }
 
 mkdir -p "$OUT"
+settings="train $TRAIN, test $TEST, epochs $EPOCHS, regions $REGIONS, phantoms from 1000"
+if [ -f "$OUT/settings.txt" ] && [ "$(cat "$OUT/settings.txt")" != "$settings" ]; then
+    echo "$OUT was made with other settings ($(cat "$OUT/settings.txt")); give another folder" >&2
+    exit 2
+fi
+echo "$settings" > "$OUT/settings.txt"
+set -m # each seed is a process group of its own, which ends with this script
+trap 'for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done' EXIT
+trap 'exit 130' INT TERM
 for seed in "${SEEDS[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
     echo "seed $seed: $OUT/seed$seed.log"

@@ -10,7 +10,7 @@ Layouts `fracatlas` and `btxrd` are always JPEG. The same flags give the same by
 
 import sys, pathlib
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # noqa: E702
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import argparse
 from pathlib import Path

@@ -4,12 +4,14 @@ import hashlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 
 def spawn(function: Callable[[], int]) -> int:
@@ -20,6 +22,7 @@ def spawn(function: Callable[[], int]) -> int:
     status = 1
     try:
         torch.set_num_threads(1)
+        tqdm.set_lock(threading.RLock())  # the shared one stays locked if a child is killed while it draws a bar
         status = function() or 0
     except BaseException as error:  # the child must never return into pytest
         os.write(2, f"child: {type(error).__name__}: {error}\n".encode())

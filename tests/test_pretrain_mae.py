@@ -364,7 +364,7 @@ def test_an_attempt_without_checkpoint_leaves_no_log_lines_behind(radiographs, w
         {"norm_pix_loss": True},
         {"input_size": [32, 48]},
         {"intensity": "percentile"},
-        {"intensity": "neglog", "panel_freq": 0.5},
+        {"intensity": "neglog", "panel_freq": 1},
         {"mask_ratio": 0.5, "flip": 0.0, "crop_scale": [1.0, 1.0], "clip_grad": 0.01, "weight_decay": 0.0},
         {"precision": "bf16", "tensorboard": True},
     ],
@@ -387,7 +387,10 @@ def test_options_train_and_travel_with_the_export(radiographs, tmp_path, changes
 def test_panels_without_held_out_radiographs_and_at_an_end_inside_an_epoch(radiographs, tmp_path):
     config = settings(radiographs, tmp_path / "a", epochs=2, max_steps=7, panel_freq=1)  # an epoch has 5 steps
     train(config)
-    assert sorted(p.name for p in (tmp_path / "a" / "panels").iterdir()) == ["epoch_00001.40.png", "epoch_00001.png"]
+    assert sorted(p.name for p in (tmp_path / "a" / "panels").iterdir()) == [
+        "epoch_00001.png",
+        "epoch_00001_step_7.png",
+    ]
     assert not [r for r in metrics(tmp_path / "a") if "val_loss" in r]  # nothing was held out
     config = settings(
         radiographs, tmp_path / "b", epochs=2, max_steps=7, panel_freq=5, **{"val_path": [str(radiographs / "dicom")]}

@@ -80,19 +80,33 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
             raise
         status = _say(error)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        advice = _advice(error, {field.name for field in dataclasses.fields(config_class)})
+        if advice is None:
             raise
-        first = str(error).strip().splitlines() or ["no memory left"]
-        status = _say(
-            f"{first[0]} Out of memory: use a smaller --batch_size (with --accum_iter the steps stay the same), "
-            "fewer --num_workers or a smaller --input_size"
-        )
+        first = str(error).strip().splitlines() or ["MemoryError"]
+        status = _say(f"{first[0].rstrip('.')}: {advice}")
     sys.exit(status)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Of the GPU (torch.OutOfMemoryError), of torch's CPU allocator, or of Python."""
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+def _advice(error: BaseException, flags: set[str]) -> str | None:
+    """What helps when memory or a loader process fails, in terms of the script's own flags; None if it is a defect.
+
+    torch reports a dead loader process wherever the main process happens to be.
+    """
+    told = str(error)
+    if "DataLoader timed out" in told:
+        return "the folder of the radiographs does not answer; after mending that, the same command goes on"
+    if "Bus error" in told or "shared memory" in told or "</torch_" in told:
+        return "/dev/shm is full; use fewer --num_workers, or give the container more (shm-size, ipc host)"
+    if "DataLoader worker" in told and ("exited unexpectedly" in told or "killed by signal" in told):
+        return "most often for want of memory; use fewer --num_workers"
+    kinds = ("OutOfMemoryError", "can't allocate memory")
+    if isinstance(error, MemoryError) or type(error).__name__ == kinds[0] or kinds[1] in told:
+        same = " (a larger --accum_iter keeps the steps the same)" if "accum_iter" in flags else ""
+        remedies = {"batch_size": f"a smaller --batch_size{same}", "num_workers": "fewer --num_workers",
+                    "input_size": "a smaller --input_size"}  # fmt: skip
+        return " or ".join(["out of memory; try a machine with more", *(r for f, r in remedies.items() if f in flags)])
+    return None
 
 
 def _say(error: BaseException | str) -> int:

@@ -55,14 +55,16 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def prepare_cpu(strict_fp32: bool = False) -> None:
-    """Let this process keep freed memory, and oneDNN multiply float32 matrices where that is the fast path.
+def prepare_cpu(device: torch.device, strict_fp32: bool = False) -> None:
+    """If `device` is the CPU: keep freed memory, and let oneDNN multiply float32 matrices where that is the fast path.
 
     On x86-64 without AMX the switch keeps true float32 (relative error as with the default library) and doubles the
     speed on AMD; with AMX, and on ARM, it would mean bf16 arithmetic, so it is left alone there. Only the CPU library
     is touched, never CUDA.
     """
-    _keep_freed_memory()
+    if device.type != "cpu":
+        return
+    _limit_freed_memory(blocks=0, size=2**31 - 1)
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: True)()
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     if strict_fp32 or has_amx or not x86 or not torch.backends.mkldnn.is_available():
@@ -72,14 +74,22 @@ def prepare_cpu(strict_fp32: bool = False) -> None:
         matmul.fp32_precision = "bf16"
 
 
-def _keep_freed_memory() -> None:
-    """glibc gives large blocks back to the kernel at once and pays for every page again in the next step: a sixth of a
-    training step on a CPU. It is told to keep up to 2 GiB."""
+def return_freed_memory() -> None:
+    """Undo the part of `prepare_cpu` about memory in a forked process: decoders need no 2 GiB each."""
+    _limit_freed_memory(blocks=65536, size=128 * 1024)
+
+
+def _limit_freed_memory(blocks: int, size: int) -> None:
+    """How glibc treats what is freed: up to `size` bytes stay, and `blocks` large ones at most live outside the heap.
+
+    By default it gives large blocks back to the kernel at once and pays for every page again in the next step: a sixth
+    of a training step on a CPU.
+    """
     if platform.libc_ver()[0] == "glibc":
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, blocks)
+        libc.mallopt(M_TRIM_THRESHOLD, size)
 
 
 def use_explicit_attention(module: torch.nn.Module, device: torch.device) -> None:

@@ -7,6 +7,7 @@ NCCL on GPUs, gloo on CPUs.
 import contextlib
 import ctypes
 import datetime
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -27,20 +28,23 @@ def process_group(device: torch.device) -> Iterator[None]:
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         die_with_parent()
-        seconds = int(os.environ.get("PROCESS_GROUP_TIMEOUT", TIMEOUT_SECONDS))
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            timeout=datetime.timedelta(seconds=seconds),
+            timeout=datetime.timedelta(seconds=timeout_seconds()),
             device_id=device if device.type == "cuda" else None,
         )
-    try:
-        yield
-    finally:
-        _patient.clear()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    yield
+    # not after an error: the others may be waiting in an exchange, and NCCL would wait for them here
+    _slow_group.cache_clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def timeout_seconds() -> int:
+    """How long processes wait for each other in a training step: PROCESS_GROUP_TIMEOUT, else 600."""
+    return int(os.environ.get("PROCESS_GROUP_TIMEOUT", TIMEOUT_SECONDS))
 
 
 def die_with_parent() -> None:
@@ -96,14 +100,10 @@ def gathered(items: list) -> list:
     return [item for part in parts for item in part]
 
 
-_patient: list[dist.ProcessGroup] = []  # of the current process group; emptied when that is left
-
-
-def _patient_group() -> dist.ProcessGroup:
+@functools.cache
+def _slow_group() -> dist.ProcessGroup:
     """A second group for waits that outlast the timeout of a training step."""
-    if not _patient:
-        _patient.append(dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30)))
-    return _patient[0]
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
 
 
 def from_main(make: Callable[[], Any]) -> Any:
@@ -114,7 +114,7 @@ def from_main(make: Callable[[], Any]) -> Any:
     """
     if not dist.is_initialized():
         return make()
-    patient = _patient_group()
+    slow = _slow_group()
     box: list[Any] = [False, None]
     error = None
     if is_main():
@@ -122,7 +122,7 @@ def from_main(make: Callable[[], Any]) -> Any:
             box = [True, make()]
         except Exception as caught:
             error = caught
-    dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
+    dist.broadcast_object_list(box, src=0, group=slow, device=torch.device("cpu"))
     if error is not None:
         raise error
     if not box[0]:

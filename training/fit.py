@@ -30,7 +30,7 @@ EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
 
 
 class TrainingStopped(ValueError):
-    """Too many steps in a row had non-finite losses or gradients; says which samples."""
+    """Too many steps in a row had non-finite losses or gradients (says which samples), or weights are not finite."""
 
 
 @dataclasses.dataclass
@@ -217,7 +217,8 @@ class _Loop:
         if spoilt:
             raise TrainingStopped(
                 f"step {self.step}: {len(spoilt)} weights are no longer finite, e.g. {spoilt[0]}; the "
-                "checkpoint before this step stays; a lower learning rate or fp32 may help"
+                "checkpoint before this step stays; start another --output_dir with --init_from this run's model and a "
+                "lower learning rate or --precision fp32"
             )
         state = {
             "step": self.step,

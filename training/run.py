@@ -3,7 +3,7 @@
     config.json       the flags              environment.json  versions, device, git revision
     identity.json     what decides the numbers
     metrics.jsonl     one line per log       checkpoints/      step_*.pt with a .sha256 beside each; two are kept
-    best.pt           the best so far        DONE              written when the run has finished
+    DONE              written when the run has finished
 
 Checkpoints are written atomically and verified when read: a damaged one is named and the one before it is used. Only
 the main process writes. This file is the one place that saves and loads training state (always `weights_only`).
@@ -118,7 +118,7 @@ class RunFolder:
                 return path
             self.notices.append(f"{path.name} is not used: {problem}")
         if candidates:
-            raise ValueError(f"{self.checkpoints}: no valid checkpoint: " + "; ".join(self.notices))
+            raise ValueError(f"{candidates[-1].parent}: no valid checkpoint: " + "; ".join(self.notices))
         return None
 
     def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
@@ -177,7 +177,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None: compares its sha256 with the one written beside it."""
     sidecar = _sidecar(path)
     if not sidecar.exists():
-        return "its .sha256 file is missing (the save was interrupted)"
+        return "its .sha256 file is missing (the save was interrupted, or it was copied without it)"
     if sidecar.read_text(encoding="utf-8").split()[:1] != [sha256_of(path)]:
         return "its content does not match its sha256 (damaged or cut short)"
     return None

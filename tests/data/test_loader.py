@@ -1,16 +1,19 @@
 """Loader processes that die, hang or run out of shared memory: a sentence with a remedy."""
 
+import dataclasses
 import os
 import signal
+import sys
 import time
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from data import loader as module
-from data.loader import LoaderFailed, step_batches
+from data.loader import step_batches
 from data.radiograph import UnreadableRadiograph
+from training import cli
+from training.cli import flag
 from training.sampling import Plan
 
 
@@ -45,15 +48,49 @@ def test_everything_arrives_once(workers):
     assert read(lambda: None, workers) == list(range(12))
 
 
-def test_a_killed_worker():
-    with pytest.raises(LoaderFailed, match="want of memory; use fewer --num_workers"):
-        read(lambda: os.kill(os.getpid(), signal.SIGKILL))
+@dataclasses.dataclass
+class Config:
+    """Reads."""
+
+    num_workers: int = flag(2, "loader processes")
 
 
-def test_a_stuck_worker(monkeypatch):
-    monkeypatch.setattr(module, "BATCH_SECONDS", 1)
-    with pytest.raises(LoaderFailed, match="timed out after 1 seconds: the folder .* does not answer"):
-        read(lambda: time.sleep(60))
+def sentence(monkeypatch, capsys, main) -> str:
+    """What a script that does `main` tells its user."""
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda config: main(), Config)
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.startswith("script.py: ") and told.count("\n") == 1
+    return told
+
+
+def kill_oneself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker(monkeypatch, capsys):
+    told = sentence(monkeypatch, capsys, lambda: read(kill_oneself))
+    assert "most often for want of memory; use fewer --num_workers" in told
+
+
+def test_a_worker_killed_while_the_main_process_computes(monkeypatch, capsys):
+    def compute():
+        plan = Plan(12, 2, epochs=1)
+        batches = iter(step_batches(Numbers(kill_oneself), plan, seed=0, rank=0, num_workers=2)(0))
+        next(batches)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # torch tells of the death here, whatever is being done
+            sum(range(1000))
+        raise AssertionError("nobody noticed")
+
+    assert "use fewer --num_workers" in sentence(monkeypatch, capsys, compute)
+
+
+def test_a_stuck_worker(monkeypatch, capsys):
+    monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "2")  # half of it, so that this is told before the others give up
+    told = sentence(monkeypatch, capsys, lambda: read(lambda: time.sleep(60)))
+    assert "timed out after 1.0 seconds: the folder of the radiographs does not answer" in told
 
 
 @pytest.mark.parametrize(
@@ -63,9 +100,8 @@ def test_a_stuck_worker(monkeypatch):
         "DataLoader worker is killed by signal: Bus error. out of shared memory",
     ],
 )
-def test_shared_memory_runs_out(told):
-    with pytest.raises(LoaderFailed, match="/dev/shm is full; .*--shm-size"):
-        read(fail(RuntimeError(told)))
+def test_shared_memory_runs_out(monkeypatch, capsys, told):
+    assert "/dev/shm is full; use fewer" in sentence(monkeypatch, capsys, lambda: read(fail(RuntimeError(told))))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -207,15 +207,33 @@ def test_defects_keep_their_traceback(monkeypatch, main, kind):
 
 
 def test_no_memory_left_is_told_with_a_remedy(monkeypatch, capsys):
+    import numpy as np
     import torch
 
-    def allocate(_):
-        torch.empty(2**60)  # a million terabytes
+    @dataclasses.dataclass
+    class Trainer:
+        """Trains."""
 
-    for main in (raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")), allocate,
-                 raises(MemoryError())):  # fmt: skip
-        status, told = run(monkeypatch, capsys, main)
-        assert status == 2 and told.startswith("script.py: ") and told.count("\n") == 1
-        assert "smaller --batch_size" in told
+        batch_size: int = flag(4, "size")
+        accum_iter: int = flag(1, "times")
+
+    @dataclasses.dataclass
+    class Converter:
+        """Converts."""
+
+    mains = (
+        raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")),
+        raises(MemoryError()),
+        lambda config: torch.empty(2**60),  # a million terabytes
+        lambda config: np.ones(2**50),
+    )
+    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py"])
+    for main in mains:
+        for config_class in (Trainer, Converter):
+            with pytest.raises(SystemExit) as caught:
+                cli.run(main, config_class)
+            told = capsys.readouterr().err
+            assert caught.value.code == 2 and told.count("\n") == 1 and "out of memory" in told
+            assert ("a smaller --batch_size (a larger --accum_iter" in told) == (config_class is Trainer)
     with pytest.raises(RuntimeError, match="shapes"):
-        run(monkeypatch, capsys, raises(RuntimeError("shapes do not match")))
+        cli.run(raises(RuntimeError("shapes do not match")), Trainer)

@@ -71,13 +71,13 @@ def test_the_cpu_library_is_touched_only_where_it_keeps_float32(monkeypatch):
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision
     try:
-        prepare_cpu(strict_fp32=True)
+        prepare_cpu(CPU, strict_fp32=True)
         assert matmul.fp32_precision == before
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-        prepare_cpu()
+        prepare_cpu(CPU)
         assert matmul.fp32_precision == before
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-        prepare_cpu()
+        prepare_cpu(CPU)
         assert matmul.fp32_precision == ("bf16" if torch.backends.mkldnn.is_available() else before)
     finally:
         matmul.fp32_precision = before
@@ -91,7 +91,7 @@ def test_the_fast_cpu_path_is_float32():
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
     try:
-        prepare_cpu()
+        prepare_cpu(CPU)
         assert ((a @ b).double() - exact).abs().max() / exact.abs().max() < 1e-5  # bf16 would be 1e-3
     finally:
         matmul.fp32_precision = before
