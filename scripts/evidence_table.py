@@ -43,7 +43,11 @@ def main(config: Config) -> int:
     text = "\n".join([
         markdown(table[table["share"] == 1], title=f"What pretraining buys on phantoms, {len(config.runs)} seeds"),
         curve(table, SHARES),
-        "Made by `bash scripts/evidence.sh`. Brackets: the span of the seeds' 95 % intervals (patients resampled).",
+        "A tenth and a third are states of the same run, while its learning rate was still high.",
+        "",
+        "Made by `bash scripts/evidence.sh`: figures are means over seeds (phantoms, initial weights and labelled "
+        "subsets differ); brackets span the seeds' 95 % intervals (patients resampled). The network of "
+        "`configs/phantom_mae.yaml` and the phantoms are small: nothing here speaks of patients.",
         "",
     ])  # fmt: skip
     words = out.read_text(encoding="utf-8").split("\n---\n", 1)[1:] if out.is_file() else []
