@@ -25,7 +25,7 @@ python zero_shot_heatmap.py --model-path "$OUT/mae/model" --in-dirs "$OUT/test/i
 
 echo "== 4/4 does pretraining pay? reconstruction, and fine-tuning with few labels"
 python scripts/evaluate_pretraining.py --model_path "$OUT/mae/model" --train "$OUT/train" --test "$OUT/score" \
-    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 200 --steps 250
+    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 200
 
 echo
 echo "Look at:"

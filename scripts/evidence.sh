@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What pretraining buys, and what it does not: `bash scripts/evidence.sh [FOLDER]` writes docs/evidence.md.
-# Three seeds (phantoms, initial weights and labelled subsets all differ), about an hour on two cores: JOBS seeds at a
+# Three seeds (phantoms, initial weights and labelled subsets all differ), about 80 minutes on two cores: JOBS seeds at a
 # time (default: one per core), each with its share of the cores. Each run is also looked at after a tenth and a third of
 # its length. A second call continues what is there. The recipe was chosen on other phantoms (seeds below 100).
 set -euo pipefail

@@ -13,7 +13,7 @@ import torch
 from fork_harness import digest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 120
+STEPS = 75
 
 
 def command(radiographs: Path, out: Path, *launcher: str) -> list[str]:
