@@ -11,14 +11,14 @@ class PatchBank:
 
     def __init__(self, normals: np.ndarray, patch: int, generator: np.random.Generator, most: int = 20_000):
         """`normals` [B, h, w] in [0, 1]; at most `most` of their patches are kept, drawn at random."""
-        patches = _patches(normals, patch)
+        patches = patches_of(normals, patch).reshape(-1, patch**2)
         chosen = generator.permutation(len(patches))[:most]
         self.patch, self.bank = patch, np.ascontiguousarray(patches[np.sort(chosen)])
         self._squares = (self.bank**2).sum(1)
 
     def distance_map(self, image: np.ndarray) -> np.ndarray:
         """[h, w] in [0, 1] -> [h, w] float32: mean squared difference of each patch to its nearest bank patch."""
-        patches = _patches(image[None], self.patch)
+        patches = patches_of(image[None], self.patch)[0]
         distance = (patches**2).sum(1)[:, None] - 2 * patches @ self.bank.T + self._squares
         nearest = np.maximum(distance.min(1), 0) / self.patch**2
         rows, columns = image.shape[0] // self.patch, image.shape[1] // self.patch
@@ -26,8 +26,8 @@ class PatchBank:
         return coarse.repeat(self.patch, axis=0).repeat(self.patch, axis=1).astype(np.float32)
 
 
-def _patches(images: np.ndarray, patch: int) -> np.ndarray:
-    """[B, h, w] -> [B * N, P * P] float32."""
+def patches_of(images: np.ndarray, patch: int) -> np.ndarray:
+    """Raw pixels [B, h, w] cut into patches: [B, N, P * P] float32, row by row."""
     B, h, w = images.shape
     x = images.reshape(B, h // patch, patch, w // patch, patch).transpose(0, 1, 3, 2, 4)
-    return x.reshape(-1, patch * patch).astype(np.float32)
+    return x.reshape(B, -1, patch * patch).astype(np.float32)

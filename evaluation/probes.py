@@ -5,6 +5,8 @@ R radiographs (rows), D features.
 
 import numpy as np
 
+from evaluation.neighbours import patches_of
+
 
 def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
     """AUROC ("binary": [R] scores), macro one-vs-rest AUROC ("multiclass": [R, O] probabilities) or mean absolute error
@@ -48,19 +50,13 @@ def linear_probe(
     return probabilities[:, 1] if kind == "binary" else probabilities
 
 
-def patches_of(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """[R, h, w] cut into `grid` (rows, columns): [R, N, P * P] with N patches of P x P pixels."""
-    R, (rows, columns), P = len(images), grid, images.shape[1] // grid[0]
-    return images.reshape(R, rows, P, columns, P).transpose(0, 1, 3, 2, 4).reshape(R, rows * columns, P * P)
-
-
-def patch_targets(masks: np.ndarray, images: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def patch_targets(masks: np.ndarray, images: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
     """(use, target), both [R, N]: which patches of `images` [R, h, w] count, and which show a finding of `masks`.
 
     A patch is positive if more than a quarter of it is finding and negative without any; those at a finding's rim, and
     empty ones (mean below 0.05), do not count.
     """
-    share, brightness = patches_of(masks.astype(np.float32), grid).mean(2), patches_of(images, grid).mean(2)
+    share, brightness = patches_of(masks, patch).mean(2), patches_of(images, patch).mean(2)
     return (brightness > 0.05) & ((share == 0) | (share > 0.25)), (share > 0.25).astype(float)
 
 

@@ -10,8 +10,8 @@ _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect
 
 def converted_card(source: str, family: str, matched: str, target: str, preprocessing_known: bool) -> str:
     """The card of a converted checkpoint. `source` is a name without folders."""
-    known = "holds the preprocessing they were trained with"
-    assumed = "is an assumption (ImageNet's statistics): the original did not say how pictures were prepared"
+    known = "The preprocessing written here is the one they were trained with."
+    unknown = "The original does not say how pictures were prepared; statistics written here are ImageNet's, assumed."
     return f"""---
 tags: [radiography]
 ---
@@ -19,8 +19,8 @@ tags: [radiography]
 # {source}, converted for {target}
 
 Read as a {family} checkpoint, {matched} tensors; the weights are unchanged. Their licence, their training data and what
-they may be used for are those of the original: see its own model card. The preprocessing written here
-{known if preprocessing_known else assumed}.
+they may be used for are those of the original: see its own model card.
+{known if preprocessing_known else unknown}
 
 For research. Not a medical device; not evaluated for any clinical decision.
 """

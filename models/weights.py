@@ -44,6 +44,7 @@ class Checkpoint:
 class LoadedMAE:
     """`model`: float32, eval mode, CPU; `report`: one line; `preprocessor`: preprocessor_config.json or None."""
 
+    family: str
     model: MaskedAutoencoder
     report: str
     preprocessor: dict[str, Any] | None
@@ -71,7 +72,7 @@ def load_mae(path: str | Path, input_size: tuple[int, int] | None = None) -> Loa
     }
     matched = load_strictly(model, state, path)
     report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
-    return LoadedMAE(model.eval(), report, checkpoint.preprocessor, dataclasses.asdict(model.config))
+    return LoadedMAE(checkpoint.family, model.eval(), report, checkpoint.preprocessor, dataclasses.asdict(model.config))
 
 
 def load_encoder(

@@ -40,43 +40,44 @@ def main(config: Config) -> int:
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out}: already exists and is not empty")
-    checkpoint = read_checkpoint(config.source)
-    notes, loaded = [], None
+    notes, name = [], Path(config.source).name
     if config.to == "timm":
-        encoder, matched = vision_transformer(checkpoint)
-        report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} encoder tensors", *checkpoint.notes])
+        checkpoint = read_checkpoint(config.source)
+        network, matched = vision_transformer(checkpoint)
+        say(config, "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]))
+        known = checkpoint.preprocessor is not None
+        notes = save_timm(checkpoint, out, converted_card(name, checkpoint.family, matched, config.to, known))
     else:
         loaded = load_mae(config.source)
-        height, width = loaded.model.input_size
+        network, preprocessor = loaded.model, loaded.preprocessor
+        height, width = network.input_size
         if config.to == "hf" and height != width:
             raise ValueError(f"{config.source}: takes {height} x {width}, but transformers builds this network for "
                              "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
-        report, matched = loaded.report, f"{len(loaded.model.state_dict())}"
-    print(f"{config.source}: {report}; 0 missing, 0 unexpected")
-    known = checkpoint.preprocessor is not None
-    card = converted_card(Path(config.source).name, checkpoint.family, matched, config.to, known)
-    if config.to == "timm":
-        notes = save_timm(checkpoint, out, card)
-    elif config.to == "mae":
-        save_facebook(loaded.model, out, loaded.preprocessor, card)
-    else:
-        preprocessor = loaded.preprocessor
-        if preprocessor is None:
-            preprocessor = plain_preprocessor(loaded.model.input_size)
+        say(config, loaded.report)
+        matched, known = str(len(network.state_dict())), preprocessor is not None
+        card = converted_card(name, loaded.family, matched, config.to, known)
+        if config.to == "hf" and not known:
+            preprocessor = plain_preprocessor(network.input_size)
             notes.append("the checkpoint does not say its mean and SD: those of ImageNet are now in "
                          "preprocessor_config.json; change them there if it was trained with others")  # fmt: skip
-        save_mae(loaded.model, out, preprocessor, card)
+        (save_mae if config.to == "hf" else save_facebook)(network, out, preprocessor, card)
     for note in notes:
         print(f"note: {note}")
     print(f"written: {out}")
     if not config.verify:
         return 0
-    found, expected = both_outputs(config.to, out, encoder if config.to == "timm" else loaded.model)
+    found, expected = both_outputs(config.to, out, network)
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     equal = difference <= config.tolerance * largest
     print(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
           f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}")  # fmt: skip
     return 0 if equal else 1
+
+
+def say(config: Config, report: str) -> None:
+    """What was read."""
+    print(f"{config.source}: {report}; 0 missing, 0 unexpected")
 
 
 def plain_preprocessor(size: tuple[int, int]) -> dict:

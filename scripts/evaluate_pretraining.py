@@ -272,20 +272,21 @@ class Study:
         """Linear probe on single patch tokens: is this patch part of a finding?"""
         import numpy as np
 
-        from evaluation.probes import linear_probe, patch_targets, patches_of, pca_features
+        from evaluation.neighbours import patches_of
+        from evaluation.probes import linear_probe, patch_targets, pca_features
 
-        grid, picked, inputs = self.mae.grid, {}, {"pretrained": {}, "untrained": {}, "raw patch": {}}
+        P, picked, inputs = self.mae.patch_size, {}, {"pretrained": {}, "untrained": {}, "raw patch": {}}
         for name in self.sets:
             records = self.records(name)
             rows = self.spread(np.flatnonzero(records["mask"] != ""), 300)
-            use, target = patch_targets(np.stack([self.finding(name, r) for r in rows]), self.unit(name, rows), grid)
+            use, target = patch_targets(np.stack([self.finding(name, r) for r in rows]), self.unit(name, rows), P)
             owners = np.repeat(records["patient"].to_numpy()[rows], use.sum(1))
             most = 8000 if name == "train" else len(owners)
             chosen = self.generator("dense").permutation(len(owners))[:most]
             picked[name] = target[use][chosen], owners[chosen]
             inputs["pretrained"][name] = self.tokens(self.mae, name, rows)[use][chosen]
             inputs["untrained"][name] = self.tokens(self.untrained, name, rows)[use][chosen]
-            inputs["raw patch"][name] = patches_of(self.unit(name, rows), grid)[use][chosen]
+            inputs["raw patch"][name] = patches_of(self.unit(name, rows), P)[use][chosen]
         raw = inputs["raw patch"]
         inputs["PCA of patches"] = dict(zip(("train", "test"), pca_features(raw["train"], raw["test"], 32)))
         (target, owners), (truth, patients) = picked["train"], picked["test"]

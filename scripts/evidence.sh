@@ -49,10 +49,14 @@ echo "$settings" > "$OUT/settings.txt"
 set -m # each seed is a process group of its own, which ends with this script
 trap 'for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done' EXIT
 trap 'exit 130' INT TERM
+started=()
 for seed in "${SEEDS[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do sleep 1; done
     echo "seed $seed: $OUT/seed$seed.log"
     (set -e; one_seed "$seed") >> "$OUT/seed$seed.log" 2>&1 &
+    started+=($!)
 done
-for seed in "${SEEDS[@]}"; do wait -n || { echo "a seed failed; see the end of its log in $OUT" >&2; exit 1; }; done
+for process in "${started[@]}"; do
+    wait "$process" || { echo "a seed failed; see the end of its log in $OUT" >&2; exit 1; }
+done
 python scripts/evidence_table.py --runs "${SEEDS[@]/#/$OUT/seed}" --out docs/evidence.md

@@ -74,20 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
         default="hard",
         help="size and contrast of lesions, pose, regions (default hard)",
     )
-    add(
-        "--regions",
-        type=names(REGION_NAMES),
-        default=(),
-        metavar="A,B",
-        help=f"of {', '.join(REGION_NAMES)} (default the difficulty's)",
-    )
-    add(
-        "--conditions",
-        type=names(CONDITION_NAMES),
-        default=(),
-        metavar="A,B",
-        help=f"of {', '.join(CONDITION_NAMES)} (default all)",
-    )
+    for flag, known, default in (
+        ("--regions", REGION_NAMES, "the difficulty's"),
+        ("--conditions", CONDITION_NAMES, "all"),
+    ):
+        add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)} (default {default})")
     add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
         help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
     add("--workers", type=at_least(1), default=1, help="processes (default 1)")
