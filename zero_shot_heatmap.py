@@ -25,6 +25,7 @@ were not (failed.csv says why), 2 a wrong flag or file.
 """
 
 import dataclasses
+import functools
 from pathlib import Path, PurePath
 
 from training.cli import flag, run
@@ -80,6 +81,7 @@ class Config:
 def main(config: Config) -> int:
     """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
+    from evaluation.heatmap_figures import forget_drawings
     from evaluation.heatmap_report import drawn, write_results
     from evaluation.heatmap_study import measured, require_full_coverage
     from evaluation.output_folder import open_records, text_of
@@ -93,7 +95,9 @@ def main(config: Config) -> int:
     if config.reference is not None or config.truth is not None:
         require_full_coverage(study, sources)
     done = open_records(config.out, settings, resume=config.resume, overwrite=config.overwrite)
-    if done:
+    if not done:
+        forget_drawings(config.out)
+    else:
         say(f"resuming: {len(done)} radiographs are finished")
 
     if config.reference is not None:
@@ -230,7 +234,8 @@ def prepare(config: Config):
         "error": error,
         "precision": precision,
     }
-    return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, read, progress)
+    reader = functools.partial(read, preprocessing)
+    return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, progress)
 
 
 def fingerprint(path: Path | None) -> str | None:
@@ -310,13 +315,13 @@ def findings(study, sources: list):
     return truth, untrained
 
 
-def read(path: Path):
-    """Pixels [H, W] of a radiograph, or why there are none."""
-    from data.radiograph import UnreadableRadiograph, load_radiograph
+def read(preprocessing, path: Path):
+    """Pixels [H, W] of a radiograph as the preprocessing scales them, or why there are none."""
+    from data.radiograph import UnreadableRadiograph
     from evaluation.heatmap_study import Unreadable
 
     try:
-        return load_radiograph(path)
+        return preprocessing.read(path)
     except UnreadableRadiograph as error:
         return Unreadable(error.reason, error.detail)
 

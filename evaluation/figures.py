@@ -57,18 +57,21 @@ def coloured(values: np.ndarray, high: float, low: float = 0.0, colours: str = "
 
 
 @cache
-def _opacity(alpha: float) -> np.ndarray:
-    """Opacity of each of the 256 levels: `alpha` at the top, rising a little faster than the level."""
-    return (alpha * np.linspace(0, 1, 256) ** 0.7)[:, None].astype(np.float32)
+def _blends(alpha: float, colours: str) -> np.ndarray:
+    """The colour of map level i over grey level g in row 256 i + g: uint8 [65536, 3].
+
+    The opacity is `alpha` at the top level and rises a little faster than the level.
+    """
+    opacity = (alpha * np.linspace(0, 1, 256) ** 0.7)[:, None, None].astype(np.float32)
+    grey = np.arange(256)[None, :, None]
+    return (grey * (1 - opacity) + colour_table(colours)[:, None] * opacity + 0.5).astype(np.uint8).reshape(-1, 3)
 
 
 def blended(
     grey: np.ndarray, values: np.ndarray, high: float, alpha: float = 0.55, colours: str = "ember"
 ) -> np.ndarray:
     """A radiograph uint8 [H, W] under a map [H, W] (0 clear, `high` and above `alpha` opaque): uint8 [H, W, 3]."""
-    index = levels(values, high)
-    opacity = _opacity(alpha)[index]  # [H, W, 1]
-    return (grey[..., None] * (1 - opacity) + colour_table(colours)[index] * opacity + 0.5).astype(np.uint8)
+    return _blends(alpha, colours)[levels(values, high).astype(np.uint16) * 256 + grey]
 
 
 def outline(mask: np.ndarray, width: int = 2) -> np.ndarray:

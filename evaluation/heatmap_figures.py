@@ -1,7 +1,16 @@
 """The two figures of a radiograph in `zero_shot_heatmap.py`: reconstruction panel and hotspot overlay.
 
+The panel is drawn when the map is there, the overlay when all maps are and with them the common scale. What the overlay
+needs is kept until then in a hidden folder, so that no radiograph is decoded twice.
+
 `study` is the run (`evaluation.heatmap_study.Study`), `source` the radiograph; figures go beside the maps.
 """
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,16 +27,23 @@ from evaluation.figures import (
     resized,
     save_figure,
 )
+from training.files import atomic
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
 COHORT_QUANTILE = 0.995  # of all pixels: the top of the colour scale
 OVERLAY_SIDE, TILE_SIDE, THUMBNAIL_SIDE = (768, 896), 256, 320  # pixels, longer side
+DRAWINGS = ".overlays"  # hidden folder in the output folder
 
 
 def figure_endings(study, part: str) -> list[str]:
     """`_hotspot.png`, and the second format if one was asked for."""
     return [part + suffix for suffix in dict.fromkeys((".png", SUFFIX[study.config.format]))]
+
+
+def map_ending(study) -> str:
+    """The map that the overlay shows."""
+    return "_error.npy" if study.reference is None else "_z.npy"
 
 
 def write_panel(study, source, size: tuple[int, int], image, maps, facts: dict) -> list[str]:
@@ -59,17 +75,59 @@ def write_panel(study, source, size: tuple[int, int], image, maps, facts: dict) 
     return endings
 
 
-def write_overlay(study, source, pixels: np.ndarray, high: float | None, record: dict) -> Image.Image:
-    """Draw one overlay (`high`: top of the scale, None: its own); returns a small picture of it without text."""
-    config, reference = study.config, study.reference is not None
-    scaled = study.preprocessing.scale(pixels)
+class Drawing(NamedTuple):
+    """A radiograph and its map at the size of the overlay."""
+
+    grey: np.ndarray  # [h, w] uint8
+    values: np.ndarray  # [h, w] float32; NaN: never seen or never hidden
+
+
+def make_drawing(scaled: np.ndarray, values: np.ndarray) -> Drawing:
+    """A radiograph [H, W], as the preprocessing scales it, and its map [H, W]."""
     grey = scaled if scaled.dtype == np.uint8 else (scaled * 255 + 0.5).astype(np.uint8)
     size = fit_within(grey.shape, int(np.clip(max(grey.shape), *OVERLAY_SIDE)))
-    values = np.load(study.file(source, "_z.npy" if reference else "_error.npy"))
-    known = resized(np.isfinite(values).astype(np.float32), size) > 0.5
-    grey, values = resized(grey, size), resized(np.nan_to_num(values), size)
-    values = np.where(known, values, 0)  # 0 is clear
-    high = max(float(np.quantile(values[known], COHORT_QUANTILE)), 1e-8) if high is None else high
+    known = np.isfinite(values)
+    if known.all():
+        return Drawing(resized(grey, size), resized(values, size))
+    known, values = resized(known.astype(np.float32), size) > 0.5, resized(np.nan_to_num(values), size)
+    return Drawing(resized(grey, size), np.where(known, values, np.float32(np.nan)))
+
+
+def keep_drawing(study, source, drawing: Drawing) -> None:
+    """Store a drawing in the output folder until its overlay is drawn."""
+    path = _drawing_file(study, source)
+    path.parent.mkdir(exist_ok=True)
+    with atomic(path) as file:
+        np.save(file, drawing.grey)
+        np.save(file, drawing.values)
+
+
+def take_drawing(study, source) -> Drawing | None:
+    """The stored drawing, which is deleted; None if there is none, as after a stopped run that is resumed."""
+    path = _drawing_file(study, source)
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        drawing = Drawing(np.load(file), np.load(file))
+    path.unlink()
+    return drawing
+
+
+def forget_drawings(out: Path) -> None:
+    """Delete what a stopped run has left of them."""
+    shutil.rmtree(out / DRAWINGS, ignore_errors=True)
+
+
+def _drawing_file(study, source) -> Path:
+    return study.config.out / DRAWINGS / f"{hashlib.sha256(os.fsencode(source.stem)).hexdigest()[:32]}.npy"
+
+
+def write_overlay(study, source, drawing: Drawing, high: float | None, record: dict) -> Image.Image:
+    """Draw one overlay (`high`: top of the scale, None: its own); returns a small picture of it without text."""
+    config, reference, grey = study.config, study.reference is not None, drawing.grey
+    size, values = grey.shape, np.nan_to_num(drawing.values)  # 0 is clear
+    if high is None:
+        high = max(float(np.nanquantile(drawing.values, COHORT_QUANTILE)), 1e-8)
     mask = None if study.truth is None else study.truth.lookup(source.path, (record["height"], record["width"]))
     if mask is not None:
         mask = resized(mask.astype(np.uint8) * 255, size) > 127
@@ -89,10 +147,9 @@ def write_overlay(study, source, pixels: np.ndarray, high: float | None, record:
 
 def cohort_top(study, sources: list) -> float:
     """The 99.5th percentile of all maps, from a thinned sample of their pixels, in fixed memory."""
-    ending = "_error.npy" if study.reference is None else "_z.npy"
     histogram = RunningHistogram() if study.reference is None else RunningHistogram(1e-3, 1e4)
     for source in sources:
-        values = np.load(study.file(source, ending), mmap_mode="r")
+        values = np.load(study.file(source, map_ending(study)), mmap_mode="r")
         step = max(1, max(values.shape) // 256)
         histogram.add(np.asarray(values[::step, ::step]))
     return histogram.quantile(COHORT_QUANTILE)

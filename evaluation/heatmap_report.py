@@ -8,7 +8,15 @@ import json
 
 import numpy as np
 
-from evaluation.heatmap_figures import cohort_top, figure_endings, write_overlay
+from evaluation.heatmap_figures import (
+    cohort_top,
+    figure_endings,
+    forget_drawings,
+    make_drawing,
+    map_ending,
+    take_drawing,
+    write_overlay,
+)
 from evaluation.heatmap_study import Unreadable, ahead
 from evaluation.intervals import Interval, mean_interval
 from evaluation.localisation import METRICS
@@ -32,10 +40,13 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
         missing = any(not study.file(source, e).exists() for e in figure_endings(study, "_hotspot"))
         if fresh and not missing and rank[id(source)] >= MOST_SHOWN:
             return source, None
-        pixels = study.read(source.path)
-        if isinstance(pixels, Unreadable):
-            return source, pixels
-        return source, write_overlay(study, source, pixels, high, records[text_of(source.path)])
+        drawing = take_drawing(study, source)
+        if drawing is None:
+            pixels = study.read(source.path)
+            if isinstance(pixels, Unreadable):
+                return source, pixels
+            drawing = make_drawing(pixels, np.load(study.file(source, map_ending(study))))
+        return source, write_overlay(study, source, drawing, high, records[text_of(source.path)])
 
     cards = []
     bar = study.progress("overlays", len(sources))
@@ -55,6 +66,7 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
         src = thumbnail(small, config.out, rank[id(source)], len(sources))
         cards.append(Card(text_of(source.stem), record[key], facts, src, pictures))
     bar.close()
+    forget_drawings(config.out)
     write_text(marker, style)
     return cards, high
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
-from evaluation.heatmap_figures import write_panel
+from evaluation.heatmap_figures import keep_drawing, make_drawing, write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from evaluation.output_folder import append_record, text_of
 from training.device import autocast
@@ -54,7 +54,7 @@ class Study:
     visible: int  # patches in each pass
     error: str
     settings: dict  # what the values of a map depend on
-    read: Callable[[Path], "np.ndarray | Unreadable"]
+    read: Callable[[Path], "np.ndarray | Unreadable"]  # pixels [H, W] as the preprocessing scales them
     progress: Callable[[str, int], Any]  # (title, total) -> a tqdm
     reference: Any = None
     truth: Any = None
@@ -110,10 +110,10 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
             yield record
         else:
             todo.append(source)
-    keep = study.config.panel_passes
-    for source, pixels, batch, maps in measure(study, todo, failed, "heat maps", study.model, keep):
-        record = write_maps(study, source, pixels, batch, maps)
-        record["sha256"] = sha256_of(source.path)
+    mapped = measure(study, todo, failed, "heat maps", study.model, study.config.panel_passes)
+    beside = ((*item, untrained_map(study, item[0], item[2])) for item in mapped)
+    # the network works on while threads write
+    for record in ahead(lambda item: write_maps(study, *item), beside, study.config.num_workers):
         append_record(study.config.out, record)
         yield record
 
@@ -123,12 +123,7 @@ def measure(study: Study, sources: list[Source], failed: list, title: str, model
 
     def read(source: Source):
         pixels = study.read(source.path)
-        if isinstance(pixels, Unreadable):
-            return source, pixels, None
-        try:
-            return source, pixels, study.preprocessing(pixels)
-        except ValueError as error:  # the intensity mapping finds no contrast
-            return source, Unreadable("constant", str(error)), None
+        return source, pixels, None if isinstance(pixels, Unreadable) else study.preprocessing.fit(pixels)
 
     together = max(1, study.config.batch_size // study.passes)
     with study.progress(title, len(sources)) as bar:
@@ -162,7 +157,18 @@ def forward(study: Study, waiting: list[tuple], model, keep: int = 0) -> Iterato
         yield source, pixels, batch[i], ErrorMaps(*(part[i : i + 1] for part in maps))
 
 
-def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps) -> dict:
+def untrained_map(study: Study, source: Source, image) -> np.ndarray | None:
+    """The map [h, w] of a network that has learnt nothing, if the truth knows this radiograph."""
+    if study.truth is None or not study.truth.mentions(source.path):
+        return None
+    with autocast(study.device, study.settings["precision"]):
+        return error_maps(
+            study.untrained, image[None], masks_of(study, source)[None], mean=study.preprocessing.mean,
+            std=study.preprocessing.std, error=study.error, batch_size=study.config.batch_size,
+        ).maps[0]  # fmt: skip
+
+
+def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, untrained) -> dict:
     """Map, z-map and panel of one radiograph; returns its record."""
     size, preprocessing = pixels.shape[:2], study.preprocessing
     study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
@@ -184,9 +190,10 @@ def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps) ->
         record["reference_group"] = study.reference.group_for(source.group) or "all"
     if maps.shown.shape[1]:
         record["files"] += write_panel(study, source, size, image, maps, facts)
-    if study.truth is not None:
-        record |= localise(study, source, pixels, image, full, z_map)
-    return record
+    if untrained is not None:
+        record |= localise(study, source, pixels, full, z_map, untrained)
+    keep_drawing(study, source, make_drawing(pixels, full if z_map is None else z_map))
+    return record | {"sha256": sha256_of(source.path)}
 
 
 def mapped_back(preprocessing, values: np.ndarray, known: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -208,7 +215,7 @@ def save_array(path: Path, values: np.ndarray) -> None:
         np.save(file, values)
 
 
-def localise(study: Study, source: Source, pixels, image, error_map, z_map) -> dict:
+def localise(study: Study, source: Source, pixels, error_map, z_map, untrained) -> dict:
     """Scores of the map and of the maps it must beat, where the truth knows this radiograph."""
     mask = study.truth.lookup(source.path, pixels.shape[:2])
     if mask is None:
@@ -217,19 +224,13 @@ def localise(study: Study, source: Source, pixels, image, error_map, z_map) -> d
     record["finding_fraction"] = float(mask.mean())
     if not mask.any():
         return record
-    c, visible = study.config, masks_of(study, source)
-    with autocast(study.device, study.settings["precision"]):
-        naive = error_maps(
-            study.untrained, image[None], visible[None], mean=study.preprocessing.mean, std=study.preprocessing.std,
-            error=study.error, batch_size=c.batch_size,
-        ).maps[0]  # fmt: skip
     maps = {"error map": error_map} | ({} if z_map is None else {"z map": z_map})
-    maps |= {"untrained network": study.preprocessing.map_back(naive, pixels.shape[:2])}
+    maps |= {"untrained network": study.preprocessing.map_back(untrained, pixels.shape[:2])}
     maps = {name: shrink(np.nan_to_num(m, nan=np.nanmin(m)), LOCALISATION_SIDE) for name, m in maps.items()}
-    scaled = study.preprocessing.scale(pixels)
-    grey = shrink(scaled, LOCALISATION_SIDE) / (255 if scaled.dtype == np.uint8 else 1)
+    grey = shrink(pixels, LOCALISATION_SIDE) / (255 if pixels.dtype == np.uint8 else 1)
     maps |= {name.replace("_", " "): function(grey) for name, function in BASELINES.items()}
-    small, options = shrink_mask(mask, LOCALISATION_SIDE), {"tolerance": c.tolerance, "quantile": c.iou_quantile}
+    small, options = shrink_mask(mask, LOCALISATION_SIDE), {"tolerance": study.config.tolerance}
+    options["quantile"] = study.config.iou_quantile
     scores = {name: localisation_scores(m, small, **options) for name, m in maps.items()}
     return record | {"localisation": scores | {"chance": chance_scores(small, **options)}}
 

@@ -208,7 +208,7 @@ def test_a_folder_without_radiographs_spoils_nothing_else(model, images, tmp_pat
     from data import listing
 
     def guarded(folder):
-        if Path(folder).name == "locked":
+        if not isinstance(folder, int) and Path(folder).name == "locked":
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
@@ -270,6 +270,40 @@ def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
         heatmap(model, images, out)
     assert (out / "records.jsonl").read_text().count("\n") >= 5
     assert heatmap(model, images, out, l1=True, overwrite=True) == 0
+
+
+def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model, images, tmp_path, monkeypatch):
+    """What an overlay needs is kept until it is drawn; a stopped run's leftovers are used by its resumption only."""
+    from data import preprocessing
+    from evaluation import heatmap_figures, heatmap_report
+
+    decoded, original = [], preprocessing.load_radiograph
+    monkeypatch.setattr(preprocessing, "load_radiograph", lambda path: decoded.append(path) or original(path))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    heatmap(model, images, whole)
+    assert len(decoded) == len(set(decoded)) == 4
+    assert not (whole / heatmap_figures.DRAWINGS).exists()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(heatmap_report, "cohort_top", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            heatmap(model, images, stopped)
+    kept = sorted((stopped / heatmap_figures.DRAWINGS).iterdir())
+    assert len(kept) == 4
+    kept[0].unlink()
+    decoded.clear()
+    heatmap(model, images, stopped, resume=True)
+    assert len(decoded) == 1
+    assert contents(stopped, "in/**/*.*") == contents(whole, "in/**/*.*")
+    with monkeypatch.context() as patched:
+        patched.setattr(heatmap_report, "cohort_top", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            heatmap(model, images, stopped, seed=9, overwrite=True)
+    heatmap(model, images, stopped, overwrite=True)
+    assert contents(stopped, "in/**/*.*") == contents(whole, "in/**/*.*")
 
 
 def test_outputs_of_equal_names_stay_apart(model, tmp_path):
@@ -432,7 +466,7 @@ def test_reading_ahead_is_bounded_and_in_order():
 
 
 def test_measuring_keeps_no_maps(model, images, tmp_path, monkeypatch):
-    """Maps of radiographs that were written are gone, however many follow."""
+    """Maps of radiographs that were written are gone, however many follow: two batches and the two of each thread."""
     import gc
     import weakref
 
@@ -440,17 +474,17 @@ def test_measuring_keeps_no_maps(model, images, tmp_path, monkeypatch):
 
     alive, most, original = [], [], heatmap_study.write_maps
 
-    def watched(study, source, pixels, image, maps):
+    def watched(study, source, pixels, image, maps, untrained):
         alive.append(weakref.ref(maps.maps))
         gc.collect()
         most.append(sum(ref() is not None for ref in alive))
-        return original(study, source, pixels, image, maps)
+        return original(study, source, pixels, image, maps, untrained)
 
-    for number in range(6):
+    for number in range(26):
         picture(images / f"more{number}.png", (40, 40), number)
     monkeypatch.setattr(heatmap_study, "write_maps", watched)
     heatmap(model, images, tmp_path / "out", batch_size=6)  # two radiographs together
-    assert len(alive) == 10 and max(most) <= 3
+    assert len(alive) == 30 and max(most) <= 2 * 2 + 2 * 2
 
 
 def test_script_defines_no_unused_flags():

@@ -16,13 +16,14 @@ class DiskFull(OSError):
 
 
 class HashingFile:
-    """A binary file that knows the sha256 of what was written to it (sequential writes only)."""
+    """A binary file that, if asked, knows the sha256 of what was written to it (sequential writes only)."""
 
-    def __init__(self, file: BinaryIO):
-        self._file, self._sha256 = file, hashlib.sha256()
+    def __init__(self, file: BinaryIO, hashed: bool = False):
+        self._file, self._sha256 = file, hashlib.sha256() if hashed else None
 
     def write(self, data) -> int:
-        self._sha256.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:
@@ -34,19 +35,20 @@ class HashingFile:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[HashingFile]:
+def atomic(path: str | Path, hashed: bool = False) -> Iterator[HashingFile]:
     """Write `path` as a whole or not at all.
 
         with atomic(folder / "metrics.json") as file:
             file.write(b"...")
 
-    On any error the old file stays and the temporary one is removed. Raises DiskFull with the free space.
+    `hashed`: `file.sha256` is the hash of all that was written. On any error the old file stays and the temporary one
+    is removed. Raises DiskFull with the free space.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as raw:
-            file = HashingFile(raw)
+            file = HashingFile(raw, hashed)
             yield file
             raw.flush()
             os.fsync(raw.fileno())

@@ -168,7 +168,7 @@ class RunFolder:
 
 def write_state(state: dict[str, Any], path: Path) -> None:
     """Save tensors and plain values atomically, with the sha256 of the file beside it."""
-    with atomic(path) as file:
+    with atomic(path, hashed=True) as file:
         torch.save(state, file)
     write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
 
