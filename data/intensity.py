@@ -18,7 +18,10 @@ def minmax(pixels: np.ndarray) -> np.ndarray:
     if low == high:
         return np.zeros(pixels.shape, np.uint8)
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # a table of all grey values is faster and exact
-        return _stretch(np.arange(int(high) + 1, dtype=pixels.dtype), low, high)[pixels]
+        table = _stretch(np.arange(int(high) + 1, dtype=pixels.dtype), low, high)
+        if pixels.dtype == np.uint8 and np.array_equal(table, np.arange(len(table))):
+            return pixels  # it fills the range already
+        return np.take(table, pixels)
     return _stretch(pixels, low, high)
 
 

@@ -100,9 +100,9 @@ def looks_like_dicom(head: bytes) -> bool:
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 or uint16 -> [H, W] of the same type: the common channel, or Rec. 601 where they differ."""
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     if not _is_coloured(pixels):
-        return red
+        return np.ascontiguousarray(pixels[..., 0])
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     grey = red * np.uint32(19595)  # 0.299, 0.587, 0.114 in 1/65536: Pillow's "L" at 8 bits, no overflow at 16
     grey += green * np.uint32(38470)
     grey += blue * np.uint32(7471)
