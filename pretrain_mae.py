@@ -290,16 +290,26 @@ class Pretraining:
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
         from evaluation.curves import draw_curves
-        from models.card import mae_card
+        from models.card import mae_card, stated_licence
         from models.weights import save_mae
 
         c, out = self.config, Path(self.config.output_dir)
+        references = self.references if self.held_out and c.panel_freq else {}
+        figures = self.latest_losses() | {f"{name}, held out": loss for name, loss in references.items()}
         card = mae_card(self.objective.config, recipe=asdict(c), radiographs=self.plan.samples, step=step,
-                        last_step=self.plan.last_step, licence=c.licence)  # fmt: skip
+                        last_step=self.plan.last_step, licence=c.licence, figures=figures,
+                        initial_licence=stated_licence(c.init_from) if c.init_from else None)  # fmt: skip
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
-            references = self.references if self.held_out and c.panel_freq else {}
             draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)
+
+    def latest_losses(self) -> dict[str, float]:
+        """Main process: training and held-out loss as last logged."""
+        from evaluation.curves import read_metrics
+
+        path, names = Path(self.config.output_dir) / "metrics.jsonl", {"loss": "training", "val_loss": "held out"}
+        records = read_metrics(path) if path.exists() else []
+        return {label: record[key] for record in records for key, label in names.items() if key in record}
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: held-out loss and the panel of reconstructions."""

@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py --rounds 5
 
-The yardstick is a script that imports torch, torchvision, timm, transformers, pandas, scikit-learn and pyplot at its top, as
-research code often does. Seconds on the wall of whole processes.
+The yardstick is a script that imports torch, torchvision, timm, transformers, pandas, scikit-learn and pyplot at its
+top, as research code often does. Seconds on the wall of whole processes.
 """
 
 import sys, pathlib

@@ -1,5 +1,6 @@
 """The model card (README.md of a checkpoint folder): what it is, what it learned from, what it may be used for."""
 
+from pathlib import Path
 from typing import Any
 
 from models.mae import MAEConfig
@@ -8,18 +9,45 @@ _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect
            "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
 
 
-def converted_card(source: str, family: str, matched: str, target: str, preprocessing_known: bool) -> str:
-    """The card of a converted checkpoint. `source` is a name without folders."""
+def stated_licence(checkpoint: str | Path) -> str | None:
+    """The licence that the card of a checkpoint folder (or beside a file) states in its first lines, or None.
+
+    That is `license: ...` (or `licence`, `license_name`) between the two lines of dashes, as on Hugging Face.
+    """
+    import yaml
+
+    path = Path(checkpoint)
+    card = (path if path.is_dir() else path.parent) / "README.md"
+    if not card.is_file():
+        return None
+    with card.open(encoding="utf-8", errors="replace") as file:
+        parts = file.read(100_000).split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        facts = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None  # somebody else's page; nothing is concluded from it
+    facts = facts if isinstance(facts, dict) else {}
+    found = [str(facts[key]) for key in ("license_name", "license", "licence") if facts.get(key)]
+    return " ".join(found[0].split())[:100] if found else None
+
+
+def converted_card(
+    source: str, family: str, matched: str, target: str, preprocessing_known: bool, licence: str | None = None
+) -> str:
+    """The card of a converted checkpoint. `source` is a name without folders, `licence` what its own card states."""
     known = "The preprocessing written here is the one they were trained with."
     unknown = "The original does not say how pictures were prepared; statistics written here are ImageNet's, assumed."
+    terms = f"Its card states the licence: {licence}." if licence else "It states no licence: ask whoever published it."
     return f"""---
-tags: [radiography]
+{_front_matter(licence)}tags: [radiography]
 ---
 
 # {source}, converted for {target}
 
 Read as a {family} checkpoint, {matched} tensors; the weights are unchanged. Their licence, their training data and what
-they may be used for are those of the original: see its own model card.
+they may be used for are those of the original: see its own model card. {terms}
 {known if preprocessing_known else unknown}
 
 For research. Not a medical device; not evaluated for any clinical decision.
@@ -27,13 +55,26 @@ For research. Not a medical device; not evaluated for any clinical decision.
 
 
 def mae_card(
-    config: MAEConfig, *, recipe: dict[str, Any], radiographs: int, step: int, last_step: int, licence: str
+    config: MAEConfig,
+    *,
+    recipe: dict[str, Any],
+    radiographs: int,
+    step: int,
+    last_step: int,
+    licence: str,
+    initial_licence: str | None = None,
+    figures: dict[str, float] | None = None,
 ) -> str:
-    """Markdown. No file names and no paths: a card may travel further than the radiographs."""
+    """Markdown. No file names, no paths and no radiographs: a card may travel further than they do.
+
+    `initial_licence`: what the card of the initial weights states; `figures`: losses by name.
+    """
     h, w = config.input_size
     start, terms = "random weights", "the data"
     if recipe.get("init_from"):
         start, terms = "another checkpoint, whose licence applies here too", "the data and of the initial weights"
+        stated = initial_licence or "not stated by their card; ask whoever published them"
+        licence = f"{licence}\n\nInitial weights: {stated}"
     rows = "\n".join(f"| {key} | {recipe[key]} |" for key in _RECIPE if recipe.get(key) is not None)
     return f"""---
 library_name: transformers
@@ -57,7 +98,7 @@ Started from {start}.
 |---|---|
 {rows}
 
-## Use
+{_figures(figures or {})}## Use
 
 `preprocessor_config.json` holds the preprocessing it was trained with. In transformers:
 
@@ -74,5 +115,23 @@ fails, which is often a bone edge and not a lesion.
 
 ## Licence
 
-Data: {licence}. Whoever shares these weights must respect the terms of {terms}.
+Data: {licence}
+
+Whoever shares these weights must respect the terms of {terms}.
+"""
+
+
+def _front_matter(licence: str | None) -> str:
+    return f"license: other\nlicense_name: {licence!r}\n" if licence else ""
+
+
+def _figures(figures: dict[str, float]) -> str:
+    """A table of losses, nothing if there are none."""
+    if not figures:
+        return ""
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
+    return f"""| loss: mean squared error of hidden patches, as trained | |
+|---|---|
+{rows}
+
 """

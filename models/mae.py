@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from models.vit import SIZES, ViT, blocks, sincos_2d
+from models.vit import SIZES, ViT, blocks, rows_of_block, sincos_2d, take
 from training.objective import Objective
 
 
@@ -47,6 +47,8 @@ class MAEConfig:
         for name, dim, heads in (("encoder", self.dim, self.heads), ("decoder", self.decoder_dim, self.decoder_heads)):
             if dim % heads:
                 raise ValueError(f"{name}: width {dim} is not a multiple of {heads} heads")
+        if self.decoder_depth < 1:
+            raise ValueError(f"decoder: {self.decoder_depth} blocks; at least one is needed")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -179,9 +181,10 @@ class MaskedAutoencoder(Objective):
         tokens = self.mask_token.expand(len(x), self.config.patches, -1)  # [B, N, E]
         tokens = tokens.scatter(1, visible[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
         x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
+        for block in self.decoder_blocks[:-1]:
             x = block(x)
-        x = x[:, 1:] if wanted is None else take(x, wanted + 1)
+        last = self.decoder_blocks[-1]
+        x = last(x)[:, 1:] if wanted is None else rows_of_block(last, x, wanted + 1)
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruct_tokens(self, tokens: Tensor, visible: Tensor) -> Tensor:
@@ -232,11 +235,6 @@ class MaskedAutoencoder(Objective):
         fresh = [k for k in report.missing_keys if not k.startswith("fc_norm.")]
         assert not fresh and not report.unexpected_keys, (fresh, report.unexpected_keys)
         return vit
-
-
-def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` [B, K] of `tokens` [B, N, D]: [B, K, D]."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:

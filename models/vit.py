@@ -26,6 +26,27 @@ def blocks(dim: int, depth: int, heads: int, mlp_ratio: float, eps: float) -> nn
     return nn.ModuleList(Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
 
 
+def rows_of_block(block: Block, x: Tensor, rows: Tensor) -> Tensor:
+    """What a block of `blocks` makes of tokens x [B, T, D], but only its output rows `rows` [B, M]: [B, M, D].
+
+    Every token is attended to; queries, products and the MLP of the other rows are not computed.
+    """
+    attention = block.attn
+    q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))  # [B, heads, M, D / heads]
+    if attention.fused_attn:
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+    else:
+        mixed = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    x = take(x, rows) + attention.proj(mixed.transpose(1, 2).flatten(2))
+    return x + block.mlp(block.norm2(x))
+
+
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` [B, K] of `tokens` [B, N, D]: [B, K, D]."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
 def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     """Fixed 2-D sine-cosine positions, float32 [1, 1 + rows * columns, dim]; row 0 (class token) is zero.
 

@@ -33,20 +33,21 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0, or 1 if --verify found a difference."""
-    from models.card import converted_card
+    from models.card import converted_card, stated_licence
     from models.export import save_facebook, save_timm, vision_transformer
     from models.weights import load_mae, read_checkpoint, save_mae
 
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out}: already exists and is not empty")
-    notes, name = [], Path(config.source).name
+    notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
     if config.to == "timm":
         checkpoint = read_checkpoint(config.source)
         network, matched = vision_transformer(checkpoint)
         say(config, "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]))
         known = checkpoint.preprocessor is not None
-        notes = save_timm(checkpoint, out, converted_card(name, checkpoint.family, matched, config.to, known))
+        card = converted_card(name, checkpoint.family, matched, config.to, known, licence)
+        notes = save_timm(checkpoint, out, card)
     else:
         loaded = load_mae(config.source)
         network, preprocessor = loaded.model, loaded.preprocessor
@@ -56,7 +57,7 @@ def main(config: Config) -> int:
                              "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
         say(config, loaded.report)
         matched, known = str(len(network.state_dict())), preprocessor is not None
-        card = converted_card(name, loaded.family, matched, config.to, known)
+        card = converted_card(name, loaded.family, matched, config.to, known, licence)
         if config.to == "hf" and not known:
             preprocessor = plain_preprocessor(network.input_size)
             notes.append("the checkpoint does not say its mean and SD: those of ImageNet are now in "

@@ -204,6 +204,10 @@ def test_the_exported_folder_is_the_trained_network(whole):
     assert loaded.preprocessor["radiograph"]["intensity"] == "minmax"
     card = (whole / "model" / "README.md").read_text()
     assert "36 radiographs; step 12 of 12" in card and "r00.png" not in card
+    last = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for name, key in (("training", "loss"), ("held out", "val_loss")):
+        values = [record[key] for record in last if key in record]
+        assert (f"| {name} | {values[-1]:.4g} |" in card) if values else (f"| {name} |" not in card)
 
 
 def test_transformers_computes_the_same_loss_from_the_exported_folder(whole):

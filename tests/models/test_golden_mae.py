@@ -9,8 +9,8 @@ import torch
 from golden.fill import fill_input, fill_tensor, mismatch
 
 from models.keys import to_ours
-from models.mae import MAEConfig, MaskedAutoencoder, named_config, take, visible_count
-from models.vit import sincos_2d
+from models.mae import MAEConfig, MaskedAutoencoder, named_config, visible_count
+from models.vit import blocks, rows_of_block, sincos_2d, take
 from models.weights import load_strictly
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -141,3 +141,17 @@ def test_huggingface_vitmae(name):
     assert float(result.loss) == pytest.approx(meta["expected"]["loss"], rel=1e-5)
     if "loss_norm_pix_on" in meta["expected"]:
         assert float(normalised) == pytest.approx(meta["expected"]["loss_norm_pix_on"], rel=1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_wanted_rows_of_a_block_are_those_of_the_whole_block(fused):
+    torch.manual_seed(0)
+    (block,) = blocks(32, 1, 4, 2.0, 1e-6)
+    block.attn.fused_attn = fused
+    tokens, rows = torch.randn(3, 11, 32, requires_grad=True), torch.stack([torch.randperm(11)[:4] for _ in range(3)])
+    whole, some = take(block(tokens), rows), rows_of_block(block, tokens, rows)
+    torch.testing.assert_close(some, whole)
+    weights = [tokens, *block.parameters()]
+    for mine, other in zip(torch.autograd.grad(some.square().sum(), weights),
+                           torch.autograd.grad(whole.square().sum(), weights)):  # fmt: skip
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.card import mae_card
+from models.card import converted_card, mae_card, stated_licence
 from models.keys import to_huggingface, to_ours
 from models.mae import MAEConfig, MaskedAutoencoder, named_config
 from models.vit import resize_positions, sincos_2d
@@ -253,3 +253,32 @@ def test_card_holds_no_paths():
         radiographs=5, step=1, last_step=2, licence="CC BY 4.0",
     )  # fmt: skip
     assert "/secret" not in text and "CC BY 4.0" in text and "another checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    "card, licence",
+    [
+        ("---\nlicense: cc-by-nc-4.0\ntags: [x]\n---\n# A\n", "cc-by-nc-4.0"),
+        ("---\nlicense: other\nlicense_name: SNUH academic\n---\n", "SNUH academic"),
+        ("---\ntags: [x]\n---\nlicense: mit\n", None),
+        ("# no front matter\n---\nlicense: mit\n---\n", None),
+        ("---\nlicense: [unclosed\n---\n", None),
+        ("", None),
+    ],
+)
+def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
+    (tmp_path / "README.md").write_text(card)
+    (tmp_path / "model.safetensors").touch()
+    assert stated_licence(tmp_path) == stated_licence(tmp_path / "model.safetensors") == licence
+    text = converted_card("a.pth", "facebook-mae", "5", "hf", True, licence)
+    (tmp_path / "README.md").write_text(text)
+    assert stated_licence(tmp_path) == licence
+    assert ("no licence" in text) == (licence is None)
+
+
+def test_a_card_tells_licences_and_figures():
+    facts = {"recipe": {"model": "m", "init_from": "w"}, "radiographs": 5, "step": 1, "last_step": 2, "licence": "CC0"}
+    text = mae_card(small(), **facts, initial_licence="CC BY-NC 4.0", figures={"training": 0.1234567, "held out": 0.2})
+    assert "Initial weights: CC BY-NC 4.0" in text and "| training | 0.1235 |\n| held out | 0.2 |" in text
+    assert "Initial weights: not stated" in mae_card(small(), **facts)
+    assert "Initial weights" not in mae_card(small(), **facts | {"recipe": {"model": "m"}})
