@@ -48,28 +48,27 @@ def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
     picture = _open_picture(path, stream, frame)
     if picture.format == "PNG":
         _check_png(path, stream)
-    layout = _layout(picture)
+    layout, invisible = _layout(picture), picture.info.get("transparency")
     if ";16" in layout and picture.mode in ("RGB", "RGBA"):
-        return _deep_colour(path, stream, frame, layout)
+        return _without(invisible, _deep_colour(path, stream, frame, layout))
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(262) == 0
     picture = _decode(path, picture)
-    mode, invisible = picture.mode, picture.info.get("transparency")
+    mode = picture.mode
     if mode in ("P", "PA"):
         picture = picture.convert("RGB" if mode == "P" and invisible is None else "RGBA")
         return _on_black(_array(picture))
     pixels = _array(picture)
     if mode == "1":
-        return pixels * np.uint8(255)
+        pixels = pixels * np.uint8(255)
     if mode in ("LA", "RGBA"):
         return _on_black(pixels)
     if mode in ("F", "I") or mode.startswith("I;16"):
         pixels = _deep_grey(picture, pixels, white_is_zero)
-    elif mode not in ("L", "RGB"):
+    elif mode not in ("1", "L", "RGB"):
         raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {mode}")
-    if isinstance(invisible, int | tuple):  # PNG can declare one colour to be transparent
-        match = pixels == np.asarray(invisible)
-        pixels = np.where(match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels)
-    return pixels
+    if layout in ("L;2", "L;4") and invisible is not None:  # Pillow stretches the pixels to 8 bits, but not this value
+        invisible *= 85 if layout == "L;2" else 17
+    return _without(invisible, pixels)
 
 
 def _open_picture(path, stream, frame: int | None) -> Image.Image:
@@ -173,6 +172,14 @@ def _deep_grey(picture: Image.Image, pixels: np.ndarray, white_is_zero: bool) ->
         pixels = (float(low) + float(high)) - pixels.astype(np.float64)
     whole = pixels.dtype.kind in "iu" and 0 <= low and high <= 65535
     return pixels.astype(np.uint16 if whole else np.float32)
+
+
+def _without(invisible, pixels: np.ndarray) -> np.ndarray:
+    """The one colour that a PNG can declare to be transparent becomes black."""
+    if not isinstance(invisible, int | tuple):
+        return pixels
+    match = pixels == np.asarray(invisible)
+    return np.where(match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels)
 
 
 def _on_black(pixels: np.ndarray) -> np.ndarray:

@@ -34,8 +34,13 @@ def save(path: Path, pixels, **options) -> Path:
     return path
 
 
-def png(path: Path, width: int, height: int, kind: int, depth: int, raw: bytes = b"", filters=(0,)) -> Path:
-    """A PNG written by hand, for what Pillow cannot; `raw` is unfiltered, rows get one of `filters` (0 or 2: up)."""
+def png(
+    path: Path, width: int, height: int, kind: int, depth: int, raw: bytes = b"", filters=(0,), invisible: bytes = b""
+) -> Path:
+    """A PNG written by hand, for what Pillow cannot.
+
+    `raw` is unfiltered, rows get one of `filters` (0 or 2: up); `invisible` is the colour declared to be transparent.
+    """
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -47,9 +52,9 @@ def png(path: Path, width: int, height: int, kind: int, depth: int, raw: bytes =
         method = filters[number % len(filters)]
         rows, above = rows + bytes([method]) + (row - above if method == 2 else row).tobytes(), row
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    chunks = [(b"IHDR", header), (b"tRNS", invisible), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    written = [chunk(name, content) for name, content in chunks if content or name != b"tRNS"]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
     return path
 
 
@@ -204,10 +209,28 @@ def test_exif_orientation_is_applied_once(tmp_path, name, orientation):
     assert read.shape == (48, 32) and read[4, 4] > 240 and 110 < read[4, -4] < 130 and read[-4].max() < 16
 
 
-def test_one_bit_and_declared_transparency(tmp_path):
+def test_one_bit(tmp_path):
     assert set(np.unique(load_radiograph(save(tmp_path / "a.png", GREY > 100)))) == {0, 255}
-    read = load_radiograph(save(tmp_path / "b.png", np.maximum(GREY, 9), transparency=200))
-    np.testing.assert_array_equal(read, np.where(np.maximum(GREY, 9) == 200, 0, np.maximum(GREY, 9)))
+
+
+@pytest.mark.parametrize("kind, depth", [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16)])
+def test_the_colour_that_a_png_declares_transparent_is_black(tmp_path, kind, depth):
+    """It is the brightest, so that black is a change."""
+    top, channels = 2**depth - 1, 1 if kind == 0 else 3
+    values = np.random.default_rng(5).integers(0, top + 1, (24, 32, channels))
+    values[::2, ::3] = top
+    if depth == 16:
+        raw = values.astype(">u2").tobytes()
+    else:
+        bits = np.unpackbits(values.astype(np.uint8).reshape(24, -1, 1), axis=2)[..., -depth:]
+        raw = np.packbits(bits.reshape(24, -1), axis=1).tobytes()
+    hidden = (values == top).all(axis=2)
+    expected = np.where(hidden[..., None], 0, values) * (255 // top if depth < 8 else 1)
+    path = png(tmp_path / "a.png", 32, 24, kind, depth, raw, (0, 2), np.full(channels, top, ">u2").tobytes())
+    read = load_radiograph(path, colour=True, allow_constant=True)
+    np.testing.assert_array_equal(read, expected[..., 0] if channels == 1 else expected)
+    visible = load_radiograph(png(path, 32, 24, kind, depth, raw, (0, 2)), colour=True)
+    np.testing.assert_array_equal(visible[hidden], top * (255 // top if depth < 8 else 1))
 
 
 def test_pages_are_chosen_never_taken(tmp_path):
