@@ -4,6 +4,7 @@ Pillow is asked for no other format, the header is judged before anything is dec
 damaged is refused, never completed. H: height, W: width in pixels.
 """
 
+import errno
 import os
 import sys
 import zlib
@@ -34,7 +35,8 @@ def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableRadiograph(path, "too-many-pixels", "more pixels than Pillow decodes") from error
     except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
-        if isinstance(error, OSError) and error.errno is not None:
+        # an invalid argument is an offset in the file that no file can have
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
         message = str(error).lower()
         signs = ("truncated", "not enough", "buffer is not")

@@ -347,6 +347,7 @@ def test_decoder_exceptions_become_reasons(tmp_path, monkeypatch):
         (Image.DecompressionBombError("x"), "too-many-pixels"),
         (EOFError(), "truncated"),
         (OSError(5, "Input/output error"), "io-error"),
+        (OSError(22, "Invalid argument"), "damaged"),  # a seek before the beginning
         (OSError("image file is truncated"), "truncated"),
         (TypeError("x"), "damaged"),
         (NotImplementedError("x"), "damaged"),
