@@ -65,11 +65,18 @@ def _walk(root: Path, recursive: bool) -> Iterator[Path]:
             if entry.name.startswith("."):  # hidden, and the ._* shadows that macOS leaves on foreign disks
                 continue
             path = folder / entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if recursive:
                     (links if entry.is_symlink() else real).append(path)
             elif _is_radiograph_name(path):
                 yield path
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: whoever reads it says so
+        return False
 
 
 def _is_radiograph_name(path: Path) -> bool:

@@ -448,8 +448,10 @@ def test_listing_follows_links_once(tree):
     os.symlink(tree / "b", tree / "0_link")
     os.symlink(tree / "a.tif", tree / "z.tif")
     assert names(list_radiographs(tree), tree) == before
-    os.symlink(tree / "gone.png", tree / "broken.png")  # the audit shall say that it is missing
-    assert "broken.png" in names(list_radiographs(tree), tree)
+    os.symlink(tree / "gone.png", tree / "broken.png")  # the audit shall say that these are missing
+    os.symlink("itself.png", tree / "itself.png")
+    os.symlink("itself", tree / "itself")
+    assert {"broken.png", "itself.png"} == {*names(list_radiographs(tree), tree)} - {*before}
 
 
 def test_listing_does_not_depend_on_the_order_of_the_disk(tree, monkeypatch):
