@@ -212,9 +212,11 @@ class Pretraining:
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from training.files import write_text
+        from data.radiograph import printable
+        from evaluation.output_folder import write_table
 
-        write_text(Path(self.config.output_dir) / "quarantine.csv", bad.to_csv(index=False))
+        rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
+        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), rows)
 
     def make_plan(self, count: int):
         from training import distributed

@@ -585,6 +585,15 @@ def test_bad_radiographs_stop_the_run_if_asked(rubbish, tmp_path, monkeypatch, c
     assert quarantine(tmp_path / "run") == reasons
 
 
+def test_the_quarantine_takes_any_name_and_holds_no_formula(rubbish, tmp_path, monkeypatch, capsys):
+    folder, reasons = rubbish
+    for name in ("=1+1.png", os.fsdecode(b"odd\xff.png")):
+        (folder / name).write_bytes(b"no picture")
+    monkeypatch.chdir(folder)
+    refusal(monkeypatch, capsys, *flags(settings(".", tmp_path / "run", on_bad_image="stop")))
+    assert quarantine(tmp_path / "run") == reasons | {"'=1+1.png": "not-an-image", "odd\\xff.png": "not-an-image"}
+
+
 def test_a_bad_held_out_radiograph_is_quarantined_too(radiographs, tmp_path):
     shutil.copytree(radiographs / "dicom", tmp_path / "val")
     (tmp_path / "val" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
