@@ -39,6 +39,7 @@ SMALLER = {
     "--warmup_epochs 0 --num_workers 0 --device cpu --precision fp32",
     "zero_shot_heatmap.py": "--device cpu --num_workers 1",
     "make_phantoms.py": "--n 12 --size 48",
+    "check_data.py": "--num_workers 0",
     "convert_checkpoint.py": "",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
@@ -219,6 +220,14 @@ def named_files(section: str) -> set[str]:
     """Names in backticks in the first column of a section's tables."""
     cells = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", section, re.M)
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_checking_as_documented(desk, monkeypatch, capsys):
+    monkeypatch.chdir(desk)
+    (command,) = [c for c in shell_blocks(README) if split(c)[0] == "scripts/check_data.py"]
+    assert run(command, monkeypatch) == 0 and "written: manifest.csv, 24 files" in capsys.readouterr().out
+    assert run(command, monkeypatch) == 0 and "manifest" not in capsys.readouterr().out
+    assert Path("report.csv").read_text() == "path,reason,detail\n"
 
 
 def test_pretraining_as_documented(desk, monkeypatch, capsys):
