@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
+from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -26,6 +28,7 @@ from pydicom.uid import (
 from data import dicom
 from data.dicom import codestream_size
 from data.intensity import minmax
+from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph, load_radiograph
 
 RAMP = np.tile(np.arange(4096, dtype=np.uint16), (8, 1)).reshape(128, 256)
@@ -104,6 +107,26 @@ def test_twelve_bit_ramp_is_read_as_it_is(tmp_path, syntax, bits):
     read = load_radiograph(write(tmp_path / "a.dcm", RAMP, syntax=syntax, BitsStored=bits, HighBit=bits - 1))
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, RAMP)
+
+
+def test_twelve_bit_ramp_gives_the_same_tensor_from_every_container(tmp_path):
+    """Three kinds of pictures; DICOM of 12 and 16 bits, plain and rescaled, each as MONOCHROME1 and 2."""
+    paths = [tmp_path / name for name in ("16.png", "16.tif", "float.tif", "int32.tif")]
+    for path, kind in zip(paths, (np.uint16, np.uint16, np.float32, np.int32)):
+        Image.fromarray(RAMP.astype(kind)).save(path)
+    for bits, slope, syntax in itertools.product((12, 16), (None, 2), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)):
+        elements = {"syntax": syntax, "BitsStored": bits, "HighBit": bits - 1}
+        elements |= {} if slope is None else {"RescaleSlope": slope, "RescaleIntercept": -1000}
+        for number, stored in ((2, RAMP), (1, (2**bits - 1 - RAMP.astype(int)).astype(np.uint16))):
+            path = tmp_path / f"{len(paths)}.dcm"
+            paths.append(write(path, stored, PhotometricInterpretation=f"MONOCHROME{number}", **elements))
+    assert len(paths) == 20
+    for size in ((64, 48), RAMP.shape):  # made smaller, and as it is
+        preprocessing = Preprocessing(*size)
+        first, *others = (preprocessing(load_radiograph(path)) for path in paths)
+        assert [path.name for path, tensor in zip(paths[1:], others) if not torch.equal(tensor, first)] == []
+    assert len(first.unique()) == 256
+    assert (first == 255).sum() == (RAMP == 4095).sum() and (first == 0).sum() == (RAMP <= 16).sum()  # none saturated
 
 
 @pytest.mark.parametrize(
