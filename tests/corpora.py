@@ -26,6 +26,16 @@ APT = Path("/etc/apt")
 STALE = 3600  # seconds after which an unfinished download belongs to nobody
 
 
+def pillow_images() -> list[Path]:
+    """The test pictures of Pillow, of the installed version: of every format and mode, many of them damaged."""
+    return python_package(f"pillow=={importlib.metadata.version('pillow')}", "/Tests/images/")
+
+
+def pydicom_files() -> list[Path]:
+    """The test files that come with pydicom: DICOM of every kind, not all of it whole."""
+    return installed_files("pydicom", "pydicom/data")
+
+
 def installed_files(package: str, folder: str) -> list[Path]:
     """The files below a folder of an installed package, without its Python code."""
     root = Path(str(importlib.metadata.distribution(package).locate_file(folder)))

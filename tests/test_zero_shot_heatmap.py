@@ -2,16 +2,19 @@
 
 import csv
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import corpora
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import zero_shot_heatmap
+from data.audit import audit
 from data.preprocessing import Preprocessing
 from evaluation import heatmap_figures
 from evaluation.localisation import METRICS
@@ -114,6 +117,24 @@ def test_bad_files_are_listed_and_change_nothing_else(model, images, tmp_path):
     for pattern in ("**/*.png", "**/*.npy", "err_mean_summary.csv"):
         assert contents(tmp_path / "mixed", pattern) == contents(tmp_path / "good", pattern)
     assert "3 files could not be read" in (tmp_path / "mixed" / "index.html").read_text()
+
+
+def test_bad_files_of_other_projects_change_nothing_either(model, images, tmp_path):
+    """Hundreds of files that the reader refuses, in every folder, before, between and after the good ones."""
+    assert heatmap(model, images, tmp_path / "good") == 0
+    _, refused = audit([*corpora.pillow_images(), *corpora.pydicom_files()])
+    reasons = {}
+    for number, (path, reason) in enumerate(zip(refused["path"], refused["reason"])):
+        place, extension = ("knee/0", "b", "z")[number % 3], ("png", "jpg", "tif", "dcm")[number % 4]
+        name = f"{place}{number}.{extension}"
+        shutil.copyfile(path, images / name)
+        reasons[str(images / name)] = reason
+    assert len(reasons) > 500 and len(set(reasons.values())) >= 12
+    assert heatmap(model, images, tmp_path / "mixed") == 3
+    assert {row["path"]: row["reason"] for row in table(tmp_path / "mixed" / "failed.csv")} == reasons
+    for pattern in ("**/*.png", "**/*.npy", "err_mean_summary.csv"):
+        assert contents(tmp_path / "mixed", pattern) == contents(tmp_path / "good", pattern)
+    assert len(contents(tmp_path / "mixed", "**/*.npy")) == len(SIZES)
 
 
 def test_same_seed_same_bytes_other_seed_other_maps(model, images, tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import corpora
 import numpy as np
-import PIL
 import pytest
 from limited_child import Failure, in_child
 from PIL import Image, ImageFile, ImageOps
@@ -29,7 +28,6 @@ from data.radiograph import (
     looks_like_dicom,
 )
 
-PICTURES = r"/Tests/images/"
 DEBIAN = {  # package: the files of its source to read
     "gdk-pixbuf": r"/tests/test-images/",
     "libpng1.6": r"/contrib/(testpngs|pngsuite)/.*\.png$",
@@ -152,10 +150,10 @@ def by_pydicom(path: Path) -> np.ndarray | None:
 @cache
 def files(name: str) -> list[Path]:
     """The files of a corpus by its name."""
-    if name == "pillow":  # the installed version, whose decoders passed these files
-        return corpora.python_package(f"pillow=={PIL.__version__}", PICTURES)
+    if name == "pillow":
+        return corpora.pillow_images()
     if name == "pydicom":
-        return corpora.installed_files("pydicom", "pydicom/data")
+        return corpora.pydicom_files()
     if name == "pydicom-data":
         return corpora.python_package("pydicom-data", r"^data_store/data/", source=False)
     if name in ("nibabel", "deid-data"):
