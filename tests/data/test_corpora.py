@@ -6,6 +6,8 @@ functions of pydicom), what Pillow says of a file cut short, and the folders in 
 """
 
 import os
+import signal
+import zipfile
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -219,16 +221,42 @@ def test_crashes_hangs_and_hoarding_are_noticed():
 
 
 def test_a_killed_download_is_no_corpus(tmp_path, monkeypatch):
+    """Killed when half of the files are there; the next run fetches them all, and a third one uses them."""
     monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(corpora, "_outcomes", {})
+    asked = []
 
-    def killed(folder):
-        (folder / "half.whl").write_bytes(b"PK")
-        raise OSError("no route to host")
+    def fetch(folder: Path) -> None:
+        asked.append(folder)
+        for name in ("one", "two"):
+            with zipfile.ZipFile(folder / f"{name}.whl", "w") as archive:
+                archive.writestr(f"files/{name}", name)
+                archive.writestr("../escaped/files", "outside")
 
+    def extract_and_die(archive, target, wanted):
+        extract(archive, target, wanted)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    extract = corpora._extract
+    if (child := os.fork()) == 0:
+        corpora._extract = extract_and_die
+        corpora._corpus("thing", "files", fetch)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (left,) = corpora.CACHE.iterdir()
+    os.utime(left, (0, 0))  # as if it had been yesterday
     for _ in range(2):
-        with pytest.raises(pytest.skip.Exception, match="thing cannot be had: no route to host"):
-            corpora._corpus("thing", "x", killed)
+        found = corpora._corpus("thing", "files", fetch)
+        assert [path.name for path in found if path.parent.name == "files"] == ["one", "two"]
+        corpora._outcomes.clear()
+    assert len(asked) == 1 and len(list(corpora.CACHE.iterdir())) == 1 and not list(tmp_path.glob("escaped"))
+
+
+def test_what_cannot_be_fetched_is_skipped_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(corpora, "_outcomes", {})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(pytest.skip.Exception, match="pydicom-data cannot be had: .*No matching distribution"):
+        corpora.python_package("pydicom-data", "dcm", source=False)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
