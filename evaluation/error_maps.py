@@ -51,15 +51,17 @@ def complementary_passes(passes: int, patches: int, visible: int) -> int:
 
 
 def visible_patches(
-    passes: int, patches: int, visible: int, generator: np.random.Generator, masks: str = "random"
+    passes: int, grid: tuple[int, int], visible: int, generator: np.random.Generator, masks: str = "random"
 ) -> np.ndarray:
-    """Which patches stay visible in each pass: [R, K] int64.
+    """Which patches of `grid` (rows, columns) stay visible in each pass: [R, K] int64.
 
     random: the K patches with the smallest of N uniform numbers, independently in each pass. complementary: a random
     order of the patches is dealt out K at a time, round and round, so that no patch is visible more than once more
-    often than another; each complete cycle takes a new order.
+    often than another; each complete cycle takes a new order. That order takes one patch of each square of about N / K
+    patches, then the next of each, so that what is visible is spread over the radiograph: the mean error of a
+    radiograph then hangs half as much on the seed (docs/masks.md).
     """
-    K = visible
+    K, patches = visible, grid[0] * grid[1]
     if passes < 1:
         raise ValueError(f"{passes} passes: at least one is needed")
     if masks == "random":
@@ -70,9 +72,21 @@ def visible_patches(
     rows = []
     for number in range(passes):
         if number % cycle == 0:
-            order = generator.permutation(patches)
+            order = _spread_order(grid, max(1, round(math.sqrt(patches / K))), generator)
         rows.append(order[(number % cycle * K + np.arange(K)) % patches])
     return np.stack(rows).astype(np.int64)
+
+
+def _spread_order(grid: tuple[int, int], side: int, generator: np.random.Generator) -> np.ndarray:
+    """All patches: at random one of each square of `side` x `side`, then at random a second of each, and so on: [N]."""
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    square = rows // side * grid[1] + columns // side  # [N] a number for each square
+    shuffled = generator.permutation(len(square))
+    together = shuffled[np.argsort(square[shuffled], kind="stable")]  # squares one after another
+    sizes = np.unique(square, return_counts=True)[1]
+    turn = np.empty_like(square)  # [N] how many of its square come before a patch
+    turn[together] = np.arange(len(square)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return shuffled[np.argsort(turn[shuffled], kind="stable")]
 
 
 @torch.inference_mode()

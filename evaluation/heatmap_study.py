@@ -76,8 +76,8 @@ class Study:
 
 def masks_of(study: Study, source: Source) -> np.ndarray:
     """Which patches of a radiograph stay visible in each pass: [R, K]."""
-    c, patches = study.config, study.model.grid[0] * study.model.grid[1]
-    return visible_patches(study.passes, patches, study.visible, mask_generator(c.seed, source.name), c.masks)
+    c = study.config
+    return visible_patches(study.passes, study.model.grid, study.visible, mask_generator(c.seed, source.name), c.masks)
 
 
 def require_full_coverage(study: Study, sources: list[Source]) -> None:

@@ -124,9 +124,8 @@ def measure(loaded, phantom, seed: int, number: int):
 
     model, preprocessing = loaded.model, Preprocessing.from_dict(loaded.preprocessor)
     batch = preprocessing.normalise(preprocessing(phantom.pixels)[None])
-    patches = model.grid[0] * model.grid[1]
     generator = mask_generator(seed, str(number))
-    visible = visible_patches(PASSES, patches, model.config.visible, generator, "complementary")
+    visible = visible_patches(PASSES, model.grid, model.config.visible, generator, "complementary")
     maps = error_maps(model, batch, visible[None], mean=preprocessing.mean, std=preprocessing.std, shown=PASSES)
     P = model.patch_size
     hidden = np.kron(maps.shown_hidden[0], np.ones((P, P), np.float32))  # [R, h, w]

@@ -233,13 +233,13 @@ class Study:
 
         from evaluation.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
 
-        c, N = self.config, mae.config.patches
-        passes = complementary_passes(c.passes, N, mae.config.visible)
+        c, K = self.config, mae.config.visible
+        passes = complementary_passes(c.passes, mae.config.patches, K)
         parts = []
         for chunk in np.array_split(rows, max(1, len(rows) // 16)):
             batch = torch.from_numpy(self.pixels["test"][chunk])[:, None].to(self.device)
-            visible = np.stack([visible_patches(passes, N, mae.config.visible, mask_generator(c.seed, str(row)),
-                                                "complementary") for row in chunk])  # fmt: skip
+            visible = np.stack([visible_patches(passes, mae.grid, K, mask_generator(c.seed, str(row)), "complementary")
+                                for row in chunk])  # fmt: skip
             found = error_maps(mae, self.preprocessing.normalise(batch), visible, mean=self.preprocessing.mean,
                                std=self.preprocessing.std, batch_size=128)  # fmt: skip
             parts.append(found.maps)

@@ -45,9 +45,9 @@ def pictures(count, size=(48, 64), seed=0):
     return (grey - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def masks(count, passes, patches=48, ratio=0.75, kind="random", seed=0):
-    visible = visible_count(patches, ratio)
-    rows = (visible_patches(passes, patches, visible, mask_generator(seed, str(i)), kind) for i in range(count))
+def masks(count, passes, grid=(6, 8), ratio=0.75, kind="random", seed=0):
+    visible = visible_count(grid[0] * grid[1], ratio)
+    rows = (visible_patches(passes, grid, visible, mask_generator(seed, str(i)), kind) for i in range(count))
     return np.stack(list(rows))
 
 
@@ -186,7 +186,7 @@ def test_squared_and_absolute_errors_differ():
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("kind", ["random", "complementary"])
 def test_masks_show_exactly_the_visible_part(ratio, kind):
-    visible = visible_patches(7, 196, visible_count(196, ratio), np.random.default_rng(0), kind)
+    visible = visible_patches(7, (14, 14), visible_count(196, ratio), np.random.default_rng(0), kind)
     assert visible.shape == (7, int(196 * (1 - ratio))) and visible.dtype == np.int64
     assert all(len(set(row)) == len(row) for row in visible.tolist())
     assert visible.min() >= 0 and visible.max() < 196
@@ -201,7 +201,7 @@ def test_complementary_masks_hide_every_patch_equally_often(ratio, cycle):
     assert complementary_passes(1, 196, visible_count(196, ratio)) == cycle
     passes = complementary_passes(cycle + 1, 196, visible_count(196, ratio))
     assert passes == 2 * cycle
-    visible = visible_patches(passes, 196, visible_count(196, ratio), np.random.default_rng(1), "complementary")
+    visible = visible_patches(passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary")
     assert set(hidden_counts(visible, 196)) == {round(passes * ratio)}
     assert sorted(map(tuple, visible[:cycle])) != sorted(map(tuple, visible[cycle:]))  # a new order in each cycle
 
@@ -209,23 +209,38 @@ def test_complementary_masks_hide_every_patch_equally_often(ratio, cycle):
 @pytest.mark.parametrize(("ratio", "passes"), [(0.9, 10), (0.6, 7), (0.8, 25)])
 def test_complementary_counts_differ_by_at_most_one_otherwise(ratio, passes):
     assert complementary_passes(passes, 196, visible_count(196, ratio)) == passes
-    visible = visible_patches(passes, 196, visible_count(196, ratio), np.random.default_rng(1), "complementary")
+    visible = visible_patches(passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary")
     counts = hidden_counts(visible, 196)
     assert counts.max() - counts.min() <= 1 and counts.min() >= 1
 
 
+@pytest.mark.parametrize(("grid", "ratio", "side"), [((14, 14), 0.75, 2), ((6, 8), 0.75, 2), ((12, 9), 0.9, 3)])
+def test_complementary_masks_are_spread_over_the_radiograph(grid, ratio, side):
+    """While each square has patches left, a pass shows at most one of each; where they divide the grid, exactly one."""
+    patches = grid[0] * grid[1]
+    visible = visible_patches(4, grid, visible_count(patches, ratio), np.random.default_rng(5), "complementary")
+    rows, columns = np.divmod(visible, grid[1])
+    squares = rows // side * 100 + columns // side
+    shown = [np.unique(row, return_counts=True)[1] for row in squares]
+    assert all(counts.max() == 1 for counts in shown[: patches // visible.shape[1]])
+    if ratio == 0.75:
+        assert all(len(counts) == patches // 4 for counts in shown)
+    again = visible_patches(4, grid, visible.shape[1], np.random.default_rng(6), "complementary")
+    assert (np.sort(again) != np.sort(visible)).any()
+
+
 def test_random_masks_are_those_of_the_smallest_noise():
     noise = np.random.default_rng(3).random((2, 48))
-    visible = visible_patches(2, 48, 12, np.random.default_rng(3))
+    visible = visible_patches(2, (6, 8), 12, np.random.default_rng(3))
     order = torch.from_numpy(noise).argsort(dim=1, stable=True)[:, :12]
     assert (visible == order.numpy()).all()
 
 
 def test_masks_depend_on_seed_and_name_only():
-    first = visible_patches(3, 48, 12, mask_generator(0, "a/b.png"))
-    assert (first == visible_patches(3, 48, 12, mask_generator(0, "a/b.png"))).all()
-    assert (first != visible_patches(3, 48, 12, mask_generator(1, "a/b.png"))).any()
-    assert (first != visible_patches(3, 48, 12, mask_generator(0, "a/c.png"))).any()
+    first = visible_patches(3, (6, 8), 12, mask_generator(0, "a/b.png"))
+    assert (first == visible_patches(3, (6, 8), 12, mask_generator(0, "a/b.png"))).all()
+    assert (first != visible_patches(3, (6, 8), 12, mask_generator(1, "a/b.png"))).any()
+    assert (first != visible_patches(3, (6, 8), 12, mask_generator(0, "a/c.png"))).any()
     mask_generator(0, "undecodable\udcff.png")
 
 
@@ -237,9 +252,9 @@ def test_impossible_mask_ratios_are_refused(ratio):
 
 def test_wrong_mask_arguments_are_refused():
     with pytest.raises(ValueError, match="random, complementary"):
-        visible_patches(1, 48, 24, np.random.default_rng(0), "half")
+        visible_patches(1, (6, 8), 24, np.random.default_rng(0), "half")
     with pytest.raises(ValueError, match="0 passes"):
-        visible_patches(0, 48, 24, np.random.default_rng(0))
+        visible_patches(0, (6, 8), 24, np.random.default_rng(0))
 
 
 # ---- summaries over many radiographs
