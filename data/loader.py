@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from data.radiograph import UnreadableRadiograph
 from training import distributed
 from training.device import return_freed_memory
+from training.files import DiskFull
 from training.sampling import Plan, StepSampler
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
+_TOLD = (UnreadableRadiograph, DiskFull)
 
 
 def step_batches(
@@ -21,7 +23,8 @@ def step_batches(
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
     One set of workers serves the whole run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph
-    as the data set raised it. A worker that is stuck is given up before the other processes lose their patience.
+    and DiskFull as the data set raised them. A worker that is stuck is given up before the other processes lose their
+    patience.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -38,7 +41,7 @@ def step_batches(
         batches = iter(loader)
         try:
             for batch in batches:
-                if isinstance(batch, UnreadableRadiograph):
+                if isinstance(batch, _TOLD):
                     raise batch
                 yield batch
         finally:
@@ -48,7 +51,8 @@ def step_batches(
 
 
 class _Guarded(Dataset):
-    """Hands an unreadable radiograph on as a value: raised in a worker, it would arrive as a page of traceback."""
+    """Hands an error with a sentence for the user on as a value: raised in a worker, it would arrive as a page of
+    traceback."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -56,12 +60,12 @@ class _Guarded(Dataset):
     def __getitem__(self, key: Any) -> Any:
         try:
             return self.dataset[key]
-        except UnreadableRadiograph as error:
+        except _TOLD as error:
             return error
 
 
 def _collate(samples: list) -> Any:
-    refused = [sample for sample in samples if isinstance(sample, UnreadableRadiograph)]
+    refused = [sample for sample in samples if isinstance(sample, _TOLD)]
     return refused[0] if refused else default_collate(samples)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph
+from training.files import append_line
 from training.sampling import Key, sample_generator
 
 
@@ -60,10 +61,5 @@ class UnlabelledRadiographs(Dataset):
 
 
 def _note(quarantine: Path, error: UnreadableRadiograph) -> None:
-    """One line, appended in one write, so that several loader processes do not mix theirs."""
-    line = json.dumps({"path": str(error.path), "reason": error.reason, "detail": error.detail}) + "\n"
-    descriptor = os.open(quarantine, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+    """One line; several loader processes may do so at once."""
+    append_line(quarantine, json.dumps({"path": str(error.path), "reason": error.reason, "detail": error.detail}))

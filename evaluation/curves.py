@@ -1,7 +1,10 @@
 """Training curves: metrics.jsonl -> curves.png."""
 
+import io
 import json
 from pathlib import Path
+
+from training.files import write_bytes
 
 
 def read_metrics(path: str | Path) -> list[dict]:
@@ -47,5 +50,7 @@ def draw_curves(
                 axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(picture, dpi=130)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
+    write_bytes(picture, buffer.getvalue())

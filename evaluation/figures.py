@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from training.files import write_bytes
+
 FORMATS = ("png", "jpeg", "pdf", "svg")
 BACKGROUND, INK, FAINT, OUTLINE = (17, 18, 20), (236, 236, 232), (150, 152, 156), (64, 220, 255)
 _ANCHORS = {  # evenly spaced colours; between them a straight line
@@ -205,23 +207,27 @@ def wrapped(text: str, width: float, size: int) -> list[str]:
 
 
 def save_figure(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, JPEG, PDF or SVG (an embedded PNG), by the suffix of `path`; equal pictures give equal bytes."""
+    """Write a PNG, JPEG, PDF or SVG (an embedded PNG), by the suffix of `path`; equal pictures give equal bytes.
+
+    Written as a whole or not at all.
+    """
     suffix = path.suffix.lower()
     if suffix == ".png":
-        picture.save(path, compress_level=1)
+        data = encoded(picture, compress_level=1)
     elif suffix in (".jpg", ".jpeg"):
-        picture.save(path, quality=92)
+        data = encoded(picture, "JPEG", quality=92)
     elif suffix == ".pdf":
         birth = time.gmtime(0)  # PDF wants a date; a constant one keeps the file reproducible
-        picture.save(path, resolution=150, quality=95, creationDate=birth, modDate=birth, title=path.stem)
+        data = encoded(picture, "PDF", resolution=150, quality=95, creationDate=birth, modDate=birth, title=path.stem)
     elif suffix == ".svg":
-        data, (width, height) = base64.b64encode(encoded(picture)).decode(), picture.size
-        path.write_text(
+        png, (width, height) = base64.b64encode(encoded(picture)).decode(), picture.size
+        data = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-            f'<image width="{width}" height="{height}" href="data:image/png;base64,{data}"/></svg>\n'
-        )
+            f'<image width="{width}" height="{height}" href="data:image/png;base64,{png}"/></svg>\n'
+        ).encode()
     else:
         raise ValueError(f"{path}: choose one of the formats {', '.join(FORMATS)}")
+    write_bytes(path, data)
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from training.files import write_text
+from training.files import append_line, write_text
 
 SETTINGS, RECORDS = "settings.json", "records.jsonl"
 _RESERVED = ("thumbnails", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
@@ -121,8 +121,7 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
 
 def append_record(out: Path, record: dict) -> None:
     """Note a radiograph as finished; only call when all its files are there."""
-    with open(out / RECORDS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(out / RECORDS, json.dumps(record))
 
 
 def text_of(path: PurePath) -> str:

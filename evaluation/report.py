@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.figures import encoded
-from training.files import write_text
+from training.files import write_bytes, write_text
 
 MOST_EMBEDDED, MOST_SHOWN = 400, 2000
 THUMBNAIL = 160  # pixels, longer side
@@ -93,7 +93,7 @@ def thumbnail(picture: Image.Image, folder: Path, number: int, total: int) -> st
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
     file = folder / "thumbnails" / f"{number:06d}.jpg"
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(data)
+    write_bytes(file, data)
     return link(file.relative_to(folder))
 
 

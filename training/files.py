@@ -12,16 +12,18 @@ from typing import BinaryIO
 
 
 class DiskFull(OSError):
-    """No room to write a file; says how much is free. What was there before is untouched."""
+    """No room to write a file; says how much it needs and how much is free. What was there before is untouched."""
 
 
 class HashingFile:
-    """A binary file that, if asked, knows the sha256 of what was written to it (sequential writes only)."""
+    """A binary file that knows `size`, the bytes that it was given so far, and if asked their sha256 (sequential writes
+    only)."""
 
     def __init__(self, file: BinaryIO, hashed: bool = False):
-        self._file, self._sha256 = file, hashlib.sha256() if hashed else None
+        self._file, self._sha256, self.size = file, hashlib.sha256() if hashed else None, 0
 
     def write(self, data) -> int:
+        self.size += memoryview(data).nbytes
         if self._sha256 is not None:
             self._sha256.update(data)
         return self._file.write(data)
@@ -44,9 +46,9 @@ def atomic(path: str | Path, hashed: bool = False) -> Iterator[HashingFile]:
     `hashed`: `file.sha256` is the hash of all that was written. On any error the old file stays and the temporary one
     is removed. Raises DiskFull with the free space.
     """
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    path, file, temporary = Path(path), None, None
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as raw:
             file = HashingFile(raw, hashed)
             yield file
@@ -56,20 +58,43 @@ def atomic(path: str | Path, hashed: bool = False) -> Iterator[HashingFile]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if is_disk_full(error):
-            free = shutil.disk_usage(path.parent).free
-            raise DiskFull(
-                errno.ENOSPC,
-                f"no room to write {path}: {free / 2**20:.0f} MiB free; the previous file is untouched",
-            ) from error
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if is_disk_full(error) and not isinstance(error, DiskFull):
+            raise _disk_full(path, file.size if file else 0) from error
         raise
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Write `line` at the end of a file, whole or not at all, in one write: several processes may append.
+
+    Raises DiskFull with the free space.
+    """
+    data = line.encode("utf-8", "surrogateescape") + b"\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            written = os.write(descriptor, data)
+            if written < len(data):
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, "a line was cut short")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if is_disk_full(error):
+            raise _disk_full(Path(path), len(data)) from error
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Atomically write `data`."""
+    with atomic(path) as file:
+        file.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Atomically write UTF-8 text (names that are not UTF-8 survive as surrogate escapes)."""
-    with atomic(path) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def sha256_of(path: str | Path) -> str:
@@ -83,6 +108,20 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     return isinstance(error, RuntimeError) and "inline_container" in str(error)
+
+
+def _disk_full(path: Path, size: int) -> DiskFull:
+    need = f"it needs at least {_readable(size)}, " if size else ""
+    free = _readable(shutil.disk_usage(path.parent).free)
+    return DiskFull(errno.ENOSPC, f"no room to write {path}: {need}{free} free; the previous file is untouched")
+
+
+def _readable(size: int) -> str:
+    """A number of bytes in the largest unit that it fills."""
+    for unit, step in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 1 << step:
+            return f"{size / (1 << step):.1f} {unit}"
+    return f"{size} bytes"
 
 
 def _sync_folder(folder: Path) -> None:
