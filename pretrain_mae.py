@@ -103,9 +103,7 @@ class Pretraining:
             say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
             return 0
         self.folder.describe(asdict(config))
-        if distributed.is_main():
-            self.write_quarantine(quarantined)
-            self.write_manifest(paths)
+        distributed.from_main(lambda: self.write_tables(quarantined, paths))
         if config.panel_freq:
             distributed.from_main(lambda: self.make_fixed_set(paths))
         self.tensorboard = self.open_tensorboard()
@@ -209,6 +207,11 @@ class Pretraining:
             raise ValueError(f"none of the radiographs of --val_path {' '.join(c.val_path)} can be read; see the "
                              f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
         return good, readable, bad
+
+    def write_tables(self, bad, paths) -> None:
+        """Main process."""
+        self.write_quarantine(bad)
+        self.write_manifest(paths)
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""

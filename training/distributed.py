@@ -37,7 +37,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         )
     yield
     # not after an error: the others may be waiting in an exchange, and NCCL would wait for them here
-    _slow_group.cache_clear()
+    _gloo_group.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -101,20 +101,20 @@ def gathered(items: list) -> list:
 
 
 @functools.cache
-def _slow_group() -> dist.ProcessGroup:
-    """A second group for waits that outlast the timeout of a training step."""
-    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=30))
+def _gloo_group(seconds: float) -> dist.ProcessGroup:
+    """A second group whose waits may last `seconds`."""
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=seconds))
 
 
-def from_main(make: Callable[[], Any]) -> Any:
+def from_main(make: Callable[[], Any], seconds: float = 30 * 24 * 3600) -> Any:
     """What `make()` returns on the main process (any picklable object), on every process.
 
-    The others wait however long it takes: reading a million files outlasts any timeout that suits a training step.
-    An error is raised on the main process, which tells it; the others leave with exit status 2.
+    The others wait however long it takes (at most `seconds`): reading a million files outlasts any timeout that suits a
+    training step. An error is raised on the main process, which tells it; the others leave with exit status 2.
     """
     if not dist.is_initialized():
         return make()
-    slow = _slow_group()
+    patient = _gloo_group(seconds)
     box: list[Any] = [False, None]
     error = None
     if is_main():
@@ -122,7 +122,7 @@ def from_main(make: Callable[[], Any]) -> Any:
             box = [True, make()]
         except Exception as caught:
             error = caught
-    dist.broadcast_object_list(box, src=0, group=slow, device=torch.device("cpu"))
+    dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
     if error is not None:
         raise error
     if not box[0]:

@@ -168,8 +168,7 @@ class _Loop:
             self.scaler.update()
         self.bad_steps += 1
         names, number = self._names(bad_indices), self.step + 1
-        if self.s.run:
-            self.s.run.log({"step": number, "skipped": "not finite", "samples": names})
+        self._note({"step": number, "skipped": "not finite", "samples": names})
         message = f"step {number}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
         if distributed.is_main():
             print(message, file=sys.stderr, flush=True)
@@ -198,10 +197,14 @@ class _Loop:
         record |= {"unix_time": round(time.time(), 1)}
         self.totals, self.counted = {}, 0
         bar.set_postfix_str(f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}")
-        if self.s.run:
-            self.s.run.log(record)
+        self._note(record)
         if self.s.on_log and distributed.is_main():
             self.s.on_log(record)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        """Into the log; if there is no room for it, all processes end."""
+        if self.s.run:
+            distributed.from_main(lambda: self.s.run.log(record), distributed.timeout_seconds())
 
     def _save(self) -> None:
         """All processes are at the same step here; the main one writes."""
@@ -212,14 +215,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def _write(self) -> None:
-        """Main process: checkpoint and export, unless the weights are spoilt: then the last good ones stay."""
-        spoilt = [n for n, p in self.objective.named_parameters() if not torch.isfinite(p.detach()).all()]
-        if spoilt:
-            raise TrainingStopped(
-                f"step {self.step}: {len(spoilt)} weights are no longer finite, e.g. {spoilt[0]}; the "
-                "checkpoint before this step stays; start another --output_dir with --init_from this run's model and a "
-                "lower learning rate or --precision fp32"
-            )
+        """Main process: checkpoint and export, unless something is not finite: then the last good ones stay."""
         state = {
             "step": self.step,
             "objective": self.objective.state_dict(),
@@ -229,6 +225,14 @@ class _Loop:
             "counted": self.counted,
             "bad_steps": self.bad_steps,
         }
+        spoilt = [n for n, t in _tensors(state["objective"]) if not torch.isfinite(t).all()]
+        spoilt = spoilt or [f"optimizer {n}" for n, t in _tensors(state["optimizer"]) if not torch.isfinite(t).all()]
+        if spoilt:
+            raise TrainingStopped(
+                f"step {self.step}: {len(spoilt)} tensors of the training state are no longer finite, e.g. "
+                f"{spoilt[0]}; the checkpoint before this step stays; start another --output_dir with --init_from this "
+                "run's model and a lower learning rate or --precision fp32"
+            )
         self.s.run.save(state, self.step)
         self._export()
 
@@ -265,6 +269,15 @@ class _Loop:
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
             mininterval=seconds,
         )  # fmt: skip
+
+
+def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a nested state, with their names."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 @contextlib.contextmanager

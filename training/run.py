@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from training import distributed
-from training.files import atomic, sha256_of, write_text
+from training.files import append_line, atomic, sha256_of, write_text
 
 KEEP = 2
+WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
 
 
 class RunFolder:
@@ -39,6 +40,7 @@ class RunFolder:
         self.folder, self.identity = Path(folder), {}
         self.checkpoints = self.folder / "checkpoints"
         self.notices: list[str] = []
+        self._damaged: set[Path] = set()
         self._lock = None
         self.resume_from = None if resume in ("auto", "none") else Path(resume)
         distributed.from_main(lambda: self._open(resume))
@@ -51,8 +53,10 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError) as error:
             raise FileExistsError(f"{self.folder}: is a file, not a folder for a run") from error
         self._lock = _lock(self.folder)
-        for left_over in (p for place in (".", "checkpoints", "model") for p in self.folder.glob(f"{place}/.*.part")):
+        for left_over in (p for place in WRITTEN for p in self.folder.glob(f"{place}/.*.part")):
             left_over.unlink(missing_ok=True)  # of a save that was killed
+        for alone in (p for p in self.checkpoints.glob("step_*.sha256") if not p.with_suffix("").exists()):
+            alone.unlink(missing_ok=True)
         if resume == "none" and self.saved():
             raise FileExistsError(
                 f"{self.folder}: already holds a run at step {_step_of(self.saved()[-1])}; --resume auto continues it, "
@@ -90,9 +94,12 @@ class RunFolder:
 
     def describe(self, config: dict[str, Any]) -> None:
         """Write config.json and environment.json."""
-        if distributed.is_main():
+
+        def write() -> None:
             write_text(self.folder / "config.json", json.dumps(config, indent=2, default=str) + "\n")
             write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+        distributed.from_main(write)
 
     def load(self) -> dict[str, Any] | None:
         """The newest valid training state (CPU tensors), or None. What was wrong with newer ones is in `notices`.
@@ -116,6 +123,7 @@ class RunFolder:
                 self._check_identity(state["identity"], path)
                 self.notices.append(f"continuing from {path.name}")
                 return path
+            self._damaged.add(path)
             self.notices.append(f"{path.name} is not used: {problem}")
         if candidates:
             raise ValueError(f"{candidates[-1].parent}: no valid checkpoint: " + "; ".join(self.notices))
@@ -133,44 +141,48 @@ class RunFolder:
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the training state of `step`, then forget all but it and the one before. Main process only.
 
-        Files of later steps go, too: they were refused as damaged when this run was continued from an earlier one.
+        Files that were refused as damaged when this run was continued go, too.
         """
         path = self.checkpoints / f"step_{step:010d}.pt"
         (self.folder / "DONE").unlink(missing_ok=True)  # of a run that is now made longer
         write_state(state | {"identity": self.identity}, path)
-        saved = self.saved()
-        reached = [p for p in saved if _step_of(p) <= step]
-        for old in (p for p in saved if p not in reached[-KEEP:]):
+        self._damaged.discard(path)
+        good = [p for p in self.saved() if p not in self._damaged and _step_of(p) <= step]
+        for old in (p for p in self.saved() if p not in good[-KEEP:]):
             old.unlink(missing_ok=True)
             _sidecar(old).unlink(missing_ok=True)
         return path
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl (main process only)."""
         if distributed.is_main():
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append_line(self.folder / "metrics.jsonl", json.dumps(record))
 
     def forget_log_after(self, step: int) -> None:
         """Drop log lines of steps that will be made again."""
         path = self.folder / "metrics.jsonl"
-        if distributed.is_main() and path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_json(line)]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            write_text(path, "".join(line + "\n" for line in kept))
+
+        def cut() -> None:
+            if path.exists():
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                write_text(path, "".join(line + "\n" for line in lines if _step_in(line) <= step))
+
+        distributed.from_main(cut)
 
     def done(self, step: int) -> None:
         """Note that the run has finished."""
-        if distributed.is_main():
-            note = {"step": step, "unix_time": round(time.time()), "identity": self.identity}
-            write_text(self.folder / "DONE", json.dumps(note) + "\n")
+        note = {"step": step, "unix_time": round(time.time()), "identity": self.identity}
+        distributed.from_main(lambda: write_text(self.folder / "DONE", json.dumps(note) + "\n"))
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Save tensors and plain values atomically, with the sha256 of the file beside it."""
+    """Save tensors and plain values atomically, with the sha256 of the file beside it.
+
+    The sha256 is there first: a file that has its name is complete.
+    """
     with atomic(path, hashed=True) as file:
         torch.save(state, file)
-    write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
+        write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
 
 
 def damage(path: Path) -> str | None:
@@ -178,7 +190,7 @@ def damage(path: Path) -> str | None:
     sidecar = _sidecar(path)
     if not sidecar.exists():
         return "its .sha256 file is missing (the save was interrupted, or it was copied without it)"
-    if sidecar.read_text(encoding="utf-8").split()[:1] != [sha256_of(path)]:
+    if sidecar.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256_of(path)]:
         return "its content does not match its sha256 (damaged or cut short)"
     return None
 
@@ -241,9 +253,9 @@ def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def _is_json(line: str) -> bool:
+def _step_in(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity if the line is cut short or damaged."""
     try:
-        json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return True
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, TypeError, KeyError):
+        return float("inf")

@@ -219,7 +219,7 @@ class Overflowing(Toy):
 
 def test_spoilt_weights_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "after_step", Overflowing.after_step)
-    with pytest.raises(TrainingStopped, match=r"1 weights are no longer finite, e.g. net.3.weight"):
+    with pytest.raises(TrainingStopped, match=r"1 tensors of the training state are no longer finite, e.g. net.3.weight"):
         train(tmp_path)
     assert all(torch.isfinite(t).all() for t in final_state(tmp_path)["objective"].values())
 
