@@ -65,29 +65,32 @@ def group(ranks: int, function: Callable[[], int]) -> list[int]:
     return [spawn(member(rank)) for rank in range(ranks)]
 
 
-def run_with_kills(start: Callable[[], list[int]], began: Callable[[], bool], kills: int, rng: np.random.Generator,
-                   span: float) -> int:  # fmt: skip
-    """Start, kill -9 everything at a random moment after it began to train, start again, until it ends by itself.
+def run_with_kills(
+    start: Callable[[], list[int]], began: Path, kills: int, rng: np.random.Generator, span: float
+) -> int:
+    """Start, kill -9 everything at a random moment, start again, until it ends by itself; returns how many were killed.
 
-    Returns how many kills landed while training.
+    `began` is a file that the training makes after its first step since it was started: up to `span` seconds from there
+    it is killed, never while it only starts.
     """
     landed = 0
-    for _ in range(kills * 3):
-        pids = start()
+    for _ in range(10 * kills + 10):
+        began.unlink(missing_ok=True)
+        pids, ended = start(), {}
         if landed < kills:
-            while not began() and os.waitpid(pids[0], os.WNOHANG)[0] == 0:
-                time.sleep(0.005)
+            while not began.exists() and not ended:
+                done = [(pid, *os.waitpid(pid, os.WNOHANG)) for pid in pids]
+                ended = {pid: os.waitstatus_to_exitcode(status) for pid, reaped, status in done if reaped}
+                time.sleep(0.002)
             time.sleep(rng.uniform(0, span))
-            alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-            for pid in alive:
-                os.kill(pid, signal.SIGKILL)
-            statuses = [os.waitpid(pid, 0)[1] for pid in alive]
-            landed += any(os.WIFSIGNALED(s) for s in statuses)
-            if alive and all(os.waitstatus_to_exitcode(s) == 0 for s in statuses):
-                return landed
-        else:
-            assert all(exit_status(pid) == 0 for pid in pids)
+            for pid in pids:
+                if pid not in ended:
+                    os.kill(pid, signal.SIGKILL)
+        statuses = [ended[pid] if pid in ended else exit_status(pid) for pid in pids]
+        if not any(statuses):
             return landed
+        assert -signal.SIGKILL in statuses, f"ended by itself with {statuses}"
+        landed += 1
     raise AssertionError("too many restarts")
 
 
