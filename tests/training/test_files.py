@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from training.files import HashingFile, atomic, is_disk_full, sha256_of, write_text
+from training.files import DiskFull, HashingFile, append_line, atomic, is_disk_full, sha256_of, write_text
 
 
 def test_the_hash_is_that_of_what_is_written(tmp_path):
@@ -38,6 +38,40 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
         file.flush()
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_content_reaches_the_disk_before_the_name_and_the_name_before_we_go_on(tmp_path, monkeypatch):
+    """A power cut cannot be made here: the calls that it hangs on must come in this order."""
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        there = os.readlink(f"/proc/self/fd/{descriptor}")
+        calls.append(("fsync", "folder" if there == str(tmp_path) else os.path.getsize(there)))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(("replace", b.name)), replace(a, b)))
+    write_text(tmp_path / "a.txt", "abc")
+    assert calls == [("fsync", 3), ("replace", "a.txt"), ("fsync", "folder")]
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "log.jsonl"
+    append_line(path, "one")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))  # the disk takes 2 bytes
+    with pytest.raises(DiskFull, match=r"no room to write .*log.jsonl: it needs at least 4 bytes, .* free"):
+        append_line(path, "two")
+    assert path.read_text() == "one\n"
+
+
+@pytest.mark.parametrize("size, told", [(0, None), (5, "5 bytes"), (3 << 20, "3.0 MiB")])
+def test_what_is_needed_is_told_where_it_is_known(tmp_path, size, told):
+    with pytest.raises(DiskFull) as caught, atomic(tmp_path / "a") as file:
+        if size:
+            file.write(bytes(size))
+        raise OSError(errno.ENOSPC, "")
+    assert f"needs at least {told}, " in str(caught.value) if size else "needs" not in str(caught.value)
 
 
 def test_interruption_leaves_nothing_behind(tmp_path):

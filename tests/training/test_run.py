@@ -69,22 +69,72 @@ def test_newest_valid_checkpoint_is_loaded_and_damage_is_named(tmp_path):
         run.load()
 
 
-@pytest.mark.parametrize("spoil", ["flip", "cut", "zero_tail"])
-def test_no_damage_goes_unseen(tmp_path, spoil):
-    path = tmp_path / "step_0000000001.pt"
-    write_state({"weights": torch.arange(500.0)}, path)
-    good, rng = path.read_bytes(), np.random.default_rng(0)
-    assert damage(path) is None
-    for _ in range(60):
-        content, at = bytearray(good), int(rng.integers(0, len(good)))
-        if spoil == "flip":
-            content[at] ^= 1 << int(rng.integers(8))
-        elif spoil == "cut":
-            content = content[:at]
-        else:
-            content[at:] = bytes(len(content) - at)
-        path.write_bytes(content)
-        assert (damage(path) is None) == (bytes(content) == good)
+def flipped(good: bytes, at: int, bit: int) -> bytes:
+    return good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "count, spoil",
+    [
+        (300, flipped),
+        (50, lambda good, at, bit: good[:at]),
+        (50, lambda good, at, bit: good[:at].ljust(len(good), b"\0")),
+    ],
+    ids=["flip", "cut", "zeroed_tail"],
+)
+def test_every_damage_is_noticed_and_the_checkpoint_before_used(tmp_path, count, spoil):
+    run, rng = RunFolder(tmp_path, {"seed": 1}), np.random.default_rng(count)
+    for step in (1, 2):
+        run.save({"step": step, "weights": torch.arange(5000.0) * step, "names": ["a", "b"]}, step)
+    newest = run.saved()[-1]
+    good = newest.read_bytes()
+    for _ in range(count):
+        content = spoil(good, int(rng.integers(len(good) - 2)), int(rng.integers(8)))
+        assert content != good  # the last two bytes are zeros anyway
+        newest.write_bytes(content)
+        run.notices.clear()
+        state = run.load()
+        assert state["step"] == 1 and torch.equal(state["weights"], torch.arange(5000.0))
+        assert run.notices == [
+            "step_0000000002.pt is not used: its content does not match its sha256 (damaged or cut short)",
+            "continuing from step_0000000001.pt",
+        ]
+    newest.write_bytes(good)
+    assert run.load()["step"] == 2
+
+
+def test_a_damaged_sha256_is_a_damaged_checkpoint(tmp_path):
+    run = RunFolder(tmp_path, {})
+    for step in (1, 2):
+        run.save({"step": step}, step)
+    sidecar = run.saved()[-1].with_name("step_0000000002.pt.sha256")
+    good = sidecar.read_bytes()
+    for content in (b"", b"\xff" * 90, good[:30], *(flipped(good, at, 7 - at % 8) for at in range(64))):
+        sidecar.write_bytes(content)
+        assert run.load()["step"] == 1
+
+
+def test_refused_checkpoints_are_not_among_the_two_that_are_kept(tmp_path):
+    run = RunFolder(tmp_path, {})
+    for step in (3, 6):
+        run.save({"step": step}, step)
+    newest = run.saved()[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert run.load()["step"] == 3
+    run.save({"step": 8}, 8)
+    assert [p.name for p in run.saved()] == ["step_0000000003.pt", "step_0000000008.pt"]
+    assert [damage(p) for p in run.saved()] == [None, None] and len(list(run.checkpoints.iterdir())) == 4
+
+
+def test_leftovers_of_killed_saves_are_removed_and_nothing_of_other_runs(tmp_path):
+    mine = ["checkpoints/.step_0000000002.pt.abc.part", "model/.config.json.x.part", "panels/.a.png.y.part",
+            ".DONE.z.part", "checkpoints/step_0000000002.pt.sha256"]  # fmt: skip
+    others = ["another/checkpoints/.step_0000000002.pt.abc.part", "data/.radiograph.part"]
+    for name in mine + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    RunFolder(tmp_path, {})
+    assert [name for name in mine + others if (tmp_path / name).exists()] == others
 
 
 def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
@@ -126,7 +176,9 @@ def test_log_is_cut_back_to_the_resumed_step(tmp_path):
     for step in (1, 2, 3):
         run.log({"step": step, "loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
+        file.write('{"step": 2, "loss": 1.0, "samples": [\n7\n[]\n{}\n{"step": 1, "lo')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\0\n")
     run.forget_log_after(2)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
