@@ -49,23 +49,22 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
         return source, write_overlay(study, source, drawing, high, records[text_of(source.path)])
 
     cards = []
-    bar = study.progress("overlays", len(sources))
-    for source, small in ahead(draw, sources, config.num_workers):
-        bar.update()
-        if isinstance(small, Unreadable):  # it was there a moment ago
-            failed.append((source.path, small.reason, small.detail))
-            continue
-        if rank[id(source)] >= MOST_SHOWN:
-            continue
-        record = records[text_of(source.path)]
-        pictures = {"overlay": f"{source.stem}_hotspot.png"}
-        pictures |= {"reconstruction": f"{source.stem}.png"} if config.panel_passes else {}
-        facts = [f"p99 {record['p99_error']:.3g}", f"{record['width']}\u00d7{record['height']}"]
-        facts += [f"mean {record['mean_error']:.3g}"] if key != "mean_error" else []
-        facts += [record["condition"]] if record.get("condition") else []
-        src = thumbnail(small, config.out, rank[id(source)], len(sources))
-        cards.append(Card(text_of(source.stem), record[key], facts, src, pictures))
-    bar.close()
+    with study.progress("overlays", len(sources)) as bar:
+        for source, small in ahead(draw, sources, config.num_workers):
+            bar.update()
+            if isinstance(small, Unreadable):  # it was there a moment ago
+                failed.append((source.path, small.reason, small.detail))
+                continue
+            if rank[id(source)] >= MOST_SHOWN:
+                continue
+            record = records[text_of(source.path)]
+            pictures = {"overlay": f"{source.stem}_hotspot.png"}
+            pictures |= {"reconstruction": f"{source.stem}.png"} if config.panel_passes else {}
+            facts = [f"p99 {record['p99_error']:.3g}", f"{record['width']}\u00d7{record['height']}"]
+            facts += [f"mean {record['mean_error']:.3g}"] if key != "mean_error" else []
+            facts += [record["condition"]] if record.get("condition") else []
+            src = thumbnail(small, config.out, rank[id(source)], len(sources))
+            cards.append(Card(text_of(source.stem), record[key], facts, src, pictures))
     forget_drawings(config.out)
     write_text(marker, style)
     return cards, high

@@ -14,6 +14,9 @@ from typing import BinaryIO
 class DiskFull(OSError):
     """No room to write a file; says how much it needs and how much is free. What was there before is untouched."""
 
+    def __str__(self) -> str:
+        return self.strerror
+
 
 class HashingFile:
     """A binary file that knows `size`, the bytes that it was given so far, and if asked their sha256 (sequential writes
