@@ -14,6 +14,7 @@ from data.loader import step_batches
 from data.radiograph import UnreadableRadiograph
 from training import cli
 from training.cli import flag
+from training.files import DiskFull
 from training.sampling import Plan
 
 
@@ -102,6 +103,13 @@ def test_a_stuck_worker(monkeypatch, capsys):
 )
 def test_shared_memory_runs_out(monkeypatch, capsys, told):
     assert "/dev/shm is full; use fewer" in sentence(monkeypatch, capsys, lambda: read(fail(RuntimeError(told))))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_said_as_it_is(workers):
+    """A worker that has no room to note a bad file in the quarantine."""
+    with pytest.raises(DiskFull, match="^no room to write q.jsonl$"):
+        read(fail(DiskFull(28, "no room to write q.jsonl")), workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
