@@ -94,17 +94,6 @@ def test_one_process_equals_two_and_accumulation_equals_a_large_batch(tmp_path):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
 
 
-def test_two_processes_equal_one_with_as_many_passes_also_with_dropout(tmp_path):
-    def child(folder, **layout):
-        return lambda: 0 if train(folder, **layout)[1] == "finished" else 1
-
-    assert exit_status(spawn(child(tmp_path / "one", batch_size=4, accumulate=2))) == 0
-    assert [exit_status(p) for p in group(2, child(tmp_path / "two", batch_size=4))] == [0, 0]
-    one, two = (final_state(tmp_path / name)["objective"] for name in ("one", "two"))
-    for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
-
-
 def test_a_poisoned_sample_is_skipped_and_named(tmp_path, capsys):
     objective, outcome = train(tmp_path, steps=16, poison={7})
     told = capsys.readouterr().err
@@ -118,14 +107,6 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_state(tmp_path):
         train(tmp_path, steps=40, poison=set(range(64)), max_bad_steps=3)
     state = final_state(tmp_path)
     assert state["step"] == 2 and all(torch.isfinite(v).all() for v in state["objective"].values())
-
-
-def test_a_bad_sample_on_one_process_skips_the_step_on_both(tmp_path):
-    def child():
-        objective, _ = train(tmp_path, batch_size=4, steps=16, poison={7})
-        return 0 if float(objective.updates) == 14 else 5
-
-    assert [exit_status(pid) for pid in group(2, child)] == [0, 0]
 
 
 def test_finite_norm_clipping_and_logged_values(tmp_path):
@@ -163,6 +144,21 @@ def test_spoilt_weights_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(TrainingStopped, match=r"1 tensors of the training state are .* finite, e.g. net.3.weight"):
         train(tmp_path)
     assert all(torch.isfinite(t).all() for t in final_state(tmp_path)["objective"].values())
+
+
+def test_spoilt_optimizer_values_are_not_saved(tmp_path, monkeypatch):
+    """Finite weights do not mean a finite state: a second moment that overflowed freezes its weight for good."""
+    plain = torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        plain(self, *arguments)
+        first = next(iter(self.state.values()))
+        first["exp_avg_sq"].view(-1)[0] = float("inf") if first["step"] >= 6 else 0.0
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(TrainingStopped, match=r"1 tensors of the training state .*, e.g. optimizer state.0.exp_avg_sq"):
+        train(tmp_path)
+    assert final_state(tmp_path)["step"] == 3
 
 
 def test_one_process_chooses_the_checkpoint_for_all(tmp_path):
