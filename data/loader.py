@@ -45,9 +45,19 @@ def step_batches(
                     raise batch
                 yield batch
         finally:
-            del batches  # ends the workers
+            _end(batches)
 
     return from_step
+
+
+def _end(batches: Any) -> None:
+    """End the workers in good order, and then one that is stuck: to it, SIGTERM would only begin its grace."""
+    workers = list(getattr(batches, "_workers", ()))
+    if workers:
+        batches._shutdown_workers()  # waits 5 seconds for each
+    for worker in workers:
+        worker.kill()
+        worker.join(1)
 
 
 class _Guarded(Dataset):
