@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
-from fork_harness import exit_status, group, spawn
+import torch
+from fork_harness import digest, exit_status, group, spawn
+from noted_training import records
 from PIL import Image
 
 import data.audit  # noqa: F401  what scripts import when they run, imported once before forking
@@ -80,3 +82,11 @@ def pretraining(radiographs: Path, out: Path, **changes) -> Callable[[], int]:
 def last_words(told: str) -> str:
     """The last line of what a script said, without the progress bar that it may have drawn before."""
     return told.strip().splitlines()[-1].split("\r")[-1]
+
+
+def end_of(out: Path) -> tuple:
+    """What a finished pretraining leaves."""
+    newest = sorted((out / "checkpoints").glob("*.pt"))[-1]
+    assert (out / "DONE").exists()
+    model = (out / "model" / "model.safetensors").read_bytes()
+    return digest(torch.load(newest, weights_only=True)), records(out), model

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fork_harness import digest, exit_status, spawn
-from noted_training import records, write_radiographs
+from fork_harness import exit_status, spawn
+from noted_training import write_radiographs
 from PIL import Image
-from script_runs import last_words, pretraining, script, spoken
+from script_runs import end_of, last_words, pretraining, script, spoken
 
 import zero_shot_heatmap
 from data.preprocessing import Preprocessing
@@ -105,14 +105,6 @@ def assert_said(told: str, target: str) -> None:
 
 def steps_saved(out: Path) -> list[int]:
     return [int(p.stem.removeprefix("step_")) for p in sorted((out / "checkpoints").glob("*.pt"))]
-
-
-def end_of(out: Path) -> tuple:
-    """What a finished pretraining leaves."""
-    newest = sorted((out / "checkpoints").glob("*.pt"))[-1]
-    assert (out / "DONE").exists()
-    model = (out / "model" / "model.safetensors").read_bytes()
-    return digest(torch.load(newest, weights_only=True)), records(out), model
 
 
 @pytest.fixture(scope="module")

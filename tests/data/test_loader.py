@@ -1,6 +1,7 @@
 """Loader processes that die, hang or run out of shared memory: a sentence with a remedy."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
@@ -89,9 +90,11 @@ def test_a_worker_killed_while_the_main_process_computes(monkeypatch, capsys):
 
 
 def test_a_stuck_worker(monkeypatch, capsys):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)  # time to end in order, usually 5 s
     monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "2")  # half of it, so that this is told before the others give up
     told = sentence(monkeypatch, capsys, lambda: read(lambda: time.sleep(60)))
     assert "timed out after 1.0 seconds: the folder of the radiographs does not answer" in told
+    assert not multiprocessing.active_children()  # this script would wait for it
 
 
 @pytest.mark.parametrize(
