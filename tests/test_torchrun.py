@@ -134,7 +134,7 @@ def test_the_launcher_dies_and_its_processes_with_it(radiographs, uninterrupted,
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_ends_the_job(radiographs, tmp_path):
+def test_a_process_that_hangs_ends_the_job(radiographs, uninterrupted, tmp_path):
     out, patience = tmp_path / "run", 6
     job = launch(command(radiographs, out), PROCESS_GROUP_TIMEOUT=str(patience))
     wait_for(lambda: steps_made(out) >= 10)
@@ -146,3 +146,4 @@ def test_a_process_that_hangs_ends_the_job(radiographs, tmp_path):
     assert not alive(stopped)
     again = launch(command(radiographs, out))
     assert again.wait(240) == 0, again.stderr.read()[-2000:]
+    assert final(out) == uninterrupted
