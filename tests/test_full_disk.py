@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def test_pretraining_meets_a_full_disk_at_each_of_its_files(radiographs, whole, 
     assert end_of(out) == expected and load_mae(out / "model")
 
 
-@pytest.mark.parametrize("target", ["config.json", "manifest.tsv", "metrics.jsonl+", "checkpoints/step_*.pt", "DONE"])
+@pytest.mark.parametrize("target", ["manifest.tsv", "metrics.jsonl+", "DONE"])
 def test_all_processes_end_when_the_first_has_no_room(radiographs, tmp_path, target):
     work = pretraining(radiographs, tmp_path, batch_size=3, epochs=1)
     status, told = spoken(watched(work, tmp_path, full_from(target)), ranks=2)
@@ -164,7 +165,7 @@ def with_small_disk(folder: Path, megabytes: int, work: Callable[[], None]) -> N
     assert status == 0
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_disk_that_is_really_full(radiographs, whole, tmp_path, times):
     """A random part of what a run needs is free; whatever fails first, the same command goes on later."""
     out, filler, rng = tmp_path / "disk" / "run", tmp_path / "disk" / "filler", np.random.default_rng(times)
@@ -180,7 +181,9 @@ def test_a_disk_that_is_really_full(radiographs, whole, tmp_path, times):
             filler.unlink()
             assert_whole(out)
             if status == 0:
-                break
+                assert end_of(out) == whole[1]
+                shutil.rmtree(out)
+                continue
             assert status == 2 and "Traceback" not in told, told
             failed.append(re.search(r"no room to write \S+/(\S+): .* free; |$", last_words(told))[1])
             assert failed[-1], told

@@ -101,7 +101,7 @@ def test_a_signal_saves_at_once_and_continuing_is_bit_identical(radiographs, who
         assert outcome(folder, ranks) == whole("mae", ranks)
 
 
-@pytest.mark.parametrize("megabytes", [24, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("megabytes", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_inside_a_save_no_good_checkpoint_is_lost(tmp_path, megabytes):
     """60 kills: what has the name of a checkpoint is one, two are kept, and nothing else stays behind."""
     rng, bulk = np.random.default_rng(0), torch.rand(megabytes * 250_000)
