@@ -58,7 +58,7 @@ def unwrap(content: dict) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if state and all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
     return state

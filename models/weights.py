@@ -2,8 +2,8 @@
 
 A checkpoint folder holds `config.json`, `model.safetensors`, `preprocessor_config.json` and `README.md` (model card)
 in the layout that Hugging Face transformers loads as ViTMAEForPreTraining. Reading is strict: every tensor of the
-network must be found, and no file can execute code (safetensors, or `torch.load` limited to tensors and an
-`argparse.Namespace`).
+network must be found, and no file can execute code (safetensors, or `torch.load` limited to tensors and the list in
+`models/pickled.py`) or claim more memory than it is large.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from models.keys import family_of, to_huggingface, to_ours, unwrap
 from models.mae import MAEConfig, MaskedAutoencoder
+from models.pickled import ALLOWED
 from models.vit import ViT, resize_positions
-from training.files import atomic, write_text
+from training.files import atomic, check_archive, read_small, write_text
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
@@ -137,6 +137,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     config, preprocessor, notes = {}, None, []
     file = path
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"{path}: a pipe or a device, not a checkpoint")  # opening a pipe would wait for ever
     if path.is_dir():
         file = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
         if file is None:
@@ -149,6 +151,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if isinstance(content.get("args"), argparse.Namespace):
         config = config or {"args": vars(content["args"])}
     state = unwrap(content)
+    _check_claims(state, path)
     try:
         family = family_of(state)
     except ValueError as error:
@@ -167,18 +170,27 @@ def read_tensors(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        check_archive(file)
+        with torch.serialization.safe_globals(ALLOWED):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
             f"({_first_line(error)})"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged file raises a dozen types; all are refusals
         raise ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({_first_line(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _check_claims(state: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are larger than what the file holds of them: a kilobyte can claim 10^12 numbers."""
+    for key, value in state.items():
+        plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {key} of {tuple(value.shape)} is no plain tensor that the file holds completely")
 
 
 def _first_line(error: BaseException) -> str:
@@ -188,8 +200,8 @@ def _first_line(error: BaseException) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; ValueError names the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(read_small(path))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
@@ -197,33 +209,75 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def mae_config(checkpoint: Checkpoint) -> MAEConfig:
-    """The architecture, from config.json where there is one, else from the shapes; conclusions go into the notes."""
+    """The architecture, from config.json where there is one, else from the shapes; conclusions go into the notes.
+
+    ValueError names the checkpoint if the two contradict each other: no network larger than the file is ever built.
+    """
     state = checkpoint.state
-    for key in ("patch_embed.proj.weight", "pos_embed"):
-        if key not in state:
-            raise ValueError(f"{checkpoint.path}: lacks {key}")
-    shapes = _from_shapes(state)
+    try:
+        for key in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
+            if key not in state:
+                raise ValueError(f"lacks {key}")
+        config = MAEConfig(**_architecture(checkpoint, _from_shapes(state)))
+        _check_sizes(state, config)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
+        raise ValueError(f"{checkpoint.path}: {told}") from None
+    return config
+
+
+def _architecture(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]:
     told = checkpoint.config
     if told.get("hidden_size"):
-        size = told.get("image_size", 224)
+        size, raw = told.get("image_size", 224), told.get("norm_pix_loss", False)
+        if not isinstance(raw, bool):
+            raise ValueError(f"config.json says norm_pix_loss {raw!r}; expected true or false")
         values = shapes | {
-            "input_size": tuple(size) if isinstance(size, (list, tuple)) else (size, size),
-            "heads": told["num_attention_heads"],
-            "layer_norm_eps": told.get("layer_norm_eps", 1e-12),
-            "mask_ratio": told.get("mask_ratio", 0.75),
-            "norm_pix_loss": told.get("norm_pix_loss", False),
+            "input_size": tuple(map(int, size)) if isinstance(size, (list, tuple)) else (int(size), int(size)),
+            "heads": int(told["num_attention_heads"]),
+            "layer_norm_eps": float(told.get("layer_norm_eps", 1e-12)),
+            "mask_ratio": float(told.get("mask_ratio", 0.75)),
+            "norm_pix_loss": raw,
         }
         if "decoder_dim" in shapes:
-            values["decoder_heads"] = told.get("decoder_num_attention_heads", 16)
+            values["decoder_heads"] = int(told.get("decoder_num_attention_heads", 16))
         if told["hidden_size"] != shapes["dim"]:
-            raise ValueError(
-                f"{checkpoint.path}: config.json says width {told['hidden_size']}, the weights have {shapes['dim']}"
-            )
-        return MAEConfig(**values)
+            raise ValueError(f"config.json says width {told['hidden_size']}, the weights have {shapes['dim']}")
+        return values
     if told.get("model_args"):  # a folder for timm
         arguments = told["model_args"]
-        return MAEConfig(**shapes | {"input_size": tuple(arguments["img_size"]), "heads": arguments["num_heads"]})
-    return MAEConfig(**shapes | _concluded(checkpoint, shapes))
+        height, width = arguments["img_size"]
+        return shapes | {"input_size": (int(height), int(width)), "heads": int(arguments["num_heads"])}
+    return shapes | _concluded(checkpoint, shapes)
+
+
+def _check_sizes(state: dict[str, Tensor], config: MAEConfig) -> None:
+    """Compare the positions and the matrices of every block with the file, before a network of that size is built."""
+    if state["pos_embed"].shape[1] != 1 + config.patches:
+        height, width = config.input_size
+        raise ValueError(
+            f"config.json says pictures of {height} x {width}, which is {1 + config.patches} positions with the class "
+            f"token; the weights have {state['pos_embed'].shape[1]}"
+        )
+    if not 0 < config.layer_norm_eps < 1:
+        raise ValueError(f"config.json says layer_norm_eps {config.layer_norm_eps}")
+    wanted = _block_shapes(state, "blocks", config.depth, config.dim)
+    if "decoder_embed.weight" in state:
+        wanted |= _block_shapes(state, "decoder_blocks", config.decoder_depth, config.decoder_dim)
+        wanted["decoder_pred.weight"] = (config.patch_size**2 * 3, config.decoder_dim)
+    for key, shape in wanted.items():
+        if key in state and state[key].shape != shape:
+            raise ValueError(f"{key} is {tuple(state[key].shape)} instead of {shape}")
+    if lost := [key for key in wanted if key not in state]:
+        raise ValueError(f"lacks {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}")
+
+
+def _block_shapes(state: dict[str, Tensor], prefix: str, depth: int, dim: int) -> dict[str, tuple[int, int]]:
+    hidden = state[f"{prefix}.0.mlp.fc1.weight"].shape[0]
+    blocks = [f"{prefix}.{i}" for i in range(depth)]
+    return {f"{block}.attn.qkv.weight": (3 * dim, dim) for block in blocks} | {
+        f"{block}.mlp.fc1.weight": (hidden, dim) for block in blocks
+    }
 
 
 def _from_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -251,7 +305,7 @@ def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]
     dim = shapes["dim"]
     if dim not in _HEADS:
         raise ValueError(
-            f"{checkpoint.path}: width {dim} belongs to no known size ({', '.join(map(str, _HEADS))}), and the number "
+            f"width {dim} belongs to no known size ({', '.join(map(str, _HEADS))}), and the number "
             "of heads is not stored in the file; give a checkpoint folder with a config.json"
         )
     values = {"heads": _HEADS[dim], "layer_norm_eps": 1e-6}
@@ -259,14 +313,14 @@ def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]
     if "decoder_dim" in shapes:
         values["decoder_heads"] = 16
         if shapes["decoder_dim"] != 512:
-            raise ValueError(f"{checkpoint.path}: decoder width {shapes['decoder_dim']} needs a config.json")
+            raise ValueError(f"decoder width {shapes['decoder_dim']} needs a config.json")
         values["mask_ratio"] = float(args.get("mask_ratio", 0.75))
         values["norm_pix_loss"] = bool(args.get("norm_pix_loss", False))
         if "norm_pix_loss" not in args:
             _note(checkpoint, "the file does not say norm_pix_loss: raw pixels assumed")
     side = shapes["input_size"][0] // shapes["patch_size"]
     if 1 + side * side != checkpoint.state["pos_embed"].shape[1]:
-        raise ValueError(f"{checkpoint.path}: its grid of patches is not square; give a folder with a config.json")
+        raise ValueError("its grid of patches is not square; give a folder with a config.json")
     return values
 
 

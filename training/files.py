@@ -1,4 +1,4 @@
-"""Writing that a crash cannot spoil: a temporary file in the same folder, fsync, rename."""
+"""Writing that a crash cannot spoil (a temporary file in the same folder, fsync, rename), and reading with limits."""
 
 import contextlib
 import errno
@@ -6,9 +6,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+SMALL = 1 << 20  # bytes of a settings file
+ARCHIVE = 32 << 20  # bytes that any archive may hold
+ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 
 
 class DiskFull(OSError):
@@ -98,6 +104,36 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Atomically write UTF-8 text (names that are not UTF-8 survive as surrogate escapes)."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def read_small(path: str | Path, most: int = SMALL) -> str:
+    """The text of a UTF-8 file; ValueError names one that is no file, has more than `most` bytes or is not UTF-8.
+
+    A pipe is never opened: that would wait for ever.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: a folder, a pipe or a device, not a file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path}: more than {most / 2**20:g} MiB, which no file of this kind has")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def check_archive(path: str | Path) -> None:
+    """ValueError for a zip file (also .xlsx, .npz, .pt) that would unpack to absurdly more than it is large.
+
+    What a zip file declares is a limit for its readers. Any other file passes.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > max(ARCHIVE, ARCHIVE_RATIO * os.path.getsize(path)):
+            raise ValueError(f"{path}: refused, because it would unpack to {unpacked / 2**20:,.0f} MiB")
 
 
 def sha256_of(path: str | Path) -> str:
