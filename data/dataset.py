@@ -6,7 +6,6 @@ A record is one radiograph: `image` (path), `target` (int, float, or NaN where u
 
 import dataclasses
 import string
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,8 +15,12 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from data.listing import below
 from data.preprocessing import Preprocessing
+from training.files import check_archive
 from training.sampling import Key, sample_generator
+
+MOST_CELLS = 5_000_000  # of an .xlsx sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class RadiographDataset(Dataset):
     """
 
     table: ClassVar[str]  # csv or xlsx below the root
-    image: ClassVar[str]  # path below the root; {column} is filled in from the row
+    image: ClassVar[str]  # path below the root; {column} is filled in from the row, and cannot lead out of it
     target: ClassVar[str]  # column
     patient: ClassVar[str | None] = None  # column
     task: ClassVar[Task]
@@ -56,7 +59,7 @@ class RadiographDataset(Dataset):
 
     @classmethod
     def read(cls, root: str | Path) -> pd.DataFrame:
-        """All records below `root`, paths resolved. FileNotFoundError or ValueError name the table and the column."""
+        """All records below `root`. FileNotFoundError or ValueError name the table and the column."""
         named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
         rows = read_table(Path(root) / cls.table, text=[*named, *([cls.patient] if cls.patient else [])])
         needed = [cls.target, *([cls.patient] if cls.patient else []), *named]
@@ -65,7 +68,7 @@ class RadiographDataset(Dataset):
                 has = ", ".join(map(str, rows.columns))
                 raise ValueError(f"{Path(root) / cls.table}: no column {column!r}; it has {has}")
         records = rows.assign(
-            image=[str(Path(root) / cls.image.format_map(row)) for row in rows.to_dict("records")],
+            image=paths_below(root, cls.table, [cls.image.format_map(row) for row in rows.to_dict("records")]),
             target=cls.targets(rows),
         )
         return records.assign(patient=rows[cls.patient].astype(str)) if cls.patient else records
@@ -108,6 +111,17 @@ class RadiographDataset(Dataset):
         return self._kept[index]
 
 
+def paths_below(root: str | Path, table: str, names: Sequence[str]) -> list[str]:
+    """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere."""
+    paths = []
+    for row, name in enumerate(names, 2):
+        try:
+            paths.append(str(below(Path(root), name)))
+        except ValueError as error:
+            raise ValueError(f"{Path(root) / table}: row {row}: {error}") from None
+    return paths
+
+
 def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     """A csv or xlsx table; the columns in `text` stay as written ("00012" is no number). Errors name the path."""
     if not path.is_file():
@@ -115,7 +129,25 @@ def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     as_text = dict.fromkeys(text, str)
     try:
         if path.suffix.lower() == ".xlsx":
+            _check_workbook(path)
             return pd.read_excel(path, dtype=as_text)
         return pd.read_csv(path, encoding="utf-8-sig", dtype=as_text)
-    except (ValueError, zipfile.BadZipFile) as error:  # not UTF-8, ragged, empty, no workbook
-        raise ValueError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from None
+    except Exception as error:  # not UTF-8, ragged, empty, no workbook: the parsers raise a dozen types
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a readable table ({told})") from None
+
+
+def _check_workbook(path: Path) -> None:
+    """Refuse a sheet that would fill the memory: pandas makes a full rectangle of what lies in a few far cells."""
+    from openpyxl import load_workbook
+
+    check_archive(path)
+    workbook = load_workbook(path, read_only=True, data_only=True, keep_links=False)
+    sheet = workbook.worksheets[0]
+    sheet.reset_dimensions()
+    widest = 0
+    for count, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        widest = max(widest, len(row))
+        if count * widest > MOST_CELLS:
+            raise ValueError(f"a sheet of more than {MOST_CELLS / 1e6:.0f} million cells; save it as .csv")
+    workbook.close()

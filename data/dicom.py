@@ -22,6 +22,7 @@ COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 REQUIRED = ("Rows", "Columns", "PhotometricInterpretation")
 QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
+FREE_BYTES, MAX_INFLATION = 1 << 24, 100  # and beyond so many bytes, at most so many for each compressed one
 ELEMENTS = [
     *"""
     SOPClassUID Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration
@@ -82,9 +83,11 @@ def _read_data_set(path, stream):
 
     preamble = stream.read(132)[128:] == b"DICM"
     stream.seek(0)
-    _check_inflated_size(path, stream)
     try:
+        _check_inflated_size(path, stream)
         dataset = pydicom.dcmread(stream, force=not preamble, specific_tags=ELEMENTS)
+    except UnreadableRadiograph:
+        raise
     except EOFError:
         raise UnreadableRadiograph(path, "truncated", "the DICOM data set ends too early") from None
     except MemoryError:
@@ -109,17 +112,31 @@ def _read_data_set(path, stream):
 
 def _check_inflated_size(path, stream) -> None:
     """A deflated data set is inflated at once by pydicom: measure it first, piece by piece."""
-    head = stream.read(4096)
-    if b"1.2.840.10008.1.2.1.99" in head and head[128:136] == b"DICM\x02\0\0\0":
-        stream.seek(144 + int.from_bytes(head[140:144], "little"))
-        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    start = 132 if stream.read(132)[128:] == b"DICM" else 0
+    for implicit in (False, True):  # the same two attempts that pydicom makes
+        stream.seek(start)
+        meta = read_dataset(stream, implicit, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+        try:
+            syntax = meta.get("TransferSyntaxUID")
+        except NotImplementedError:  # an unknown kind of value: it is not explicit
+            syntax = None
+        if syntax:
+            break
+    if syntax == DeflatedExplicitVRLittleEndian:
+        inflater, read, size = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
         piece = stream.read(1 << 16)
         while piece:
-            size += len(inflater.decompress(piece, 1 << 24))
-            if size > MAX_DATA_SET_BYTES:
-                limit = f"inflates to more than {MAX_DATA_SET_BYTES >> 20} MiB"
-                raise UnreadableRadiograph(path, "too-many-pixels", limit)
-            piece = inflater.unconsumed_tail or stream.read(1 << 16)
+            read += len(piece)
+            while piece:
+                size += len(inflater.decompress(piece, 1 << 22))
+                if size > min(MAX_DATA_SET_BYTES, max(FREE_BYTES, MAX_INFLATION * read)):
+                    detail = f"inflates to more than {size >> 20} MiB"
+                    raise UnreadableRadiograph(path, "too-many-pixels", detail)
+                piece = inflater.unconsumed_tail
+            piece = stream.read(1 << 16)
     stream.seek(0)
 
 
@@ -129,7 +146,8 @@ def _check_header(path, dataset, frame: int | None) -> int:
         raise UnreadableRadiograph(path, "bad-metadata", f"{', '.join(absent)} is missing")
     height, width = int(dataset.Rows), int(dataset.Columns)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    check_size(path, height, width)
+    stored = sum(len(dataset[key].value or b"") for key in PIXEL_KEYS if key in dataset)
+    check_size(path, height, width, stored // frames if frames > 0 else 0)
     if frame is None and frames > 1:
         raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
     if frames < 1 or (frame is not None and not 0 <= frame < frames):

@@ -10,16 +10,37 @@ LIST_EXTENSIONS = (".txt", ".csv")
 
 
 def printable(path) -> str:
-    """A path as text that any terminal, table or page can take: bytes that are not UTF-8 appear as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text that any terminal, table or page can take, in one line.
+
+    Bytes that are not UTF-8 appear as \\xNN, line ends and other control characters as in Python.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def below(root: Path, name: str) -> Path:
+    """The file that a table inside the data set `root` calls `name`.
+
+    ValueError if it lies elsewhere: a table may come from strangers, and neither an absolute path nor `..` nor a link
+    leads it to other files of this machine.
+    """
+    path = root / name
+    try:
+        inside = "\0" not in name and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except OSError:  # a name too long
+        inside = False
+    if not inside:
+        raise ValueError(f"{printable(name)[:200]!r} leads out of {printable(root)}")
+    return path
 
 
 def list_radiographs(folders_or_files, *, recursive: bool = True) -> list[Path]:
     """The radiographs of folders, files and lists of files, each once.
 
     folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, if they begin like
-    DICOM, those without extension, sorted by relative path as text; hidden ones are left out. A `.txt` (one path a
-    line) or `.csv` (column `image`) is a list, its paths relative to itself. Any other file is taken as it is.
+    DICOM, those without extension, sorted by relative path as text; hidden ones are left out; links are followed. A
+    `.txt` (one path a line) or `.csv` (column `image`) is a list, its paths relative to itself; it is the user's own
+    word, so that absolute paths and `..` are as good as on the command line. Any other file is taken as it is.
     Raises FileNotFoundError (nothing there, nothing found, or a list names missing files) and PermissionError (a folder
     that cannot be listed is never skipped in silence).
     """
@@ -95,6 +116,8 @@ def _is_radiograph_name(path: Path) -> bool:
 
 def _read_list(source: Path) -> list[Path]:
     """The files that a .txt or .csv list names; all of them must exist."""
+    if not source.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{printable(source)}: a pipe or a device, not a list of files")
     raw = source.read_bytes()
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{printable(source)}: this list is UTF-16; save it as UTF-8")
@@ -104,11 +127,14 @@ def _read_list(source: Path) -> list[Path]:
         if "image" not in (table.fieldnames or []):
             columns = ", ".join(table.fieldnames or []) or "none"
             raise ValueError(f"{printable(source)}: this list has no column 'image'; its columns are: {columns}")
-        named = [(table.line_num, (row["image"] or "").strip()) for row in table]
+        try:
+            named = [(table.line_num, (row["image"] or "").strip()) for row in table]
+        except csv.Error as error:
+            raise ValueError(f"{printable(source)}: line {table.line_num} is no line of a table ({error})") from None
     else:
         named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     paths = [(number, source.parent / name) for number, name in named if name]
-    lost = [(number, path) for number, path in paths if "\0" in str(path) or not path.is_file()]
+    lost = [(number, path) for number, path in paths if not os.path.isfile(path)]  # also too long, or with a NUL
     if lost:
         number, path = lost[0]
         raise FileNotFoundError(

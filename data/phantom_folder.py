@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.dataset import RadiographDataset, Task, read_table
+from data.dataset import RadiographDataset, Task, paths_below, read_table
 
 _TUMOURS = ("lytic", "sclerotic", "osteochondroma")
 _HAND = ("hand", "wrist")
@@ -36,9 +36,11 @@ class PhantomFolder(RadiographDataset):
         if task not in PHANTOM_TASKS:
             raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
         rows = read_table(Path(root) / cls.table, text=[cls.patient])
-        mask = [str(Path(root) / m) if isinstance(m, str) and m else "" for m in rows["mask"]]
+        masks = [mask if isinstance(mask, str) else "" for mask in rows["mask"]]
         records = rows.assign(
-            image=[str(Path(root) / name) for name in rows["image"]], mask=mask, patient=rows["patient"].astype(str)
+            image=paths_below(root, cls.table, rows["image"].astype(str)),
+            mask=[path if mask else "" for path, mask in zip(paths_below(root, cls.table, masks), masks)],
+            patient=rows["patient"].astype(str),
         )
         return records.assign(target=phantom_target(rows, task))
 

@@ -5,6 +5,7 @@ damaged is refused, never completed. H: height, W: width in pixels.
 """
 
 import errno
+import logging
 import os
 import sys
 import zlib
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.radiograph import UnreadableRadiograph, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # every further Pillow plugin is attack surface and no radiograph needs it
+MOST_FRAMES = 1000
 
 
 def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
@@ -73,20 +75,44 @@ def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
     return _without(invisible, pixels)
 
 
+def open_picture(source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Read the header only. Pillow's log stays silent: it would repeat what is written in a file's tags."""
+    log = logging.getLogger("PIL")
+    if log.level < logging.CRITICAL:
+        log.setLevel(logging.CRITICAL)
+    return Image.open(source, formats=formats)
+
+
 def _open_picture(path, stream, frame: int | None) -> Image.Image:
     """Read the header only, and refuse what it declares before anything is decoded."""
+    stored = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    picture = Image.open(stream, formats=FORMATS)
-    check_size(path, picture.height, picture.width)
-    frames = getattr(picture, "n_frames", 1)
+    picture = open_picture(stream)
+    check_size(path, picture.height, picture.width, stored)
+    frames = _frames(picture)
     if frame is None and frames > 1:
         raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
     if frame is not None and not 0 <= frame < frames:
         raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}, counted from 0")
     if frame:
         picture.seek(frame)
-        check_size(path, picture.height, picture.width)
+        check_size(path, picture.height, picture.width, stored)
     return picture
+
+
+def _frames(picture: Image.Image) -> int:
+    """The number of frames or pages, counted up to `MOST_FRAMES`: Pillow would follow the list of a TIFF to its end."""
+    if picture.format != "TIFF":
+        return getattr(picture, "n_frames", 1)
+    frames = 1
+    try:
+        while frames < MOST_FRAMES:
+            picture.seek(frames)
+            frames += 1
+    except EOFError:
+        pass
+    picture.seek(0)
+    return frames
 
 
 def _check_png(path, stream) -> None:

@@ -17,6 +17,8 @@ from data.listing import EXTENSIONS, list_radiographs, printable
 __all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable"]
 
 MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
+LARGE_PIXELS = 25_000_000  # larger than any panel: a scan or a stitched picture, or a bomb
+MIN_DENSITY = 1 / 200  # bytes of the file per pixel of a large picture; only blank ones compress further
 MIN_SIDE = 16  # pixels
 MAX_ASPECT = 20
 CONSTANT_SHARE = 0.999  # of the pixels with one value: nothing was exposed
@@ -35,7 +37,7 @@ REASONS = {
     "out-of-memory": "decoding needs more memory than there is",
     "too-small": f"a side shorter than {MIN_SIDE} pixels",
     "absurd-aspect": f"one side more than {MAX_ASPECT} times the other",
-    "too-many-pixels": f"more than {MAX_PIXELS / 1e6:.0f} million pixels",
+    "too-many-pixels": f"more than {MAX_PIXELS / 1e6:.0f} million pixels, or very many in very few bytes",
     "several-frames": "more than one frame or page and none was chosen",
     "no-such-frame": "the chosen frame does not exist",
     "unsupported-colour": "a colour model that radiographs do not use (CMYK, LAB, ...)",
@@ -111,13 +113,15 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     return grey.astype(pixels.dtype)
 
 
-def check_size(path, height: int, width: int) -> None:
-    """Refuse sizes that no radiograph has, from the header alone."""
+def check_size(path, height: int, width: int, stored: int) -> None:
+    """Refuse sizes that no radiograph has, from the header and the number of bytes that hold the pixels."""
     size = f"{width} x {height} pixels"
     if min(height, width) < MIN_SIDE:
         raise UnreadableRadiograph(path, "too-small", size)
     if height * width > MAX_PIXELS:
         raise UnreadableRadiograph(path, "too-many-pixels", size)
+    if height * width > LARGE_PIXELS and stored < MIN_DENSITY * height * width:
+        raise UnreadableRadiograph(path, "too-many-pixels", f"{size} in {stored} bytes: blank, or a bomb")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UnreadableRadiograph(path, "absurd-aspect", size)
 

@@ -7,8 +7,8 @@
   radiographs: `TRUTH/a/b.png` belongs to every radiograph whose path ends in `a/b`, whatever its suffix;
 * a CSV table with columns image, xmin, ymin, xmax, ymax (pixels; several rows per radiograph; four empty cells mean
   that nothing was found);
-* a CSV table of records with columns image and boxes (JSON `[[x0, y0, x1, y1], ...]`), mask (path relative to the
-  table) or both.
+* a CSV table of records with columns image and boxes (JSON `[[x0, y0, x1, y1], ...]`), mask (path of a picture in the
+  table's folder or below it) or both.
 
 The columns `condition` and `patient` are kept, where there are such. A radiograph that the truth does not mention is
 unknown (None), never "no finding".
@@ -23,9 +23,15 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.listing import below
+from data.picture import open_picture
+from training.files import read_small
+
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
+MOST_BYTES = 32 << 20  # of one JSON or text file; LabelMe may store the picture in it
 MOST_LEVELS = 16  # distinct values in a mask picture; more, and it is a radiograph by mistake
+MOST_PIXELS = 25_000_000  # of a mask that is larger than its radiograph
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -95,6 +101,8 @@ def read_truth(path: Path | str) -> Truth:
         raise FileNotFoundError(f"{path}: no such truth folder or CSV table")
     if path.suffix.lower() != ".csv":
         raise ValueError(f"{path}: expected a folder or a .csv table of findings")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{path}: a pipe or a device, not a table")
     return _read_table(path)
 
 
@@ -120,33 +128,44 @@ def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     """A mask picture, brought to `size` if only its scale differs."""
     height, width = size
     try:
-        with Image.open(file) as picture:
-            picture.load()
-    except (OSError, ValueError, SyntaxError) as error:
+        with open_picture(file, formats=("PNG", "TIFF", "BMP")) as picture:
+            columns, rows = picture.size
+            unlike = abs(math.log((rows * width) / (columns * height))) > 0.02
+            if not unlike and rows * columns <= max(MOST_PIXELS, height * width):  # else nothing is decoded
+                picture.load()
+    except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
         raise ValueError(f"{file}: not a readable mask picture ({error})") from error
+    if unlike or rows * columns > max(MOST_PIXELS, height * width):
+        raise ValueError(f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}")
+    if _levels(picture) > MOST_LEVELS:
+        raise ValueError(
+            f"{file}: more than {MOST_LEVELS} distinct values; a mask has 0 and a few labels, this is a picture"
+        )
     values = np.asarray(picture)
-    levels = np.unique(values.reshape(-1, values.shape[2]) if values.ndim == 3 else values.ravel(), axis=0)
-    if len(levels) > MOST_LEVELS:
-        raise ValueError(f"{file}: {len(levels)} distinct values; a mask has 0 and a few labels, this is a picture")
     colours = values[..., :3] if picture.mode in ("RGB", "RGBA") else values
     mask = colours.any(axis=2) if colours.ndim == 3 else colours != 0
-    if abs(math.log((mask.shape[0] * width) / (mask.shape[1] * height))) > 0.02:
-        raise ValueError(
-            f"{file}: the mask is {mask.shape[0]} x {mask.shape[1]} (height x width), the radiograph {height} x {width}"
-        )
     if mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     return mask
 
 
+def _levels(picture: Image.Image) -> int:
+    """How many values or colours the pixels have, at most `MOST_LEVELS` + 1."""
+    if picture.mode.startswith("I;16"):
+        return min(len(np.unique(np.asarray(picture))), MOST_LEVELS + 1)
+    colours = picture.getcolors(MOST_LEVELS)
+    return MOST_LEVELS + 1 if colours is None else len(colours)
+
+
 def _labelme(file: Path, size: tuple[int, int]) -> np.ndarray:
     """LabelMe 3-5: points in pixels of the picture the file describes."""
+    text = read_small(file, MOST_BYTES)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         declared = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
         shapes = [(s.get("shape_type") or "polygon", [tuple(map(float, p)) for p in s["points"]])
                   for s in content["shapes"]]  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file}: not a LabelMe file ({type(error).__name__}: {error})") from error
     if tuple(declared) != tuple(size):
         raise ValueError(
@@ -196,7 +215,7 @@ def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
     """YOLO boxes and polygons; an empty file means that nothing was found."""
     height, width = size
     mask = np.zeros(size, bool)
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_small(file, MOST_BYTES).splitlines(), 1):
         where = f"{file}: line {number}"
         try:
             numbers = [float(word) for word in line.split()[1:]]
@@ -244,7 +263,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 if len(cells) != len(header):
                     raise ValueError(f"{path}: row {lines.line_num} has {len(cells)} cells, the header {len(header)}")
                 yield f"{path}: row {lines.line_num}", {k: c.strip() for k, c in zip(header, cells)}
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a UTF-8 table ({error})") from error
 
 
@@ -267,8 +286,8 @@ def _row_boxes(where: str, row: dict[str, str]) -> list:
         boxes = [tuple(float(v) for v in box) for box in json.loads(text)]
         if any(len(box) != 4 for box in boxes):
             raise ValueError("a box needs four numbers")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: boxes {text!r} are not [[x0, y0, x1, y1], ...] ({error})") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{where}: boxes {text[:80]!r} are not [[x0, y0, x1, y1], ...] ({error})") from error
     if row.get("mask"):  # the mask is the finer description of the same findings
         return []
     return [lambda size, box=box: _box(where, box, size) for box in boxes]
@@ -277,7 +296,10 @@ def _row_boxes(where: str, row: dict[str, str]) -> list:
 def _row_mask(where: str, row: dict[str, str], folder: Path) -> list:
     if not row.get("mask"):
         return []
-    file = folder / row["mask"]
+    try:
+        file = below(folder, row["mask"])
+    except ValueError as error:
+        raise ValueError(f"{where}: mask {error}") from None
     if not file.is_file():
         raise ValueError(f"{where}: mask {row['mask']!r} is not a file below {folder}")
     return [lambda size: _mask(file, size)]
