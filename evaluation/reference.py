@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.files import atomic
+from training.files import atomic, check_archive
 
 ALL = ""
 PARTS = ("radiographs", "count", "total", "squares")  # of what is kept of a group
@@ -93,13 +93,14 @@ class NormalReference:
     def load(cls, path: Path) -> "NormalReference":
         """Read what `save` wrote; ValueError for any other file."""
         try:
+            check_archive(path)
             with np.load(path, allow_pickle=False) as stored:
                 reference = cls(json.loads(str(stored["settings"])))
                 for i, name in enumerate(json.loads(str(stored["groups"]))):
                     reference._sums[name] = [stored[part][i] for part in PARTS]
-        except (ValueError, KeyError, EOFError, TypeError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged or a made-up file raises a dozen types
             raise ValueError(f"{path}: not a reference.npz of this program ({error})") from error
         return reference
 

@@ -15,12 +15,14 @@ sentence and exit status 2. Only the standard library is imported until a recipe
 import argparse
 import dataclasses
 import difflib
+import reprlib
 import sys
 import traceback
 import types
 import typing
 from pathlib import Path
 
+_RECIPE_BYTES = 1 << 16  # a recipe has a thousand; and what YAML builds of it can be large
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -193,11 +195,13 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
     """The recipe's values, converted and checked like flags."""
     import yaml
 
+    from training.files import read_small
+
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(read_small(path, _RECIPE_BYTES)) or {}
     except OSError as error:
         parser.error(f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         parser.error(f"--config {path}: not a YAML file ({str(error).splitlines()[0]})")
     if not isinstance(content, dict):
         parser.error(f"--config {path}: expected `key: value` lines")
@@ -207,7 +211,9 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
         field = spelled.get(str(key).replace("-", "_"))
         if field is None:
             near = difflib.get_close_matches(str(key), spelled, n=1)
-            parser.error(f"--config {path}: unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            parser.error(
+                f"--config {path}: unknown key {reprlib.repr(key)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+            )
         values[field.name] = _convert(parser, path, field, types_of[field.name], value)
     return values
 
@@ -227,10 +233,12 @@ def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value
         else:
             converted = _scalar(type_, value)
     except (TypeError, ValueError) as error:
-        parser.error(f"--config {path}: {field.name}: {value!r}: {error}")
+        parser.error(f"--config {path}: {field.name}: {reprlib.repr(value)}: {error}")
     choices = field.metadata.get("choices")
     if choices and converted not in choices:
-        parser.error(f"--config {path}: {field.name}: {value!r} is not one of {', '.join(map(str, choices))}")
+        parser.error(
+            f"--config {path}: {field.name}: {reprlib.repr(value)} is not one of {', '.join(map(str, choices))}"
+        )
     return converted
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
@@ -107,13 +106,13 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_small(path: str | Path, most: int = SMALL) -> str:
-    """The text of a UTF-8 file; ValueError names one that is no file, has more than `most` bytes or is not UTF-8.
+    """The text of a UTF-8 file; ValueError names one that is a pipe, has more than `most` bytes or is not UTF-8.
 
     A pipe is never opened: that would wait for ever.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: a folder, a pipe or a device, not a file")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path}: a pipe or a device, not a file")
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

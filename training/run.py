@@ -119,8 +119,7 @@ class RunFolder:
         for path in reversed(candidates):
             problem = damage(path)
             if problem is None:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                self._check_identity(state["identity"], path)
+                self._check_identity(_identity_in(path), path)
                 self.notices.append(f"continuing from {path.name}")
                 return path
             self._damaged.add(path)
@@ -185,12 +184,25 @@ def write_state(state: dict[str, Any], path: Path) -> None:
         write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
 
 
+def _identity_in(path: Path) -> dict[str, Any]:
+    """What decided the numbers of a checkpoint; ValueError if the file is none that `write_state` made."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        identity = state["identity"]
+    except Exception as error:  # a file made by others raises a dozen types; none of its code is ever run
+        told = str(error).strip().split("\n")[0][:160] or type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint of a run of this program ({told})") from None
+    if not isinstance(identity, dict):
+        raise ValueError(f"{path}: not a checkpoint of a run of this program")
+    return identity
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None: compares its sha256 with the one written beside it."""
     sidecar = _sidecar(path)
     if not sidecar.exists():
         return "its .sha256 file is missing (the save was interrupted, or it was copied without it)"
-    if sidecar.read_text(encoding="utf-8", errors="replace").split()[:1] != [sha256_of(path)]:
+    if sidecar.read_bytes().split()[:1] != [sha256_of(path).encode()]:
         return "its content does not match its sha256 (damaged or cut short)"
     return None
 
