@@ -62,11 +62,7 @@ class RadiographDataset(Dataset):
         """All records below `root`. FileNotFoundError or ValueError name the table and the column."""
         named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
         rows = read_table(Path(root) / cls.table, text=[*named, *([cls.patient] if cls.patient else [])])
-        needed = [cls.target, *([cls.patient] if cls.patient else []), *named]
-        for column in needed:
-            if column not in rows:
-                has = ", ".join(map(str, rows.columns))
-                raise ValueError(f"{Path(root) / cls.table}: no column {column!r}; it has {has}")
+        require_columns(Path(root) / cls.table, rows, [cls.target, *([cls.patient] if cls.patient else []), *named])
         records = rows.assign(
             image=paths_below(root, cls.table, [cls.image.format_map(row) for row in rows.to_dict("records")]),
             target=cls.targets(rows),
@@ -109,6 +105,14 @@ class RadiographDataset(Dataset):
         if index not in self._kept:
             self._kept[index] = self.preprocessing.read(path)
         return self._kept[index]
+
+
+def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """ValueError naming the table and the first of `columns` that it lacks."""
+    for column in columns:
+        if column not in rows:
+            has = ", ".join(map(str, rows.columns))[:500]
+            raise ValueError(f"{path}: no column {column!r}; it has {has}")
 
 
 def paths_below(root: str | Path, table: str, names: Sequence[str]) -> list[str]:

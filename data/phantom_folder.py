@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.dataset import RadiographDataset, Task, paths_below, read_table
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 
 _TUMOURS = ("lytic", "sclerotic", "osteochondroma")
 _HAND = ("hand", "wrist")
@@ -36,6 +36,8 @@ class PhantomFolder(RadiographDataset):
         if task not in PHANTOM_TASKS:
             raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
         rows = read_table(Path(root) / cls.table, text=[cls.patient])
+        columns = ("image", "mask", "patient", "region", "condition", "age_years", "bone_age_months")
+        require_columns(Path(root) / cls.table, rows, columns)
         masks = [mask if isinstance(mask, str) else "" for mask in rows["mask"]]
         records = rows.assign(
             image=paths_below(root, cls.table, rows["image"].astype(str)),

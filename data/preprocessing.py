@@ -203,6 +203,13 @@ class Preprocessing:
         Without our own keys (SKELEX) it means min-max and squash.
         Raises ValueError for anything that this class would not reproduce.
         """
+        try:
+            return cls._from_dict(saved)
+        except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"preprocessor_config: a value of the wrong kind ({error})") from None
+
+    @classmethod
+    def _from_dict(cls, saved: dict) -> "Preprocessing":
         for key in ("do_resize", "do_rescale"):
             if saved.get(key) is False:
                 raise ValueError(f"preprocessor_config: '{key}' is false; here the size is fixed and the range [0, 1]")

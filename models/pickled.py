@@ -1,8 +1,9 @@
 """What published `.pth` files hold beside tensors, and the harmless stand-ins that it is read as.
 
-Training scripts store their flags (`argparse.Namespace`) with every checkpoint; paths and NumPy numbers are among them.
-A pickle names the class or function that rebuilds each of them. `ALLOWED` is the whole list of names that
-`torch.load(weights_only=True)` accepts from a file in addition to its own; none of them opens, imports or runs anything.
+Training scripts store their flags (`argparse.Namespace`) with every checkpoint, paths and NumPy numbers among them. A
+pickle names the class or function that rebuilds each of them. `ALLOWED` is the whole list of names that
+`torch.load(weights_only=True)` accepts from a file in addition to its own; none of them opens, imports or runs
+anything.
 """
 
 import argparse
