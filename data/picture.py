@@ -77,9 +77,10 @@ def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
 
 def open_picture(source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Read the header only. Pillow's log stays silent: it would repeat what is written in a file's tags."""
-    log = logging.getLogger("PIL")
-    if log.level < logging.CRITICAL:
-        log.setLevel(logging.CRITICAL)
+    for name in ("PIL", "PIL.TiffImagePlugin"):  # which also reads the EXIF of the other formats
+        log = logging.getLogger(name)
+        if log.level < logging.CRITICAL:
+            log.setLevel(logging.CRITICAL)
     return Image.open(source, formats=formats)
 
 

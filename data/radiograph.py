@@ -18,7 +18,7 @@ __all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", 
 
 MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
 LARGE_PIXELS = 25_000_000  # larger than any panel: a scan or a stitched picture, or a bomb
-MIN_DENSITY = 1 / 200  # bytes of the file per pixel of a large picture; only blank ones compress further
+MIN_DENSITY = 1 / 50  # bytes of the file per pixel of a large picture; only blank ones compress further
 MIN_SIDE = 16  # pixels
 MAX_ASPECT = 20
 CONSTANT_SHARE = 0.999  # of the pixels with one value: nothing was exposed

@@ -17,6 +17,7 @@ unknown (None), never "no finding".
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -300,6 +301,6 @@ def _row_mask(where: str, row: dict[str, str], folder: Path) -> list:
         file = below(folder, row["mask"])
     except ValueError as error:
         raise ValueError(f"{where}: mask {error}") from None
-    if not file.is_file():
-        raise ValueError(f"{where}: mask {row['mask']!r} is not a file below {folder}")
+    if not os.path.isfile(file):  # also a name too long, or with a NUL
+        raise ValueError(f"{where}: mask {row['mask'][:200]!r} is not a file below {folder}")
     return [lambda size: _mask(file, size)]

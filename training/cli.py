@@ -22,7 +22,9 @@ import types
 import typing
 from pathlib import Path
 
-_RECIPE_BYTES = 1 << 16  # a recipe has a thousand; and what YAML builds of it can be large
+_RECIPE_BYTES = 1 << 14  # a recipe has a thousand; and YAML takes its time over what is deeply nested
+_SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
+_SHORT.maxlevel = 2
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -212,7 +214,7 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
         if field is None:
             near = difflib.get_close_matches(str(key), spelled, n=1)
             parser.error(
-                f"--config {path}: unknown key {reprlib.repr(key)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+                f"--config {path}: unknown key {_SHORT.repr(key)}" + (f" (did you mean {near[0]!r}?)" if near else "")
             )
         values[field.name] = _convert(parser, path, field, types_of[field.name], value)
     return values
@@ -233,11 +235,11 @@ def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value
         else:
             converted = _scalar(type_, value)
     except (TypeError, ValueError) as error:
-        parser.error(f"--config {path}: {field.name}: {reprlib.repr(value)}: {error}")
+        parser.error(f"--config {path}: {field.name}: {_SHORT.repr(value)}: {error}")
     choices = field.metadata.get("choices")
     if choices and converted not in choices:
         parser.error(
-            f"--config {path}: {field.name}: {reprlib.repr(value)} is not one of {', '.join(map(str, choices))}"
+            f"--config {path}: {field.name}: {_SHORT.repr(value)} is not one of {', '.join(map(str, choices))}"
         )
     return converted
 
