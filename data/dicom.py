@@ -6,21 +6,19 @@ that could identify a person. Sizes are compared with the pixel data before a de
 H: height, W: width in pixels.
 """
 
-import logging
 import re
-import warnings
 import zlib
 
 import numpy as np
 
 from data.dicom_values import OVERLAY_POSITIONS, display_values
-from data.radiograph import UnreadableRadiograph, check_size
+from data.radiograph import UnreadableRadiograph, check_size, silence
 
 PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 REQUIRED = ("Rows", "Columns", "PhotometricInterpretation")
-QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules
+QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules whose warnings may quote a file
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
 FREE_BYTES, MAX_INFLATION = 1 << 24, 100  # and beyond so many bytes, at most so many for each compressed one
 ELEMENTS = [
@@ -47,7 +45,7 @@ def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> n
     window or VOI LUT.
     Raises UnreadableRadiograph.
     """
-    _silence()
+    silence(("pydicom",), QUIET)
     try:
         dataset = _read_data_set(path, stream)
         index = _check_header(path, dataset, frame)
@@ -62,18 +60,6 @@ def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> n
     except Exception as error:  # a malformed element somewhere; the text of the error may quote it
         detail = f"malformed DICOM element ({type(error).__name__})"
         raise UnreadableRadiograph(path, "bad-metadata", detail) from None
-
-
-def _silence() -> None:
-    """Keep pydicom from repeating the values of elements: its log below CRITICAL, and all warnings of `QUIET`.
-
-    The filter stays: `warnings.catch_warnings` would undo what other threads that read at the same time have set.
-    """
-    log = logging.getLogger("pydicom")
-    if log.level < logging.CRITICAL:
-        log.setLevel(logging.CRITICAL)
-    if not any(module == QUIET for _, _, _, module, _ in warnings.filters):
-        warnings.filterwarnings("ignore", module=QUIET.pattern)
 
 
 def _read_data_set(path, stream):

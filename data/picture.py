@@ -5,18 +5,19 @@ damaged is refused, never completed. H: height, W: width in pixels.
 """
 
 import errno
-import logging
 import os
+import re
 import sys
 import zlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.radiograph import UnreadableRadiograph, check_size
+from data.radiograph import UnreadableRadiograph, check_size, silence
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # every further Pillow plugin is attack surface and no radiograph needs it
 MOST_FRAMES = 1000
+QUIET = re.compile(r"PIL")  # modules whose warnings may quote a file
 
 
 def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
@@ -76,11 +77,8 @@ def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
 
 
 def open_picture(source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Read the header only. Pillow's log stays silent: it would repeat what is written in a file's tags."""
-    for name in ("PIL", "PIL.TiffImagePlugin"):  # which also reads the EXIF of the other formats
-        log = logging.getLogger(name)
-        if log.level < logging.CRITICAL:
-            log.setLevel(logging.CRITICAL)
+    """Read the header only."""
+    silence(("PIL", "PIL.TiffImagePlugin"), QUIET)  # the latter reads the EXIF of all formats
     return Image.open(source, formats=formats)
 
 

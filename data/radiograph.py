@@ -7,8 +7,11 @@ from the header, before a decoder is trusted with them. `data/picture.py` and `d
 H: height, W: width in pixels.
 """
 
+import logging
 import os
+import re
 import stat
+import warnings
 
 import numpy as np
 
@@ -93,6 +96,18 @@ def load_radiograph(
         pixels = luminance(pixels)
     check_content(path, pixels, allow_constant)
     return np.require(pixels, requirements=["C", "W"])
+
+
+def silence(logs: tuple[str, ...], modules: re.Pattern) -> None:
+    """Keep a decoder from repeating what is written in a file: its `logs` below CRITICAL, all warnings of `modules`.
+
+    The filter stays: `warnings.catch_warnings` would undo what other threads that read at the same time have set.
+    """
+    for log in map(logging.getLogger, logs):
+        if log.level < logging.CRITICAL:
+            log.setLevel(logging.CRITICAL)
+    if not any(module == modules for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", module=modules.pattern)
 
 
 def looks_like_dicom(head: bytes) -> bool:

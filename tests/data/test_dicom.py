@@ -464,8 +464,8 @@ def test_reading_leaves_the_filters_of_other_threads_alone(tmp_path, monkeypatch
     def refused(*args, **options):
         raise AssertionError("catch_warnings is not thread-safe")
 
-    monkeypatch.setattr(dicom.warnings, "catch_warnings", refused)
-    dicom._silence()
+    monkeypatch.setattr(warnings, "catch_warnings", refused)
+    dicom.silence(("pydicom",), dicom.QUIET)
     assert warnings.filters == before
     assert sum(module == dicom.QUIET for _, _, _, module, _ in before) == 1
 

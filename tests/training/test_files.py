@@ -11,7 +11,7 @@ from training.files import DiskFull, HashingFile, append_line, atomic, is_disk_f
 
 def test_the_hash_is_that_of_what_is_written(tmp_path):
     path = tmp_path / "a.bin"
-    with atomic(path) as file:
+    with atomic(path, hashed=True) as file:
         assert file.write(b"abc") == 3
         file.write(memoryview(b"defg")[1:])
         file.flush()
