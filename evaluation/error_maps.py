@@ -59,7 +59,7 @@ def visible_patches(
     order of the patches is dealt out K at a time, round and round, so that no patch is visible more than once more
     often than another; each complete cycle takes a new order. That order takes one patch of each square of about N / K
     patches, then the next of each, so that what is visible is spread over the radiograph: the mean error of a
-    radiograph then hangs half as much on the seed (docs/masks.md).
+    radiograph then hangs half as much on the seed (measured by benchmarks/masks.py).
     """
     K, patches = visible, grid[0] * grid[1]
     if passes < 1:

@@ -257,6 +257,11 @@ def test_killed_at_random_moments_and_continued_is_bit_identical(radiographs, wh
     assert not list(run.rglob("*.part"))
 
 
+def effective(key, weights):
+    """Without the biases of attention's keys: the softmax cancels them, so that Adam moves them by rounding alone."""
+    return weights.unflatten(0, (3, -1))[[0, 2]] if key.endswith("attn.qkv.bias") else weights
+
+
 def test_two_processes_or_two_passes_equal_one(radiographs, tmp_path):
     config = settings(radiographs, tmp_path / "one", epochs=2)
     one = state(train(config))["objective"]
@@ -266,7 +271,7 @@ def test_two_processes_or_two_passes_equal_one(radiographs, tmp_path):
     for other in ("passes", "two"):
         reached = state(tmp_path / other)["objective"]
         for key in one:
-            torch.testing.assert_close(reached[key], one[key], rtol=0, atol=1e-5)
+            torch.testing.assert_close(effective(key, reached[key]), effective(key, one[key]), rtol=0, atol=1e-5)
         assert metrics(tmp_path / other)[-1]["loss"] == pytest.approx(metrics(tmp_path / "one")[-1]["loss"], abs=1e-5)
     moved = load_mae(tmp_path / "one" / "model").model.state_dict()["decoder_pred.bias"]
     assert moved.abs().max() > 1e-3  # it started at zero: the runs have trained
@@ -279,7 +284,8 @@ def test_a_run_may_continue_on_another_number_of_processes(radiographs, tmp_path
     moved.max_steps, moved.batch_size = None, 4
     assert [exit_status(pid) for pid in group(2, child(moved))] == [0, 0]
     for key, value in state(one)["objective"].items():
-        torch.testing.assert_close(state(tmp_path / "moved")["objective"][key], value, rtol=0, atol=1e-5)
+        moved = effective(key, state(tmp_path / "moved")["objective"][key])
+        torch.testing.assert_close(moved, effective(key, value), rtol=0, atol=1e-5)
 
 
 def test_loader_processes_change_nothing(radiographs, whole, tmp_path):
@@ -717,4 +723,4 @@ def test_torchrun_with_two_processes_equals_one(radiographs, tmp_path):
     subprocess.run([sys.executable, str(ROOT / "pretrain_mae.py"), *argv], check=True, env=environment, timeout=300)
     one, two = state(tmp_path / "one")["objective"], state(tmp_path / "two")["objective"]
     for key in one:
-        torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
+        torch.testing.assert_close(effective(key, two[key]), effective(key, one[key]), rtol=0, atol=1e-5)
