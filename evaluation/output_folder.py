@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from training.files import append_line, write_text
 
 SETTINGS, RECORDS = "settings.json", "records.jsonl"
-_RESERVED = ("thumbnails", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
+_RESERVED = ("thumbnails", ".overlays", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
 _LONGEST = 180  # bytes of a stem; file systems allow 255 with what is appended
 
 

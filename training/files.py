@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import BinaryIO
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
+
+
+_UMASK_LOCK = threading.Lock()
 
 
 class DiskFull(OSError):
@@ -172,6 +176,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK_LOCK:  # asking means setting: two threads at once would leave it at 0
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
