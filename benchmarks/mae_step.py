@@ -34,6 +34,9 @@ class Config:
 
 def main(config: Config) -> int:
     """Print one line for each size and variant."""
+    from operator import truediv
+    from statistics import median
+
     import torch
 
     from benchmarks.paired import device_clock, report, seconds_of
@@ -46,20 +49,19 @@ def main(config: Config) -> int:
         variants = pair.variants(compiled=size in config.compile)
         operations = pair.operations()
         seconds = seconds_of(variants, config.rounds, device_clock(device))
-        rates = {p: 2 * SIDES[device.type] ** 3 / min(seconds[f"peak, {p}"]) for p in ("fp32", "bf16")}
-        shares = {
-            name: operations / min(times) / rates["bf16" if "bf16" in name else "fp32"]
-            for name, times in seconds.items()
-            if name.startswith("ours")
-        }
+        products = {p: seconds[f"peak, {p}"] for p in ("fp32", "bf16")}
+        multiply = 2 * SIDES[device.type] ** 3
         timed = {name: times for name, times in seconds.items() if not name.startswith("peak")}
-        speeds = {name: config.batch_size / min(times) for name, times in timed.items()}
-        more = {"radiographs_per_second": speeds, "peak_share": shares}
-        more["against_same_precision"] = {
-            name: min(timed[f"transformers, {'bf16' if 'bf16' in name else 'fp32'}"]) / min(times)
-            for name, times in timed.items()
-            if name.startswith("ours")
-        }
+        more = {"radiographs_per_second": {name: config.batch_size / median(times) for name, times in timed.items()}}
+        more |= {"against_same_precision": {}, "peak_share": {}}
+        for name, times in timed.items():
+            if name.startswith("ours"):
+                precision = "bf16" if "bf16" in name else "fp32"
+                same = timed[f"transformers, {precision}"]
+                more["against_same_precision"][name] = median(map(truediv, same, times))
+                share = operations / multiply * median(map(truediv, products[precision], times))
+                more["peak_share"][name] = share
+        rates = {n.removeprefix("peak").strip(" ,"): multiply / median(t) for n, t in seconds.items() if "peak" in n}
         report(f"ViT-{size}, batch {config.batch_size}", timed, "transformers, fp32", **more)
         for precision, rate in rates.items():
             print(f'{{"peak": "{precision}", "case": "ViT-{size}", "gflops": {rate / 1e9:.0f}}}', flush=True)
@@ -140,7 +142,8 @@ class Pair:
         for precision in ("fp32", "bf16"):
             result[f"transformers, {precision}"] = self.stepper(self.their_loss, other, precision, as_installed)
             result[f"ours, {precision}"] = self.stepper(self.our_loss, mine, precision, self.prepare)
-            result[f"peak, {precision}"] = self.product(precision)
+            result[f"peak, {precision}"] = self.product(precision, self.prepare)
+            result[f"peak as installed, {precision}"] = self.product(precision, as_installed)
         if compiled:
             network = torch.compile(self.ours)
             loss = lambda: network({"image": self.images, "noise": self.noise})["loss"]  # noqa: E731
@@ -166,7 +169,7 @@ class Pair:
 
         return step
 
-    def product(self, precision: str):
+    def product(self, precision: str, set_up):
         """A function that multiplies two large square matrices."""
         import torch
 
@@ -175,7 +178,7 @@ class Pair:
         a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
 
         def multiply() -> None:
-            self.prepare()
+            set_up()
             torch.nn.functional.linear(a, b)
 
         return multiply

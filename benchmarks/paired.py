@@ -4,6 +4,7 @@ Used by the other files of this folder; `python benchmarks/run_all.py` runs them
 """
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -71,7 +72,7 @@ def machine(device: str = "auto") -> dict[str, str]:
     flags = facts.get("flags", "").split()
     units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_fp16") if unit in flags]
     chosen = choose_device(device)
-    found = {"processor": f"{name}{family}; {', '.join(units)}", "threads": str(torch.get_num_threads())}
+    found = {"processor": f"{name}{family}; {', '.join(units)}", "cores": str(os.cpu_count())}
     if chosen.type == "cuda":
         found["GPU"] = torch.cuda.get_device_name(chosen)
     packages = ("torch", "torchvision", "timm", "transformers", "numpy", "pillow", "pydicom")

@@ -9,6 +9,11 @@ import pytest
 
 from benchmarks import run_all
 from benchmarks.paired import machine, report, seconds_of
+from data.phantom_layouts import FolderWriter
+from data.phantom_plan import Plan, phantoms
+from data.preprocessing import Preprocessing
+from models.mae import MaskedAutoencoder, named_config
+from models.weights import save_mae
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,15 +44,62 @@ def test_a_ratio_is_of_one_round(capsys):
 
 def test_the_machine_is_named():
     facts = machine("cpu")
-    assert facts["processor"].strip("; ") and facts["torch"] and int(facts["threads"]) >= 1
+    assert facts["processor"].strip("; ") and facts["torch"] and int(facts["cores"]) >= 1
+
+
+def test_each_goal_is_set_against_what_was_measured():
+    step = {"script": "mae_step.py", "case": "ViT-small, batch 8", "peak_share": 0.7, "seconds": 1.0}
+    rows = [step | {"variant": "ours, fp32", "ratio": 1.2}, step | {"variant": "transformers, fp32", "ratio": 1.0}]
+    rows += [{"script": "heatmap.py", "case": "outside the network", "variant": "ours", "ratio": 9.0, "seconds": 0.08}]
+    text = run_all.goals(rows)
+    assert "| ViT-small, batch 8 | ours, fp32 | ratio | >= 1.80 | 1.20 | **missed** |" in text
+    assert "| ViT-small, batch 8 | ours, fp32 | share of peak | >= 65% | 70% | reached |" in text
+    assert "| outside the network | ours | seconds | <= 0.10 | 0.08 | reached |" in text
+    assert f"* ViT-small, batch 8, ours, fp32, ratio: {run_all.FLOAT32}\n" in text and run_all.OUTSIDE not in text
+    assert "transformers" not in text.split("\n*")[0]
+
+
+def test_every_goal_names_something_that_a_benchmark_prints():
+    for goal in run_all.GOALS:
+        source = (ROOT / "benchmarks" / goal.script).read_text()
+        assert goal.variant.split(",")[0] in source and goal.script in run_all.FULL
+
+
+def test_masks_need_what_the_demonstration_makes(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"mae/model does not exist: make it with `bash scripts/demo.sh"):
+        run_all.inputs_of(tmp_path)
+
+
+def test_the_page_was_written_by_the_program():
+    """Every part of the committed page is one that the program writes, with its present words and goals."""
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for title, words in run_all.SECTIONS.values():
+        assert f"## {title}\n" in text and words in text
+    for goal in run_all.GOALS:
+        assert goal.variant in text.partition("## Goals")[2]
+    for why in {goal.missed for goal in run_all.GOALS}:
+        assert text.count(why) <= 1
+    assert text.startswith(f"# Benchmarks\n\n{run_all.INTRODUCTION}") and "* processor: " in text
 
 
 @pytest.mark.slow
 def test_every_benchmark_runs(tmp_path):
-    page = tmp_path / "page.md"
-    command = [sys.executable, ROOT / "benchmarks" / "run_all.py", "--quick", "--out", page]
+    page, demo = tmp_path / "page.md", tmp_path / "demo"
+    writer = FolderWriter(demo / "test", "png8", 0)
+    for phantom in phantoms(Plan(0, 64, "clear", ("knee",), ("normal", "lytic")), 8):
+        writer.add(phantom)
+    writer.close()
+    network = MaskedAutoencoder(named_config("mae_vit_tiny_patch8_dec32d1b", input_size=(32, 32)))
+    save_mae(network, demo / "mae" / "model", Preprocessing(32, 32).to_dict(), "for a test")
+    command = [sys.executable, ROOT / "benchmarks" / "run_all.py", "--quick", "--out", page, "--demo", demo]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
-    for part in ("ours, bf16", "4 complementary masks", "16-bit PNG", "pretrain_mae.py --help"):
+    for part in (
+        "complementary, 8 passes",
+        "ours, bf16",
+        "4 complementary masks",
+        "16-bit PNG",
+        "pretrain_mae.py --help",
+    ):
         assert f"| {part}" in text
