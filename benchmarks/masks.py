@@ -5,8 +5,8 @@
 
 Prints a JSON line for each way of masking: correlation of the map's pixels with those of 40 random passes (mean and
 lowest over the radiographs), how much the mean error of a radiograph hangs on the seed (standard deviation over seeds /
-mean), and with --truth the pixel AUROC of the findings and its difference from that of 40 random passes, with 95 % intervals, all on the same
-radiographs.
+mean), and with --truth the pixel AUROC of the findings and its difference from that of 40 random passes, with 95 %
+intervals, all on the same radiographs.
 """
 
 import sys, pathlib
