@@ -60,7 +60,7 @@ class Config:
     panel_freq: int = flag(10, "held-out loss and a panel of reconstructions every so many epochs (0: never)")
     log_steps: int = flag(20, "optimizer steps per line of metrics.jsonl")
     tensorboard: bool = flag(False, "also log to TensorBoard (needs the tensorboard package)")
-    licence: str = flag("not stated", "licence of the data, for the model card")
+    licence: str | None = flag(None, "licence of the data, for the model card")
 
 
 def main(config: Config) -> int:
@@ -260,12 +260,14 @@ class Pretraining:
     # objective
 
     def make_objective(self):
+        from models.card import stated_licence
         from models.mae import MaskedAutoencoder
         from models.weights import load_mae
         from training.device import use_explicit_attention
 
         c = self.config
         mae = MaskedAutoencoder(self.architecture, self.preprocessing.normalise)
+        self.initial_licence = stated_licence(c.init_from) if c.init_from else None
         if c.init_from:
             source = load_mae(c.init_from, input_size=self.architecture.input_size)
             own, other = mae.state_dict(), source.model.state_dict()
@@ -295,7 +297,7 @@ class Pretraining:
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
         from evaluation.curves import draw_curves
-        from models.card import mae_card, stated_licence
+        from models.card import mae_card
         from models.weights import save_mae
 
         c, out = self.config, Path(self.config.output_dir)
@@ -303,7 +305,7 @@ class Pretraining:
         figures = self.latest_losses() | {f"{name}, held out": loss for name, loss in references.items()}
         card = mae_card(self.objective.config, recipe=asdict(c), radiographs=self.plan.samples, step=step,
                         last_step=self.plan.last_step, licence=c.licence, figures=figures,
-                        initial_licence=stated_licence(c.init_from) if c.init_from else None)  # fmt: skip
+                        initial_licence=self.initial_licence)  # fmt: skip
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
             draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)

@@ -22,15 +22,18 @@ def below(root: Path, name: str) -> Path:
     """The file that a table inside the data set `root` calls `name`.
 
     ValueError if it lies elsewhere: a table may come from strangers, and neither an absolute path nor `..` nor a link
-    leads it to other files of this machine.
+    leads it to other files of this machine. `root` itself may be a link.
     """
     path = root / name
     try:
-        inside = "\0" not in name and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        target = "" if "\0" in name else os.path.realpath(path)
     except OSError:  # a name too long
-        inside = False
-    if not inside:
-        raise ValueError(f"{printable(name)[:200]!r} leads out of {printable(root)}")
+        target = ""
+    if not Path(target).is_relative_to(os.path.realpath(root)):
+        told = f"{printable(name)[:200]!r} leads out of {printable(root)}"
+        if target and Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root)):
+            told += f" through a link, to {printable(target)}; put the files there, or make all of the folder one link"
+        raise ValueError(told)
     return path
 
 

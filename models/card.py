@@ -1,5 +1,6 @@
 """The model card (README.md of a checkpoint folder): what it is, what it learned from, what it may be used for."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,31 @@ _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect
 
 
 def stated_licence(checkpoint: str | Path) -> str | None:
-    """The licence that the card of a checkpoint folder (or beside a file) states in its first lines, or None.
+    """The licence that the card of a checkpoint folder, or of the folder that a file belongs to, states; or None.
 
-    That is `license: ...` (or `licence`, `license_name`) between the two lines of dashes, as on Hugging Face.
+    That is `license_name: ...` (or `license`, `licence`) between the two lines of dashes that it begins with, as on the
+    Hub. The README.md beside a file counts only where there is a config.json too: in any other folder it tells of
+    something else. Cards of strangers: the first 8 KB are read, and only plain text counts.
     """
     import yaml
 
     path = Path(checkpoint)
-    card = (path if path.is_dir() else path.parent) / "README.md"
-    if not card.is_file():
+    folder = path if path.is_dir() else path.parent
+    card = folder / "README.md"
+    if not card.is_file() or not (path.is_dir() or (folder / "config.json").is_file()):
         return None
     with card.open(encoding="utf-8", errors="replace") as file:
-        parts = file.read(100_000).split("---\n", 2)
+        parts = file.read(8192).split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
         return None
     try:
         facts = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that there never was
         return None  # somebody else's page; nothing is concluded from it
     facts = facts if isinstance(facts, dict) else {}
-    found = [str(facts[key]) for key in ("license_name", "license", "licence") if facts.get(key)]
-    return " ".join(found[0].split())[:100] if found else None
+    found = [facts[key] for key in ("license_name", "license", "licence") if isinstance(facts.get(key), str)]
+    found = [text for text in (" ".join(text.split()) for text in found) if text]
+    return found[0][:200] if found else None
 
 
 def converted_card(
@@ -61,15 +66,18 @@ def mae_card(
     radiographs: int,
     step: int,
     last_step: int,
-    licence: str,
+    licence: str | None = None,
     initial_licence: str | None = None,
     figures: dict[str, float] | None = None,
 ) -> str:
     """Markdown. No file names, no paths and no radiographs: a card may travel further than they do.
 
-    `initial_licence`: what the card of the initial weights states; `figures`: losses by name.
+    `licence`: of the data; `initial_licence`: what the card of the initial weights states; both go on to whoever
+    trains from these weights. `figures`: losses by name.
     """
     h, w = config.input_size
+    front = _front_matter("; ".join(dict.fromkeys(filter(None, (initial_licence, licence)))))
+    licence = licence or "not stated"
     start, terms = "random weights", "the data"
     if recipe.get("init_from"):
         start, terms = "another checkpoint, whose licence applies here too", "the data and of the initial weights"
@@ -77,7 +85,7 @@ def mae_card(
         licence = f"{licence}\n\nInitial weights: {stated}"
     rows = "\n".join(f"| {key} | {recipe[key]} |" for key in _RECIPE if recipe.get(key) is not None)
     return f"""---
-library_name: transformers
+{front}library_name: transformers
 pipeline_tag: image-feature-extraction
 tags: [radiography, masked-autoencoder]
 ---
@@ -122,7 +130,7 @@ Whoever shares these weights must respect the terms of {terms}.
 
 
 def _front_matter(licence: str | None) -> str:
-    return f"license: other\nlicense_name: {licence!r}\n" if licence else ""
+    return f"license: other\nlicense_name: {json.dumps(licence)}\n" if licence else ""
 
 
 def _figures(figures: dict[str, float]) -> str:

@@ -155,8 +155,12 @@ def test_names_that_stay_inside_are_taken(root):
     for name in ("images/good.png", "images/../images/good.png", "inner.png", "./images//good.png", "..a/b.png"):
         assert below(root, name) == root / name
     for name in ("link.png", "../set-elsewhere/secret.png", "up/secret.png", "..", "/"):
-        with pytest.raises(ValueError, match="leads out of"):
+        with pytest.raises(ValueError, match="leads out of") as refused:
             below(root, name)
+        assert ("through a link, to" in str(refused.value)) == (name == "link.png" or name.startswith("up/"))
+    whole = root.with_name("whole")
+    whole.symlink_to(root)
+    assert below(whole, "images/good.png") == whole / "images/good.png"
 
 
 @pytest.mark.parametrize("kind", [".txt", ".csv"])

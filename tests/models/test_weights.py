@@ -263,12 +263,25 @@ def test_card_holds_no_paths():
         ("---\ntags: [x]\n---\nlicense: mit\n", None),
         ("# no front matter\n---\nlicense: mit\n---\n", None),
         ("---\nlicense: [unclosed\n---\n", None),
+        ("---\nlicense: [a, b]\n---\n", None),
+        ("---\nlicense: 2020-13-45\n---\n", None),
+        ("---\nlicense: " + "[" * 3000 + "\n---\n", None),
+        (
+            "---\na: &a [b, b]\n"
+            + "".join(f"{x}: &{x} [*{y}, *{y}]\n" for x, y in zip("bcdefghijk", "abcdefghij"))
+            + "license: *k\n---\n",
+            None,
+        ),
+        ("---\nlicense: " + "x" * 9000 + "\n---\n", None),
+        ('---\nlicense: "a \\"quoted\\" \\x07 \\u2028name"\n---\n', 'a "quoted" \x07 name'),
         ("", None),
     ],
 )
 def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
     (tmp_path / "README.md").write_text(card)
     (tmp_path / "model.safetensors").touch()
+    assert stated_licence(tmp_path / "model.safetensors") is None  # any folder, any README
+    (tmp_path / "config.json").touch()
     assert stated_licence(tmp_path) == stated_licence(tmp_path / "model.safetensors") == licence
     text = converted_card("a.pth", "facebook-mae", "5", "hf", True, licence)
     (tmp_path / "README.md").write_text(text)
@@ -282,3 +295,14 @@ def test_a_card_tells_licences_and_figures():
     assert "Initial weights: CC BY-NC 4.0" in text and "| training | 0.1235 |\n| held out | 0.2 |" in text
     assert "Initial weights: not stated" in mae_card(small(), **facts)
     assert "Initial weights" not in mae_card(small(), **facts | {"recipe": {"model": "m"}})
+
+
+@pytest.mark.parametrize("own", [None, "CC0", 'hospital\'s own: "none", yes'])
+@pytest.mark.parametrize("initial", [None, "CC BY-NC 4.0"])
+def test_licences_reach_the_second_generation(own, initial, tmp_path):
+    card = mae_card(
+        small(), recipe={"model": "m", "init_from": initial and "w"}, radiographs=5, step=1, last_step=2, licence=own,
+        initial_licence=initial,
+    )  # fmt: skip
+    (tmp_path / "README.md").write_text(card)
+    assert stated_licence(tmp_path) == ("; ".join(filter(None, (initial, own))) or None)
