@@ -85,6 +85,7 @@ def main(config: Config) -> int:
     from evaluation.heatmap_report import drawn, write_results
     from evaluation.heatmap_study import measured, require_full_coverage
     from evaluation.output_folder import open_records, text_of
+    from training.files import lock_folder
 
     failed: list[tuple[Path, str, str]] = []
     sources = find_sources(config.in_dirs, config.recursive, config.out, failed)
@@ -94,6 +95,8 @@ def main(config: Config) -> int:
     settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
     if config.reference is not None or config.truth is not None:
         require_full_coverage(study, sources)
+    config.out.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(config.out, "another run is writing into this folder; wait for it or give another --out")
     done = open_records(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     if not done:
         forget_drawings(config.out)
@@ -108,6 +111,7 @@ def main(config: Config) -> int:
     kept = [s for s in sources if text_of(s.path) in records]
     cards, high = drawn(study, kept, records, failed)
     tables = write_results(study, settings, [records[text_of(s.path)] for s in kept], cards, high, failed)
+    lock.close()
     conclude(config, len(kept), tables, failed)
     return 3 if failed else 0
 

@@ -97,7 +97,7 @@ def keep_drawing(study, source, drawing: Drawing) -> None:
     """Store a drawing in the output folder until its overlay is drawn."""
     path = _drawing_file(study, source)
     path.parent.mkdir(exist_ok=True)
-    with atomic(path) as file:
+    with atomic(path, durable=False) as file:
         np.save(file, drawing.grey)
         np.save(file, drawing.values)
 
@@ -107,15 +107,19 @@ def take_drawing(study, source) -> Drawing | None:
     path = _drawing_file(study, source)
     if not path.exists():
         return None
-    with path.open("rb") as file:
-        drawing = Drawing(np.load(file), np.load(file))
-    path.unlink()
-    return drawing
+    try:
+        with path.open("rb") as file:
+            return Drawing(np.load(file), np.load(file))
+    except (ValueError, EOFError):  # the power failed before all of it was on the disk: it is made anew
+        return None
+    finally:
+        path.unlink()
 
 
 def forget_drawings(out: Path) -> None:
     """Delete what a stopped run has left of them."""
-    shutil.rmtree(out / DRAWINGS, ignore_errors=True)
+    if (out / DRAWINGS).exists():
+        shutil.rmtree(out / DRAWINGS)
 
 
 def _drawing_file(study, source) -> Path:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from training.files import append_line, write_text
+from training.files import append_line, remove_leftovers, write_text
 
 SETTINGS, RECORDS = "settings.json", "records.jsonl"
 _RESERVED = ("thumbnails", ".overlays", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
@@ -94,9 +94,8 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
     """Prepare `out` for a run with `settings`; returns the finished records to build on (`resume` only).
 
     Results made with other settings are never mixed, and finished ones never thrown away in silence: ValueError,
-    unless `overwrite`.
+    unless `overwrite`. The caller has locked `out`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     file, records = out / SETTINGS, out / RECORDS
     before = _read_settings(file) if file.exists() else None
     settings = json.loads(json.dumps(settings))
@@ -107,6 +106,8 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
             f"{out} holds results made with other settings ({changes}); give another --out, or --overwrite to replace "
             "them"
         )
+    if before is not None:
+        remove_leftovers(out, recursive=True)
     if before is not None and before == settings and resume:
         return _read_records(records)
     if before == settings and not overwrite and records.exists() and records.stat().st_size:

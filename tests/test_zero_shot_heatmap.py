@@ -11,6 +11,7 @@ import corpora
 import numpy as np
 import pytest
 import torch
+from fork_harness import exit_status, spawn
 from PIL import Image
 
 import zero_shot_heatmap
@@ -21,6 +22,7 @@ from evaluation.localisation import METRICS
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.weights import save_mae
 from training.cli import parse
+from training.files import lock_folder
 from zero_shot_heatmap import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -315,9 +317,13 @@ def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model,
     kept = sorted((stopped / heatmap_figures.DRAWINGS).iterdir())
     assert len(kept) == 4
     kept[0].unlink()
+    kept[1].write_bytes(kept[1].read_bytes()[:500])  # the power failed
+    left_over = [stopped / ".settings.json.abc.part", stopped / "in" / "knee" / ".a.png.abc.part"]
+    for path in left_over:
+        path.touch()  # of a kill
     decoded.clear()
     heatmap(model, images, stopped, resume=True)
-    assert len(decoded) == 1
+    assert len(decoded) == 2 and not any(path.exists() for path in left_over)
     assert contents(stopped, "in/**/*.*") == contents(whole, "in/**/*.*")
     with monkeypatch.context() as patched:
         patched.setattr(heatmap_report, "cohort_top", interrupted)
@@ -325,6 +331,21 @@ def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model,
             heatmap(model, images, stopped, seed=9, overwrite=True)
     heatmap(model, images, stopped, overwrite=True)
     assert contents(stopped, "in/**/*.*") == contents(whole, "in/**/*.*")
+
+
+def test_two_runs_into_one_folder(model, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    lock = lock_folder(tmp_path / "out", "taken")
+
+    def second() -> int:
+        with pytest.raises(FileExistsError, match=r"out: another run is writing into this folder; .* another --out"):
+            heatmap(model, images, tmp_path / "out")
+        return 0
+
+    assert exit_status(spawn(second)) == 0
+    lock.close()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    heatmap(model, images, tmp_path / "out")
 
 
 def test_outputs_of_equal_names_stay_apart(model, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -49,14 +50,15 @@ class HashingFile:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path, hashed: bool = False) -> Iterator[HashingFile]:
+def atomic(path: str | Path, hashed: bool = False, durable: bool = True) -> Iterator[HashingFile]:
     """Write `path` as a whole or not at all.
 
         with atomic(folder / "metrics.json") as file:
             file.write(b"...")
 
-    `hashed`: `file.sha256` is the hash of all that was written. On any error the old file stays and the temporary one
-    is removed. Raises DiskFull with the free space.
+    `hashed`: `file.sha256` is the hash of all that was written. `durable=False`: quicker, for what may be lost with the
+    power. On any error the old file stays and the temporary one is removed; one that a kill left behind is found by
+    `remove_leftovers`. Raises DiskFull with the free space.
     """
     path, file, temporary = Path(path), None, None
     try:
@@ -65,16 +67,35 @@ def atomic(path: str | Path, hashed: bool = False) -> Iterator[HashingFile]:
             file = HashingFile(raw, hashed)
             yield file
             raw.flush()
-            os.fsync(raw.fileno())
+            if durable:
+                os.fsync(raw.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if is_disk_full(error) and not isinstance(error, DiskFull):
             raise _disk_full(path, file.size if file else 0) from error
         raise
+
+
+def remove_leftovers(folder: Path, recursive: bool = False) -> None:
+    """Delete the temporary files of `atomic` that killed processes left in a folder that nobody else writes to."""
+    for left_over in folder.glob("**/.*.part" if recursive else ".*.part"):
+        left_over.unlink(missing_ok=True)
+
+
+def lock_folder(folder: Path, told: str):
+    """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it."""
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise FileExistsError(f"{folder}: {told}") from error
+    return file
 
 
 def append_line(path: str | Path, line: str) -> None:

@@ -9,7 +9,6 @@ Checkpoints are written atomically and verified when read: a damaged one is name
 the main process writes. This file is the one place that saves and loads training state (always `weights_only`).
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 
 from training import distributed
-from training.files import append_line, atomic, sha256_of, write_text
+from training.files import append_line, atomic, lock_folder, remove_leftovers, sha256_of, write_text
 
 KEEP = 2
 WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
@@ -41,6 +40,7 @@ class RunFolder:
         self.checkpoints = self.folder / "checkpoints"
         self.notices: list[str] = []
         self._damaged: set[Path] = set()
+        self._valid: Path | None = None  # known to be so, by reading or writing it
         self._lock = None
         self.resume_from = None if resume in ("auto", "none") else Path(resume)
         distributed.from_main(lambda: self._open(resume))
@@ -52,9 +52,10 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise FileExistsError(f"{self.folder}: is a file, not a folder for a run") from error
-        self._lock = _lock(self.folder)
-        for left_over in (p for place in WRITTEN for p in self.folder.glob(f"{place}/.*.part")):
-            left_over.unlink(missing_ok=True)  # of a save that was killed
+        told = "another process is training in this run folder; wait for it or use another --output_dir"
+        self._lock = lock_folder(self.folder, told)
+        for place in WRITTEN:
+            remove_leftovers(self.folder / place)
         for alone in (p for p in self.checkpoints.glob("step_*.sha256") if not p.with_suffix("").exists()):
             alone.unlink(missing_ok=True)
         if resume == "none" and self.saved():
@@ -121,6 +122,7 @@ class RunFolder:
             if problem is None:
                 self._check_identity(_identity_in(path), path)
                 self.notices.append(f"continuing from {path.name}")
+                self._valid = path
                 return path
             self._damaged.add(path)
             self.notices.append(f"{path.name} is not used: {problem}")
@@ -140,11 +142,14 @@ class RunFolder:
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Write the training state of `step`, then forget all but it and the one before. Main process only.
 
-        Files that were refused as damaged when this run was continued go, too.
+        A step that is there already stays as it is: replacing a good file could only lose it. Files that were refused
+        as damaged when this run was continued go, too.
         """
         path = self.checkpoints / f"step_{step:010d}.pt"
         (self.folder / "DONE").unlink(missing_ok=True)  # of a run that is now made longer
-        write_state(state | {"identity": self.identity}, path)
+        if path != self._valid:
+            write_state(state | {"identity": self.identity}, path)
+        self._valid = path
         self._damaged.discard(path)
         good = [p for p in self.saved() if p not in self._damaged and _step_of(p) <= step]
         for old in (p for p in self.saved() if p not in good[-KEEP:]):
@@ -243,18 +248,6 @@ def fingerprint(values) -> str:
     return hashlib.sha256(
         json.dumps(values, sort_keys=True, default=str).encode("utf-8", "surrogateescape")
     ).hexdigest()[:16]
-
-
-def _lock(folder: Path):
-    """An exclusive lock that dies with this process; refuses when another process holds it."""
-    file = (folder / ".lock").open("a+")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise FileExistsError(
-            f"{folder}: another process is training in this run folder; wait for it or use another --output_dir"
-        ) from error
-    return file
 
 
 def _sidecar(path: Path) -> Path:

@@ -122,6 +122,7 @@ def test_folders_of_equal_name_are_told_apart(tmp_path):
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):
+    (tmp_path / "out").mkdir()
     assert open_records(tmp_path / "out", {"seed": 0}, resume=False, overwrite=False) == []
     append_record(tmp_path / "out", {"path": "a", "mean_error": float("nan")})
     with pytest.raises(ValueError, match="same settings; --resume .* --overwrite"):

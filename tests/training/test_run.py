@@ -157,6 +157,23 @@ def test_continuing_from_elsewhere(tmp_path):
         RunFolder(tmp_path / "c", {}, resume=str(tmp_path / "nowhere")).load()
 
 
+def test_a_step_that_is_there_already_stays_as_it_is(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path, {})
+    run.save({"step": 5}, 5)
+    before = [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())]
+    run.save({"step": 5}, 5)
+    again = RunFolder(tmp_path, {})
+    again.load()
+    again.save({"step": 5}, 5)
+    assert [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())] == before
+    run.saved()[0].write_bytes(b"rot")
+    third = RunFolder(tmp_path, {})
+    with pytest.raises(ValueError, match="no valid checkpoint"):
+        third.load()
+    third.save({"step": 5}, 5)
+    assert damage(run.saved()[0]) is None
+
+
 def test_two_trainers_on_one_folder(tmp_path):
     first = RunFolder(tmp_path, {})
 
