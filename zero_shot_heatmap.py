@@ -81,10 +81,11 @@ class Config:
 def main(config: Config) -> int:
     """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
+    from data.listing import printable
     from evaluation.heatmap_figures import forget_drawings
     from evaluation.heatmap_report import drawn, write_results
     from evaluation.heatmap_study import measured, require_full_coverage
-    from evaluation.output_folder import open_records, text_of
+    from evaluation.output_folder import open_records
     from training.files import lock_folder
 
     failed: list[tuple[Path, str, str]] = []
@@ -108,9 +109,9 @@ def main(config: Config) -> int:
     if config.truth is not None:
         study.truth, study.untrained = findings(study, sources)
     records = {r["path"]: r for r in measured(study, sources, done, failed)}
-    kept = [s for s in sources if text_of(s.path) in records]
+    kept = [s for s in sources if printable(s.path) in records]
     cards, high = drawn(study, kept, records, failed)
-    tables = write_results(study, settings, [records[text_of(s.path)] for s in kept], cards, high, failed)
+    tables = write_results(study, settings, [records[printable(s.path)] for s in kept], cards, high, failed)
     lock.close()
     conclude(config, len(kept), tables, failed)
     return 3 if failed else 0

@@ -78,6 +78,7 @@ class Bench:
         from PIL import Image
         from transformers import ViTImageProcessorPil, ViTMAEForPreTraining
 
+        from benchmarks.reader import synthetic
         from data.preprocessing import Preprocessing
         from models.mae import MaskedAutoencoder, named_config
         from models.weights import save_mae
@@ -93,10 +94,7 @@ class Bench:
         generator = np.random.default_rng(0)
         (folder / "in").mkdir()
         for number in range(config.images):
-            coarse = Image.fromarray(generator.random((25, 20)).astype(np.float32))
-            picture = np.asarray(coarse.resize((config.width, config.height), Image.Resampling.BICUBIC))
-            picture = picture + generator.normal(0, 0.01, picture.shape)
-            picture = (picture - picture.min()) / (picture.max() - picture.min())
+            picture = synthetic(config.height, config.width, generator)
             Image.fromarray((picture * 255).astype(np.uint8)).save(folder / "in" / f"{number}.png")
         self.studies: dict = {}
         self.study()
@@ -127,7 +125,7 @@ class Bench:
         import zero_shot_heatmap
         from evaluation.heatmap_report import drawn, write_results
         from evaluation.heatmap_study import measured
-        from evaluation.output_folder import text_of
+        from data.listing import printable
         from training.device import prepare_cpu
 
         prepare_cpu(self.device)
@@ -142,7 +140,7 @@ class Bench:
             sources = zero_shot_heatmap.find_sources(study.config.in_dirs, True, study.config.out, failed)
             records = {record["path"]: record for record in measured(study, sources, [], failed)}
             cards, high = drawn(study, sources, records, failed)
-            write_results(study, study.settings, [records[text_of(s.path)] for s in sources], cards, high, failed)
+            write_results(study, study.settings, [records[printable(s.path)] for s in sources], cards, high, failed)
         finally:
             study.model = network
 

@@ -61,10 +61,7 @@ def write_files(folder: Path, config: Config) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     generator = np.random.default_rng(0)
     for number in range(config.files):
-        coarse = Image.fromarray(generator.random((25, 20)).astype(np.float32))
-        picture = np.asarray(coarse.resize((config.width, config.height), Image.Resampling.BICUBIC))
-        picture = picture + generator.normal(0, 0.01, picture.shape)
-        picture = (picture - picture.min()) / (picture.max() - picture.min())
+        picture = synthetic(config.height, config.width, generator)
         deep, grey = (picture * 4095).astype(np.uint16), Image.fromarray((picture * 255).astype(np.uint8))
         colour = Image.merge("RGB", [grey] * 3)
 
@@ -80,6 +77,17 @@ def write_files(folder: Path, config: Config) -> dict[str, list[Path]]:
         for kind, syntax in (("DICOM", None), ("DICOM, JPEG 2000", "JPEG2000Lossless"), ("DICOM, RLE", "RLELossless")):
             add(kind, f"{kind[-3:].strip()}.dcm", lambda path, deep=deep, syntax=syntax: dicom(path, deep, syntax))
     return files
+
+
+def synthetic(height: int, width: int, generator):
+    """Smooth shapes under detector noise: a picture [height, width] in [0, 1] that compresses like a radiograph."""
+    import numpy as np
+    from PIL import Image
+
+    coarse = Image.fromarray(generator.random((25, 20)).astype(np.float32))
+    picture = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    picture = picture + generator.normal(0, 0.01, picture.shape)
+    return (picture - picture.min()) / (picture.max() - picture.min())
 
 
 def dicom(path: Path, pixels, syntax: str | None) -> None:

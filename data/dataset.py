@@ -131,6 +131,7 @@ def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table")
     as_text = dict.fromkeys(text, str)
+    check_archive(path)
     try:
         if path.suffix.lower() == ".xlsx":
             _check_workbook(path)
@@ -145,7 +146,6 @@ def _check_workbook(path: Path) -> None:
     """Refuse a sheet that would fill the memory: pandas makes a full rectangle of what lies in a few far cells."""
     from openpyxl import load_workbook
 
-    check_archive(path)
     workbook = load_workbook(path, read_only=True, data_only=True, keep_links=False)
     sheet = workbook.worksheets[0]
     sheet.reset_dimensions()

@@ -136,8 +136,11 @@ def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
                 picture.load()
     except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
         raise ValueError(f"{file}: not a readable mask picture ({error})") from error
-    if unlike or rows * columns > max(MOST_PIXELS, height * width):
-        raise ValueError(f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}")
+    told = f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}"
+    if unlike:
+        raise ValueError(told)
+    if rows * columns > max(MOST_PIXELS, height * width):
+        raise ValueError(f"{told}; a mask larger than its radiograph may have {MOST_PIXELS / 1e6:.0f} million pixels")
     if _levels(picture) > MOST_LEVELS:
         raise ValueError(
             f"{file}: more than {MOST_LEVELS} distinct values; a mask has 0 and a few labels, this is a picture"

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 
+from data.listing import printable
 from evaluation.heatmap_figures import (
     cohort_top,
     figure_endings,
@@ -20,7 +21,7 @@ from evaluation.heatmap_figures import (
 from evaluation.heatmap_study import Unreadable, ahead
 from evaluation.intervals import Interval, mean_interval
 from evaluation.localisation import METRICS
-from evaluation.output_folder import text_of, write_table
+from evaluation.output_folder import write_table
 from evaluation.report import MOST_SHOWN, Card, Report, Table, thumbnail, write_report
 from training.files import write_text
 
@@ -33,7 +34,7 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
     marker = config.out / "overlays.json"
     fresh = config.resume and marker.exists() and marker.read_text() == style
     marker.unlink(missing_ok=True)
-    order = sorted(sources, key=lambda s: -records[text_of(s.path)][key])
+    order = sorted(sources, key=lambda s: -records[printable(s.path)][key])
     rank = {id(source): number for number, source in enumerate(order)}
 
     def draw(source):
@@ -46,7 +47,7 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
             if isinstance(pixels, Unreadable):
                 return source, pixels
             drawing = make_drawing(pixels, np.load(study.file(source, map_ending(study))))
-        return source, write_overlay(study, source, drawing, high, records[text_of(source.path)])
+        return source, write_overlay(study, source, drawing, high, records[printable(source.path)])
 
     cards = []
     with study.progress("overlays", len(sources)) as bar:
@@ -57,14 +58,14 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, floa
                 continue
             if rank[id(source)] >= MOST_SHOWN:
                 continue
-            record = records[text_of(source.path)]
+            record = records[printable(source.path)]
             pictures = {"overlay": f"{source.stem}_hotspot.png"}
             pictures |= {"reconstruction": f"{source.stem}.png"} if config.panel_passes else {}
             facts = [f"p99 {record['p99_error']:.3g}", f"{record['width']}\u00d7{record['height']}"]
             facts += [f"mean {record['mean_error']:.3g}"] if key != "mean_error" else []
             facts += [record["condition"]] if record.get("condition") else []
             src = thumbnail(small, config.out, rank[id(source)], len(sources))
-            cards.append(Card(text_of(source.stem), record[key], facts, src, pictures))
+            cards.append(Card(printable(source.stem), record[key], facts, src, pictures))
     forget_drawings(config.out)
     write_text(marker, style)
     return cards, high
@@ -77,7 +78,7 @@ def write_results(study, settings: dict, records: list, cards: list, high, faile
     columns += ["z_max", "z_mean", "reference_group"] if study.reference is not None else []
     columns += ["patient", "condition", "finding_fraction"] if study.truth is not None else []
     write_table(out / "err_mean_summary.csv", [*columns, "outputs"], (r | {"outputs": r["stem"]} for r in records))
-    lost = [(text_of(path), reason, detail) for path, reason, detail in failed]
+    lost = [(printable(path), reason, detail) for path, reason, detail in failed]
     names = ("path", "reason", "detail")
     write_table(out / "failed.csv", names, (dict(zip(names, row)) for row in lost))
     tables = localisation_tables(study, records) if study.truth is not None else []

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from data.listing import printable
 from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
 from evaluation.heatmap_figures import keep_drawing, make_drawing, write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
-from evaluation.output_folder import append_record, text_of
+from evaluation.output_folder import append_record
 from training.device import autocast
 from training.files import atomic, sha256_of
 
@@ -99,10 +100,10 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
     """The record of each radiograph: finished ones as they are, the others measured and written."""
     finished, todo = {r["path"]: r for r in done}, []
     for source in sources:
-        record = finished.get(text_of(source.path))
+        record = finished.get(printable(source.path))
         if (
             record
-            and record["stem"] == text_of(source.stem)
+            and record["stem"] == printable(source.stem)
             and all(study.file(source, e).exists() for e in record["files"])
             and source.path.exists()
             and record["sha256"] == sha256_of(source.path)
@@ -173,7 +174,13 @@ def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, un
     size, preprocessing = pixels.shape[:2], study.preprocessing
     study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
     facts = describe(maps.maps[0], maps.hits[0], preprocessing.placement(size)[1])
-    record = {"path": text_of(source.path), "stem": text_of(source.stem), "height": size[0], "width": size[1], **facts}
+    record = {
+        "path": printable(source.path),
+        "stem": printable(source.stem),
+        "height": size[0],
+        "width": size[1],
+        **facts,
+    }
     full = mapped_back(preprocessing, maps.maps[0], maps.hits[0] > 0, size)
     save_array(study.file(source, "_error.npy"), full)
     record["files"] = ["_error.npy"]

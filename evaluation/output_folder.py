@@ -125,11 +125,6 @@ def append_record(out: Path, record: dict) -> None:
     append_line(out / RECORDS, json.dumps(record))
 
 
-def text_of(path: PurePath) -> str:
-    """A path as text for tables and records; bytes that are not UTF-8 appear as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
     """A UTF-8 CSV table, written as a whole; missing values are empty cells.
 

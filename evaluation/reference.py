@@ -92,8 +92,8 @@ class NormalReference:
     @classmethod
     def load(cls, path: Path) -> "NormalReference":
         """Read what `save` wrote; ValueError for any other file."""
+        check_archive(path)
         try:
-            check_archive(path)
             with np.load(path, allow_pickle=False) as stored:
                 reference = cls(json.loads(str(stored["settings"])))
                 for i, name in enumerate(json.loads(str(stored["groups"]))):

@@ -167,10 +167,11 @@ def read_tensors(file: Path) -> dict[str, Any]:
     """The content of a weight file; nothing in it is executed. ValueError names the file and the reason."""
     if file.suffix not in _SUFFIXES:
         raise ValueError(f"{file}: not a checkpoint by its name (expected {', '.join(_SUFFIXES)})")
+    if file.suffix != ".safetensors":
+        check_archive(file)
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        check_archive(file)
         with torch.serialization.safe_globals(ALLOWED):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

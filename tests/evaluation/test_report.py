@@ -8,8 +8,9 @@ from pathlib import Path, PurePath
 import pytest
 from PIL import Image
 
+from data.listing import printable
 from evaluation import report as page
-from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, text_of, write_table
+from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, write_table
 from evaluation.report import Card, Report, Table, link, thumbnail, write_report
 
 EVIL = """<script>alert(1)</script>"'&#.png"""
@@ -157,5 +158,5 @@ def test_tables_hold_odd_names_and_no_formulas(tmp_path):
     )
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines == ["path,value", "'=cmd(),-1.5", '"a,""b""\\udcff",', "x,"]
-    assert text_of(PurePath("a\udcff.png")) == "a\\xff.png"
-    json.dumps(text_of(PurePath("a\udcff.png"))).encode("utf-8")
+    assert printable(PurePath("a\udcff.png")) == "a\\xff.png"
+    json.dumps(printable(PurePath("a\udcff.png"))).encode("utf-8")
