@@ -248,13 +248,13 @@ class Pretraining:
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
-        from training.run import fingerprint
+        from training.run import short_hash
 
         free = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
                 "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
                 "compile", "on_bad_image"}  # fmt: skip
         fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
-        files = fingerprint([(Path(p).name, Path(p).stat().st_size) for p in paths])
+        files = short_hash([(Path(p).name, Path(p).stat().st_size) for p in paths])
         return fixed | {"global_batch": self.plan.global_batch, "radiographs": f"{len(paths)} files ({files})"}
 
     # objective

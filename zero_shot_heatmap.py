@@ -92,7 +92,7 @@ def main(config: Config) -> int:
     sources = find_sources(config.in_dirs, config.recursive, config.out, failed)
     study = prepare(config)
     settings = study.settings | {"seed": config.seed, "panel_passes": config.panel_passes, "format": config.format}
-    settings |= {"reference": fingerprint(config.reference), "truth": fingerprint(config.truth)}
+    settings |= {"reference": content_hash(config.reference), "truth": content_hash(config.truth)}
     settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
     if config.reference is not None or config.truth is not None:
         require_full_coverage(study, sources)
@@ -231,7 +231,7 @@ def prepare(config: Config):
         say("note: this network predicts normalised patches; each gets its own mean and standard deviation back")
     error = "l1" if config.l1 or config.l2 is False else "l2"
     settings = {
-        "checkpoint": fingerprint(config.model_path),
+        "checkpoint": content_hash(config.model_path),
         "preprocessing": preprocessing.to_dict(),
         "mask_ratio": ratio,
         "passes": passes,
@@ -243,7 +243,7 @@ def prepare(config: Config):
     return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, progress)
 
 
-def fingerprint(path: Path | None) -> str | None:
+def content_hash(path: Path | None) -> str | None:
     """What stands for the content of a file (its sha256) or folder (names and sha256 or, if many, sizes and times)."""
     import hashlib
     import os

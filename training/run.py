@@ -243,7 +243,7 @@ def _git_revision() -> str | None:
         return None
 
 
-def fingerprint(values) -> str:
+def short_hash(values) -> str:
     """Short sha256 of anything JSON can hold, e.g. a list of files with their sizes."""
     return hashlib.sha256(
         json.dumps(values, sort_keys=True, default=str).encode("utf-8", "surrogateescape")

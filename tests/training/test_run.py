@@ -8,7 +8,7 @@ import torch
 from fork_harness import exit_status, spawn
 
 from training.files import DiskFull, atomic, sha256_of, write_text
-from training.run import RunFolder, damage, fingerprint, write_state
+from training.run import RunFolder, damage, short_hash, write_state
 
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
@@ -201,7 +201,7 @@ def test_log_is_cut_back_to_the_resumed_step(tmp_path):
 
 
 def test_fingerprint_and_hash(tmp_path):
-    assert fingerprint(["a", 1]) == fingerprint(["a", 1]) != fingerprint(["a", 2])
+    assert short_hash(["a", 1]) == short_hash(["a", 1]) != short_hash(["a", 2])
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x").startswith("ba7816bf")
     shutil.rmtree(tmp_path)
