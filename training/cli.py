@@ -72,23 +72,26 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
     """
     from training.files import is_disk_full
 
-    config = parse(config_class)
+    config, told = parse(config_class), None
     try:
         status = main(config)
     except OSError as error:
         if not (isinstance(error, _MENDABLE) or is_disk_full(error)):
             raise
-        status = _say(error)
+        told = str(error)
     except ValueError as error:
         if not _raised_by_us(error):
             raise
-        status = _say(error)
+        told = str(error)
     except (RuntimeError, MemoryError) as error:
         advice = _advice(error, {field.name for field in dataclasses.fields(config_class)})
         if advice is None:
             raise
         first = str(error).strip().splitlines() or ["MemoryError"]
-        status = _say(f"{first[0].rstrip('.')}: {advice}")
+        told = f"{first[0].rstrip('.')}: {advice}"
+    if told is not None:  # said only here: with the error, the progress bar on the last line is gone
+        print(f"{Path(sys.argv[0]).name}: {told}", file=sys.stderr)
+        status = 2
     sys.exit(status)
 
 
@@ -111,11 +114,6 @@ def _advice(error: BaseException, flags: set[str]) -> str | None:
                     "input_size": "a smaller --input_size"}  # fmt: skip
         return " or ".join(["out of memory; try a machine with more", *(r for f, r in remedies.items() if f in flags)])
     return None
-
-
-def _say(error: BaseException | str) -> int:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-    return 2
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -50,15 +50,16 @@ class HashingFile:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path, hashed: bool = False, durable: bool = True) -> Iterator[HashingFile]:
+def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expected: int = 0) -> Iterator[HashingFile]:
     """Write `path` as a whole or not at all.
 
         with atomic(folder / "metrics.json") as file:
             file.write(b"...")
 
     `hashed`: `file.sha256` is the hash of all that was written. `durable=False`: quicker, for what may be lost with the
-    power. On any error the old file stays and the temporary one is removed; one that a kill left behind is found by
-    `remove_leftovers`. Raises DiskFull with the free space.
+    power. `expected`: how many bytes it will have, if known, for the message when there is no room. On any error the
+    old file stays and the temporary one is removed; one that a kill left behind is found by `remove_leftovers`. Raises
+    DiskFull with the free space.
     """
     path, file, temporary = Path(path), None, None
     try:
@@ -77,7 +78,7 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True) -> Iter
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if is_disk_full(error) and not isinstance(error, DiskFull):
-            raise _disk_full(path, file.size if file else 0) from error
+            raise _disk_full(path, max(expected, file.size if file else 0)) from error
         raise
 
 
@@ -177,12 +178,17 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _disk_full(path: Path, size: int) -> DiskFull:
-    need = f"it needs at least {_readable(size)}, " if size else ""
-    free = _readable(shutil.disk_usage(path.parent).free)
+    need = f"it needs at least {readable(size)}, " if size else ""
+    free = readable(free_bytes(path.parent))
     return DiskFull(errno.ENOSPC, f"no room to write {path}: {need}{free} free; the previous file is untouched")
 
 
-def _readable(size: int) -> str:
+def free_bytes(folder: str | Path) -> int:
+    """Room on the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def readable(size: int) -> str:
     """A number of bytes in the largest unit that it fills."""
     for unit, step in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 1 << step:

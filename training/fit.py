@@ -21,7 +21,7 @@ from training import distributed
 from training.device import autocast, resolve_precision
 from training.objective import Objective
 from training.optim import set_schedules
-from training.run import RunFolder
+from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
 
@@ -225,8 +225,8 @@ class _Loop:
             "counted": self.counted,
             "bad_steps": self.bad_steps,
         }
-        spoilt = [n for n, t in _tensors(state["objective"]) if not torch.isfinite(t).all()]
-        spoilt = spoilt or [f"optimizer {n}" for n, t in _tensors(state["optimizer"]) if not torch.isfinite(t).all()]
+        spoilt = [n for n, t in tensors_in(state["objective"]) if not torch.isfinite(t).all()]
+        spoilt = spoilt or [f"optimizer {n}" for n, t in tensors_in(state["optimizer"]) if not torch.isfinite(t).all()]
         if spoilt:
             raise TrainingStopped(
                 f"step {self.step}: {len(spoilt)} tensors of the training state are no longer finite, e.g. "
@@ -245,6 +245,7 @@ class _Loop:
         if self.s.run is None:
             return
         state = self.s.run.load()
+        self.s.run.warn_of_little_room(bytes_of(self.objective.state_dict()))
         if distributed.is_main():
             print(*self.s.run.notices, sep="\n", end="\n" * bool(self.s.run.notices), file=sys.stderr, flush=True)
         if state is None:
@@ -269,15 +270,6 @@ class _Loop:
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
             mininterval=seconds,
         )  # fmt: skip
-
-
-def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a nested state, with their names."""
-    if isinstance(state, Tensor):
-        yield name, state
-    elif isinstance(state, dict):
-        for key, value in state.items():
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 @contextlib.contextmanager

@@ -15,13 +15,23 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from training import distributed
-from training.files import append_line, atomic, lock_folder, remove_leftovers, sha256_of, write_text
+from training.files import (
+    append_line,
+    atomic,
+    free_bytes,
+    lock_folder,
+    readable,
+    remove_leftovers,
+    sha256_of,
+    write_text,
+)
 
 KEEP = 2
 WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
@@ -173,6 +183,21 @@ class RunFolder:
 
         distributed.from_main(cut)
 
+    def warn_of_little_room(self, model_bytes: int) -> None:
+        """Every process, before the first step: a notice if what a run keeps will not fit on the disk.
+
+        That is, with the two moments of Adam, three times the model in each of the checkpoints kept and in the one that
+        is being written, and the exported model.
+        """
+
+        def look() -> None:
+            need = model_bytes * (3 * (KEEP + 1) + 1) - sum(path.stat().st_size for path in self.saved())
+            if (free := free_bytes(self.folder)) < need:
+                told = f"{self.folder} has {readable(free)} free, and the run's checkpoints need {readable(need)} more"
+                self.notices.append(told)
+
+        distributed.from_main(look)
+
     def done(self, step: int) -> None:
         """Note that the run has finished."""
         note = {"step": step, "unix_time": round(time.time()), "identity": self.identity}
@@ -184,9 +209,23 @@ def write_state(state: dict[str, Any], path: Path) -> None:
 
     The sha256 is there first: a file that has its name is complete.
     """
-    with atomic(path, hashed=True) as file:
+    with atomic(path, hashed=True, expected=bytes_of(state)) as file:
         torch.save(state, file)
         write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
+
+
+def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a nested state, with their names."""
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
+
+
+def bytes_of(state: Any) -> int:
+    """How large a state is on the disk, but for a little."""
+    return sum(tensor.nbytes for _, tensor in tensors_in(state))
 
 
 def _identity_in(path: Path) -> dict[str, Any]:

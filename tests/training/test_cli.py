@@ -186,6 +186,21 @@ def test_what_a_user_can_mend_is_told_in_one_sentence(monkeypatch, capsys, error
     assert run(monkeypatch, capsys, raises(error)) == (2, "script.py: say this\n")
 
 
+def test_the_sentence_comes_after_a_progress_bar_that_the_error_interrupted(monkeypatch, capsys):
+    def steps():
+        try:
+            yield
+        finally:
+            print("bar is gone", file=sys.stderr)
+
+    def main(config):
+        waiting = steps()
+        next(waiting)
+        raise ValueError("say this")
+
+    assert run(monkeypatch, capsys, main) == (2, "bar is gone\nscript.py: say this\n")
+
+
 def test_a_full_disk_is_told(monkeypatch, capsys):
     status, told = run(monkeypatch, capsys, raises(OSError(28, "No space left on device", "x.pt")))
     assert status == 2 and "No space left on device: 'x.pt'" in told and told.count("\n") == 1

@@ -8,7 +8,7 @@ import torch
 from fork_harness import exit_status, spawn
 
 from training.files import DiskFull, atomic, sha256_of, write_text
-from training.run import RunFolder, damage, short_hash, write_state
+from training.run import RunFolder, bytes_of, damage, short_hash, write_state
 
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
@@ -172,6 +172,29 @@ def test_a_step_that_is_there_already_stays_as_it_is(tmp_path, monkeypatch):
         third.load()
     third.save({"step": 5}, 5)
     assert damage(run.saved()[0]) is None
+
+
+def test_little_room_is_told_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.run.free_bytes", lambda folder: 10 * 100 - 1 - 412)
+    run = RunFolder(tmp_path, {})
+    run.warn_of_little_room(100)
+    assert run.notices == [f"{tmp_path} has 587 bytes free, and the run's checkpoints need 1000 bytes more"]
+    run.notices.clear()
+    (run.checkpoints / "step_0000000001.pt").write_bytes(bytes(413))  # will make room for the next but one
+    run.warn_of_little_room(100)
+    assert run.notices == []
+
+
+def test_a_full_disk_tells_the_size_of_the_whole_state(tmp_path, monkeypatch):
+    state = {"objective": {"a": torch.zeros(1000)}, "optimizer": {"state": {0: {"b": torch.zeros(1000).double()}}}}
+    assert bytes_of(state) == 12_000
+
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("training.run.torch.save", full)
+    with pytest.raises(DiskFull, match=r"it needs at least 11\.7 KiB, "):
+        write_state(state, tmp_path / "step_0000000001.pt")
 
 
 def test_two_trainers_on_one_folder(tmp_path):
