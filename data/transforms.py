@@ -10,6 +10,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from data.preprocessing import Preprocessing
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -66,3 +68,67 @@ class CropFlip:
         w, h = min(W, max(1, round(H * aspect))), min(H, max(1, round(W / aspect)))
         x, y = (W - w) // 2, (H - h) // 2
         return x, y, x + w, y + h
+
+
+@dataclasses.dataclass(frozen=True)
+class RotateFlipJitter:
+    """Rotation, horizontal flip, brightness and contrast on the whole radiograph: SKELEX's downstream augmentation.
+
+    `preprocessing` brings the radiograph to the network's size (`Preprocessing.fit`). The rotation, uniform in
+    +- `degrees` about the middle, is one of the radiograph itself and not of the squashed picture: angles stay true,
+    and corners become black. Brightness and contrast factors are uniform in 1 +- the value and come in random order, as in
+    torchvision's ColorJitter; contrast turns about the mean of the picture.
+    """
+
+    preprocessing: Preprocessing
+    degrees: float = 10.0
+    flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+
+    def __post_init__(self):
+        for name, most in (("degrees", 180), ("flip", 1), ("brightness", 1), ("contrast", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 0 to {most}")
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        angle, flip = rng.uniform(-self.degrees, self.degrees), rng.random() < self.flip
+        factors = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
+        changes = (brightened, contrasted) if rng.random() < 0.5 else (contrasted, brightened)
+        result = self.preprocessing.fit(pixels)[0].numpy()
+        if angle:
+            result = self.rotated(result, angle, pixels.shape[:2])
+        if flip:
+            result = result[:, ::-1]
+        for change in changes:
+            result = change(result, factors[0] if change is brightened else factors[1])
+        return np.ascontiguousarray(result)
+
+    def rotated(self, fitted: np.ndarray, angle: float, size: tuple[int, int]) -> np.ndarray:
+        """Turn a fitted picture [h, w] counter-clockwise by `angle` degrees of the radiograph of `size` (H, W)."""
+        (x0, y0, x1, y1), (left, top, right, bottom) = self.preprocessing.placement(size)
+        stretch = (right - left) / (x1 - x0) / ((bottom - top) / (y1 - y0))  # of x against y
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        across, down = -sin * stretch, sin / stretch
+        h, w = fitted.shape
+        x, y = w / 2, h / 2
+        matrix = (cos, across, x - cos * x - across * y, down, cos, y - down * x - cos * y)
+        picture = Image.fromarray(fitted)
+        return np.asarray(picture.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def brightened(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """`factor` times as bright, cut at white; uint8, or float32 in [0, 1]."""
+    return _within(pixels * np.float32(factor), pixels.dtype)
+
+
+def contrasted(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """`factor` times as far from the mean of the picture (a whole grey level at 8 bits), cut at black and white."""
+    mean = pixels.mean(dtype=np.float64)
+    mean = np.float32(int(mean + 0.5) if pixels.dtype == np.uint8 else mean)
+    return _within(mean + (pixels - mean) * np.float32(factor), pixels.dtype)
+
+
+def _within(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cut to the range of `dtype`; whole levels are cut down, as Pillow does."""
+    return np.clip(values, 0, 255 if dtype == np.uint8 else 1).astype(dtype)

@@ -1,11 +1,14 @@
 """Random crop and flip: what it may do, and that it does it as often as torchvision does."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from data.transforms import CropFlip
+from data.preprocessing import Preprocessing
+from data.transforms import CropFlip, RotateFlipJitter, brightened, contrasted
 
 SIZES = [(300, 400), (400, 300), (64, 64), (1000, 60), (60, 1000), (16, 17), (16, 320)]
 
@@ -136,3 +139,58 @@ def test_impossible_scales(scale):
 def test_impossible_flips(flip):
     with pytest.raises(ValueError, match="flip"):
         CropFlip(32, 32, flip=flip)
+
+
+def smooth(size, seed=0):
+    coarse = np.random.default_rng(seed).random((6, 5)).astype(np.float32)
+    return (np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)).clip(0, 1) * 255).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.93, 1.0, 1.2])
+def test_brightness_and_contrast_are_those_of_torchvision(factor):
+    from torchvision.transforms import functional as F
+
+    pixels = smooth((60, 50))
+    picture = Image.fromarray(pixels)
+    for ours, theirs in ((brightened, F.adjust_brightness), (contrasted, F.adjust_contrast)):
+        found, expected = ours(pixels, factor).astype(int), np.asarray(theirs(picture, factor)).astype(int)
+        assert np.abs(found - expected).max() <= 1 and (found != expected).mean() < 0.01
+        values = ours((pixels / 255).astype(np.float32), factor)
+        assert values.dtype == np.float32 and np.abs(values * 255 - expected).max() < 2
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 320), (224, 224)])
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_a_rotation_is_one_of_the_radiograph_and_not_of_the_squashed_picture(size, resize):
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
+    pixels, preprocessing = smooth(size), Preprocessing(96, 96, resize=resize)
+    turn = RotateFlipJitter(preprocessing)
+    for angle in (-10, 3, 25):
+        full = F.rotate(Image.fromarray(pixels), angle, InterpolationMode.BILINEAR)
+        expected = preprocessing.fit(np.asarray(full))[0].numpy().astype(int)
+        found = turn.rotated(preprocessing.fit(pixels)[0].numpy(), angle, size).astype(int)
+        inner = (slice(20, 76), slice(36, 60) if resize == "pad" else slice(20, 76))
+        assert np.abs(found - expected)[inner].mean() < 1.0, np.abs(found - expected)[inner].mean()
+        wrong = turn.rotated(preprocessing.fit(pixels)[0].numpy(), -angle, size).astype(int)
+        assert np.abs(wrong - expected)[inner].mean() > 3.0
+
+
+def test_the_fine_tuning_augmentation_draws_what_it_says():
+    pixels = smooth((80, 60))
+    still = RotateFlipJitter(Preprocessing(32, 32), degrees=0, flip=0, brightness=0, contrast=0)
+    rng = np.random.default_rng(0)
+    assert np.array_equal(still(pixels, rng), Preprocessing(32, 32).fit(pixels)[0].numpy())
+    mirror = dataclasses.replace(still, flip=1)
+    assert np.array_equal(mirror(pixels, rng), still(pixels, rng)[:, ::-1])
+    both = RotateFlipJitter(Preprocessing(32, 32))
+    drawn = [both(pixels, np.random.default_rng(seed)) for seed in range(40)]
+    assert len({one.tobytes() for one in drawn}) == 40 and all(one.flags.c_contiguous for one in drawn)
+    assert np.array_equal(drawn[3], both(pixels, np.random.default_rng(3)))
+    values = both((pixels / 255).astype(np.float32), np.random.default_rng(3))
+    assert values.dtype == np.float32 and np.abs(values * 255 - drawn[3]).max() < 4
+    with pytest.raises(ValueError, match="flip 2: expected 0 to 1"):
+        RotateFlipJitter(Preprocessing(32, 32), flip=2)
