@@ -76,8 +76,8 @@ class RotateFlipJitter:
 
     `preprocessing` brings the radiograph to the network's size (`Preprocessing.fit`). The rotation, uniform in
     +- `degrees` about the middle, is one of the radiograph itself and not of the squashed picture: angles stay true,
-    and corners become black. Brightness and contrast factors are uniform in 1 +- the value and come in random order, as in
-    torchvision's ColorJitter; contrast turns about the mean of the picture.
+    and corners become black. Brightness and contrast factors are uniform in 1 +- the value and come in random order, as
+    in torchvision's ColorJitter; contrast turns about the mean of the picture.
     """
 
     preprocessing: Preprocessing
