@@ -85,7 +85,7 @@ FLOAT32 = (
     "peaks above, and what the work that is saved brings: fewer copies, and only hidden rows in the last decoder block."
 )
 BFLOAT16 = (
-    "Both run at three quarters of their peaks or more, so what can be gained is bounded by the ratio of the bf16 peak "
+    "Both run at two thirds of their peaks or more, so what can be gained is bounded by the ratio of the bf16 peak "
     "to the float32 peak of the library as installed, above, and the work that is saved. With `--compile` it is more."
 )
 SHARE = "Small matrices, attention, norms and the optimizer take the rest; larger batches come closer to the peak."
