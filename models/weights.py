@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from models.keys import family_of, to_huggingface, to_ours, unwrap
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.pickled import ALLOWED
 from models.vit import ViT, resize_positions
-from training.files import atomic, check_archive, read_small, write_text
+from training.files import atomic, check_archive, read_small, reason_of, write_text
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
@@ -172,15 +173,16 @@ def read_tensors(file: Path) -> dict[str, Any]:
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the restricted reader knows the later ones
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
-            f"({_first_line(error)})"
+            f"({reason_of(error)})"
         ) from None
     except Exception as error:  # a damaged file raises a dozen types; all are refusals
-        raise ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({_first_line(error)})") from None
+        raise ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
@@ -194,16 +196,12 @@ def _check_claims(state: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {key} of {tuple(value.shape)} is no plain tensor that the file holds completely")
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; ValueError names the file."""
     try:
         content = json.loads(read_small(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({_first_line(error)})") from None
+        raise ValueError(f"{path}: not a JSON file ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content

@@ -5,6 +5,8 @@ import errno
 import fcntl
 import hashlib
 import os
+import pickle
+import re
 import shutil
 import tempfile
 import threading
@@ -162,6 +164,14 @@ def check_archive(path: str | Path) -> None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(ARCHIVE, ARCHIVE_RATIO * os.path.getsize(path)):
         raise ValueError(f"{path}: refused, because it would unpack to {unpacked / 2**20:,.0f} MiB")
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library found wrong with a file, in one short line without its advice."""
+    if isinstance(error, pickle.UnpicklingError):  # the first line tells how to load it all the same
+        asked = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+        return f"it asks for {asked[1]}" if asked else "instructions that tensors do not need"
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__
 
 
 def sha256_of(path: str | Path) -> str:

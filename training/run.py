@@ -28,6 +28,7 @@ from training.files import (
     free_bytes,
     lock_folder,
     readable,
+    reason_of,
     remove_leftovers,
     sha256_of,
     write_text,
@@ -234,8 +235,7 @@ def _identity_in(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         identity = state["identity"]
     except Exception as error:  # a file made by others raises a dozen types; none of its code is ever run
-        told = str(error).strip().split("\n")[0][:160] or type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint of a run of this program ({told})") from None
+        raise ValueError(f"{path}: not a checkpoint of a run of this program ({reason_of(error)})") from None
     if not isinstance(identity, dict):
         raise ValueError(f"{path}: not a checkpoint of a run of this program")
     return identity

@@ -3,10 +3,11 @@
 import errno
 import hashlib
 import os
+import pickle
 
 import pytest
 
-from training.files import DiskFull, HashingFile, append_line, atomic, is_disk_full, sha256_of, write_text
+from training.files import DiskFull, HashingFile, append_line, atomic, is_disk_full, reason_of, sha256_of, write_text
 
 
 def test_the_hash_is_that_of_what_is_written(tmp_path):
@@ -113,3 +114,12 @@ def test_other_errors_pass_unchanged(tmp_path):
     with pytest.raises(OSError) as caught:
         HashingFile(Broken()).write(b"x")
     assert caught.value.errno == errno.EIO
+
+
+def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
+    told = (
+        "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system whose"
+    )
+    assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
+    assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
+    assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "EOFError"
