@@ -215,8 +215,8 @@ class Pretraining:
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from data.radiograph import printable
         from evaluation.output_folder import write_table
+        from training.files import printable
 
         rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
         write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), rows)

@@ -81,12 +81,11 @@ class Config:
 def main(config: Config) -> int:
     """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
-    from data.listing import printable
     from evaluation.heatmap_figures import forget_drawings
     from evaluation.heatmap_report import drawn, write_results
     from evaluation.heatmap_study import measured, require_full_coverage
     from evaluation.output_folder import open_records
-    from training.files import lock_folder
+    from training.files import lock_folder, printable
 
     failed: list[tuple[Path, str, str]] = []
     sources = find_sources(config.in_dirs, config.recursive, config.out, failed)

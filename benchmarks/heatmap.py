@@ -125,7 +125,7 @@ class Bench:
         import zero_shot_heatmap
         from evaluation.heatmap_report import drawn, write_results
         from evaluation.heatmap_study import measured
-        from data.listing import printable
+        from training.files import printable
         from training.device import prepare_cpu
 
         prepare_cpu(self.device)

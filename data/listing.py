@@ -2,23 +2,13 @@
 
 import csv
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from training.files import printable
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 LIST_EXTENSIONS = (".txt", ".csv")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-
-
-def printable(path) -> str:
-    """A path as text that any terminal, table or page can take, in one line.
-
-    Bytes that are not UTF-8 appear as \\xNN; line ends, other control characters and those that turn the direction of
-    writing as in Python. All else stays, so that a user's own tables can be joined by it.
-    """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def below(root: Path, name: str) -> Path:

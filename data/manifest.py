@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from data.listing import printable
-from training.files import sha256_of, write_text
+from training.files import printable, sha256_of, write_text
 
 COLUMNS = ("path", "size_bytes", "sha256")
 CHUNK = 16  # files handed to a thread at once

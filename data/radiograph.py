@@ -15,7 +15,8 @@ import warnings
 
 import numpy as np
 
-from data.listing import EXTENSIONS, list_radiographs, printable
+from data.listing import EXTENSIONS, list_radiographs
+from training.files import printable
 
 __all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable"]
 

@@ -8,7 +8,6 @@ import json
 
 import numpy as np
 
-from data.listing import printable
 from evaluation.heatmap_figures import (
     cohort_top,
     figure_endings,
@@ -23,7 +22,7 @@ from evaluation.intervals import Interval, mean_interval
 from evaluation.localisation import METRICS
 from evaluation.output_folder import write_table
 from evaluation.report import MOST_SHOWN, Card, Report, Table, thumbnail, write_report
-from training.files import write_text
+from training.files import printable, write_text
 
 
 def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, float | None]:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data.listing import printable
 from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
 from evaluation.heatmap_figures import keep_drawing, make_drawing, write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from evaluation.output_folder import append_record
 from training.device import autocast
-from training.files import atomic, sha256_of
+from training.files import atomic, printable, sha256_of
 
 LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with findings
 

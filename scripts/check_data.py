@@ -44,7 +44,7 @@ def main(config: Config) -> int:
     """Exit status: 0, or 3 if anything is wrong."""
     from data.audit import audit
     from data.manifest import read_manifest
-    from data.radiograph import printable
+    from training.files import printable
 
     if config.num_workers < 0:
         raise ValueError(f"--num_workers {config.num_workers} is out of range")
@@ -87,7 +87,7 @@ def listed(entries: list[Path], recursive: bool) -> tuple[list[Path], list[Row]]
 def compared(config: Config, paths: list[Path], known: dict | None) -> list[Row]:
     """What is not as the manifest says, or there twice; writes the manifest if there is none yet."""
     from data.manifest import common_folder, differences, duplicates, fingerprints, name_below, write_manifest
-    from data.radiograph import printable
+    from training.files import printable
 
     content = fingerprints(paths, workers=config.num_workers, progress=bar("sha256"))
     wrong: list[Row] = []
@@ -113,7 +113,8 @@ def bar(title: str):
 
 def conclude(config: Config, count: int, usable: int, wrong: list[Row]) -> None:
     """Counts on the screen, and every file in the report."""
-    from data.radiograph import REASONS, printable
+    from data.radiograph import REASONS
+    from training.files import printable
     from evaluation.output_folder import write_table
 
     for reason, files in Counter(reason for _, reason, _ in wrong).most_common():

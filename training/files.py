@@ -20,6 +20,7 @@ ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _UMASK_LOCK = threading.Lock()
 
 
@@ -164,6 +165,16 @@ def check_archive(path: str | Path) -> None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(ARCHIVE, ARCHIVE_RATIO * os.path.getsize(path)):
         raise ValueError(f"{path}: refused, because it would unpack to {unpacked / 2**20:,.0f} MiB")
+
+
+def printable(path) -> str:
+    """A path as text that any terminal, table or page can take, in one line.
+
+    Bytes that are not UTF-8 appear as \\xNN; line ends, other control characters and those that turn the direction of
+    writing as in Python. All else stays, so that a user's own tables can be joined by it.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def reason_of(error: BaseException) -> str:

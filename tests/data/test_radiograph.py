@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import listing
 from data.intensity import minmax
 from data.radiograph import REASONS, UnreadableRadiograph, list_radiographs, load_radiograph
+from training.files import printable
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GREY = (np.add.outer(np.arange(40) * 3, np.arange(60) * 2) % 251).astype(np.uint8)
@@ -25,7 +25,7 @@ RAMP = np.tile(np.arange(4096, dtype=np.uint16), (32, 1)).reshape(512, 256)  # e
 def reason(path, **options) -> str:
     with pytest.raises(UnreadableRadiograph) as caught:
         load_radiograph(path, **options)
-    assert caught.value.reason in REASONS and str(caught.value).startswith(listing.printable(path))
+    assert caught.value.reason in REASONS and str(caught.value).startswith(printable(path))
     return caught.value.reason
 
 

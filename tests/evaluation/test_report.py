@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 import pytest
 from PIL import Image
 
-from data.listing import printable
 from evaluation import report as page
 from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, write_table
 from evaluation.report import Card, Report, Table, link, thumbnail, write_report
+from training.files import printable
 
 EVIL = """<script>alert(1)</script>"'&#.png"""
 

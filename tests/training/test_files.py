@@ -117,9 +117,7 @@ def test_other_errors_pass_unchanged(tmp_path):
 
 
 def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
-    told = (
-        "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system"
-    )
+    told = "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system"
     assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
     assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
     assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "EOFError"
