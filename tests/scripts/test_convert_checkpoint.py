@@ -1,9 +1,7 @@
 """Checkpoints converted in every direction keep their outputs; what does not fit is refused."""
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import json
 import subprocess
 import sys
@@ -12,13 +10,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from in_process import script
 from safetensors.torch import load_file, save_file
 
 from models.keys import to_huggingface
 from models.mae import MaskedAutoencoder, named_config
 from models.weights import huggingface_config, load_encoder, load_mae, save_mae
 from scripts import convert_checkpoint
-from training import cli
 
 ROOT = Path(__file__).parents[2]
 PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "do_resize": True,
@@ -26,16 +24,7 @@ PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 
 
 
 def convert(source, to, out, *more) -> subprocess.CompletedProcess:
-    """The script with these flags, in this process: importing torch and timm anew takes seconds."""
-    flags = [str(part) for part in ("--in", source, "--to", to, "--out", out, *more)]
-    told, complained = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told), contextlib.redirect_stderr(complained),
-        pytest.raises(SystemExit) as ended,
-    ):  # fmt: skip
-        patch.setattr(sys, "argv", ["convert_checkpoint.py", *flags])
-        cli.run(convert_checkpoint.main, convert_checkpoint.Config)
-    return subprocess.CompletedProcess(flags, ended.value.code or 0, told.getvalue(), complained.getvalue())
+    return script(convert_checkpoint, "--in", source, "--to", to, "--out", out, *more)
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +80,9 @@ def test_every_family_to_every_library(sources, tmp_path, source, to):
 
 
 def test_facebooks_layout(mae, sources, tmp_path):
-    script = [
-        sys.executable,
-        "scripts/convert_checkpoint.py",
-        "--in",
-        sources / "ours",
-        "--to",
-        "mae",
-        "--out",
-        tmp_path,
-    ]
-    done = subprocess.run(list(map(str, script)), capture_output=True, text=True, cwd=ROOT, check=False)
+    flags = ["--in", sources / "ours", "--to", "mae", "--out", tmp_path]
+    command = [str(part) for part in (sys.executable, "scripts/convert_checkpoint.py", *flags)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     assert set(content) == {"model"} and set(content["model"]) == set(mae.state_dict())

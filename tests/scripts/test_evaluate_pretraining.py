@@ -1,13 +1,11 @@
 """The evaluation script end to end on a few small phantoms, and its page of several seeds."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from in_process import script
 
 from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_regions, phantom_target
 from data.phantom_layouts import WRITERS
@@ -15,8 +13,7 @@ from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.weights import save_mae
-
-ROOT = Path(__file__).parents[2]
+from scripts import evaluate_pretraining, evidence_table
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +33,9 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 def evaluate(folder, out, *more):
-    return run(
-        "scripts/evaluate_pretraining.py", "--model_path", folder / "model", "--train", folder / "train", "--test",
+    return script(
+        evaluate_pretraining, "--model_path", folder / "model", "--train", folder / "train", "--test",
         folder / "test", "--out", out, "--labels", 6, "--steps", 4, "--batch_size", 8, "--passes", 4, "--most_maps", 8,
         "--tasks", "abnormal", "bone_age", *more,
     )  # fmt: skip
@@ -67,14 +60,14 @@ def test_every_part_has_figures_with_baselines(folder, tmp_path):
     assert "## Fine-tuning" in (tmp_path / "evaluation_1" / "results.md").read_text()
     page = tmp_path / "evidence.md"
     page.write_text("old\n---\nOur words.\n")
-    result = run("scripts/evidence_table.py", "--runs", tmp_path, "--out", page)
+    result = script(evidence_table, "--runs", tmp_path, "--out", page)
     assert result.returncode == 0, result.stderr
     assert page.read_text().endswith("\n---\nOur words.\n") and "Over pretraining time" in page.read_text()
 
 
 def test_patients_on_both_sides_are_refused(folder, tmp_path):
-    result = run("scripts/evaluate_pretraining.py", "--model_path", folder / "model", "--train", folder / "train",
-                 "--test", folder / "train", "--out", tmp_path / "out")  # fmt: skip
+    result = script(evaluate_pretraining, "--model_path", folder / "model", "--train", folder / "train", "--test",
+                    folder / "train", "--out", tmp_path / "out")  # fmt: skip
     assert result.returncode == 2 and "patients are in both" in result.stderr and "Traceback" not in result.stderr
 
 
