@@ -98,7 +98,7 @@ def test_every_benchmark_runs(tmp_path):
     for part in (
         "complementary, 8 passes",
         "ours, bf16",
-        "4 complementary masks",
+        "ours, 4 complementary masks",
         "16-bit PNG",
         "pretrain_mae.py --help",
     ):
