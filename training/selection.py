@@ -1,0 +1,47 @@
+"""The best epoch on validation, kept on disk: weights that are really those of that epoch, also when a run is continued."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.run import damage, write_state
+
+
+class BestEpoch:
+    """The weights of the epoch with the best validation score so far, in `folder`/best.pt (main process only).
+
+    Ties go to the earlier epoch. An undefined score (NaN) is worse than any number; if no epoch has a number, the last
+    one is kept. A run that is continued from before its best epoch keeps it: made again it has the same weights, and
+    where kernels differ in their last bits it is still an epoch of this run. ValueError: a damaged file.
+    """
+
+    def __init__(self, folder: str | Path, larger_is_better: bool):
+        self.path, self.sign = Path(folder) / "best.pt", 1.0 if larger_is_better else -1.0
+        self.epoch, self.score = -1.0, math.nan
+        if self.path.exists():
+            state = self._read()
+            self.epoch, self.score = state["epoch"], state["score"]
+
+    def offer(self, epoch: float, score: float, weights: dict[str, Any]) -> bool:
+        """Keep `weights` if `score` is the best so far; returns whether it is. `epoch` counts from 0, may be broken."""
+        if math.isnan(score):
+            better = math.isnan(self.score) and epoch > self.epoch
+        else:
+            better = math.isnan(self.score) or self.sign * score > self.sign * self.score
+        if better:
+            write_state({"epoch": float(epoch), "score": float(score), "weights": weights}, self.path)
+            self.epoch, self.score = float(epoch), float(score)
+        return better
+
+    def weights(self) -> dict[str, Any]:
+        """The kept weights, on the CPU; FileNotFoundError before the first epoch."""
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no epoch has been validated yet")
+        return self._read()["weights"]
+
+    def _read(self) -> dict[str, Any]:
+        if problem := damage(self.path):
+            raise ValueError(f"{self.path}: {problem}; delete the folder to train this fold anew")
+        return torch.load(self.path, map_location="cpu", weights_only=True)
