@@ -1,4 +1,4 @@
-"""The best epoch on validation, kept on disk: weights that are really those of that epoch, also when a run is continued."""
+"""The best epoch on validation, kept on disk: weights that are really of that epoch, also when a run is continued."""
 
 import math
 from pathlib import Path
