@@ -72,7 +72,7 @@ def per_study(
     names, first, index = np.unique(studies, return_index=True, return_inverse=True)
     differs = np.flatnonzero(target != target[first][index])
     if len(differs):
-        raise ValueError(f"study {studies[differs[0]]!r} has radiographs with different targets")
+        raise ValueError(f"study {str(studies[differs[0]])!r} has radiographs with different targets")
     views = np.bincount(index)
     columns = predicted.reshape(len(predicted), -1).T
     means = np.stack([np.bincount(index, column, len(names)) / views for column in columns], axis=-1)
