@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evaluation.metrics import auroc
+
 METRICS = ("pixel_auroc", "aupro", "pointing_game", "iou")
 
 
@@ -39,14 +41,7 @@ def localisation_scores(
 def pixel_auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     """Area under the ROC curve of pixels, ties counted half; NaN unless both kinds of pixel are there."""
     scores, truth = _check(scores, truth)
-    positive = int(truth.sum())
-    negative = truth.size - positive
-    if not positive or not negative:
-        return math.nan
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of equal scores, from 1
-    rank_sum = ranks[group[truth]].sum()
-    return float((rank_sum - positive * (positive + 1) / 2) / (positive * negative))
+    return float(auroc(scores, truth)[0])
 
 
 def aupro(scores: np.ndarray, truth: np.ndarray, max_fpr: float = 0.3) -> float:

@@ -8,24 +8,11 @@ import numpy as np
 from evaluation.neighbours import patches_of
 
 
-def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
-    """AUROC ("binary": [R] scores), macro one-vs-rest AUROC ("multiclass": [R, O] probabilities) or mean absolute error
-    ("regression": [R], in the target's unit). NaN where it is undefined (one class only)."""
-    from sklearn.metrics import roc_auc_score
-
-    if kind == "regression":
-        return float(np.abs(predicted - target).mean())
-    if kind == "binary":
-        return float(roc_auc_score(target, predicted)) if 0 < target.mean() < 1 else float("nan")
-    classes = range(predicted.shape[1])
-    values = [roc_auc_score(target == c, predicted[:, c]) for c in classes if 0 < (target == c).mean() < 1]
-    return float(np.mean(values)) if values else float("nan")
-
-
 def linear_probe(
     kind: str, train: np.ndarray, target: np.ndarray, test: np.ndarray, patients: np.ndarray | None = None
 ) -> np.ndarray:
-    """Fit on standardised features [R, D], predict for `test`: probabilities or values as `score` takes them.
+    """Fit on standardised features [R, D], predict for `test`: probabilities or values as `evaluation.metrics` takes
+    them.
 
     The strength of the L2 penalty is chosen by cross-validation on the training rows, 5-fold (3-fold below 100 rows),
     with all rows of one of the `patients` [R] in the same fold.

@@ -142,7 +142,7 @@ class Study:
         Patients are resampled; the same `name` gives the same draws, so differences are paired.
         """
         from evaluation.intervals import bootstrap_interval
-        from evaluation.probes import score
+        from evaluation.metrics import score
 
         def statistic(rows):
             own = score(kind, truth[rows], predicted[rows])
@@ -442,7 +442,7 @@ class Study:
 
 
 def metric_of(info) -> str:
-    """What `evaluation.probes.score` computes for this task."""
+    """What `evaluation.metrics.score` computes for this task."""
     return f"MAE ({info.unit})" if info.kind == "regression" else "AUROC"
 
 

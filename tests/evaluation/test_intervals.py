@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.intervals import bootstrap_interval, mean_interval
+from evaluation.intervals import (
+    bootstrap_interval,
+    mean_interval,
+    metric_intervals,
+    resample_weights,
+    weighted_intervals,
+)
+from evaluation.metrics import auroc, metric_values
 
 
 def test_interval_of_a_mean_covers_it_as_often_as_it_says():
@@ -79,3 +86,63 @@ def test_same_generator_same_interval():
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="draws|level"):
         mean_interval([1.0, 2.0], generator=np.random.default_rng(0), **wrong)
+
+
+def test_many_draws_at_once_are_the_draws_one_by_one():
+    rng = np.random.default_rng(4)
+    target, patients = (rng.random(90) < 0.4).astype(float), rng.integers(0, 30, 90)
+    predicted = np.round(rng.random(90), 2)  # with ties
+    fast = metric_intervals("binary", target, predicted, patients, generator=np.random.default_rng(9), draws=300)
+    for name in ("auroc", "auprc", "balanced_accuracy", "f1", "sensitivity"):
+        slow = bootstrap_interval(
+            lambda rows: metric_values("binary", target[rows], predicted[rows])[name].value,  # noqa: B023
+            patients, generator=np.random.default_rng(9), draws=300,
+        )  # fmt: skip
+        assert fast[name][:4] == pytest.approx(slow[:4], abs=1e-12), name
+    one, other = (
+        [w.copy() for w in resample_weights(patients, np.random.default_rng(1), 50)]
+        for _ in range(2)
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate(one), np.concatenate(other))
+
+
+def test_blocks_of_draws_do_not_show(monkeypatch):
+    patients = np.arange(200) // 2
+    whole = np.concatenate(list(resample_weights(patients, np.random.default_rng(1), 70)))
+    monkeypatch.setattr("evaluation.intervals.BLOCK", 1500)
+    parts = list(resample_weights(patients, np.random.default_rng(1), 70))
+    assert len(parts) == 10 and whole.shape == (70, 200)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert (whole.sum(1) == 200).all() and (whole[:, ::2] == whole[:, 1::2]).all()
+
+
+def test_interval_of_an_auroc_covers_it_as_often_as_it_says():
+    """300 studies of 60 patients with three radiographs that share a patient's tendency."""
+    rng, hits, naive = np.random.default_rng(5), 0, 0
+    patients, truth = np.repeat(np.arange(60), 3), np.repeat(np.arange(60) % 2, 3).astype(float)
+    area = 0.5 * math.erfc(-1.0 / 2)  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
+    for _ in range(300):
+        values = truth + np.repeat(rng.normal(0, math.sqrt(0.8), 60), 3) + rng.normal(0, math.sqrt(0.2), 180)
+        scores = 1 / (1 + np.exp(-values))
+        for clusters in (patients, np.arange(180)):
+            interval = weighted_intervals(lambda w: {"a": auroc(scores, truth == 1, w)}, clusters,  # noqa: B023
+                                          generator=rng, draws=200)["a"]  # fmt: skip
+            inside = interval.low <= area <= interval.high
+            hits, naive = hits + (inside and clusters is patients), naive + (inside and clusters is not patients)
+    assert 0.90 < hits / 300 < 0.98
+    assert naive / 300 < 0.85  # radiographs taken for patients
+
+
+def test_metrics_without_an_interval_say_why():
+    generator = np.random.default_rng(0)
+    one_patient = metric_intervals("binary", [0.0, 1, 0], [0.1, 0.9, 0.2], ["a"] * 3, generator=generator)["auroc"]
+    assert one_patient.estimate == 1.0 and math.isnan(one_patient.low)
+    assert one_patient.reason == "less than two patients"
+    one_class = metric_intervals("binary", [1.0, 1, math.nan], [0.1, 0.9, 0.2], list("abc"), generator=generator)
+    assert math.isnan(one_class["auroc"].estimate) and one_class["auroc"].reason == "only '1' is there"
+    few = metric_intervals("regression", [1.0, 2], [1.0, 2], list("ab"), generator=generator, fewest=5)
+    assert few["mae"].reason.startswith("2 radiographs") and math.isnan(few["mae"].estimate)
+    none = metric_intervals("regression", [], [], [], generator=generator)
+    assert none["mae"].draws == 0 and "0 radiographs" in none["mae"].reason
+    with pytest.raises(ValueError, match="2 targets but 1 cluster names"):
+        metric_intervals("regression", [1.0, 2], [1.0, 2], ["a"], generator=generator)

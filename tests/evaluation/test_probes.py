@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from evaluation.metrics import score
 from evaluation.neighbours import PatchBank
 from evaluation.pretraining import curve, markdown, pooled, summary
-from evaluation.probes import linear_probe, pca_features, score
+from evaluation.probes import linear_probe, pca_features
 
 
 def test_scores_are_the_usual_ones():

@@ -1,0 +1,135 @@
+"""splits.csv: the exact split of a run, to be published, checked and used again.
+
+Columns path (below the data set's root, beginning with "./"), sha256 of the file, group (the patient, or whatever must
+not be on two sides), fold (0, 1, ...) and split ("train", "val", "test"). Every fold has a row for each of its
+radiographs, test included, so that a fold can be read without knowing any rule.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.listing import printable
+from data.manifest import fingerprints, name_below
+from data.splits import Fold, Splits
+from training.files import write_text
+
+COLUMNS = ("path", "sha256", "group", "fold", "split")
+SIDES = ("train", "val", "test")
+
+
+def file_hashes(
+    records: pd.DataFrame, *, workers: int = 0, progress: Callable[[Sequence], Iterable] | None = None
+) -> list[str]:
+    """The sha256 of each record's file, in the order of rows. FileNotFoundError says how many cannot be read."""
+    paths = [Path(image) for image in records["image"]]
+    content = fingerprints(dict.fromkeys(paths), workers=workers, progress=progress)
+    lost = [path for path in content if content[path].error]
+    if lost:
+        told = f"{printable(lost[0])}: {content[lost[0]].error}"
+        raise FileNotFoundError(f"{len(lost)} of {len(paths)} radiographs cannot be read, first {told}")
+    return [content[path].sha256 for path in paths]
+
+
+def write_splits(file: Path, records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> None:
+    """Write `splits` of `records`, whose files lie below `root` and have the hashes `sha256` (one a row)."""
+    names, groups = _names(records, root), records["patient"].astype(str).tolist()
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for number, fold in enumerate(splits.folds):
+        for side, rows in zip(SIDES, (fold.train, fold.val, splits.test)):
+            for row in sorted(rows, key=names.__getitem__):
+                table.writerow((names[row], sha256[row], groups[row], number, side))
+    write_text(file, text.getvalue())
+
+
+def read_splits(
+    file: Path, records: pd.DataFrame, root: Path, sha256: Sequence[str], *, crossing: bool = False
+) -> Splits:
+    """The splits that a table gives for these `records`; their order, and where `root` lies, do not matter.
+
+    ValueError in one sentence if the table does not fit: columns, sides or folds it cannot have, files that the data
+    set lacks or that have changed, a radiograph or (unless `crossing`, for the official split of a release) a group on
+    two sides of a fold. Radiographs that the table does not name are left out, and `notices` counts them.
+    """
+    table = _read(file)
+    row_of = {name: row for row, name in enumerate(_names(records, root))}
+    lost = [path for path in dict.fromkeys(table["path"]) if path not in row_of]
+    if lost:
+        raise ValueError(f"{printable(file)}: {len(lost)} of its files are not in this data set, "
+                         f"first {printable(lost[0])}")  # fmt: skip
+    table["row"] = table["path"].map(row_of)
+    _check_content(file, table, records, sha256)
+    groups = table.assign(patient=records["patient"].astype(str).to_numpy()[table["row"]])
+    for column in () if crossing else ("group", "patient"):
+        sides = groups.groupby(["fold", column])["split"].nunique()
+        if (sides > 1).any():
+            number, name = sides.index[np.argmax(sides > 1)]
+            told = "group" if column == "group" else "patient (by the data set)"
+            raise ValueError(f"{printable(file)}: {told} {name!r} is on two sides of fold {number}")
+    folds = []
+    for _, part in table.groupby("fold"):
+        train, val, test = (np.sort(part.loc[part["split"] == side, "row"].to_numpy()) for side in SIDES)
+        folds.append(Fold(train, val))
+    unused = len(records) - table["path"].nunique()
+    notices = (f"{unused} of {len(records)} radiographs are not in {printable(file)} and are left out",)
+    return Splits(tuple(folds), test, notices if unused else ())
+
+
+def _names(records: pd.DataFrame, root: Path) -> list[str]:
+    return [name_below(Path(image), str(root)) for image in records["image"]]
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """The rows of the table, with whole numbers in `fold`; ValueError if they do not hang together."""
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{printable(file)}: no such table of splits")
+    shown = printable(file)
+    try:
+        text = Path(file).read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        head, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+        table = pd.DataFrame([row for row in rows if row], columns=head, dtype=object)
+    except (ValueError, csv.Error) as error:  # ragged, or no text
+        raise ValueError(f"{shown}: not a readable table ({str(error).splitlines()[0]})") from None
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking or not len(table):
+        raise ValueError(f"{shown}: no column {lacking[0]!r}; needed are {', '.join(COLUMNS)}" if lacking
+                         else f"{shown}: a table without rows")  # fmt: skip
+    wrong = table.loc[~table["split"].isin(SIDES), "split"]
+    if len(wrong):
+        raise ValueError(f"{shown}: row {wrong.index[0] + 2}: split {wrong.iloc[0]!r}; choices {', '.join(SIDES)}")
+    wrong = table.loc[~table["fold"].str.fullmatch("[0-9]{1,3}"), "fold"]
+    if len(wrong):
+        raise ValueError(f"{shown}: row {wrong.index[0] + 2}: fold {wrong.iloc[0]!r} is no whole number from 0 on")
+    table["fold"] = table["fold"].astype(int)
+    present = sorted(table["fold"].unique())
+    if present != list(range(len(present))):
+        raise ValueError(f"{shown}: folds {', '.join(map(str, present))}; they must count from 0 without a gap")
+    for number, part in table.groupby("fold"):
+        empty = [side for side in SIDES if side not in set(part["split"])]
+        if empty:
+            raise ValueError(f"{shown}: fold {number} has no {empty[0]!r} row")
+    return table
+
+
+def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha256: Sequence[str]) -> None:
+    shown = printable(file)
+    again = table[table.duplicated(["fold", "path"])]
+    if len(again):
+        first = again.iloc[0]
+        raise ValueError(f"{shown}: {printable(first['path'])} is in fold {first['fold']} more than once")
+    changed = table.loc[table["sha256"].to_numpy() != np.asarray(sha256, object)[table["row"]], "path"].unique()
+    if len(changed):
+        raise ValueError(f"{shown}: {len(changed)} files have changed since, first {printable(changed[0])}")
+    blank = table.loc[records["target"].isna().to_numpy()[table["row"]], "path"].unique()
+    if len(blank):
+        raise ValueError(f"{shown}: {len(blank)} of its files have no target, first {printable(blank[0])}")
+    tests = [frozenset(part) for _, part in table[table["split"] == "test"].groupby("fold")["path"]]
+    if len(set(tests)) > 1:
+        other = next(k for k, test in enumerate(tests) if test != tests[0])
+        raise ValueError(f"{shown}: folds 0 and {other} have different test sets; there is one, held out once")

@@ -1,0 +1,72 @@
+"""The same metrics for parts of a test set: men and women, centres, machines, ages.
+
+A difference between two parts of one test set can be chance; each value comes with its interval.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from evaluation.intervals import metric_intervals
+
+MOST_PARTS = 8  # distinct numbers that are parts of their own; more are cut into quarters
+FEWEST = 10  # radiographs below which a part has no value
+MISSING = "(missing)"
+
+
+def subgroups(column: Sequence) -> pd.Series:
+    """The part that each row belongs to: what is written in `column`, a quarter of its numbers, or "(missing)".
+
+    Numbers are cut into quarters if there are more than 8 different ones; the label says from where to where. The
+    parts are an ordered category, in the order of values, the missing last.
+    """
+    values = pd.Series(column).reset_index(drop=True)
+    known = values[values.notna() & (values.astype(str).str.strip() != "")]
+    numbers = pd.to_numeric(known, errors="coerce")
+    numeric = len(known) > 0 and np.isfinite(numbers).all() and known.map(type).ne(bool).all()
+    if numeric and numbers.nunique() > MOST_PARTS:
+        edges = np.unique(np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
+        place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
+        last = len(edges) - 2
+        names = [f"{edges[k]:g} to {'' if k == last else 'below '}{edges[k + 1]:g}" for k in range(last + 1)]
+        labels = pd.Series([names[k] for k in place], index=known.index)
+    elif numeric:
+        names = [f"{number:g}" for number in sorted(numbers.unique())]
+        labels = numbers.map("{:g}".format)
+    else:
+        labels = known.astype(str).str.strip()
+        names = sorted(labels.unique())
+    parts = labels.reindex(values.index).fillna(MISSING)
+    return parts.astype(pd.CategoricalDtype([*names, *([MISSING] if len(known) < len(values) else [])], ordered=True))
+
+
+def subgroup_table(
+    kind: str, target: np.ndarray, predicted: np.ndarray, column: Sequence, patients: Sequence, *, seed: int = 0,
+    draws: int = 2000, level: float = 0.95, fewest: int = FEWEST, specificity: float = 0.95, ordinal: bool = False,
+    classes: tuple[str, ...] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """One row for each part and metric: part, radiographs, patients, metric, value, low, high, reason.
+
+    Rows without a target do not count. A part with less than `fewest` radiographs, or of one class, has NaN and the
+    reason. The draws of a part depend on `seed` and its name, not on what other parts there are.
+    """
+    target, predicted, patients = np.asarray(target, np.float64), np.asarray(predicted), np.asarray(patients)
+    known = ~np.isnan(target)
+    parts, rows = subgroups(column), []
+    if not len(parts) == len(target) == len(patients):
+        raise ValueError(f"{len(target)} targets, {len(parts)} values of the column and {len(patients)} patients")
+    for part in parts.cat.categories:
+        chosen = known & (parts == part).to_numpy()
+        if not chosen.any():
+            continue
+        generator = np.random.default_rng([seed, *part.encode("utf-8", "surrogateescape")])
+        found = metric_intervals(
+            kind, target[chosen], predicted[chosen], patients[chosen], generator=generator, draws=draws, level=level,
+            fewest=fewest, specificity=specificity, ordinal=ordinal, classes=classes,
+        )  # fmt: skip
+        base = {"part": part, "radiographs": int(chosen.sum()), "patients": len(np.unique(patients[chosen]))}
+        rows += [base | {"metric": name, "value": interval.estimate, "low": interval.low, "high": interval.high,
+                         "reason": interval.reason} for name, interval in found.items()]  # fmt: skip
+    columns = ["part", "radiographs", "patients", "metric", "value", "low", "high", "reason"]
+    return pd.DataFrame(rows, columns=columns)
