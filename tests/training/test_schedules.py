@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden.fill import mismatch
 
-from training.optim import layer_of, parameter_groups, set_schedules
+from training.optim import layer_of, layers_of, parameter_groups, set_schedules
 from training.schedules import constant, linear, warmup_cosine
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -61,4 +61,4 @@ def test_vectors_do_not_decay_and_layers_learn_at_their_own_rate():
 def test_layer_decay_without_blocks_is_refused():
     with pytest.raises(ValueError, match="no .blocks"):
         parameter_groups(torch.nn.Linear(2, 2), layer_decay=0.75)
-    assert layer_of("decoder_blocks.0.norm1.weight", 12) == 13
+    assert layer_of("decoder_blocks.0.norm1.weight", layers_of(Head().backbone)) == 4
