@@ -71,6 +71,7 @@ def cached_folder(repository: str) -> Path | None:
 
 
 def is_timm(name: str) -> bool:
+    """Whether timm has an architecture of this name (a tag like `.a1_in1k` may follow)."""
     import timm
 
     return bool(re.fullmatch(r"[\w.]+", name)) and timm.is_model(name)  # never "hf_hub:...", which would download

@@ -79,11 +79,11 @@ def unwrap(content: dict) -> dict[str, Tensor]:
 
 
 def _inner_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network inside a self-supervised learner (DINO: `backbone.`, MoCo: `encoder_q.`) without its projection."""
+    """The network inside a self-supervised learner (DINO: `backbone.`, MoCo: `encoder_q.`)."""
     for prefix in ("backbone.network.", "module.backbone.", "backbone.", "encoder_q."):  # the first is ours, fine-tuned
         inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if inner:
-            return {k: v for k, v in inner.items() if not k.startswith("fc.")}
+            return inner
     return state
 
 
