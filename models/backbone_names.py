@@ -42,12 +42,12 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
                 f"Nothing is downloaded; none:{name} is the same network with random weights"
             )
         return Source(name, alias.architecture, alias.weights, alias)
-    if "@" in plain and not Path(plain).exists():
+    if "@" in plain and not os.path.exists(plain):
         architecture, path = plain.split("@", 1)
         if not is_timm(architecture):
             raise ValueError(f"backbone {name!r}: {_unknown(architecture, known)}")
         return Source(name, architecture, Path(path))
-    if Path(plain).exists() or plain.startswith((".", "/", "~")) or Path(plain).suffix in _FILES:
+    if os.path.exists(plain) or plain.startswith((".", "/", "~")) or Path(plain).suffix in _FILES:
         return Source(name, None, Path(plain).expanduser())
     if is_timm(plain):
         return Source(name, plain, _timm_weights(plain))

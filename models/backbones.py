@@ -129,6 +129,8 @@ def _random(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[
 
 def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
     """The timm model to build for a checkpoint; None for the plain Vision Transformers of `models/weights.py`."""
+    if any(key in checkpoint.state for key in ("embeddings.cls_token", "vit.embeddings.cls_token")):
+        return None  # transformers' Vision Transformer
     if source.architecture is not None and not OURS.fullmatch(source.architecture):
         named = source.architecture
     else:

@@ -134,6 +134,8 @@ def test_vits_of_transformers(tmp_path):
         theirs.save_pretrained(tmp_path / name)
         body = theirs.vit if name == "classifier" else theirs
         same(build_backbone(tmp_path / name)(x), body(x).last_hidden_state[:, 0])
+    told = alias_file(tmp_path, "a: {weights: bare, get: x, licence: y, architecture: vit_tiny_patch16_224}")
+    same(build_backbone("a", aliases=told)(x), bare(x).last_hidden_state[:, 0])  # whose layout it is, the file says
     head = classifier.classifier
     same(head(build_backbone(tmp_path / "classifier")(x)), classifier(x).logits)
 
@@ -143,15 +145,15 @@ def test_a_resnet_of_transformers(tmp_path):
     from transformers import ResNetConfig, ResNetForImageClassification
 
     torch.manual_seed(0)
-    theirs = ResNetForImageClassification(ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512],
-                                                       layer_type="basic")).eval()  # fmt: skip
+    theirs = ResNetForImageClassification(ResNetConfig()).eval()  # 50 layers
     for value in theirs.state_dict().values():
         if value.is_floating_point() and value.ndim == 1:
             value += 0.1 * torch.rand_like(value)
     theirs.save_pretrained(tmp_path)
     x, backbone = images(2, 64), build_backbone(tmp_path)
-    same(backbone(x), theirs.resnet(x).pooler_output.flatten(1), atol=1e-4)
-    assert "timm resnet18" in backbone.report
+    expected = theirs.resnet(x).pooler_output.flatten(1)
+    same(backbone(x), expected, atol=1e-5 * float(expected.abs().max()))
+    assert "timm resnet50" in backbone.report
 
 
 @pytest.mark.parametrize("prefix", ["module.encoder_q.", "backbone.", "module.backbone."])
@@ -283,6 +285,8 @@ def test_unknown_names_list_what_is_near():
     for path in ("./nowhere", "nowhere.pth", "resnet18@nowhere.pth"):
         with pytest.raises(FileNotFoundError, match="nowhere.*no such checkpoint"):
             build_backbone(path)
+    with pytest.raises(ValueError, match="is no alias"):
+        build_backbone("x" * 5000)
     for name in ("hf_hub:timm/resnet18", "hf-hub:timm/resnet18", "local-dir:x", "owner/name", "../../etc/passwd/x"):
         with pytest.raises((ValueError, FileNotFoundError)):
             build_backbone(name)
