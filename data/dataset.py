@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from data.kept_radiographs import KeptRadiographs
 from data.listing import below
 from data.preprocessing import Preprocessing
 from training.files import check_archive
@@ -49,13 +50,23 @@ class RadiographDataset(Dataset):
     task: ClassVar[Task]
 
     def __init__(self, records: pd.DataFrame, preprocessing: Preprocessing, transform: Callable | None = None,
-                 seed: int = 0, keep: bool = False):  # fmt: skip
+                 seed: int = 0, keep: bool | KeptRadiographs = False, extra: Sequence[str] = ()):  # fmt: skip
         """`transform(pixels, rng)` augments scaled pixels; None for evaluation, which uses `preprocessing` alone.
 
-        `keep` holds the decoded radiographs in memory, for sets that fit.
+        `keep` True holds the decoded radiographs in memory, for sets that fit; or they come from `KeptRadiographs`,
+        which several data sets and loader processes share. `extra`: columns of numbers that the samples bring along.
         """
         self.records, self.preprocessing, self.transform = records.reset_index(drop=True), preprocessing, transform
-        self.seed, self._kept = seed, {} if keep else None
+        self.seed, self._kept, self._shared = seed, {} if keep is True else None, None
+        if isinstance(keep, KeptRadiographs):
+            keep.check(preprocessing, augmented=transform is not None)
+            self._shared = keep
+        for column in extra:
+            if column not in records:
+                raise ValueError(f"no column {column!r}; the records have {', '.join(map(str, records.columns))[:500]}")
+        self._extra = records[list(extra)].to_numpy(np.float32, copy=True) if extra else None
+        if extra and not np.isfinite(self._extra).all():
+            raise ValueError(f"the columns {', '.join(extra)} have gaps; every radiograph needs a number")
 
     @classmethod
     def read(cls, root: str | Path) -> pd.DataFrame:
@@ -89,7 +100,10 @@ class RadiographDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: Key | int) -> dict:
-        """{"image": [1, h, w], "target": float32, "index": row}; key (epoch, row), or row for evaluation."""
+        """{"image": [1, h, w], "target": float32, "index": row}, with extra columns "extra": float32 [E].
+
+        key: (epoch, row), or row for evaluation.
+        """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records.iloc[index]
         pixels = self._scaled(index, record["image"])
@@ -97,9 +111,12 @@ class RadiographDataset(Dataset):
             image = self.preprocessing.fit(pixels)
         else:
             image = torch.from_numpy(np.array(self.transform(pixels, sample_generator(self.seed, epoch, index))))[None]
-        return {"image": image, "target": torch.tensor(float(record["target"])), "index": index}
+        sample = {"image": image, "target": torch.tensor(float(record["target"])), "index": index}
+        return sample if self._extra is None else sample | {"extra": torch.from_numpy(self._extra[index])}
 
     def _scaled(self, index: int, path: str) -> np.ndarray:
+        if self._shared is not None:
+            return self._shared.read(path)
         if self._kept is None:
             return self.preprocessing.read(path)
         if index not in self._kept:

@@ -1,7 +1,7 @@
 """From a data set to a process's micro-batches."""
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,26 +28,41 @@ def step_batches(
     """
 
     def from_step(start: int) -> Iterable[dict]:
-        loader = DataLoader(
-            _Guarded(dataset),
-            collate_fn=_collate,
-            batch_sampler=StepSampler(plan, seed, rank, start),
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            worker_init_fn=_one_thread if num_workers else None,
-            prefetch_factor=4 if num_workers else None,
-            timeout=distributed.timeout_seconds() / 2 if num_workers else 0,
-        )
-        batches = iter(loader)
-        try:
-            for batch in batches:
-                if isinstance(batch, _TOLD):
-                    raise batch
-                yield batch
-        finally:
-            _end(batches)
+        return _batches(dataset, StepSampler(plan, seed, rank, start), num_workers, pin_memory)
 
     return from_step
+
+
+def ordered_batches(
+    dataset: Dataset, rows: Sequence[int], *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+) -> Iterable[dict]:
+    """`dataset[row]` of each of `rows`, once and in their order, in batches; the last one may be smaller.
+
+    For predicting and for features. Raises as `step_batches`.
+    """
+    batches = [list(rows[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
+    return _batches(dataset, batches, min(num_workers, len(batches)), pin_memory)
+
+
+def _batches(dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool) -> Iterator[dict]:
+    loader = DataLoader(
+        _Guarded(dataset),
+        collate_fn=_collate,
+        batch_sampler=batch_sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread if num_workers else None,
+        prefetch_factor=4 if num_workers else None,
+        timeout=distributed.timeout_seconds() / 2 if num_workers else 0,
+    )
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            if isinstance(batch, _TOLD):
+                raise batch
+            yield batch
+    finally:
+        _end(batches)
 
 
 def _end(batches: Any) -> None:

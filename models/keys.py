@@ -6,6 +6,10 @@ Ours are the names of the MAE paper's code (`blocks.0.attn.qkv.weight`, ...), wh
     Hugging Face 4              vit.encoder.layer.0.attention.attention.query.weight
     Hugging Face 5              vit.layers.0.attention.q_proj.weight (in memory)
     Hugging Face 5.23 on disk   encoder as in 4, decoder as decoder.decoder_encoder.layer.0. ...
+    Hugging Face ViT            the same without decoder; with `classifier`, or bare with `pooler`
+    DINO (DAX, Adam-v2)         teacher: backbone.blocks.0. ..., backbone.conv1. ..., with a head beside it
+    MoCo (Adam-v1)              encoder_q.conv1. ..., encoder_k. ..., queue
+    Hugging Face ResNet         resnet.encoder.stages.0.layers.0.layer.0.convolution.weight
 """
 
 import re
@@ -37,6 +41,8 @@ _TOP = {
     "vit.embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
     "vit.layernorm.weight": "norm.weight",
     "vit.layernorm.bias": "norm.bias",
+    "classifier.weight": "head.weight",
+    "classifier.bias": "head.bias",
     "decoder.mask_token": "mask_token",
     "decoder.decoder_pos_embed": "decoder_pos_embed",
     "decoder.decoder_embed.weight": "decoder_embed.weight",
@@ -46,6 +52,14 @@ _TOP = {
     "decoder.decoder_pred.weight": "decoder_pred.weight",
     "decoder.decoder_pred.bias": "decoder_pred.bias",
 }
+_RESNETS = {
+    ("basic", 2, 2, 2, 2): "resnet18", ("basic", 3, 4, 6, 3): "resnet34", ("bottleneck", 3, 4, 6, 3): "resnet50",
+    ("bottleneck", 3, 4, 23, 3): "resnet101", ("bottleneck", 3, 8, 36, 3): "resnet152",
+}  # fmt: skip
+_CONVNEXTS = {
+    (3, 3, 9, 3, 96): "convnext_tiny", (3, 3, 27, 3, 96): "convnext_small", (3, 3, 27, 3, 128): "convnext_base",
+    (3, 3, 27, 3, 192): "convnext_large",
+}  # fmt: skip
 _HF_LAYER = re.compile(
     r"(?P<part>vit\.encoder\.layer|vit\.layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)"
     r"\.(?P<i>\d+)\.(?P<rest>.+)\.(?P<kind>weight|bias)"
@@ -61,7 +75,45 @@ def unwrap(content: dict) -> dict[str, Tensor]:
     state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if state and all(k.startswith("module.") for k in state):
         state = {k.removeprefix("module."): v for k, v in state.items()}
+    return _inner_network(state)
+
+
+def _inner_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network inside a self-supervised learner (DINO: `backbone.`, MoCo: `encoder_q.`)."""
+    for prefix in ("backbone.network.", "module.backbone.", "backbone.", "encoder_q."):  # the first is ours, fine-tuned
+        inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inner:
+            return inner
     return state
+
+
+def timm_name(state: dict[str, Tensor]) -> str | None:
+    """Which of timm's ResNets or ConvNeXts has these weights, by their shapes; None if none has."""
+    blocks = [len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
+    if state.get("conv1.weight", torch.empty(0)).shape == (64, 3, 7, 7):
+        kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+        if state.get("layer1.0.conv1.weight", torch.empty(0)).shape[:1] == (64,):  # not a wide one
+            return _RESNETS.get((kind, *blocks))
+    depths = tuple(len({k.split(".")[3 if ".blocks." in k else 2] for k in state if k.startswith(f"stages.{i}.")
+                        and ("dwconv" in k or "conv_dw" in k)}) for i in range(4))  # fmt: skip
+    stem = next((state[k] for k in ("stem.0.weight", "downsample_layers.0.0.weight") if k in state), None)
+    return None if stem is None else _CONVNEXTS.get((*depths, len(stem)))
+
+
+def resnet_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's names of a ResNet -> timm's, which are torchvision's."""
+    renamed = {}
+    for key, value in state.items():
+        key = key.removeprefix("resnet.")
+        key = re.sub(r"^embedder\.embedder\.convolution", "conv1", key)
+        key = re.sub(r"^embedder\.embedder\.normalization", "bn1", key)
+        key = re.sub(r"^encoder\.stages\.(\d+)\.layers\.", lambda m: f"layer{int(m[1]) + 1}.", key)
+        key = re.sub(r"\.shortcut\.convolution", ".downsample.0", key)
+        key = re.sub(r"\.shortcut\.normalization", ".downsample.1", key)
+        key = re.sub(r"\.layer\.(\d+)\.convolution", lambda m: f".conv{int(m[1]) + 1}", key)
+        key = re.sub(r"\.layer\.(\d+)\.normalization", lambda m: f".bn{int(m[1]) + 1}", key)
+        renamed[re.sub(r"^classifier\.1\.", "fc.", key)] = value
+    return renamed
 
 
 def family_of(state: dict[str, Tensor]) -> str:
@@ -104,7 +156,7 @@ def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our names -> the transformers 4 layout of ViTMAEForPreTraining, which transformers 4 and 5 both read."""
-    top = {ours: theirs for theirs, ours in _TOP.items()}
+    top = {ours: theirs for theirs, ours in _TOP.items() if not ours.startswith("head.")}
     layer = {ours: theirs for theirs, ours in _LAYER.items() if "_proj" not in theirs and not theirs.startswith("mlp.")}
     theirs: dict[str, Tensor] = {}
     for key, value in state.items():

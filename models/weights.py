@@ -84,12 +84,18 @@ def load_encoder(
     `pool`: "token" or "avg". With "avg", an encoder that was not fine-tuned that way has no `fc_norm`; it starts as
     identity and the report says so.
     """
-    checkpoint = read_checkpoint(path)
-    stored = mae_config(checkpoint)
+    return encoder_of(read_checkpoint(path), pool, drop_path, input_size)
+
+
+def encoder_of(
+    checkpoint: Checkpoint, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None
+) -> tuple[ViT, str]:
+    """`load_encoder` of a checkpoint that is read already."""
+    path, stored = checkpoint.path, mae_config(checkpoint)
     config = resized(stored, input_size)
     model = ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
                 mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
-    skipped = ("decoder_", "mask_token", "head.")
+    skipped = ("decoder_", "mask_token", "head.", "vit.pooler.")
     state = {k: v for k, v in checkpoint.state.items() if not k.startswith(skipped)}
     if "pos_embed" in state:
         state["pos_embed"] = resize_positions(state["pos_embed"], stored.grid, config.grid)
@@ -130,21 +136,40 @@ def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint folder or a .safetensors/.pth/.pt/.bin file of a known family, under our parameter names."""
+    return as_transformer(read_weights(path))
+
+
+def as_transformer(checkpoint: Checkpoint) -> Checkpoint:
+    """What `read_weights` read, as a Vision Transformer under our parameter names; ValueError if it is none."""
+    path, state = checkpoint.path, checkpoint.state
+    try:
+        family = family_of(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if family == "huggingface-mae":
+        state = to_ours(state)
+        if not checkpoint.config:
+            raise ValueError(f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder")
+    return dataclasses.replace(checkpoint, family=family, state=state)
+
+
+def read_weights(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder or file of any network; the tensors keep the names that they have in it.
+
+    The family is "" then. A folder holds one of the usual weight files, or a single other one.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such checkpoint (expected a folder with config.json and model.safetensors, or a "
             f"{', '.join(_SUFFIXES)} file); nothing is downloaded"
         )
-    config, preprocessor, notes = {}, None, []
+    config, preprocessor = {}, None
     file = path
     if not path.is_dir() and not path.is_file():
         raise ValueError(f"{path}: a pipe or a device, not a checkpoint")  # opening a pipe would wait for ever
     if path.is_dir():
-        file = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
-        if file is None:
-            shown = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-            raise FileNotFoundError(f"{path}: none of {', '.join(_WEIGHT_FILES)} in this folder (it holds {shown})")
+        file = _weight_file(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
         if (path / "preprocessor_config.json").is_file():
             preprocessor = read_json(path / "preprocessor_config.json")
@@ -153,15 +178,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         config = config or {"args": vars(content["args"])}
     state = unwrap(content)
     _check_claims(state, path)
-    try:
-        family = family_of(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if family == "huggingface-mae":
-        state = to_ours(state)
-        if not config:
-            raise ValueError(f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder")
-    return Checkpoint(path, family, state, config, preprocessor, notes)
+    return Checkpoint(path, "", state, config, preprocessor, [])
+
+
+def _weight_file(folder: Path) -> Path:
+    file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if file is None:
+        inside = sorted(folder.iterdir())
+        single = [path for path in inside if path.suffix in _SUFFIXES and path.is_file()]
+        if len(single) == 1:
+            return single[0]
+        shown = ", ".join(path.name for path in inside[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder}: none of {', '.join(_WEIGHT_FILES)} in this folder, nor a single other weight file (it holds "
+            f"{shown})"
+        )
+    return file
 
 
 def read_tensors(file: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
 from data.truth import read_truth
 from evaluation.reference import NormalReference
+from models.backbone_aliases import read_aliases
+from models.backbones import build_backbone
 from models.mae import MaskedAutoencoder, named_config
 from models.weights import load_encoder, load_mae, read_tensors, save_mae
 from training import cli
@@ -80,6 +82,9 @@ READERS = {
     "folder/model.pth": lambda path: scripts.convert_checkpoint.main(
         scripts.convert_checkpoint.Config(str(path.parent), "timm", str(path.parent.parent / "out"))
     ),
+    "b.pth": build_backbone,
+    "hub/pytorch_model.bin": lambda path: build_backbone(f"resnet18@{path.parent}"),
+    "configs/backbones.yaml": read_aliases,
     "step_1.pt": resume,
     "reference.npz": NormalReference.load,
     "truth.csv": read_truth,

@@ -1,41 +1,96 @@
 """Parameter groups: which weights decay, and how fast each layer learns; and the optimizer itself."""
 
+import re
+
 import torch
 from torch import nn
+
+Layers = tuple[
+    tuple[str, ...], ...
+]  # from the embedding on: the names (or beginnings of names) of each layer's parameters
+
+_STACKS = ("blocks", "stages", "layers")  # Vision Transformers, EfficientNet; ConvNeXt; Swin
+_TOKENS = ("_token", "pos_embed", "relative_position_bias_table")
 
 
 def parameter_groups(module: nn.Module, layer_decay: float = 1.0) -> list[dict]:
     """`module`'s trainable parameters in groups with "lr_scale" and "weight_decay_scale" (multiplied into schedules).
 
-    Vectors do not decay: biases, norm weights, class and mask tokens. With `layer_decay` < 1, block i of the L blocks
-    of `module.backbone` (or of `module`) learns layer_decay ** (L - i) times as fast as the head, the embedding
-    layer_decay ** (L + 1) times (BEiT, https://arxiv.org/abs/2106.08254).
+    Vectors do not decay: biases, norm weights, class and mask tokens, positions. With `layer_decay` < 1, layer i of the
+    L layers of `module.backbone` (or of `module`) learns layer_decay ** (L + 1 - i) times as fast as the head, its
+    embedding layer_decay ** (L + 1) times (BEiT, https://arxiv.org/abs/2106.08254). What the layers are is told by
+    `backbone.layers`, or by `layers_of`. ValueError if neither knows them.
     """
     backbone = getattr(module, "backbone", module)
-    depth = len(backbone.blocks) if hasattr(backbone, "blocks") else 0
-    if layer_decay != 1.0 and not depth:
-        raise ValueError(f"layer decay {layer_decay}: {type(backbone).__name__} has no .blocks to decay over; use 1.0")
+    prefix = "backbone." if isinstance(backbone, nn.Module) and backbone is not module else ""
+    backbone = backbone if prefix else module  # `backbone` may be a method
+    layers = getattr(backbone, "layers", None)
+    layers = layers if isinstance(layers, tuple) else layers_of(backbone)
+    if layer_decay != 1.0 and not layers:
+        raise ValueError(f"layer decay {layer_decay}: {type(backbone).__name__} has no .blocks, .stages or layer1 to "
+                         "decay over; use 1.0")  # fmt: skip
     groups: dict[tuple[float, float], dict] = {}
+    seen = set()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        lr_scale = layer_decay ** (depth + 1 - layer_of(name, depth))
-        vector = parameter.ndim <= 1 or name.endswith(("cls_token", "mask_token", "pos_embed"))
-        decay_scale = 0.0 if vector else 1.0
+        layer = layer_of(name.removeprefix(prefix), layers) if name.startswith(prefix) else len(layers)
+        seen.add(layer)
+        lr_scale = layer_decay ** (len(layers) - layer)
+        decay_scale = 0.0 if parameter.ndim <= 1 or name.endswith(_TOKENS) else 1.0
         group = groups.setdefault(
             (lr_scale, decay_scale), {"params": [], "lr_scale": lr_scale, "weight_decay_scale": decay_scale}
         )
         group["params"].append(parameter)
+    if all(parameter.requires_grad for parameter in module.parameters()):
+        empty = set(range(len(layers))) - seen
+        assert not empty, f"the layers {sorted(empty)} of {type(backbone).__name__} have no parameters"
     return list(groups.values())
 
 
-def layer_of(name: str, depth: int) -> int:
-    """0 for the embedding, 1..depth for the blocks, depth + 1 for everything after them."""
-    parts = name.split(".")
-    if "blocks" in parts and parts[parts.index("blocks") + 1].isdigit():
-        return int(parts[parts.index("blocks") + 1]) + 1
-    embedding = ("patch_embed", "cls_token", "pos_embed", "mask_token")
-    return 0 if any(part in embedding for part in parts) else depth + 1
+def layers_of(network: nn.Module) -> Layers:
+    """The layers of a network by its structure, the embedding first; () if it has none that is known.
+
+    A network is a stack of layers: `.blocks` (each block of a Vision Transformer, each stage of an EfficientNet),
+    `.stages` (ConvNeXt), `.layers` (Swin), `layer1` to `layer4` (ResNet) or `.features.denseblock1` to `4` with their
+    transitions (DenseNet). The embedding is all that is registered before the stack, and the network's own parameters
+    (tokens, positions). What follows the stack belongs to the head, and is not listed. So a convolutional network
+    decays over its stages, a transformer over its blocks.
+    """
+    children = dict(network.named_children())
+    stack = next((name for name in _STACKS if len(list(children.get(name, nn.Identity()).children()))), None)
+    if stack is not None:
+        stacked = [[f"{stack}.{name}."] for name, _ in children[stack].named_children()]
+        first = stack
+    elif "layer1" in children:
+        stacked = [[f"{name}."] for name in children if re.fullmatch(r"layer\d+", name)]
+        first = "layer1"
+    elif any(name.startswith("denseblock") for name, _ in children.get("features", nn.Identity()).named_children()):
+        return _dense_layers(children["features"])
+    else:
+        return ()
+    before = list(children)[: list(children).index(first)]
+    own = [name for name, _ in network.named_parameters(recurse=False)]
+    embedding = [*own, *(f"{name}." for name in before if list(children[name].parameters()))]
+    return (tuple(embedding), *map(tuple, stacked))
+
+
+def _dense_layers(features: nn.Module) -> Layers:
+    layers: list[list[str]] = [[]]
+    for name, _ in features.named_children():
+        if name.startswith("denseblock"):
+            layers.append([])
+        if len(layers) == 1 or name.startswith(("denseblock", "transition")):
+            layers[-1].append(f"features.{name}.")
+    return tuple(map(tuple, layers))
+
+
+def layer_of(name: str, layers: Layers) -> int:
+    """The number of the layer that the parameter `name` belongs to: 0 the embedding, len(layers) what follows."""
+    for number, prefixes in enumerate(layers):
+        if any(name == prefix or (prefix.endswith(".") and name.startswith(prefix)) for prefix in prefixes):
+            return number
+    return len(layers)
 
 
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:

@@ -34,3 +34,12 @@ def warmup_cosine(peak: float, end: float = 0.0, warmup: float = 0.0) -> Schedul
 def linear(start: float, end: float, until: float = 1.0) -> Schedule:
     """Straight line from `start` to `end`, reached at progress `until` and kept."""
     return lambda progress: end if progress >= until else start + (end - start) * progress / until
+
+
+def per_epoch(schedule: Schedule, epochs: int) -> Schedule:
+    """`schedule` in `epochs` steps: all through epoch e = 1..E it has the value that it reaches at the epoch's end.
+
+    So a scheduler works that is called once an epoch, as SKELEX's: warm-up epoch e of W at e / W, the last epoch at the
+    end of the cosine, that is at 0. `warmup_cosine` alone goes on with every step and has no such lost epoch.
+    """
+    return lambda progress: schedule(min(math.floor(progress * epochs + 1e-9) + 1, epochs) / epochs)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.supervised import Supervised, supervised_loss
+from models.supervised import Supervised, balanced_weights, sex_covariate, supervised_loss
 
 NAN = float("nan")
 
@@ -84,3 +84,64 @@ def test_images_are_normalised_first_where_asked():
     objective = Supervised(Flat(), "binary", 1, normalise=lambda x: x.float().expand(-1, 3, -1, -1) / 255)
     raw = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 1, 2, 2), dtype=np.uint8))
     torch.testing.assert_close(objective.outputs(raw), objective.head(raw.float().expand(-1, 3, 2, 2).flatten(1) / 255))
+
+
+@pytest.mark.parametrize("kind, count", [("binary", 1), ("multiclass", 3)])
+def test_class_weights_are_those_of_a_weighted_cross_entropy(kind, count):
+    classes = 2 if kind == "binary" else count
+    weights = torch.tensor([0.5, 3.0, 1.25][:classes])
+    o, target = outputs(count), torch.tensor([0.0, 1, 1, 0, NAN, classes - 1])
+    known = ~torch.isnan(target)
+    logits = torch.cat([torch.zeros_like(o), o], 1) if kind == "binary" else o  # softmax of (0, x) is the sigmoid
+    expected = F.cross_entropy(logits[known], target[known].long(), weights)
+    torch.testing.assert_close(supervised_loss(kind, o, target, weights), expected)
+    objective = Supervised(Flat(), kind, count, class_weights=weights.tolist())
+    images = torch.randn(6, 3, 2, 2)
+    wanted = supervised_loss(kind, objective.outputs(images), target, weights)
+    torch.testing.assert_close(objective({"image": images, "target": target})["loss"], wanted)
+    assert set(objective.state_dict()) == {"head.weight", "head.bias", "mean", "std"}  # predictions do not need them
+
+
+def test_balanced_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    target = np.array([0, 0, 0, 1, 2, 2, NAN])
+    known = target[:-1]
+    assert balanced_weights(target, 3) == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=known))
+    assert balanced_weights([0, 0, 2], 3) == pytest.approx([0.75, 1.0, 1.5])
+    with pytest.raises(ValueError, match="no target is known"):
+        balanced_weights([NAN], 2)
+
+
+@pytest.mark.parametrize(
+    "kind, outputs_, weights", [("binary", 1, [1.0]), ("multiclass", 3, [1.0, 2.0]), ("regression", 1, [1.0, 1.0])]
+)
+def test_class_weights_must_fit_the_task(kind, outputs_, weights):
+    with pytest.raises(ValueError, match="class weights for a"):
+        Supervised(Flat(), kind, outputs_, class_weights=weights)
+
+
+def test_the_head_sees_covariates_beside_the_feature():
+    torch.manual_seed(0)
+    objective = Supervised(Flat(), "regression", 1, mean=100.0, std=20.0, covariates=2)
+    images, extra = torch.randn(5, 3, 2, 2), torch.randn(5, 2)
+    expected = torch.cat([images.flatten(1), extra], 1) @ objective.head.weight.T + objective.head.bias
+    torch.testing.assert_close(objective.outputs(images, extra), expected)
+    torch.testing.assert_close(objective.predict(images, extra), (expected * 20 + 100)[:, 0])
+    batch = {"image": images, "target": torch.full((5,), 110.0), "extra": extra}
+    torch.testing.assert_close(objective(batch)["loss"], (expected[:, 0] - 0.5).square().mean())
+    for wrong in (None, torch.zeros(5, 1), torch.zeros(4, 2)):
+        with pytest.raises(ValueError, match="'extra' is .*expected .5, 2."):
+            objective.outputs(images, wrong)
+
+
+def test_sex_as_a_number():
+    assert sex_covariate([True, "False", "M", "f", " Male", np.True_, NAN, None, ""]) == [1, -1, 1, -1, 1, 1, 0, 0, 0]
+    for wrong in ("x", 1, 0.0):
+        with pytest.raises(ValueError, match=f"sex is {wrong!r}"):
+            sex_covariate([wrong])
+
+
+def test_targets_that_do_not_differ_cannot_be_standardised():
+    with pytest.raises(ValueError, match="standard deviation of 0.0"):
+        Supervised(Flat(), "regression", 1, mean=5.0, std=0.0)

@@ -1,0 +1,110 @@
+"""What the name of a backbone means: an alias, a checkpoint, a timm name, a cached repository, or random weights."""
+
+import dataclasses
+import difflib
+import os
+import re
+from pathlib import Path
+
+from models.backbone_aliases import ALIASES, Alias, read_aliases
+from training.files import read_small
+
+OURS = re.compile(r"mae_vit_\w+")  # our own architectures, see `models.mae.named_config`
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pth")
+_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a backbone comes from: what `find` makes of a name."""
+
+    name: str
+    architecture: str | None  # timm's or our name; None: the weights say it
+    weights: Path | None  # None: random
+    alias: Alias | None = None
+
+
+def find(name: str, aliases: Path = ALIASES) -> Source:
+    """What `name` means; nothing is read but the list of aliases. Errors as `build_backbone`."""
+    known = read_aliases(aliases)
+    plain = name.removeprefix("none:")
+    alias = known.get(plain)
+    if name.startswith("none:"):
+        architecture = alias.architecture if alias else plain
+        if architecture is None or not _is_architecture(architecture):
+            raise ValueError(f"backbone {name!r}: {_unknown(plain, known)}")
+        return Source(name, architecture, None, alias)
+    if alias:
+        if not alias.weights.exists():
+            raise FileNotFoundError(
+                f"backbone {name!r}: no weights at {alias.weights}. Put there {alias.get} (licence: {alias.licence}). "
+                f"Nothing is downloaded; none:{name} is the same network with random weights"
+            )
+        return Source(name, alias.architecture, alias.weights, alias)
+    if "@" in plain and not os.path.exists(plain):
+        architecture, path = plain.split("@", 1)
+        if not is_timm(architecture):
+            raise ValueError(f"backbone {name!r}: {_unknown(architecture, known)}")
+        return Source(name, architecture, Path(path))
+    if os.path.exists(plain) or plain.startswith((".", "/", "~")) or Path(plain).suffix in _FILES:
+        return Source(name, None, Path(plain).expanduser())
+    if is_timm(plain):
+        return Source(name, plain, _timm_weights(plain))
+    if _REPOSITORY.fullmatch(plain) and (folder := cached_folder(plain)):
+        return Source(name, None, folder)
+    raise ValueError(f"backbone {name!r}: {_unknown(plain, known)}")
+
+
+def cached_folder(repository: str) -> Path | None:
+    """The folder of a repository "owner/name" in Hugging Face's cache on this machine if it holds weights, else None.
+
+    The cache is where $HF_HUB_CACHE or $HF_HOME says, or ~/.cache/huggingface/hub.
+    """
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    folder = cache / ("models--" + repository.replace("/", "--"))
+    if not (folder / "refs" / "main").is_file():
+        return None
+    snapshot = folder / "snapshots" / read_small(folder / "refs" / "main").strip()
+    return snapshot if any((snapshot / name).is_file() for name in _WEIGHTS) else None
+
+
+def is_timm(name: str) -> bool:
+    """Whether timm has an architecture of this name (a tag like `.a1_in1k` may follow)."""
+    import timm
+
+    return bool(re.fullmatch(r"[\w.]+", name)) and timm.is_model(name)  # never "hf_hub:...", which would download
+
+
+def _is_architecture(name: str) -> bool:
+    return bool(OURS.fullmatch(name)) or is_timm(name)
+
+
+def _timm_weights(name: str) -> Path:
+    """Where the pretrained weights of a timm model lie on this machine."""
+    import timm
+
+    folder = ALIASES.parents[1] / "models" / name
+    if folder.is_dir():
+        return folder
+    facts = timm.get_pretrained_cfg(name)
+    repository = facts.hf_hub_id if facts else None
+    if repository and (cached := cached_folder(repository)):
+        return cached
+    where = f" https://huggingface.co/{repository}" if repository else " a checkpoint of it"
+    raise FileNotFoundError(
+        f"backbone {name!r}: nothing is downloaded, and its weights are not on this machine. Put model.safetensors of"
+        f"{where} into {folder}/, or name the file as {name}@FILE; none:{name} is the same network with random weights"
+    )
+
+
+def _unknown(name: str, aliases: dict[str, Alias]) -> str:
+    import timm
+
+    near = difflib.get_close_matches(name, [*aliases, *timm.list_models()], n=4)
+    told = f"did you mean {', '.join(near)}? " if near else ""
+    return (
+        f"{name!r} is no alias, file, folder, timm name or repository in the local Hugging Face cache. {told}"
+        f"Aliases: {', '.join(aliases)}. Random weights: none:NAME"
+    )
