@@ -9,7 +9,7 @@ import pandas as pd
 
 from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.listing import printable
-from data.release import require_images, require_once, there, whole_ids
+from data.release import counted, require_images, require_once, there, whole_ids
 
 MONTHS = (0.0, 240.0)  # the release has 1 to 228
 # id, sex and bone age of the training, validation and test tables
@@ -100,7 +100,8 @@ class BoneAge(RadiographDataset):
         records = pd.concat(sets, ignore_index=True)
         require_once(root, list(records["id"]), "id")
         blind = records[records["target"].isna()].groupby("official").size()
-        records.attrs["notices"] = [f"{n} radiographs of the {name} set have no bone age" for name, n in blind.items()]
+        told = [f"{counted(count, 'radiograph')} of the {name} set without bone age" for name, count in blind.items()]
+        records.attrs["notices"] = told
         return records
 
 

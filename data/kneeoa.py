@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.dataset import RadiographDataset, Task
 from data.listing import printable
-from data.release import first_of, images_in, release_folder, there
+from data.release import counted, first_of, images_in, release_folder, there
 
 LEVELS = ("", "kneeKL224", "ClsKLData/kneeKL224", "KneeXrayData/ClsKLData/kneeKL224")
 SPLITS = ("train", "val", "test")
@@ -54,11 +54,13 @@ class KneeOA(RadiographDataset):
             raise FileNotFoundError(f"{printable(folder)}: no knees in {', '.join(SPLITS)}")
         notices = []
         if again.any() and not auto_test:
-            notices.append(f"{again.sum()} knees of {AUTO} left out: test knees, cut out once more by a detector")
+            told = counted(int(again.sum()), "knee")
+            notices.append(f"{told} of {AUTO} left out: test knees, cut out once more by a detector")
             records = records[~again].reset_index(drop=True)
         homes = records["official"].replace(AUTO, "test").groupby(records["patient"]).nunique()
         if (homes > 1).any():
-            notices.append(f"{(homes > 1).sum()} people have knees in more than one of the official splits")
+            told = counted(int((homes > 1).sum()), "person", "people")
+            notices.append(f"{told} with knees in more than one of the official splits")
         records.attrs["notices"] = notices
         return records
 
@@ -80,7 +82,7 @@ def _knees(folder: Path, split: str) -> list[tuple]:
             else:
                 wrong.append(name)
     if wrong:
-        told = f"{len(wrong)} names are not 7 digits, L or R and .png: {first_of(wrong)}"
+        told = f"{counted(len(wrong), 'name')} of other form than 7 digits, L or R, .png: {first_of(wrong)}"
         raise ValueError(f"{printable(folder)}: {told}")
     return rows
 
@@ -91,5 +93,7 @@ def _require_one_place(folder: Path, records: pd.DataFrame) -> None:
     twice = knees[knees.duplicated(keep=False)]
     if len(twice):
         first = [path.removeprefix(f"{folder}/") for path in records["image"][knees == twice.iloc[0]]]
-        count = twice.nunique()
-        raise ValueError(f"{printable(folder)}: {count} knees in more than one folder, first {' and '.join(first)}")
+        told = (
+            f"{counted(twice.nunique(), 'knee')} in more than one folder, first {' and '.join(map(printable, first))}"
+        )
+        raise ValueError(f"{printable(folder)}: {told}")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.dataset import RadiographDataset, Task, paths_below, read_table
 from data.listing import printable
-from data.release import first_of, release_folder, require_images, require_once
+from data.release import counted, first_of, release_folder, require_images, require_once
 
 RELEASE = "MURA-v1.1"
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
@@ -64,10 +64,10 @@ class MURA(RadiographDataset):
             records.append(found)
             shadows += left_out
         records = pd.concat(records, ignore_index=True)
-        notices = [f"{shadows} ._* files of macOS are no radiographs and left out"] if shadows else []
+        notices = [f"{counted(shadows, '._* file')} of macOS left out, no radiographs"] if shadows else []
         both = set.intersection(*(set(rows["patient"]) for _, rows in records.groupby("official")))
         if both:
-            notices.append(f"{len(both)} patients are in train and valid, first {min(both)}")
+            notices.append(f"{counted(len(both), 'patient')} in both train and valid: {first_of(sorted(both))}")
         records.attrs["notices"] = notices
         return records
 
@@ -83,7 +83,7 @@ def _read_split(folder: Path, split: str, keep_missing: bool) -> tuple[pd.DataFr
     labels, studies = _labels(labelled, split), names.str.rpartition("/")[0]
     unknown = list(studies[~studies.isin(labels)].unique())
     if unknown:
-        told = f"{len(unknown)} studies of {table.name} have no label here: {first_of(unknown)}"
+        told = f"no label for {counted(len(unknown), 'study', 'studies')} of {table.name}: {first_of(unknown)}"
         raise ValueError(f"{printable(labelled)}: {told}")
     if not keep_missing:
         require_images(table, list(paths))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.dataset import RadiographDataset, Task
 from data.listing import printable
-from data.release import first_of, images_in, there
+from data.release import counted, first_of, images_in, there
 
 _CLASS = re.compile(r"pesplanus-(\d+)", re.IGNORECASE)
 
@@ -58,7 +58,7 @@ class PesPlanus(RadiographDataset):
         labels = [0 if label is None and _is_beside(name, beside) else label for name, label in zip(names, labels)]
         stray = [name for name, label in zip(names, labels) if label is None]
         if stray:
-            told = f"{len(stray)} images are neither in a class folder nor in one beside it: {first_of(stray)}"
+            told = f"{counted(len(stray), 'image')} neither in a class folder nor in one beside it: {first_of(stray)}"
             raise ValueError(f"{printable(root)}: {told}")
         if 0 not in labels:
             told = "no controls, in a folder named ...pesplanus-0... or another one beside the flat feet"
@@ -71,7 +71,7 @@ class PesPlanus(RadiographDataset):
         })  # fmt: skip
         counts = records.groupby(["folder", "target"]).size()
         records.attrs["notices"] = [
-            f"{count} {'images' if count > 1 else 'image'} in {printable(folder)}: {cls.task.classes[int(label)]}"
+            f"{counted(count, 'image')} in {printable(folder)}: {cls.task.classes[int(label)]}"
             for (folder, label), count in counts.items()
         ]
         return records

@@ -43,6 +43,11 @@ def first_of(names: Sequence[str], shown: int = SHOWN) -> str:
     return f"{told} and {len(names) - shown} more" if len(names) > shown else told
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """ "1 knee", "3 knees", for messages."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def images_in(root: Path, folder: str) -> list[str]:
     """The radiographs of a folder of a release, below it too, as paths relative to `root` in one order everywhere.
 
@@ -71,8 +76,7 @@ def require_once(where: Path, names: Sequence[str], what: str) -> None:
     """ValueError with the number and the first of the `names` that occur more than once."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        many = what if len(twice) == 1 else f"{what}s"
-        raise ValueError(f"{printable(where)}: {len(twice)} {many} more than once: {first_of(twice)}")
+        raise ValueError(f"{printable(where)}: {counted(len(twice), what)} more than once: {first_of(twice)}")
 
 
 def whole_ids(where: Path, ids: pd.Series) -> list[str]:
