@@ -16,7 +16,7 @@ from data.phantom_btxrd import BTXRD_COLUMNS
 from data.phantom_dicom import patient_age, uid
 from data.phantom_files import check_empty, mask_polygon
 from data.phantom_fracatlas import FRACATLAS_COLUMNS
-from data.phantom_layouts import RECORD_COLUMNS, WRITERS
+from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS
 from data.phantom_plan import Plan, draw_patient_options, phantoms
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +245,7 @@ def test_names_in_the_script_are_those_of_the_library():
     from data.phantom import CONDITIONS, REGIONS
 
     text = SCRIPT.read_text(encoding="utf-8")
-    for name in ("REGION_NAMES", "CONDITION_NAMES"):
-        listed = eval(text.split(f"{name} = ")[1].split("\n")[0])
-        assert listed == (tuple(REGIONS) if name == "REGION_NAMES" else CONDITIONS)
+    known = {"REGION_NAMES": tuple(REGIONS), "CONDITION_NAMES": CONDITIONS, "LAYOUT_NAMES": LAYOUTS}
+    for name, expected in known.items():
+        assert eval(text.split(f"{name} = ")[1].split("\n")[0]) == expected
+    assert tuple(WRITERS) == LAYOUTS
