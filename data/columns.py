@@ -24,10 +24,10 @@ def ids(table: Path, rows: pd.DataFrame, column: str, unique: bool = False) -> p
     found = rows[column].astype("string").str.strip()
     empty = found.isna() | (found == "")
     decimal = found.fillna("").map(lambda text: bool(_DECIMAL.fullmatch(text)))
-    _refuse(table, column, found, empty, "is empty")
-    _refuse(table, column, found, decimal, "is {!r}, a number with decimals; save the column as text or whole numbers")
+    refuse(table, column, found, empty, "is empty")
+    refuse(table, column, found, decimal, "is {!r}, a number with decimals; save the column as text or whole numbers")
     if unique:
-        _refuse(table, column, found, found.duplicated(), "is {!r} a second time")
+        refuse(table, column, found, found.duplicated(), "is {!r} a second time")
     return found.astype(object)
 
 
@@ -39,12 +39,13 @@ def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float 
     known = {}
     for column in columns:
         numbers = pd.to_numeric(rows[column], errors="coerce").astype(float)
-        _refuse(table, column, rows[column], rows[column].notna() & ~numbers.isin([0, 1]), "is {!r}; expected 0 or 1")
+        refuse(table, column, rows[column], rows[column].notna() & ~numbers.isin([0, 1]), "is {!r}; expected 0 or 1")
         known[column] = numbers.where(rows[column].notna(), empty)
     return pd.DataFrame(known, index=rows.index)
 
 
-def _refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, told: str) -> None:
+def refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, told: str) -> None:
+    """ValueError with table, row and column of the first of the `wrong` values; {} in `told` is the value."""
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
         value = printable(str(values.iloc[place]))[:200]
@@ -84,9 +85,9 @@ def placed(root: Path, table: str, places: Sequence[str], found: dict[str, str],
     return paths
 
 
-def counted(number: int, what: str = "radiograph") -> str:
-    """1 radiograph, 2,000 radiographs."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
+def counted(number: int, what: str = "radiograph", many: str = "") -> str:
+    """1 radiograph, 2,000 radiographs; `many` where an s does not do."""
+    return f"{number:,} {what if number == 1 else many or f'{what}s'}"
 
 
 def finished(table: Path, records: pd.DataFrame, task: Task, notices: Sequence[str]) -> pd.DataFrame:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.columns import counted, finished
 from data.dataset import RadiographDataset, Task
 from data.listing import printable
-from data.release import counted, first_of, images_in, release_folder, there
+from data.release import first_of, images_in, release_folder, there
 
 LEVELS = ("", "kneeKL224", "ClsKLData/kneeKL224", "KneeXrayData/ClsKLData/kneeKL224")
 SPLITS = ("train", "val", "test")
@@ -35,13 +36,14 @@ class KneeOA(RadiographDataset):
     radiographs are inverted; grades are ordered: also report quadratic kappa and the mean error in grades.
     """
 
-    target, patient = "target", "patient"
+    folder, target, patient = "KneeXrayData", "target", "patient"
     task = Task("multiclass", GRADES)
 
     @classmethod
-    def read(cls, root: str | Path, *, auto_test: bool = False) -> pd.DataFrame:
+    def read(cls, root: str | Path, *, keep_missing: bool = False, auto_test: bool = False) -> pd.DataFrame:
         """All records by split, grade and name; with `auto_test` also the knees that a detector cut out.
 
+        keep_missing: of no use here, where no table says what should be there.
         Raises FileNotFoundError (a folder is not there) and ValueError (an impossible name or grade, a knee twice).
         """
         folder = release_folder(root, LEVELS, SPLITS)
@@ -50,19 +52,16 @@ class KneeOA(RadiographDataset):
                                columns=["image", "target", "patient", "official", "side"])  # fmt: skip
         again = records["official"] == AUTO
         _require_one_place(folder, records[~again])
-        if not (~again).any():
-            raise FileNotFoundError(f"{printable(folder)}: no knees in {', '.join(SPLITS)}")
         notices = []
         if again.any() and not auto_test:
             told = counted(int(again.sum()), "knee")
             notices.append(f"{told} of {AUTO} left out: test knees, cut out once more by a detector")
-            records = records[~again].reset_index(drop=True)
+            records = records[~again]
         homes = records["official"].replace(AUTO, "test").groupby(records["patient"]).nunique()
         if (homes > 1).any():
             told = counted(int((homes > 1).sum()), "person", "people")
             notices.append(f"{told} with knees in more than one of the official splits")
-        records.attrs["notices"] = notices
-        return records
+        return finished(folder, records, cls.task, notices)
 
 
 def _knees(folder: Path, split: str) -> list[tuple]:

@@ -63,9 +63,9 @@ def test_a_nested_folder_a_bom_and_a_second_test_table_change_nothing(plain, tra
 
 
 def test_a_missing_picture_is_counted_and_named(trapped, copy):
-    refusal(lambda: BoneAge.read(trapped[0]), f"{TRAIN}: 1 of 18 images are missing: ", "15600.png")
+    refusal(lambda: BoneAge.read(trapped[0]), f"{TRAIN}: 1 of 18 radiographs are not there: ", "15600.png")
     shutil.rmtree(copy / "boneage-training-dataset")
-    refusal(lambda: BoneAge.read(copy), f"{TRAIN}: 16 of 16 images", "1377.png, ", "and 13 more")
+    refusal(lambda: BoneAge.read(copy), f"{TRAIN}: 16 of 16 radiographs are not there: ", "1377.png, ", "and 13 more")
 
 
 def test_a_test_set_without_ground_truth_has_no_target_and_a_notice(copy):
@@ -105,21 +105,21 @@ def test_empty_cells_are_unknown(copy):
 @pytest.mark.parametrize(
     "line, told",
     [
-        ("1378.0,90,True", "row 3: id 1378.0 was saved as a number with decimals"),
-        ("1378.,90,True", "row 3: id 1378. was saved as a number with decimals"),
-        ("../1378,90,True", "row 3: id '../1378' is no whole number"),
-        ("1378.png,90,True", "row 3: id '1378.png' is no whole number"),
-        ("-1378,90,True", "row 3: id '-1378' is no whole number"),
-        ("٣,90,True", "row 3: id '٣' is no whole number"),
+        ("1378.0,90,True", "row 3: id is '1378.0', a number with decimals"),
+        ("1378.,90,True", "row 3: id is '1378.', a number with decimals"),
+        ("../1378,90,True", "row 3: id is '../1378'; expected digits"),
+        ("1378.png,90,True", "row 3: id is '1378.png'; expected digits"),
+        ("-1378,90,True", "row 3: id is '-1378'; expected digits"),
+        ("٣,90,True", "row 3: id is '٣'; expected digits"),
         (",90,True", "row 3: id is empty"),
-        ("1377,90,True", "1 id more than once: 1377"),
-        ("1386,90,True", "images are missing"),
-        ("1378,1100,True", "row 3: boneage '1100'; expected 0 to 240 months"),
-        ("1378,-1,True", "row 3: boneage '-1'; expected 0 to 240 months"),
-        ("1378,ten,True", "row 3: boneage 'ten'; expected 0 to 240 months"),
-        ("1378,inf,True", "row 3: boneage 'inf'; expected"),
-        ("1378,90,M", "row 3: male 'M'; expected True or False"),
-        ("1378,90,2", "row 3: male '2'; expected True or False"),
+        ("1377,90,True", "row 3: id is '1377' a second time"),
+        ("1386,90,True", "1 of 16 radiographs are not there: "),
+        ("1378,1100,True", "row 3: boneage is '1100'; expected 0 to 240 months"),
+        ("1378,-1,True", "row 3: boneage is '-1'; expected 0 to 240 months"),
+        ("1378,ten,True", "row 3: boneage is 'ten'; expected 0 to 240 months"),
+        ("1378,inf,True", "row 3: boneage is 'inf'; expected"),
+        ("1378,90,M", "row 3: male is 'M'; expected True or False"),
+        ("1378,90,2", "row 3: male is '2'; expected True or False"),
         ("1378,90,True,7", "not a readable table"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_wrong_row_is_named(copy, line, told):
         (TRAIN, "boneage", "age", "no column 'boneage'; it has id, age, male"),
         (TRAIN, "male", "sex", "no column 'male'"),
         (VAL, "Bone Age (months)", "boneage", "no column 'Bone Age (months)'; it has Image ID, male, boneage"),
-        (VAL, "1385", "1385.0", "row 2: Image ID 1385.0 was saved"),
+        (VAL, "1385", "1385.0", "row 2: Image ID is '1385.0', a number"),
     ],
 )
 def test_a_missing_column_is_named_with_those_that_are_there(copy, table, old, new, told):
@@ -150,7 +150,7 @@ def test_a_ground_truth_without_its_column_is_no_set_without_labels(copy):
     truth.drop(columns="Ground truth bone age (months)").to_excel(copy / TRUTH, index=False)
     refusal(lambda: BoneAge.read(copy), "no column 'Ground truth bone age (months)'; it has Case ID, Sex")
     truth.assign(Sex="male").to_excel(copy / TRUTH, index=False)
-    refusal(lambda: BoneAge.read(copy), "row 2: Sex 'male'; expected M or F")
+    refusal(lambda: BoneAge.read(copy), "row 2: Sex is 'male'; expected M or F")
 
 
 def test_one_child_is_in_one_set(copy):

@@ -126,7 +126,7 @@ def test_a_set_without_auto_test_or_without_any_knee(copy):
     assert KneeOA.read(copy).attrs["notices"] == []
     for path in copy.rglob("*.png"):
         path.unlink()
-    refusal(lambda: KneeOA.read(copy), "no knees in train, val, test")
+    refusal(lambda: KneeOA.read(copy), "no radiographs are left")
 
 
 def test_a_link_out_of_the_release_is_refused(copy, tmp_path):

@@ -79,7 +79,7 @@ def test_a_patient_owns_several_studies_and_a_copy_another_patients_picture(trap
 
 def test_a_missing_picture_is_counted_and_named(trapped, copy):
     lost = (trapped[0] / "MURA-v1.1" / TRAIN).read_text().splitlines()[-1]
-    refusal(lambda: MURA.read(trapped[0]), f"{TRAIN}: 1 of ", "images are missing: ", f"/{lost}")
+    refusal(lambda: MURA.read(trapped[0]), f"{TRAIN}: 1 of ", "are not there: ", f"/{lost}")
     for path in list((copy / "valid").rglob("*.png"))[:4]:
         path.unlink()
     refusal(lambda: MURA.read(copy), "valid_image_paths.csv: 4 of ", "and 1 more")
