@@ -43,11 +43,11 @@ def audit(
     """
     paths = [Path(path) for path in paths]
     known = _read_cache(cache)
-    keys = [_key(path) for path in paths]
+    keys = [file_state(path) for path in paths]
     unread = [path for path, key in zip(paths, keys) if key not in known]
     fresh = {}
     try:
-        with _verdicts(unread, workers) as verdicts:
+        with spread(judge, unread, workers) as verdicts:
             for path, verdict in zip(progress(unread) if progress else unread, verdicts):
                 fresh[path] = verdict
     finally:
@@ -70,15 +70,18 @@ def judge(path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _verdicts(paths: list[Path], workers: int) -> Iterator[Iterator[tuple[str, str]]]:
-    """The verdicts in order, as they come, from this process or from `workers` others."""
+def spread(function: Callable[[Path], object], paths: list[Path], workers: int) -> Iterator[Iterator]:
+    """The results of `function` for each file in order, as they come, from this process or from `workers` others.
+
+    Raises RuntimeError if one of the processes dies.
+    """
     if workers == 0:
-        yield map(judge, paths)
+        yield map(function, paths)
         return
     # spawned, not forked: safe beside the threads of torch and the same on every platform
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            yield pool.map(judge, paths, chunksize=CHUNK)
+            yield pool.map(function, paths, chunksize=CHUNK)
         except BrokenProcessPool as error:
             raise RuntimeError(
                 "a process of the audit died while decoding (killed, or out of memory); "
@@ -89,8 +92,8 @@ def _verdicts(paths: list[Path], workers: int) -> Iterator[Iterator[tuple[str, s
             raise
 
 
-def _key(path: Path) -> tuple[str, str, str]:
-    """What a verdict hangs on; a file that cannot be looked at has no size."""
+def file_state(path: Path) -> tuple[str, str, str]:
+    """What a verdict on a file hangs on: path, size and time of change; one that cannot be looked at has no size."""
     try:
         status = path.stat()
         return str(path.absolute()), str(status.st_size), str(status.st_mtime_ns)

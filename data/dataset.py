@@ -132,10 +132,13 @@ def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> N
             raise ValueError(f"{path}: no column {column!r}; it has {has}")
 
 
-def paths_below(root: str | Path, table: str, names: Sequence[str]) -> list[str]:
-    """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere."""
+def paths_below(root: str | Path, table: str, names: Sequence[str], first_row: int = 2) -> list[str]:
+    """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere.
+
+    first_row: number of the first row, 1 for a table without header.
+    """
     paths = []
-    for row, name in enumerate(names, 2):
+    for row, name in enumerate(names, first_row):
         try:
             paths.append(str(below(Path(root), name)))
         except ValueError as error:
@@ -143,8 +146,11 @@ def paths_below(root: str | Path, table: str, names: Sequence[str]) -> list[str]
     return paths
 
 
-def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
-    """A csv or xlsx table; the columns in `text` stay as written ("00012" is no number). Errors name the path."""
+def read_table(path: Path, text: Sequence[str] = (), names: Sequence[str] = ()) -> pd.DataFrame:
+    """A csv or xlsx table; the columns in `text` stay as written ("00012" is no number). Errors name the path.
+
+    names: the columns of a csv table without header, all of them text; empty cells are "".
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table")
     as_text = dict.fromkeys(text, str)
@@ -153,7 +159,12 @@ def read_table(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
         if path.suffix.lower() == ".xlsx":
             _check_workbook(path)
             return pd.read_excel(path, dtype=as_text)
-        return pd.read_csv(path, encoding="utf-8-sig", dtype=as_text)
+        if not names:
+            return pd.read_csv(path, encoding="utf-8-sig", dtype=as_text)
+        rows = pd.read_csv(path, encoding="utf-8-sig", dtype=str, header=None, keep_default_na=False)
+        if len(rows.columns) != len(names):
+            raise ValueError(f"{len(rows.columns)} columns; expected {' and '.join(names)} without a header")
+        return rows.fillna("").set_axis(list(names), axis=1)
     except Exception as error:  # not UTF-8, ragged, empty, no workbook: the parsers raise a dozen types
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: not a readable table ({told})") from None

@@ -13,6 +13,7 @@ H, W: rows and columns.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,7 @@ class Phantom:
     kl_grade: int | None  # knees only
     pixel_spacing_mm: float
     bone: str  # host of the lesion, "" if there is none
+    arch_drop_mm: float = 0.0  # sinking of the middle of the foot, about 10 in a flat foot
 
 
 def stream(seed: int, patient: int, name: str, number: int = 0) -> np.random.Generator:
@@ -78,7 +80,8 @@ def study(
     region: str | None = None,
     condition: str | None = None,
     age_years: float | None = None,
-    views: int | None = None,
+    views: int | tuple[str, ...] | None = None,
+    arch_drop_mm: float = 0.0,
 ) -> list[Phantom]:
     """Draw the views of one patient.
 
@@ -89,7 +92,8 @@ def study(
         region: one of `REGIONS`; drawn from the difficulty's regions if None.
         condition: one of `permitted(region)`; normal in 45 % if None.
         age_years: drawn if None.
-        views: number of projections, at most as many as the region has; one or more at random if None.
+        views: number of projections, at most as many as the region has, or their names; one or more at random if None.
+        arch_drop_mm: how far the middle of the foot has sunk, about 10 in a flat foot.
 
     Raises:
         ValueError: an unknown or impossible option; the message lists the choices.
@@ -106,10 +110,8 @@ def study(
         abnormal = permitted(region)[1:]
         condition = "normal" if u_condition < 0.45 else abnormal[int((u_condition - 0.45) / 0.55 * len(abnormal))]
     person = draw_patient(rng, patient, region, condition, age_years)
-    available = REGIONS[region].views
-    if views is not None and not 1 <= views <= len(available):
-        raise ValueError(f"region {region!r} has 1 to {len(available)} views, not {views}")
-    shown = list(available[: views or 1 + int(u_views * len(available))])
+    person = dataclasses.replace(person, arch_drop_mm=arch_drop_mm)
+    shown = choose_views(region, 1 + int(u_views * len(REGIONS[region].views)) if views is None else views)
     anatomy = build_anatomy(person, stream(seed, patient, "anatomy"))
     cameras = [draw_camera(person, view, size, stream(seed, patient, "pose", i), level) for i, view in enumerate(shown)]
     placed = draw_condition_in_view(person, anatomy, cameras, shown, stream(seed, patient, "condition"), level)
@@ -117,6 +119,20 @@ def study(
         draw_view(person, anatomy, placed, view, camera, stream(seed, patient, "exposure", i), level)
         for i, (view, camera) in enumerate(zip(shown, cameras, strict=True))
     ]
+
+
+def choose_views(region: str, wanted: int | tuple[str, ...]) -> list[View]:
+    """The first so many views of a region, or those with the given names; ValueError for others."""
+    available = REGIONS[region].views
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= len(available):
+            raise ValueError(f"region {region!r} has 1 to {len(available)} views, not {wanted}")
+        return list(available[:wanted])
+    named = {view.name: view for view in available}
+    for name in wanted:
+        if name not in named:
+            raise ValueError(f"region {region!r} has the views {', '.join(named)}, not {name!r}")
+    return [named[name] for name in wanted]
 
 
 def draw_condition_in_view(
@@ -148,6 +164,7 @@ def draw_view(
         condition=person.condition, age_years=round(person.age_years, 2),
         bone_age_months=round(12 * person.bone_age_years, 1),
         sex=person.sex, side=person.side, kl_grade=person.kl_grade, pixel_spacing_mm=camera.mm, bone=condition.host,
+        arch_drop_mm=person.arch_drop_mm,
     )  # fmt: skip
 
 

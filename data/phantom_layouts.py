@@ -1,12 +1,17 @@
 """Write phantom radiographs in the on-disk layouts of real data sets: loaders are tested on what they will meet.
 
-`folder`     images/, masks/ and records.csv: the layout of this project.
-`fracatlas`  FracAtlas, see data/phantom_fracatlas.py.
-`btxrd`      BTXRD, see data/phantom_btxrd.py.
+`folder`         images/, masks/ and records.csv: the layout of this project.
+`fracatlas`      FracAtlas, see data/phantom_fracatlas.py.
+`btxrd`          BTXRD, see data/phantom_btxrd.py.
+`mura`           MURA v1.1, see data/phantom_mura.py.
+`rsna_bone_age`  RSNA Pediatric Bone Age, see data/phantom_rsna_bone_age.py.
+`knee_oa`        Knee osteoarthritis severity, see data/phantom_knee_oa.py.
+`pes_planus`     Pes planus, see data/phantom_pes_planus.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,8 +22,13 @@ from data.phantom import Phantom
 from data.phantom_btxrd import BtxrdWriter
 from data.phantom_files import write_csv, write_picture
 from data.phantom_fracatlas import FracAtlasWriter
+from data.phantom_knee_oa import KneeOaWriter
+from data.phantom_mura import MuraWriter
+from data.phantom_pes_planus import PesPlanusWriter
+from data.phantom_plan import Plan
+from data.phantom_rsna_bone_age import RsnaBoneAgeWriter
 
-LAYOUTS = ("folder", "fracatlas", "btxrd")
+LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "rsna_bone_age", "knee_oa", "pes_planus")
 FORMATS = ("png16", "png8", "jpeg", "dicom")
 RECORD_COLUMNS = (
     "image", "patient", "view", "region", "condition", "age_years", "bone_age_months", "sex", "side", "kl_grade",
@@ -54,4 +64,21 @@ class FolderWriter:
         write_csv(self.folder / "records.csv", RECORD_COLUMNS, self.rows)
 
 
-WRITERS = {"folder": FolderWriter, "fracatlas": FracAtlasWriter, "btxrd": BtxrdWriter}
+WRITERS = {
+    "folder": FolderWriter, "fracatlas": FracAtlasWriter, "btxrd": BtxrdWriter, "mura": MuraWriter,
+    "rsna_bone_age": RsnaBoneAgeWriter, "knee_oa": KneeOaWriter, "pes_planus": PesPlanusWriter,
+}  # fmt: skip
+
+
+def fit_plan(layout: str, plan: Plan) -> Plan:
+    """The plan with what the layout is made of, as its writer's `plan` says, where the plan leaves it open.
+
+    ValueError if the plan asks for regions or conditions that the real data set has not.
+    """
+    needs = getattr(WRITERS[layout], "plan", {})
+    for name in ("regions", "conditions"):
+        asked, holds = getattr(plan, name), needs.get(name)
+        if holds and (odd := [one for one in asked if one not in holds]):
+            raise ValueError(f"layout {layout} has the {name} {', '.join(holds)}, not {', '.join(odd)}")
+    open_ones = {name: value for name, value in needs.items() if getattr(plan, name) in ((), None)}
+    return dataclasses.replace(plan, **open_ones)

@@ -134,6 +134,11 @@ RAYS = (
 )  # fmt: skip
 
 
+def middle_of_foot(z: float) -> float:
+    """How much a bone at `z` mm sinks with the arch: 1 at the navicular, 0 at heel and toes."""
+    return float(np.exp(-(((z + 45) / 28) ** 2)))
+
+
 def add_foot(s: Skeleton, leg_mm: float) -> None:
     """Distal tibia and fibula, tarsus, metatarsals and toes; the ankle joint is at the origin."""
     s.tube(
@@ -141,11 +146,15 @@ def add_foot(s: Skeleton, leg_mm: float) -> None:
     )
     s.lump("medial malleolus", (-20.5, 3, -2), (6.0, 12, 10), 6, group="tibia", appears=(1.0, 9.0), fill=0.32)
     s.tube("fibula", "fibula_distal", (25, -leg_mm, 10), (25, 20, 6), plate="fibula_distal", bow=(-2, 0, 0))
-    for name, centre, axes, pitch, appears, full in TARSALS:
-        s.lump(name, centre, axes, orientation=turn_x(pitch), appears=(appears, full), cortex=0.8, fill=0.1, boxy=2.6,
-               lobes=0.04, group={"talar head": "talus", "tuberosity": "calcaneus"}.get(name, name))  # fmt: skip
+    sunk = s.patient.arch_drop_mm
+    for name, (x, y, z), axes, pitch, appears, full in TARSALS:
+        pitch += 0.8 * sunk if name == "calcaneus" else 0
+        group = {"talar head": "talus", "tuberosity": "calcaneus"}.get(name, name)
+        s.lump(name, (x, y + sunk * middle_of_foot(z), z), axes, orientation=turn_x(pitch), appears=(appears, full),
+               cortex=0.8, fill=0.1, boxy=2.6, lobes=0.04, group=group)  # fmt: skip
     for i, (base, head, width, lengths, widths) in enumerate(RAYS):
         base, head = np.array(base, float), np.array(head, float)
+        base[1] += sunk * middle_of_foot(base[2])
         s.tube(f"metatarsal{i + 1}", "metatarsal", base, head, width, plate="metatarsal_1" if i == 0 else "metatarsal")
         heading = np.array([0.5 * (head - base)[0] / 60 + s.rng.normal(0, 0.03), 0.1, -1.0])
         at, falling = head + heading * 2.0, 0.10

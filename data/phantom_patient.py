@@ -63,6 +63,7 @@ class Patient:
     cortex: float
     mineral: float
     fat: float
+    arch_drop_mm: float = 0.0  # how far the middle of the foot has sunk: 0 normal, about 10 a flat foot
 
     @property
     def maturity(self) -> float:

@@ -15,6 +15,8 @@ from data.phantom_anatomy import REGIONS
 from data.phantom_conditions import permitted
 from data.phantom_patient import DIFFICULTIES
 
+FLAT_FOOT_MM = (8.0, 13.0)  # how far the arch has sunk
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,10 +28,13 @@ class Plan:
     regions: tuple[str, ...] = ()  # the difficulty's if empty
     conditions: tuple[str, ...] = ()  # all that a region permits if empty
     condition_fraction: float | None = None  # share of patients that are not normal; None: all conditions alike
+    views: tuple[str, ...] = ()  # each patient's; one or more at random if empty
+    ages: tuple[float, float] | None = None  # youngest and oldest, in years
+    flat_feet: float | None = None  # share of patients whose arch has sunk
 
 
 def draw_patient_options(plan: Plan, patient: int) -> dict:
-    """Region and condition of one patient, from the seed and the number alone."""
+    """What `study` is told of one patient, from the seed and the number alone."""
     rng = np.random.default_rng([plan.seed, patient, 99])
     wanted = plan.conditions or tuple(dict.fromkeys(c for name in REGIONS for c in permitted(name)))
     regions = plan.regions or DIFFICULTIES[plan.difficulty].regions
@@ -42,7 +47,14 @@ def draw_patient_options(plan: Plan, patient: int) -> dict:
     abnormal = [c for c in choices if c != "normal"]
     if plan.condition_fraction is not None and abnormal and "normal" in choices:
         choices = abnormal if rng.random() < plan.condition_fraction else ["normal"]
-    return {"region": region, "condition": choices[int(rng.integers(len(choices)))]}
+    options = {"region": region, "condition": choices[int(rng.integers(len(choices)))]}
+    if plan.views:
+        options["views"] = plan.views
+    if plan.ages:
+        options["age_years"] = rng.uniform(*plan.ages)
+    if plan.flat_feet is not None:
+        options["arch_drop_mm"] = rng.uniform(*FLAT_FOOT_MM) if rng.random() < plan.flat_feet else 0.0
+    return options
 
 
 def draw_patient_views(job: tuple[Plan, int]) -> list[Phantom]:

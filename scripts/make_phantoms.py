@@ -4,8 +4,10 @@
     python scripts/make_phantoms.py --out data/phantom_dicom --n 20 --format dicom --sheet sheet.png
     python scripts/make_phantoms.py --out data/FracAtlas --layout fracatlas --n 400 --regions hand,knee --workers 4
     python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 400 --conditions normal,lytic,osteochondroma
+    python scripts/make_phantoms.py --out data/mura --layout mura --n 400
 
-Layouts `fracatlas` and `btxrd` are always JPEG. The same flags give the same bytes, whatever the number of workers.
+The layouts of real data sets have their own formats, regions and views. The same flags give the same bytes, whatever
+the number of workers.
 """
 
 import sys, pathlib
@@ -16,6 +18,7 @@ import argparse
 from pathlib import Path
 
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
+LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "rsna_bone_age", "knee_oa", "pes_planus")
 CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
 
 
@@ -58,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder to write; must be empty or new")
-    add("--layout", choices=("folder", "fracatlas", "btxrd"), default="folder", help="on-disk layout (default folder)")
+    add("--layout", choices=LAYOUT_NAMES, default="folder", help="on-disk layout (default folder)")
     add("--n", type=at_least(1), default=100, help="number of images (default 100)")
     add("--seed", type=at_least(0), default=0, help="everything is drawn from it (default 0)")
     add("--size", type=at_least(32), default=512, help="long side in pixels (default 512)")
@@ -96,13 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    if args.layout != "folder" and args.format not in (None, "jpeg"):
-        parser.error(f"layout {args.layout} is JPEG; --format {args.format} is for the folder layout")
+    if args.layout != "folder" and args.format is not None:
+        parser.error(f"layout {args.layout} has its own format; --format {args.format} is for the folder layout")
 
     from tqdm import tqdm
 
     from data.phantom_files import check_empty
-    from data.phantom_layouts import WRITERS
+    from data.phantom_layouts import WRITERS, fit_plan
     from data.phantom_plan import Plan, phantoms
     from data.phantom_sheet import contact_sheet
 
@@ -110,6 +113,7 @@ def main() -> None:
     kind = args.format or ("png16" if args.layout == "folder" else "jpeg")
     examples = []
     try:
+        plan = fit_plan(args.layout, plan)
         check_empty(args.out, args.overwrite)
         writer = WRITERS[args.layout](args.out, kind, args.seed)
         for phantom in tqdm(phantoms(plan, args.n, args.workers), total=args.n, unit="image"):

@@ -1,0 +1,164 @@
+"""RSNA Pediatric Bone Age: left hands of children with their bone age in months, read from the releases as unpacked."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.columns import counted, finished, ids, refuse
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.listing import printable
+from data.release import require_images, require_once, there
+
+_WHOLE = re.compile(r"[0-9]+")
+MONTHS = (0.0, 240.0)  # the release has 1 to 228
+# id, sex and bone age of the training, validation and test tables
+SCHEMAS = (
+    ("id", "male", "boneage"),
+    ("Image ID", "male", "Bone Age (months)"),
+    ("Case ID", "Sex", "Ground truth bone age (months)"),
+)
+SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the three sets: the first of `tables` that is there, and all of the folders that hold its images."""
+
+    official: str
+    tables: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+_TRAIN, _VAL, _TEST = "Bone Age Training Set", "Bone Age Validation Set", "Bone Age Test Set"
+BLIND = "boneage-test-dataset.csv"  # Kaggle's test table, without labels: the last choice
+PARTS = (
+    Part(
+        "train",
+        ("boneage-training-dataset.csv", "train.csv", f"{_TRAIN}/train.csv", "boneage-training-dataset/train.csv"),
+        ("boneage-training-dataset", f"{_TRAIN}/boneage-training-dataset"),
+    ),
+    Part(
+        "val",
+        tuple(f"{above}Validation Dataset.csv" for above in ("", f"{_VAL}/", "boneage-validation-dataset/")),
+        tuple(f"{above}boneage-validation-dataset{n}" for above in ("", f"{_VAL}/") for n in ("-1", "-2", "")),
+    ),
+    Part(
+        "test",
+        ("Bone age ground truth.xlsx", f"{_TEST}/Bone age ground truth.xlsx", BLIND),
+        ("Test Set Images", f"{_TEST}/Test Set Images", "boneage-test-dataset"),
+    ),
+)
+
+
+class BoneAge(RadiographDataset):
+    """How old is the skeleton of this child?
+
+    Task: regression, months; the mean of several readers after Greulich and Pyle.
+    Size: 12,611 training, 1,425 validation and 200 test radiographs (ids 1377 to 15612), one for each child.
+    Licence: RSNA terms of use, research and education, not commercial; cite Halabi et al., The RSNA Pediatric Bone Age
+    Machine Learning Challenge, Radiology 2019;290:498, doi 10.1148/radiol.2018180736.
+    Where: https://www.rsna.org/rsnai/ai-image-challenge/rsna-pediatric-bone-age-challenge-2017 (all sets, with labels)
+    or kaggle.com/datasets/kmader/rsna-bone-age (training with labels, test without).
+
+    Tree, of RSNA or of Kaggle, whose archive nests each folder in itself:
+
+        boneage-training-dataset.csv (or train.csv)          id,boneage,male
+        boneage-training-dataset/[boneage-training-dataset/]1377.png
+        Bone Age Validation Set/Validation Dataset.csv       Image ID,male,Bone Age (months)
+        Bone Age Validation Set/boneage-validation-dataset-{1,2}/1386.png
+        Bone Age Test Set/Bone age ground truth.xlsx         Case ID,Sex,Ground truth bone age (months)
+        Bone Age Test Set/Test Set Images/4360.png
+        boneage-test-dataset.csv, boneage-test-dataset/      Case ID,Sex: the same 200 without labels
+
+    The training set must be there, the others may be; `Bone Age ... Set/` may also be unpacked into the root itself.
+    Records: `target`, `sex` ("M", "F", NaN where empty), `id`, `patient` (the id), `official` (train, val, test).
+    Radiographs without ground truth stay, with the target NaN and a notice.
+    Traps: three schemas for one thing; sex is a covariate that every reader knows (girls mature earlier); the published
+    4.2 months are of the 200 test hands, not of a random part of the training set; sizes, borders and markers vary.
+    """
+
+    folder, table, target, patient = "boneage", "boneage-training-dataset.csv", "target", "patient"
+    task = Task("regression", unit="months")
+
+    @classmethod
+    def read(cls, root: str | Path, *, keep_missing: bool = False) -> pd.DataFrame:
+        """All records of the sets that are there: training, validation, test, each in the order of its table.
+
+        keep_missing: keep rows whose image is not there, for a caller that looks at every file itself.
+        Raises FileNotFoundError (folder, table or images not there) and ValueError (naming table and row).
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"{printable(root)}: no such folder")
+        found = [(part, table) for part in PARTS for table in part.tables if (root / table).is_file()]
+        parts = {part.official: (part, table) for part, table in reversed(found)}  # the first of its tables
+        if "train" not in parts:
+            wanted = " or ".join(PARTS[0].tables)
+            raise FileNotFoundError(f"{printable(root)}: no training table {wanted}; it has {there(root)}")
+        sets = [_read_part(root, *parts[part.official], keep_missing) for part in PARTS if part.official in parts]
+        records = pd.concat(sets, ignore_index=True)
+        require_once(root, list(records["id"]), "id")
+        blind = records[records["target"].isna()].groupby("official").size()
+        told = [f"{counted(count, 'radiograph')} of the {name} set without bone age" for name, count in blind.items()]
+        return finished(root / parts["train"][1], records, cls.task, told)
+
+
+def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.DataFrame:
+    """The records of one set."""
+    table = root / name
+    rows = read_table(table, text=[column for schema in SCHEMAS for column in schema])
+    schema = next((schema for schema in SCHEMAS if schema[0] in rows), None)
+    if schema is None:
+        wanted = ", ".join(repr(schema[0]) for schema in SCHEMAS)
+        raise ValueError(
+            f"{printable(table)}: none of the columns {wanted}; it has {', '.join(map(str, rows.columns))[:500]}"
+        )
+    number, sex, months = schema
+    blind = name == BLIND and months not in rows
+    require_columns(table, rows, [sex] if blind else [sex, months])
+    names, images = _ids(table, rows, number), _images(root, part)
+    paths = paths_below(root, name, [images.get(i, f"{part.folders[0]}/{i}.png") for i in names])
+    require_images(table, paths, keep_missing)
+    return pd.DataFrame({
+        "image": paths, "target": np.nan if blind else _months(table, rows, months), "patient": names,
+        "official": part.official, "sex": _sexes(table, rows, sex), "id": names,
+    })  # fmt: skip
+
+
+def _images(root: Path, part: Part) -> dict[str, str]:
+    """Id -> path below the root, over all folders of a set and the folders of their own name in them."""
+    found: dict[str, str] = {}
+    for folder in part.folders:
+        for place in (folder, f"{folder}/{Path(folder).name}"):
+            if (root / place).is_dir():
+                names = [name for name in os.listdir(root / place) if name.endswith(".png")]
+                found |= {name.removesuffix(".png"): f"{place}/{name}" for name in names}
+    return found
+
+
+def _ids(table: Path, rows: pd.DataFrame, column: str) -> list[str]:
+    """Ids as written: whole numbers, each once."""
+    found = ids(table, rows, column, unique=True)
+    refuse(table, column, found, ~found.map(lambda name: bool(_WHOLE.fullmatch(name))), "is {!r}; expected digits")
+    return found.tolist()
+
+
+def _months(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
+    """Bone ages as numbers; ValueError names the row of what is none, or none of a child."""
+    months = pd.to_numeric(rows[column], errors="coerce").astype(float)
+    wrong = rows[column].notna() & ~months.between(*MONTHS)
+    refuse(table, column, rows[column], wrong, f"is {{!r}}; expected {MONTHS[0]:g} to {MONTHS[1]:g} months")
+    return months
+
+
+def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
+    """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
+    words = rows[column].astype("string").str.strip()
+    sexes = (words.str.lower() if column == "male" else words).map(SEXES[column])
+    wanted = "True or False" if column == "male" else "M or F"
+    refuse(table, column, words, words.notna() & sexes.isna(), f"is {{!r}}; expected {wanted}")
+    return sexes.astype(object).where(sexes.notna(), np.nan)
