@@ -20,6 +20,7 @@ BENIGN = (
 )  # fmt: skip
 MALIGNANT = ("osteosarcoma", "other mt")
 SUBTYPES = (*BENIGN, *MALIGNANT)
+_TOLD = "centre, age, gender, sites and subtype"
 _SUFFIXES = (".jpeg", ".jpg")
 
 
@@ -67,7 +68,7 @@ class Btxrd(RadiographDataset):
         notices = []
         rows = cls.select(rows.assign(image=placed(root, name, places, found, keep_missing)), notices)
         hints = ("center", "age", "gender", *SITES, *SUBTYPES)
-        records = grouped(rows.assign(target=cls.labels(rows)), notices, hints, BITS, **looking)
+        records = grouped(rows.assign(target=cls.labels(rows)), notices, hints, BITS, _TOLD, **looking)
         return finished(table, records, cls.task, notices)
 
     @classmethod

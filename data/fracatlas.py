@@ -53,7 +53,7 @@ class FracAtlas(RadiographDataset):
         notices = []
         if beyond := sorted(set(found) - set(names)):
             notices.append(f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}")
-        records = grouped(records, notices, hints=(*_PARTS, "hardware"), **looking)
+        records = grouped(records, notices, (*_PARTS, "hardware"), told="body part and hardware", **looking)
         return finished(table, records, cls.task, notices)
 
 

@@ -39,12 +39,13 @@ class PediatricFracture(RadiographDataset):
         """
         root = Path(root)
         table = root / cls.table
-        rows = read_table(table, text=["filestem", "patient_id", "study_number", "ao_classification"])
+        rows = read_table(table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"])
         require_columns(table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS])
         stems, patients = ids(table, rows, "filestem", unique=True), ids(table, rows, "patient_id")
         folders = sorted(path.name for path in root.glob("images*") if path.is_dir())
         found = pictures_in(root, folders)
-        places = [f"{found.get(f'{stem}.png', 'images')}/{stem}.png" for stem in stems]
+        implied = folders[0] if folders else "images"  # of what is not there
+        places = [f"{found.get(f'{stem}.png', implied)}/{stem}.png" for stem in stems]
         paths = placed(root, cls.table, places, found, keep_missing)
         records = rows.assign(
             filestem=stems, patient_id=patients, patient=patients, image=paths,
