@@ -60,7 +60,7 @@ class Btxrd(RadiographDataset):
         rows = read_table(table, text=["image_id"])
         marked = ["tumor", "benign", "malignant", *SUBTYPES]
         require_columns(table, rows, ["image_id", "center", "age", "gender", *SITES, *marked])
-        names = ids(table, rows, "image_id", unique=True)
+        names = ids(table, rows, "image_id", files=True)
         rows = rows.assign(image_id=names, **flags(table, rows, marked))
         _check(table, rows)
         found = pictures_in(root, ["images"])

@@ -15,18 +15,20 @@ from data.listing import printable
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*")
 
 
-def ids(table: Path, rows: pd.DataFrame, column: str, unique: bool = False) -> pd.Series:
+def ids(table: Path, rows: pd.DataFrame, column: str, files: bool = False) -> pd.Series:
     """A column of ids, read as text, without outer spaces.
 
     ValueError names table and row of an id that is missing, was turned into a decimal number ("7.0": elsewhere the same
-    id may be "7"), or, if they must be `unique`, stands there twice.
+    id may be "7"), or, if they name `files`, is no plain name or stands there twice.
     """
     found = rows[column].astype("string").str.strip()
     empty = found.isna() | (found == "")
     decimal = found.fillna("").map(lambda text: bool(_DECIMAL.fullmatch(text)))
     _refuse(table, column, found, empty, "is empty")
     _refuse(table, column, found, decimal, "is {!r}, a number with decimals; save the column as text or whole numbers")
-    if unique:
+    if files:
+        leading = found.fillna("").map(lambda text: "/" in text or "\0" in text or text in (".", ".."))
+        _refuse(table, column, found, leading, "is {!r}, which is not the name of a file")
         _refuse(table, column, found, found.duplicated(), "is {!r} a second time")
     return found.astype(object)
 
@@ -45,10 +47,10 @@ def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float 
 
 
 def _refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, told: str) -> None:
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        value = printable(str(values.iloc[place]))[:200]
-        raise ValueError(f"{printable(table)}: row {place + 2}: {column} {told.format(value)}")
+    places = np.flatnonzero(wrong.to_numpy(bool))
+    if places.size:
+        value = printable(str(values.iloc[places[0]]))[:200]
+        raise ValueError(f"{printable(table)}: row {places[0] + 2}: {column} {told.format(value)}")
 
 
 def pictures_in(root: Path, folders: Iterable[str]) -> dict[str, str]:

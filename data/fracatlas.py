@@ -44,7 +44,7 @@ class FracAtlas(RadiographDataset):
         table = root / cls.table
         rows = read_table(table, text=["image_id"])
         require_columns(table, rows, ["image_id", "fractured", "hardware", *_PARTS])
-        names = ids(table, rows, "image_id", unique=True)
+        names = ids(table, rows, "image_id", files=True)
         known = flags(table, rows, ["fractured", "hardware"])
         found = pictures_in(root, _FOLDERS)
         places = _places(table, names, known["fractured"], found)

@@ -41,7 +41,7 @@ class PediatricFracture(RadiographDataset):
         table = root / cls.table
         rows = read_table(table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"])
         require_columns(table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS])
-        stems, patients = ids(table, rows, "filestem", unique=True), ids(table, rows, "patient_id")
+        stems, patients = ids(table, rows, "filestem", files=True), ids(table, rows, "patient_id")
         folders = sorted(path.name for path in root.glob("images*") if path.is_dir())
         found = pictures_in(root, folders)
         implied = folders[0] if folders else "images"  # of what is not there

@@ -2,8 +2,8 @@
 
 Nagy et al., Scientific Data 2022, https://doi.org/10.6084/m9.figshare.14825193. Wrists of children in two projections,
 one study for each patient, 16-bit PNG in images_part1 to images_part4, flags that are 1 or empty. A fracture has AO
-codes of the bones involved, four combinations unless there are traps; implants are metal, lytic lesions `bonelesion`. What belongs
-to a patient is drawn from the seed and the patient's number.
+codes of the bones involved, four combinations unless there are traps; implants are metal, lytic lesions `bonelesion`.
+What belongs to a patient is drawn from the seed and the patient's number.
 """
 
 from __future__ import annotations
