@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from data.columns import counted, finished, ids, refuse
 from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.listing import printable
-from data.release import require_images, require_once, there, whole_ids
+from data.release import require_images, require_once, there
 
+_WHOLE = re.compile(r"[0-9]+")
 MONTHS = (0.0, 240.0)  # the release has 1 to 228
 # id, sex and bone age of the training, validation and test tables
 SCHEMAS = (
@@ -78,7 +81,7 @@ class BoneAge(RadiographDataset):
     4.2 months are of the 200 test hands, not of a random part of the training set; sizes, borders and markers vary.
     """
 
-    table, target, patient = "boneage-training-dataset.csv", "target", "patient"
+    folder, table, target, patient = "boneage", "boneage-training-dataset.csv", "target", "patient"
     task = Task("regression", unit="months")
 
     @classmethod
@@ -100,8 +103,8 @@ class BoneAge(RadiographDataset):
         records = pd.concat(sets, ignore_index=True)
         require_once(root, list(records["id"]), "id")
         blind = records[records["target"].isna()].groupby("official").size()
-        records.attrs["notices"] = [f"{n} radiographs of the {name} set have no bone age" for name, n in blind.items()]
-        return records
+        told = [f"{counted(count, 'radiograph')} of the {name} set without bone age" for name, count in blind.items()]
+        return finished(root / parts["train"][1], records, cls.task, told)
 
 
 def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.DataFrame:
@@ -117,15 +120,12 @@ def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.Data
     number, sex, months = schema
     blind = name == BLIND and months not in rows
     require_columns(table, rows, [sex] if blind else [sex, months])
-    ids = whole_ids(table, rows[number])
-    require_once(table, ids, "id")
-    images = _images(root, part)
-    paths = paths_below(root, name, [images.get(i, f"{part.folders[0]}/{i}.png") for i in ids])
-    if not keep_missing:
-        require_images(table, paths)
+    names, images = _ids(table, rows, number), _images(root, part)
+    paths = paths_below(root, name, [images.get(i, f"{part.folders[0]}/{i}.png") for i in names])
+    require_images(table, paths, keep_missing)
     return pd.DataFrame({
-        "image": paths, "target": np.nan if blind else _months(table, rows[months]), "patient": ids,
-        "official": part.official, "sex": _sexes(table, rows[sex]), "id": ids,
+        "image": paths, "target": np.nan if blind else _months(table, rows, months), "patient": names,
+        "official": part.official, "sex": _sexes(table, rows, sex), "id": names,
     })  # fmt: skip
 
 
@@ -140,25 +140,25 @@ def _images(root: Path, part: Part) -> dict[str, str]:
     return found
 
 
-def _months(table: Path, column: pd.Series) -> pd.Series:
+def _ids(table: Path, rows: pd.DataFrame, column: str) -> list[str]:
+    """Ids as written: whole numbers, each once."""
+    found = ids(table, rows, column, unique=True)
+    refuse(table, column, found, ~found.map(lambda name: bool(_WHOLE.fullmatch(name))), "is {!r}; expected digits")
+    return found.tolist()
+
+
+def _months(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     """Bone ages as numbers; ValueError names the row of what is none, or none of a child."""
-    months = pd.to_numeric(column, errors="coerce")
-    low, high = MONTHS
-    wrong = column.notna() & ~months.between(low, high)
-    if wrong.any():
-        row, value = int(np.flatnonzero(wrong)[0]) + 2, printable(column[wrong].iloc[0])[:80]
-        wanted = f"{low:.0f} to {high:.0f} months"
-        raise ValueError(f"{printable(table)}: row {row}: {column.name} {value!r}; expected {wanted}")
-    return months.astype(float)
+    months = pd.to_numeric(rows[column], errors="coerce").astype(float)
+    wrong = rows[column].notna() & ~months.between(*MONTHS)
+    refuse(table, column, rows[column], wrong, f"is {{!r}}; expected {MONTHS[0]:g} to {MONTHS[1]:g} months")
+    return months
 
 
-def _sexes(table: Path, column: pd.Series) -> pd.Series:
+def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
-    words = column.astype("string").str.strip()
-    sexes = (words.str.lower() if column.name == "male" else words).map(SEXES[column.name])
-    wrong = words.notna() & sexes.isna()
-    if wrong.any():
-        row, value = int(np.flatnonzero(wrong)[0]) + 2, printable(words[wrong].iloc[0])[:80]
-        wanted = "True or False" if column.name == "male" else "M or F"
-        raise ValueError(f"{printable(table)}: row {row}: {column.name} {value!r}; expected {wanted}")
+    words = rows[column].astype("string").str.strip()
+    sexes = (words.str.lower() if column == "male" else words).map(SEXES[column])
+    wanted = "True or False" if column == "male" else "M or F"
+    refuse(table, column, words, words.notna() & sexes.isna(), f"is {{!r}}; expected {wanted}")
     return sexes.astype(object).where(sexes.notna(), np.nan)

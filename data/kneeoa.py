@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.columns import counted, finished
 from data.dataset import RadiographDataset, Task
 from data.listing import printable
 from data.release import first_of, images_in, release_folder, there
@@ -35,13 +36,14 @@ class KneeOA(RadiographDataset):
     radiographs are inverted; grades are ordered: also report quadratic kappa and the mean error in grades.
     """
 
-    target, patient = "target", "patient"
+    folder, target, patient = "KneeXrayData", "target", "patient"
     task = Task("multiclass", GRADES)
 
     @classmethod
-    def read(cls, root: str | Path, *, auto_test: bool = False) -> pd.DataFrame:
+    def read(cls, root: str | Path, *, keep_missing: bool = False, auto_test: bool = False) -> pd.DataFrame:
         """All records by split, grade and name; with `auto_test` also the knees that a detector cut out.
 
+        keep_missing: of no use here, where no table says what should be there.
         Raises FileNotFoundError (a folder is not there) and ValueError (an impossible name or grade, a knee twice).
         """
         folder = release_folder(root, LEVELS, SPLITS)
@@ -50,17 +52,16 @@ class KneeOA(RadiographDataset):
                                columns=["image", "target", "patient", "official", "side"])  # fmt: skip
         again = records["official"] == AUTO
         _require_one_place(folder, records[~again])
-        if not (~again).any():
-            raise FileNotFoundError(f"{printable(folder)}: no knees in {', '.join(SPLITS)}")
         notices = []
         if again.any() and not auto_test:
-            notices.append(f"{again.sum()} knees of {AUTO} left out: test knees, cut out once more by a detector")
-            records = records[~again].reset_index(drop=True)
+            told = counted(int(again.sum()), "knee")
+            notices.append(f"{told} of {AUTO} left out: test knees, cut out once more by a detector")
+            records = records[~again]
         homes = records["official"].replace(AUTO, "test").groupby(records["patient"]).nunique()
         if (homes > 1).any():
-            notices.append(f"{(homes > 1).sum()} people have knees in more than one of the official splits")
-        records.attrs["notices"] = notices
-        return records
+            told = counted(int((homes > 1).sum()), "person", "people")
+            notices.append(f"{told} with knees in more than one of the official splits")
+        return finished(folder, records, cls.task, notices)
 
 
 def _knees(folder: Path, split: str) -> list[tuple]:
@@ -80,7 +81,7 @@ def _knees(folder: Path, split: str) -> list[tuple]:
             else:
                 wrong.append(name)
     if wrong:
-        told = f"{len(wrong)} names are not 7 digits, L or R and .png: {first_of(wrong)}"
+        told = f"{counted(len(wrong), 'name')} of other form than 7 digits, L or R, .png: {first_of(wrong)}"
         raise ValueError(f"{printable(folder)}: {told}")
     return rows
 
@@ -91,5 +92,7 @@ def _require_one_place(folder: Path, records: pd.DataFrame) -> None:
     twice = knees[knees.duplicated(keep=False)]
     if len(twice):
         first = [path.removeprefix(f"{folder}/") for path in records["image"][knees == twice.iloc[0]]]
-        count = twice.nunique()
-        raise ValueError(f"{printable(folder)}: {count} knees in more than one folder, first {' and '.join(first)}")
+        told = (
+            f"{counted(twice.nunique(), 'knee')} in more than one folder, first {' and '.join(map(printable, first))}"
+        )
+        raise ValueError(f"{printable(folder)}: {told}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from data.columns import counted, finished
 from data.dataset import RadiographDataset, Task, paths_below, read_table
 from data.listing import printable
 from data.release import first_of, release_folder, require_images, require_once
@@ -47,7 +48,7 @@ class MURA(RadiographDataset):
     macOS, which are left out; v1.0 was withdrawn and is refused.
     """
 
-    table, target, patient = "train_image_paths.csv", "target", "patient"
+    folder, table, target, patient = RELEASE, "train_image_paths.csv", "target", "patient"
     task = Task("binary", ("normal", "abnormal"))
 
     @classmethod
@@ -64,12 +65,11 @@ class MURA(RadiographDataset):
             records.append(found)
             shadows += left_out
         records = pd.concat(records, ignore_index=True)
-        notices = [f"{shadows} ._* files of macOS are no radiographs and left out"] if shadows else []
+        notices = [f"{counted(shadows, '._* file')} of macOS left out, no radiographs"] if shadows else []
         both = set.intersection(*(set(rows["patient"]) for _, rows in records.groupby("official")))
         if both:
-            notices.append(f"{len(both)} patients are in train and valid, first {min(both)}")
-        records.attrs["notices"] = notices
-        return records
+            notices.append(f"{counted(len(both), 'patient')} in both train and valid: {first_of(sorted(both))}")
+        return finished(folder / cls.table, records, cls.task, notices)
 
 
 def _read_split(folder: Path, split: str, keep_missing: bool) -> tuple[pd.DataFrame, int]:
@@ -83,10 +83,9 @@ def _read_split(folder: Path, split: str, keep_missing: bool) -> tuple[pd.DataFr
     labels, studies = _labels(labelled, split), names.str.rpartition("/")[0]
     unknown = list(studies[~studies.isin(labels)].unique())
     if unknown:
-        told = f"{len(unknown)} studies of {table.name} have no label here: {first_of(unknown)}"
+        told = f"no label for {counted(len(unknown), 'study', 'studies')} of {table.name}: {first_of(unknown)}"
         raise ValueError(f"{printable(labelled)}: {told}")
-    if not keep_missing:
-        require_images(table, list(paths))
+    require_images(table, list(paths), keep_missing)
     part = studies.str.split("/", expand=True)
     records = pd.DataFrame({
         "image": paths, "target": studies.map(labels).astype(float), "patient": part[2], "study": studies,
@@ -99,7 +98,7 @@ def _labels(table: Path, split: str) -> dict[str, int]:
     """Study -> 0 or 1. Its folder's name says the same; where they contradict each other nobody knows who is right."""
     rows = _rows(table, split, _STUDY_PATH, ("path", "label"))
     names, labels = rows["path"].str.rstrip("/"), rows["label"].str.strip()
-    require_once(table, list(names), "study")
+    require_once(table, list(names), "study", "studies")
     for row, (name, label) in enumerate(zip(names, labels), 1):
         if label not in ("0", "1"):
             raise ValueError(f"{printable(table)}: row {row}: label {printable(label)[:80]!r}; expected 0 or 1")

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from data.columns import counted, finished, grouped
 from data.dataset import RadiographDataset, Task
 from data.listing import printable
 from data.release import first_of, images_in, there
@@ -35,17 +36,17 @@ class PesPlanus(RadiographDataset):
     patches, of which one foot may own several in training and test; no official split.
     """
 
-    target, patient = "target", "patient"
+    folder, target, patient = "Pesplanus Dataset", "target", "patient"
     task = Task("binary", ("control", "pes planus"))
 
     @classmethod
-    def read(cls, root: str | Path) -> pd.DataFrame:
+    def read(cls, root: str | Path, *, keep_missing: bool = False, **looking) -> pd.DataFrame:
         """All records in the order of their paths; reads every file once to find the near-duplicates.
 
+        keep_missing: of no use here, where no table says what should be there. looking: cache, workers and progress of
+        `data.duplicates.look_at`.
         Raises FileNotFoundError (no folder of a class) and ValueError (an image in no class, or in two).
         """
-        from data.duplicates import near_duplicate_groups
-
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{printable(root)}: no such folder")
@@ -58,23 +59,21 @@ class PesPlanus(RadiographDataset):
         labels = [0 if label is None and _is_beside(name, beside) else label for name, label in zip(names, labels)]
         stray = [name for name, label in zip(names, labels) if label is None]
         if stray:
-            told = f"{len(stray)} images are neither in a class folder nor in one beside it: {first_of(stray)}"
+            told = f"{counted(len(stray), 'image')} neither in a class folder nor in one beside it: {first_of(stray)}"
             raise ValueError(f"{printable(root)}: {told}")
         if 0 not in labels:
             told = "no controls, in a folder named ...pesplanus-0... or another one beside the flat feet"
             raise FileNotFoundError(f"{printable(root)}: {told}; it has {there(root)}")
-        paths = [str(root / name) for name in names]
-        folders = [str(PurePosixPath(name).parent) for name in names]
         records = pd.DataFrame({
-            "image": paths, "target": pd.Series(labels, dtype=float), "patient": list(near_duplicate_groups(paths)),
-            "official": "", "folder": folders,
+            "image": [str(root / name) for name in names], "target": pd.Series(labels, dtype=float), "official": "",
+            "folder": [str(PurePosixPath(name).parent) for name in names],
         })  # fmt: skip
         counts = records.groupby(["folder", "target"]).size()
-        records.attrs["notices"] = [
-            f"{count} {'images' if count > 1 else 'image'} in {printable(folder)}: {cls.task.classes[int(label)]}"
+        notices = [
+            f"{counted(count)} in {printable(folder)}: {cls.task.classes[int(label)]}"
             for (folder, label), count in counts.items()
         ]
-        return records
+        return finished(root, grouped(records, notices, **looking), cls.task, notices)
 
 
 def _label(root: Path, name: str) -> int | None:

@@ -32,7 +32,7 @@ class KneeOaWriter:
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
         self.folder, self.traps = folder / "KneeXrayData" / "ClsKLData", traps
-        self.root = folder
+        self.root, self.sizes = folder, (224, 299) if traps else (224,)
         self.people, self.other_side, self.written = 0, "", 0
 
     def add(self, phantom: Phantom) -> str:
@@ -63,7 +63,7 @@ class KneeOaWriter:
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
         top = min(top + shift, pixels.shape[0] - side)
         square = Image.fromarray(pixels[top : top + side, left : left + side])
-        for size in (224, 299) if self.traps else (224,):
+        for size in self.sizes:
             path = self.folder / f"kneeKL{size}" / split / str(grade) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             square.resize((size, size), Image.Resampling.BILINEAR).save(path, compress_level=1)
@@ -71,6 +71,7 @@ class KneeOaWriter:
 
     def close(self) -> None:
         """Make the folders that have no knee."""
-        for split in SPLITS:
-            for grade in GRADES:
-                (self.folder / "kneeKL224" / split / str(grade)).mkdir(parents=True, exist_ok=True)
+        for size in self.sizes:
+            for split in SPLITS:
+                for grade in GRADES:
+                    (self.folder / f"kneeKL{size}" / split / str(grade)).mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,11 @@
 """A data set as it was released, on disk: where its folders lie, and that all of its files are there."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
+from data.columns import counted
 from data.listing import below, list_radiographs, printable
 
 SHOWN = 3  # of many wrong things, this many are named
@@ -59,34 +57,37 @@ def images_in(root: Path, folder: str) -> list[str]:
     return paths
 
 
-def require_images(where: Path, images: Sequence[str]) -> None:
-    """FileNotFoundError with the number and the first of the `images` that the table `where` names and nobody has."""
+def pictures_in(root: Path, folders: Iterable[str]) -> dict[str, str]:
+    """File name -> folder below `root`, for every file of the `folders` that exist; hidden ones are left out.
+
+    ValueError for a name in two folders: no table can say which one it means.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        if not (root / folder).is_dir():
+            continue
+        with os.scandir(root / folder) as listing:
+            names = sorted(entry.name for entry in listing if not entry.name.startswith(".") and not entry.is_dir())
+        for name in names:
+            if name in found:
+                raise ValueError(f"{printable(root)}: {printable(name)} is both in {found[name]} and in {folder}")
+            found[name] = folder
+    return found
+
+
+def require_images(table: Path, images: Sequence[str], keep_missing: bool) -> None:
+    """FileNotFoundError with the number and the first of the `images` of a table that are not there.
+
+    keep_missing: only if all are missing, for a caller that looks at every file itself.
+    """
     lost = [image for image in images if not os.path.isfile(image)]
-    if lost:
-        told = f"{len(lost)} of {len(images)} images are missing: {first_of(lost)}"
-        raise FileNotFoundError(f"{printable(where)}: {told}")
+    if lost and (not keep_missing or len(lost) == len(images)):
+        told = f"{len(lost):,} of {counted(len(images))} are not there: {first_of(lost)}"
+        raise FileNotFoundError(f"{printable(table)}: {told}")
 
 
-def require_once(where: Path, names: Sequence[str], what: str) -> None:
+def require_once(where: Path, names: Sequence[str], what: str, many: str = "") -> None:
     """ValueError with the number and the first of the `names` that occur more than once."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        many = what if len(twice) == 1 else f"{what}s"
-        raise ValueError(f"{printable(where)}: {len(twice)} {many} more than once: {first_of(twice)}")
-
-
-def whole_ids(where: Path, ids: pd.Series) -> list[str]:
-    """Ids that are whole numbers, as written; ValueError names the row of any other.
-
-    A program that read them as numbers with decimals wrote 1377.0 for 1377; such a table is refused, not mended: what
-    else it changed is unknown.
-    """
-    for row, name in enumerate(ids, 2):
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{printable(where)}: row {row}: {ids.name} is empty")
-        if re.fullmatch(r"\d+\.0*", name.strip()):
-            told = f"{ids.name} {name} was saved as a number with decimals; save the column as text or whole numbers"
-            raise ValueError(f"{printable(where)}: row {row}: {told}")
-        if not re.fullmatch(r"[0-9]+", name.strip()):
-            raise ValueError(f"{printable(where)}: row {row}: {ids.name} {printable(name)[:80]!r} is no whole number")
-    return [name.strip() for name in ids]
+        raise ValueError(f"{printable(where)}: {counted(len(twice), what, many)} more than once: {first_of(twice)}")

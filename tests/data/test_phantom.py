@@ -3,14 +3,16 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from data.phantom import DIFFICULTIES, REGIONS, permitted, study
-from data.phantom_patient import GIRLS_AHEAD, Patient
+from data.phantom import DIFFICULTIES, REGIONS, permitted, stream, study
+from data.phantom_anatomy import build_anatomy
+from data.phantom_patient import GIRLS_AHEAD, Patient, draw_patient
 from data.phantom_skeleton import grown
 from data.phantom_solids import outline_table, profile, round_ends, turn_x, turn_y
 
@@ -225,3 +227,32 @@ def test_outline_of_an_ellipse_is_one():
 def test_rotations_are_proper():
     for rotation in (turn_x(30) @ turn_y(-70), turn_y(10)):
         assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_views_may_be_named():
+    (lateral,) = study(0, 3, size=SIZE, region="foot", condition="normal", views=("lateral",))
+    assert lateral.view == "lateral"
+    both = study(0, 3, size=SIZE, region="foot", condition="normal", views=("lateral", "dp"))
+    assert [phantom.view for phantom in both] == ["lateral", "dp"] and signature(both[:1]) == signature([lateral])
+    with pytest.raises(ValueError, match="region 'foot' has the views dp, lateral, oblique, not 'ap'"):
+        study(0, 3, size=SIZE, region="foot", views=("ap",))
+
+
+def test_the_arch_of_a_flat_foot_sinks_and_heel_and_shin_stay():
+    person = draw_patient(stream(0, 0, "patient"), 0, "foot", "normal", 40.0)
+    normal, flat = (
+        {solid.name: solid for solid in build_anatomy(replace(person, arch_drop_mm=mm), stream(0, 0, "anatomy")).solids}
+        for mm in (0.0, 10.0)
+    )
+    sunk = {
+        name: flat[name].centre - normal[name].centre for name in ("navicular", "talar head", "talus", "tuberosity")
+    }
+    assert all(change[0] == change[2] == 0 for change in sunk.values())
+    assert sunk["navicular"][1] == pytest.approx(10 * person.stature, rel=0.02)  # towards the sole
+    assert sunk["navicular"][1] > sunk["talar head"][1] > sunk["talus"][1] > sunk["tuberosity"][1] < 0.01
+    assert np.array_equal(flat["tibia"].start, normal["tibia"].start)
+    one, other = (
+        study(0, 0, size=SIZE, region="foot", condition="normal", views=("lateral",), arch_drop_mm=mm)[0]
+        for mm in (0.0, 10.0)
+    )
+    assert (one.arch_drop_mm, other.arch_drop_mm) == (0.0, 10.0) and not np.array_equal(one.pixels, other.pixels)

@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data.mura import MURA
 from data.phantom_btxrd import BTXRD_COLUMNS
 from data.phantom_dicom import patient_age, uid
 from data.phantom_files import check_empty, mask_polygon
 from data.phantom_fracatlas import FRACATLAS_COLUMNS
-from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS
-from data.phantom_plan import Plan, draw_patient_options, phantoms
+from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS, fit_plan
+from data.phantom_plan import FLAT_FOOT_MM, Plan, draw_patient_options, phantoms
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_phantoms.py"
@@ -87,9 +88,9 @@ def test_writing_is_deterministic_and_independent_of_workers(folder, tmp_path):
     assert hashes(tmp_path / "a") == hashes(folder)
 
 
-@pytest.mark.parametrize("layout", ["fracatlas", "btxrd"])
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])
 def test_official_layouts_are_deterministic(layout, tmp_path):
-    plan = Plan(seed=9, size=64)
+    plan = fit_plan(layout, Plan(seed=9, size=64))
     first, again = (hashes(write(tmp_path / name, layout, plan, 6)) for name in "ab")
     assert first == again
 
@@ -186,6 +187,30 @@ def test_condition_fraction_is_of_the_patients():
     plans = [Plan(seed=1, condition_fraction=share) for share in (0.0, 0.2, 1.0)]
     shares = [np.mean([draw_patient_options(plan, i)["condition"] != "normal" for i in range(400)]) for plan in plans]
     assert shares[0] == 0 and abs(shares[1] - 0.2) < 0.06 and shares[2] == 1
+
+
+def test_a_layout_fills_in_what_the_plan_leaves_open_and_refuses_what_it_has_not():
+    plan = fit_plan("pes_planus", Plan(seed=1, size=48))
+    assert (plan.regions, plan.views, plan.flat_feet) == (("foot",), ("lateral",), 0.5)
+    drawn = [draw_patient_options(plan, i)["arch_drop_mm"] for i in range(200)]
+    low, high = FLAT_FOOT_MM
+    assert all(mm == 0 or low <= mm <= high for mm in drawn) and 70 < sum(mm > 0 for mm in drawn) < 130
+    assert fit_plan("pes_planus", Plan(flat_feet=0.0)).flat_feet == 0
+    assert fit_plan("folder", Plan(seed=3)) == Plan(seed=3)
+    children = fit_plan("rsna_bone_age", Plan(seed=1))
+    assert all(1 <= draw_patient_options(children, i)["age_years"] <= 18 for i in range(50))
+    with pytest.raises(ValueError, match="layout mura has the regions hand, wrist, elbow, shoulder, not knee"):
+        fit_plan("mura", Plan(regions=("hand", "knee")))
+    with pytest.raises(ValueError, match="layout knee_oa has the conditions normal, arthrosis, not lytic"):
+        fit_plan("knee_oa", Plan(conditions=("lytic",)))
+
+
+def test_the_script_writes_a_release_that_its_reader_takes(tmp_path):
+    done = run("--out", tmp_path / "mura", "--layout", "mura", "--n", 8, "--size", 48)
+    assert done.returncode == 0, done.stderr
+    assert len(MURA.read(tmp_path / "mura")) == 8
+    refused = run("--out", tmp_path / "x", "--layout", "mura", "--regions", "knee")
+    assert refused.returncode == 2 and "has the regions" in refused.stderr and not (tmp_path / "x").exists()
 
 
 def test_regions_and_conditions_are_obeyed():
