@@ -69,9 +69,12 @@ def finished(table: Path, records: pd.DataFrame, task: Task, notices: Sequence[s
 
 
 def grouped(
-    records: pd.DataFrame, notices: list[str], hints: Sequence[str] = (), hint_distance: int = HINT_DISTANCE, **looking
-) -> pd.DataFrame:
-    """Records with near-duplicate groups for patients, and a notice that says so; `looking`: see `look_at`.
+    records: pd.DataFrame, notices: list[str], hints: Sequence[str] = (), hint_distance: int = HINT_DISTANCE,
+    told: str = "", **looking,
+) -> pd.DataFrame:  # fmt: skip
+    """Records with near-duplicate groups for patients, and a notice that says so.
+
+    hints: columns, called `told` in the notice; see `groups_of` for them and `look_at` for `looking`.
 
     A picture that cannot be read is alone in its group: whoever reads all of them decides what becomes of it.
     """
@@ -81,11 +84,13 @@ def grouped(
     looks = look_at(paths, **looking)
     groups = groups_of(paths, looks, hints=records[list(hints)] if hints else None, hint_distance=hint_distance)
     largest = pd.Series(groups).value_counts()
-    told = f"no patient is named: {counted(len(paths))} form {counted(len(largest), 'group')} of near-duplicates"
+    alike = " of near-duplicates"
     if hints:
-        agree = f"where {', '.join(hints)} are equal"
-        told += f" and {agree}" if hint_distance >= BITS else f" (at a laxer distance {agree})"
-    notices.append(f"{told}, the largest of {largest.iloc[0]:,}")
+        alike += f" and of equal {told}" if hint_distance >= BITS else f" (at a laxer distance if {told} are equal)"
+    notices.append(
+        f"no patient is named: {counted(len(paths))} form {counted(len(largest), 'group')}{alike}, the largest of "
+        f"{largest.iloc[0]:,}"
+    )
     unread = [path for path, seen in zip(paths, looks) if seen.reason]
     if unread:
         notices.append(f"{counted(len(unread))} could not be read, first {printable(unread[0])}")

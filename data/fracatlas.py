@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, flags, grouped, ids, pictures_in, placed
-from data.dataset import RadiographDataset, Task, read_table, require_columns
+from data.columns import counted, finished, flags, grouped, ids
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.listing import printable
+from data.release import pictures_in, require_images
 
 _FOLDERS = ("images/Fractured", "images/Non_fractured")
 _PARTS = ("hand", "leg", "hip", "shoulder", "mixed")
@@ -48,7 +49,8 @@ class FracAtlas(RadiographDataset):
         known = flags(table, rows, ["fractured", "hardware"])
         found = pictures_in(root, _FOLDERS)
         places = _places(table, names, known["fractured"], found)
-        paths = placed(root, cls.table, places, found, keep_missing)
+        paths = paths_below(root, cls.table, places)
+        require_images(table, paths, keep_missing)
         records = rows.assign(image_id=names, **known, image=paths, target=known[cls.target])
         notices = []
         if beyond := sorted(set(found) - set(names)):

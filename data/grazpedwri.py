@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.columns import counted, finished, flags, ids, pictures_in, placed
-from data.dataset import RadiographDataset, Task, read_table, require_columns
+from data.columns import counted, finished, flags, ids
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.release import pictures_in, require_images
 
 FLAGS = ("initial_exam", "cast", "diagnosis_uncertain", "osteopenia", "fracture_visible", "metal")
 CLASSES = 20  # of the AO task, as in SKELEX
@@ -46,7 +47,8 @@ class PediatricFracture(RadiographDataset):
         found = pictures_in(root, folders)
         implied = folders[0] if folders else "images"  # of what is not there
         places = [f"{found.get(f'{stem}.png', implied)}/{stem}.png" for stem in stems]
-        paths = placed(root, cls.table, places, found, keep_missing)
+        paths = paths_below(root, cls.table, places)
+        require_images(table, paths, keep_missing)
         records = rows.assign(
             filestem=stems, patient_id=patients, patient=patients, image=paths,
             study=patients + "-" + ids(table, rows, "study_number"), **flags(table, rows, FLAGS, empty=0),

@@ -60,7 +60,7 @@ def test_labels_are_what_was_drawn(cls, condition, made, drawn):
 
 def test_traps(made):
     root = made[0] / "trapped"
-    with pytest.raises(FileNotFoundError, match="1 of 27 radiographs are not there, first images/Non_fractured/IMG"):
+    with pytest.raises(FileNotFoundError, match="1 of 27 radiographs are not there: .*/images/Non_fractured/IMG"):
         FracAtlas.read(root)
     records = FracAtlas.read(root, keep_missing=True)
     first = next(i for i, name in enumerate(records["image"]) if "Non_fractured" in name)
@@ -127,7 +127,7 @@ def test_wrong_roots_and_tables_are_named(root, tmp_path):
     table.to_csv(root / "dataset.csv", index=False, encoding="utf-8-sig")  # with a byte order mark
     assert len(FracAtlas.read(root, keep_missing=True)) == 27
     shutil.rmtree(root / "images")
-    with pytest.raises(FileNotFoundError, match="27 of 27 radiographs are not there"):
+    with pytest.raises(FileNotFoundError, match="27 of 27 radiographs are not there: .*, .* and 24 more"):
         FracAtlas.read(root, keep_missing=True)
 
 

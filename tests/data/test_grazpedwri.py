@@ -105,7 +105,7 @@ def test_the_twenty_most_frequent_combinations_are_kept(root):
 
 def test_traps(made, drawn):
     trapped = made[1]
-    with pytest.raises(FileNotFoundError, match=r"1 of 62 radiographs are not there, first images_part1/0001_"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 62 radiographs are not there: .*/images_part1/0001_"):
         FRACTURE.read(trapped)
     records = FRACTURE.read(trapped, keep_missing=True)
     studies = records.groupby("patient")["study"].nunique()
