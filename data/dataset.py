@@ -106,22 +106,26 @@ class RadiographDataset(Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         record = self.records.iloc[index]
-        pixels = self._scaled(index, record["image"])
+        pixels, size = self._scaled(index, record["image"])
         if self.transform is None:
             image = self.preprocessing.fit(pixels)
         else:
-            image = torch.from_numpy(np.array(self.transform(pixels, sample_generator(self.seed, epoch, index))))[None]
+            rng = sample_generator(self.seed, epoch, index)
+            image = torch.from_numpy(np.array(self.transform(pixels, rng, **({"size": size} if size else {}))))[None]
         sample = {"image": image, "target": torch.tensor(float(record["target"])), "index": index}
         return sample if self._extra is None else sample | {"extra": torch.from_numpy(self._extra[index])}
 
-    def _scaled(self, index: int, path: str) -> np.ndarray:
+    def _scaled(self, index: int, path: str) -> tuple[np.ndarray, tuple[int, int] | None]:
+        """Scaled pixels, and for a transform that wants it the radiograph's size if they are fitted already."""
         if self._shared is not None:
-            return self._shared.read(path)
+            size = self._shared.size(path) if getattr(self.transform, "takes_size", False) else None
+            if size or not hasattr(self.transform, "takes_size"):
+                return self._shared.read(path), size
         if self._kept is None:
-            return self.preprocessing.read(path)
+            return self.preprocessing.read(path), None
         if index not in self._kept:
             self._kept[index] = self.preprocessing.read(path)
-        return self._kept[index]
+        return self._kept[index], None
 
 
 def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:

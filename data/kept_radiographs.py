@@ -51,6 +51,8 @@ class KeptRadiographs:
                 f"memory, {len(self._paths) - self.count:,} are decoded at every use"
             )
         shared = mmap.mmap(-1, max(self.count * each, 1))  # anonymous: not bounded by the size of /dev/shm
+        sizes = mmap.mmap(-1, max(self.count * 16, 1))
+        self._sizes = np.frombuffer(sizes, np.int64, self.count * 2).reshape(-1, 2)
         self._pixels = np.frombuffer(shared, dtype, self.count * each // dtype.itemsize).reshape(-1, *self.size)
 
     def fill(self, num_workers: int = 0, progress: Callable[[Iterable], Iterable] = iter) -> "KeptRadiographs":
@@ -71,6 +73,11 @@ class KeptRadiographs:
         pixels.flags.writeable = False
         return pixels
 
+    def size(self, path: str) -> tuple[int, int] | None:
+        """Height and width of the radiograph's file in pixels, as far as it is kept."""
+        row = self._rows.get(str(path), self.count)
+        return tuple(map(int, self._sizes[row])) if row < self._filled else None
+
     def check(self, preprocessing: Preprocessing, augmented: bool) -> None:
         """ValueError if these pixels are not what a data set with this preprocessing needs (mean and SD may differ)."""
         if not augmented and self.enlarge != 1:
@@ -86,7 +93,8 @@ class KeptRadiographs:
         return self._larger.fit(self._larger.read(path))[0].numpy()
 
     def _keep(self, row: int) -> None:
-        self._pixels[row] = self._decode(self._paths[row])
+        scaled = self._larger.read(self._paths[row])
+        self._pixels[row], self._sizes[row] = self._larger.fit(scaled)[0].numpy(), scaled.shape[:2]
 
 
 class _Filling(Dataset):

@@ -85,19 +85,21 @@ class RotateFlipJitter:
     flip: float = 0.5
     brightness: float = 0.2
     contrast: float = 0.2
+    takes_size = True  # of the radiograph, where the pixels have been fitted before
 
     def __post_init__(self):
         for name, most in (("degrees", 180), ("flip", 1), ("brightness", 1), ("contrast", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 0 to {most}")
 
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+        """`size` (H, W): of the radiograph, if `pixels` are already at the network's size."""
         angle, flip = rng.uniform(-self.degrees, self.degrees), rng.random() < self.flip
         factors = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
         changes = (brightened, contrasted) if rng.random() < 0.5 else (contrasted, brightened)
-        result = self.preprocessing.fit(pixels)[0].numpy()
+        result = pixels if size else self.preprocessing.fit(pixels)[0].numpy()
         if angle:
-            result = self.rotated(result, angle, pixels.shape[:2])
+            result = self.rotated(result, angle, size or pixels.shape[:2])
         if flip:
             result = result[:, ::-1]
         for change in changes:

@@ -3,8 +3,12 @@
 R radiographs (rows), D features.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
+from evaluation.metrics import score
 from evaluation.neighbours import patches_of
 
 
@@ -54,3 +58,72 @@ def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> 
     flat, other = (x.reshape(len(x), -1).astype(np.float32) for x in (train, test))
     pca = PCA(min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0).fit(flat)
     return pca.transform(flat), pca.transform(other)
+
+
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+TEMPERATURE = 0.07  # of the neighbours' votes, as in DINO
+
+
+def chosen_linear_probe(
+    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
+    """A linear model on standardised features, its L2 penalty chosen on the validation rows.
+
+    Returns (predict, facts): `predict(features [R, D])` gives probabilities [R] or [R, outputs], or values [R]; facts
+    are the penalty and the validation score. A class without training rows has probability 0.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train)
+    scaled = scaler.transform(train).astype(np.float64)
+
+    def fitted(strength: float) -> Callable[[np.ndarray], np.ndarray]:
+        if kind == "regression":
+            model = Ridge(strength).fit(scaled, target)
+            return lambda features: model.predict(scaler.transform(features).astype(np.float64))
+        model = LogisticRegression(C=1 / strength, solver="newton-cholesky", max_iter=200)
+        model.fit(scaled, target.astype(int))
+
+        def predict(features: np.ndarray) -> np.ndarray:
+            found = np.zeros((len(features), max(outputs, 2)))
+            found[:, model.classes_] = model.predict_proba(scaler.transform(features).astype(np.float64))
+            return found[:, 1] if kind == "binary" else found
+
+        return predict
+
+    if kind != "regression" and len(np.unique(target)) < 2:
+        raise ValueError("a linear probe needs two classes among its training radiographs")
+    tried = {strength: fitted(strength) for strength in np.logspace(-1, 5, 13 if kind == "regression" else 7)}
+    return _best(kind, tried, val, val_target, "l2")
+
+
+def chosen_neighbour_probe(
+    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
+    """Nearest neighbours by cosine similarity s, each with the weight exp(s / 0.07) (DINO, arXiv 2104.14294, appendix
+    F.2); their number is chosen on the validation rows. Returns as `chosen_linear_probe`."""
+    unit = train / np.linalg.norm(train, axis=1, keepdims=True).clip(1e-12)
+    votes = target[:, None] if kind == "regression" else np.eye(max(outputs, 2))[target.astype(int)]
+
+    def predictor(count: int) -> Callable[[np.ndarray], np.ndarray]:
+        def predict(features: np.ndarray) -> np.ndarray:
+            similarity = features @ unit.T / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+            near = np.take_along_axis(similarity, nearest, 1)
+            weights = np.exp((near - near[:, :1]) / TEMPERATURE)
+            found = (weights[..., None] * votes[nearest]).sum(1) / weights.sum(1, keepdims=True)
+            return found if kind == "multiclass" else found[:, -1]
+
+        return predict
+
+    tried = {count: predictor(count) for count in NEIGHBOURS if count <= len(train)}
+    return _best(kind, tried, val, val_target, "neighbours")
+
+
+def _best(kind: str, tried: dict, val: np.ndarray, val_target: np.ndarray, name: str) -> tuple[Callable, dict]:
+    """The predictor with the best validation score; the first of equals."""
+    sign = 1 if kind == "regression" else -1
+    scores = {value: score(kind, val_target, predict(val)) for value, predict in tried.items()}
+    best = min(scores, key=lambda value: math.inf if math.isnan(scores[value]) else sign * scores[value])
+    return tried[best], {name: float(best), "validation": scores[best]}

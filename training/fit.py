@@ -73,6 +73,7 @@ class _Loop:
         self.autocast = lambda: autocast(settings.device, precision)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "fp16")
         self.step, self.bad_steps, self.totals, self.counted = 0, 0, {}, 0
+        self.epoch_pending = False  # whether `on_epoch` of this step is still to be called
         self.scheduled: dict[str, float] = {}
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
 
@@ -83,6 +84,8 @@ class _Loop:
         plan, outcome = self.s.plan, "finished"
         self.saved_at = time.monotonic()
         with _Signals() as signals, self._bar() as bar, _closing(self.s.batches(self.step)) as batches:
+            if self.epoch_pending:
+                self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
                 losses, bad_indices = self._forward_backward(model, batches)
                 stop, save, bad = self._agree(signals.received, bad_indices)
@@ -94,11 +97,11 @@ class _Loop:
                 self._log(bar)
                 save = save or bool(self.s.save_every and self.step % self.s.save_every == 0)
                 stop = stop and self.step < plan.last_step
+                self.epoch_pending = self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step
                 if stop:
                     self._save()  # first: whoever sent the signal may not wait for the rest
-                if self.s.on_epoch and (self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step):
-                    self.s.on_epoch(self.step / plan.steps_per_epoch, self.step)
-                    self.objective.train()
+                if self.epoch_pending:
+                    self._epoch()
                 if stop:
                     outcome = "stopped"
                     break
@@ -107,6 +110,12 @@ class _Loop:
         if outcome == "finished" and self.s.run:
             self.s.run.done(self.step)
         return outcome
+
+    def _epoch(self) -> None:
+        if self.s.on_epoch:
+            self.s.on_epoch(self.step / self.s.plan.steps_per_epoch, self.step)
+            self.objective.train()
+        self.epoch_pending = False
 
     # one step ------------------------------------------------------------------------------------------------
 
@@ -224,6 +233,7 @@ class _Loop:
             "totals": self.totals,
             "counted": self.counted,
             "bad_steps": self.bad_steps,
+            "epoch_pending": self.epoch_pending,
         }
         spoilt = [n for n, t in tensors_in(state["objective"]) if not torch.isfinite(t).all()]
         spoilt = spoilt or [f"optimizer {n}" for n, t in tensors_in(state["optimizer"]) if not torch.isfinite(t).all()]
@@ -256,6 +266,7 @@ class _Loop:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.counted, self.bad_steps = state["step"], state["counted"], state["bad_steps"]
         self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
+        self.epoch_pending = state.get("epoch_pending", False)
         self.s.run.forget_log_after(self.step)
         if self.step >= self.s.plan.last_step:
             distributed.from_main(self._export)  # killed between the last checkpoint and its export

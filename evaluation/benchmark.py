@@ -1,0 +1,171 @@
+"""What a cross-validation says: folds, ensemble, calibration, subgroups, and backbones against each other.
+
+Every fold of a backbone predicts its own validation radiographs and the one test set. Reported are the mean and SD of
+the folds' test scores, and the scores of the ensemble (the mean of the folds' predictions) with 95 % intervals from
+resampling patients of the test set. The SD shows what training varies, the interval what other patients would.
+
+R radiographs of the test set, V of a fold's validation set, C classes; predictions as in `evaluation.metrics`.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.agreement import bland_altman, study_kappa
+from evaluation.calibration import brier_score, expected_calibration_error, fit_temperature, scaled_probabilities
+from evaluation.comparison import compare_metrics, corrected_t_test, delong_test, holm
+from evaluation.intervals import Interval, metric_intervals
+from evaluation.metrics import metric_values
+from evaluation.subgroups import subgroup_table
+
+MAIN = {"binary": "auroc", "multiclass": "auroc", "regression": "mae"}
+_TINY = 1e-12
+
+
+@dataclasses.dataclass
+class FoldPredictions:
+    """Predictions of one fold: probabilities or values."""
+
+    val_target: np.ndarray  # [V]
+    val: np.ndarray  # [V] or [V, C]
+    test: np.ndarray  # [R] or [R, C]
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # best epoch, chosen penalty, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSet:
+    """What is known of the test radiographs, rows in one order for all folds and backbones."""
+
+    kind: str
+    target: np.ndarray  # [R]
+    patients: Sequence[str]
+    studies: Sequence[str] | None = None
+    classes: tuple[str, ...] = ()
+    ordinal: bool = False
+    specificity: float = 0.95
+    seed: int = 0
+    draws: int = 2000
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of the metrics."""
+        return {"specificity": self.specificity, "ordinal": self.ordinal}
+
+    def generator(self, *name: str) -> np.random.Generator:
+        """Draws that depend on the seed and the name, not on what else is computed."""
+        return np.random.default_rng([self.seed, *" ".join(name).encode("utf-8", "surrogateescape")])
+
+
+def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
+    """Figures of one backbone: "folds" (metrics of each), "mean", "sd", "ensemble" (estimate, low, high, reason of each
+    metric), "calibration" (before and after temperature scaling), "studies" and "agreement" where there are such."""
+    each = [
+        {name: value.value for name, value in metric_values(test.kind, test.target, fold.test, classes=test.classes,
+                                                            **test.options()).items()}
+        for fold in folds
+    ]  # fmt: skip
+    names = list(each[0])
+    together = ensemble(folds)
+    intervals = metric_intervals(
+        test.kind, test.target, together, test.patients, generator=test.generator("ensemble"), draws=test.draws,
+        classes=test.classes, **test.options(),
+    )  # fmt: skip
+    result: dict[str, Any] = {
+        "folds": [scores | fold.facts for scores, fold in zip(each, folds)],
+        "mean": {name: float(np.mean([scores[name] for scores in each])) for name in names},
+        "sd": {name: _sd([scores[name] for scores in each]) for name in names},
+        "ensemble": {name: told(interval) for name, interval in intervals.items()},
+    }
+    if test.kind == "regression":
+        agreement = bland_altman(test.target, together)
+        limits = {name: told(getattr(agreement, name)) for name in ("bias", "low", "high")}
+        result["agreement"] = limits | {"sd": agreement.sd}
+    else:
+        result["calibration"] = calibration(folds, test)
+    if test.studies is not None and test.kind != "regression":
+        kappa = study_kappa(test.kind, test.target, together, test.studies)
+        result["studies"] = {"kappa": kappa.value, "reason": kappa.reason}
+    return result
+
+
+def ensemble(folds: Sequence[FoldPredictions]) -> np.ndarray:
+    """The mean prediction of the folds."""
+    return np.mean([fold.test for fold in folds], axis=0)
+
+
+def calibration(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
+    """ECE and Brier score of the ensemble, as it is and with every fold's temperature fitted on its validation set."""
+    temperatures, scaled = [], []
+    for fold in folds:
+        logits, val = logits_of(test.kind, fold.test), logits_of(test.kind, fold.val)
+        fitted = fit_temperature(test.kind, fold.val_target, val)
+        temperatures.append({"temperature": fitted.value, "reason": fitted.reason})
+        scaled.append(scaled_probabilities(test.kind, logits, 1.0 if math.isnan(fitted.value) else fitted.value))
+    found: dict[str, Any] = {"temperatures": temperatures}
+    for when, predicted in (("before", ensemble(folds)), ("after", np.mean(scaled, axis=0))):
+        found[when] = {
+            "ece": expected_calibration_error(test.kind, test.target, predicted).value,
+            "brier": brier_score(test.kind, test.target, predicted).value,
+        }
+    return found
+
+
+def logits_of(kind: str, probabilities: np.ndarray) -> np.ndarray:
+    """Log odds [R], or log probabilities [R, C]; probabilities of 0 and 1 count as 1e-12 from there."""
+    p = np.clip(np.asarray(probabilities, np.float64), _TINY, 1 - _TINY)
+    return np.log(p) - np.log1p(-p) if kind == "binary" else np.log(p)
+
+
+def compare(predictions: dict[str, list[FoldPredictions]], test: TestSet, train_size: int) -> list[dict[str, Any]]:
+    """Every two backbones by the main metric: ensemble difference with its interval and p (DeLong with patients as
+    clusters for a binary task, else the paired bootstrap), and the corrected t-test over folds; p also by Holm.
+
+    `train_size`: radiographs that a fold trains on.
+    """
+    rows, main = [], MAIN[test.kind]
+    for first, second in itertools.combinations(predictions, 2):
+        mine, other = predictions[first], predictions[second]
+        if test.kind == "binary":
+            found = delong_test(test.target, ensemble(mine), ensemble(other), test.patients)
+        else:
+            found = compare_metrics(
+                test.kind, test.target, ensemble(mine), ensemble(other), test.patients, draws=max(test.draws, 10),
+                generator=test.generator(first, second), **test.options(),
+            )[main]  # fmt: skip
+        scores = [
+            [metric_values(test.kind, test.target, fold.test, **test.options())[main].value for fold in folds]
+            for folds in (mine, other)
+        ]
+        over_folds = corrected_t_test(
+            np.subtract(*scores), test_to_train=float((~np.isnan(test.target)).sum()) / max(train_size, 1)
+        ) if len(mine) == len(other) else None  # fmt: skip
+        rows.append({
+            "first": first, "second": second, "metric": main, "difference": found.difference, "low": found.low,
+            "high": found.high, "p": found.p, "reason": found.reason,
+            "p_folds": math.nan if over_folds is None else over_folds.p,
+        })  # fmt: skip
+    for name in ("p", "p_folds"):
+        adjusted = holm({f"{row['first']} {row['second']}": row[name] for row in rows})
+        for row in rows:
+            row[f"{name}_holm"] = adjusted[f"{row['first']} {row['second']}"]
+    return rows
+
+
+def by_subgroup(folds: Sequence[FoldPredictions], test: TestSet, column: Sequence):
+    """The ensemble's metrics in each part of a column of the test radiographs: see `subgroup_table`."""
+    return subgroup_table(
+        test.kind, test.target, ensemble(folds), column, test.patients, seed=test.seed, draws=test.draws,
+        classes=test.classes, **test.options(),
+    )  # fmt: skip
+
+
+def told(interval: Interval) -> dict[str, Any]:
+    """An interval for a summary.json."""
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "reason": interval.reason}
+
+
+def _sd(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,0 +1,609 @@
+"""Compare backbones on labelled radiographs by cross-validation: twelve musculoskeletal tasks, or any table.
+
+    python scripts/train_downstream.py --data fracatlas --backbones skelex resnet-101 --cv 5 --epochs 50 --bs 64 \
+        --lr 5e-5 --test_split 0.1 --outdir ./runs --num_workers 4
+    torchrun --nproc_per_node 8 scripts/train_downstream.py --data mura --backbones skelex vit-mae-large
+
+One test set is held out by patient; every backbone sees the same folds of the rest; the best epoch is chosen on
+validation alone, and each fold scores the test set once. The same command goes on after any interruption. Results are
+in OUTDIR/DATA: see the README.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
+        "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
+PROTOCOLS = ("finetune", "linear", "knn")
+RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs", "drop_path")
+MEANWHILE = 3600 * 24 * 30
+
+
+@dataclass
+class Config:
+    """Cross-validate backbones on a labelled data set (protocol and tasks of SKELEX, 2026)."""
+
+    data: str = flag(help="data set", choices=DATA)
+    backbones: list[str] = flag(help="aliases of configs/backbones.yaml, checkpoints, timm names, or none:NAME")
+    data_root: Path | None = flag(None, "folder of the release; default ./data/<its name>, for csv the table's folder")
+    cv: int = flag(5, "folds")
+    epochs: float = flag(50, "passes over the training radiographs of a fold")
+    bs: int = flag(64, "radiographs per optimizer step, of all processes together")
+    lr: float = flag(5e-5, "peak learning rate of the head; a backbone's own recipe wins")
+    test_split: float = flag(0.1, "share of the radiographs held out for the test, by patient")
+    outdir: Path = flag(Path("runs"), "folder of the results, with one folder for each data set")
+    num_workers: int = flag(4, "loader processes per training process")
+    seed: int = flag(2025, "decides splits, heads, order and augmentation")
+    weight_decay: float = flag(0.05, "decoupled weight decay, on matrices only")
+    beta1: float = flag(0.9, "first moment of AdamW")
+    beta2: float = flag(0.999, "second moment of AdamW")
+    layer_decay: float = flag(0.75, "learning rate of each layer relative to the one above")
+    warmup_epochs: float = flag(5, "linear warm-up, then cosine to 0")
+    drop_path: float = flag(0.0, "stochastic depth while fine-tuning")
+    protocol: str = flag("finetune", "finetune all weights, or linear / knn on frozen features", choices=PROTOCOLS)
+    label_fraction: list[float] = flag([1.0], "shares of the training patients to learn from, nested")
+    split: str = flag("random", "by patient, or as the release splits it", choices=("random", "official"))
+    splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
+    fold: int | None = flag(None, "make only this fold, from 0 (for job arrays); the last one made writes the summary")
+    meta_cols: list[str] = flag([], "columns of the data set to keep beside the predictions, and to score by subgroup")
+    class_weight: str = flag("none", "weights of classes in the loss", choices=("none", "balanced"))
+    use_sex: bool = flag(False, "bone age: the head also sees the sex")
+    specificity: float = flag(0.95, "at which the sensitivity is given")
+    csv: Path | None = flag(None, "for --data csv: the table")
+    image_col: str = flag("image", "for --data csv: column of the paths, below the table's folder")
+    target_col: str = flag("target", "for --data csv: column of the labels")
+    patient_col: str | None = flag(
+        None, "for --data csv: column of the patients; without it near-duplicates are grouped"
+    )
+    task: str = flag("binary", "for --data csv", choices=("binary", "multiclass", "regression"))
+    on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
+    cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    verbose: bool = flag(True, "a progress bar for each fold")
+
+
+def main(config: Config) -> int:
+    """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
+    from training import distributed
+    from training.device import choose_device, prepare_cpu
+
+    device = choose_device(config.device)
+    prepare_cpu(device)
+    with distributed.process_group(device):
+        return Benchmark(config, device).run()
+
+
+class Benchmark:
+    """One data set, several backbones."""
+
+    def __init__(self, config: Config, device):
+        from training.device import resolve_precision
+
+        self.config, self.device = config, device
+        self.precision = resolve_precision(config.precision, device)
+        self.out = config.outdir / config.data
+        self.kept: dict = {}  # radiographs in memory, by geometry
+
+    def run(self) -> int:
+        from training import distributed
+
+        c = self.config
+        self.check_flags()
+        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        self.names = distributed.from_main(self.check_backbones)
+        self.records, self.task, notices, root = distributed.from_main(self.read)
+        self.splits, more = distributed.from_main(lambda: self.make_splits(root))
+        self.notices = [*notices, *more]
+        for notice in self.notices:
+            say(f"note: {notice}")
+        self.tell_sizes()
+        wanted = range(len(self.splits.folds)) if c.fold is None else [c.fold]
+        if c.fold is not None and not 0 <= c.fold < len(self.splits.folds):
+            raise ValueError(f"--fold {c.fold}: there are {len(self.splits.folds)} folds, counted from 0")
+        for fraction in c.label_fraction:
+            for backbone in c.backbones:
+                for number in wanted:
+                    if self.fold(backbone, fraction, number) == "stopped":
+                        say(f"stopped by a signal; saved. The same command continues {self.out}")
+                        return 143
+        distributed.from_main(self.conclude)
+        distributed.barrier()
+        return 0
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    def check_flags(self) -> None:
+        """Refuse what cannot work before thousands of files are read."""
+        from training import distributed
+
+        c = self.config
+        if (c.csv is None) == (c.data == "csv"):
+            raise ValueError(
+                "--data csv needs --csv TABLE" if c.csv is None else f"--csv is for --data csv, not {c.data}"
+            )
+        if c.use_sex and c.data != "boneage":
+            raise ValueError(f"--use_sex is for --data boneage, not {c.data}")
+        if c.cv < 2:
+            raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
+        if c.bs < 1 or c.bs % distributed.world_size():
+            raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
+        for name in ("epochs", "lr", "layer_decay"):
+            if not 0 < getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
+        for name in ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"):
+            if not 0 <= getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
+        for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
+            if not fractions or not all(0 < f <= 1 for f in fractions):
+                raise ValueError(f"--{name} {' '.join(map(str, fractions))}: expected fractions above 0, at most 1")
+        if len(set(c.backbones)) < len(c.backbones):
+            raise ValueError(f"--backbones {' '.join(c.backbones)}: one is given twice")
+
+    def check_backbones(self) -> dict[str, str]:
+        """Main process: that all are there, and a folder name for each, before anything is read."""
+        from evaluation.output_folder import output_stems
+        from models.backbone_names import find
+
+        for name in self.config.backbones:
+            find(name)
+        plain = [name.replace(":", "-").strip("./").replace("/", "_") for name in self.config.backbones]
+        stems = output_stems([pathlib.PurePath(name + ".x") for name in sorted(plain)], ("",))
+        by_plain = {plain: str(stem) for plain, stem in zip(sorted(plain), stems)}
+        return {name: by_plain[short] for name, short in zip(self.config.backbones, plain)}
+
+    def read(self):
+        """Main process: (records, task, notices, root); every file is read once."""
+        import inspect
+
+        from data.audit import audit
+        from data.benchmark import BENCHMARK
+        from training.files import printable
+
+        c, kind = self.config, BENCHMARK[self.config.data]
+        looking = {"cache": self.out / "looks.csv", "workers": c.num_workers, "progress": bar("looking for duplicates")}
+        if c.data == "csv":
+            root = c.data_root
+            records = kind.read(root, csv=c.csv, image_col=c.image_col, target_col=c.target_col,
+                                patient_col=c.patient_col, task=c.task,
+                                **({} if c.patient_col else looking))  # fmt: skip
+            root = root or c.csv.parent
+        else:
+            root = c.data_root or Path("data") / kind.folder
+            if not root.is_dir():
+                raise FileNotFoundError(f"--data {c.data}: no folder {root}; the README says where to get the data and "
+                                        "the tree to put it in; --data_root if it is elsewhere")  # fmt: skip
+            wide = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind.read).parameters.values())
+            records = kind.read(root, **(looking if wide else {}))
+        for column in c.meta_cols:
+            if column not in records:
+                has = ", ".join(map(str, records.columns))
+                raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
+        notices = list(records.attrs.get("notices", []))
+        task = records.attrs.get("task", kind.task)
+        _, bad = audit(records["image"], workers=c.num_workers, cache=self.out / "audit.csv",
+                       progress=bar("reading files"))  # fmt: skip
+        if len(bad):
+            from evaluation.output_folder import write_table
+
+            rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
+            write_table(self.out / "quarantine.csv", list(bad.columns), rows)
+            first = f"first {printable(bad.iloc[0]['path'])} ({bad.iloc[0]['reason']}); all are in " \
+                    f"{self.out / 'quarantine.csv'}"  # fmt: skip
+            if c.on_bad_image == "stop":
+                raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
+                                 "--on_bad_image skip")  # fmt: skip
+            notices.append(f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}")
+            records = records[~records["image"].isin(bad["path"])].reset_index(drop=True)
+        if c.use_sex:
+            from models.supervised import sex_covariate
+
+            records = records.assign(sex_number=sex_covariate(records["sex"]))
+        records.attrs.clear()
+        return records, task, notices, root
+
+    def make_splits(self, root):
+        """Main process: (splits, notices); they are written to splits.csv, or read from --splits."""
+        from data.split_table import file_hashes, read_splits, write_splits
+        from data.splits import grouped_splits, official_splits
+
+        c = self.config
+        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        if c.splits is not None:
+            splits = read_splits(c.splits, self.records, root, hashes, crossing=c.split == "official")
+        elif c.split == "official":
+            if "official" not in self.records:
+                raise ValueError(f"--split official: the release of {c.data} has no split")
+            splits = official_splits(self.records, self.task, folds=c.cv, seed=c.seed)
+        else:
+            splits = grouped_splits(self.records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
+        write_splits(self.out / "splits.csv", self.records, splits, root, hashes)
+        return splits, list(splits.notices)
+
+    def tell_sizes(self) -> None:
+        fold, test = self.splits.folds[0], self.splits.test
+        patients = self.records["patient"].nunique()
+        say(f"{self.config.data}: {len(self.records):,} radiographs, {patients:,} patients or groups; "
+            f"{len(test):,} held out, {len(self.splits.folds)} folds of about {len(fold.train):,} + {len(fold.val):,}; "
+            f"{len(self.config.backbones)} backbones, {self.config.protocol}, on {self.device}")  # fmt: skip
+
+    # one fold ------------------------------------------------------------------------------------------------------
+
+    def study(self, backbone: str, fraction: float) -> str:
+        """The name of a column of results: backbone, protocol and share of labels."""
+        name = self.names[backbone]
+        name += "" if self.config.protocol == "finetune" else f"-{self.config.protocol}"
+        return name + ("" if fraction == 1 else f"-{fraction:g}")
+
+    def fold(self, backbone: str, fraction: float, number: int) -> str:
+        """Train and predict one fold, unless its predictions are there already."""
+        from training import distributed
+
+        study = self.study(backbone, fraction)
+        identity = distributed.from_main(lambda: self.identity(backbone, fraction, number))
+        file = self.out / "predictions" / study / f"fold{number}.csv"
+        if distributed.from_main(lambda: is_made(file, identity)):
+            return "there"
+        fold = self.splits.folds[number]
+        train = self.few(fold.train, fraction)
+        say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
+        make = self.finetuned if self.config.protocol == "finetune" else self.probed
+        made = make(backbone, study, number, train, fold.val, identity)
+        if made == "stopped":
+            return "stopped"
+        distributed.from_main(lambda: self.write_predictions(file, fold, made, identity))
+        return "made"
+
+    def few(self, rows, fraction: float):
+        from data.splits import label_subset
+
+        return label_subset(self.records, self.task, rows, fraction, seed=self.config.seed)
+
+    def identity(self, backbone: str, fraction: float, number: int) -> dict:
+        """What decides the predictions of a fold."""
+        from training.files import sha256_of
+        from training.run import short_hash
+
+        fold = self.splits.folds[number]
+        c, names = self.config, self.records["image"].map(lambda path: Path(path).name)
+        sides = [names.iloc[rows].tolist() for rows in (fold.train, fold.val, self.splits.test)]
+        targets = [self.records["target"].iloc[rows].tolist() for rows in (fold.train, fold.val, self.splits.test)]
+        from models.backbone_names import find
+
+        weights = find(backbone).weights
+        files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
+        hashes = [sha256_of(file) for file in files if file is not None]
+        free = {"backbones", "data_root", "outdir", "num_workers", "splits", "fold", "meta_cols", "on_bad_image",
+                "cache_gb", "device", "verbose", "specificity", "label_fraction", "cv", "test_split", "split",
+                "csv", "image_col", "target_col", "patient_col"}  # fmt: skip
+        fixed = {key: value for key, value in asdict(c).items() if key not in free}
+        return fixed | {"backbone": backbone, "weights": short_hash(hashes), "fraction": fraction,
+                        "precision": self.precision, "split": short_hash([sides, targets]), "fold": number}  # fmt: skip
+
+    def prepared(self, backbone: str, number: int):
+        """(backbone, preprocessing, its recipe over the flags); the same random weights in any order of backbones."""
+        import torch
+
+        from data.preprocessing import Preprocessing
+        from models.backbones import build_backbone
+
+        c = self.config
+        torch.manual_seed(hash_of(c.seed, backbone, number))
+        network = build_backbone(backbone, drop_path=c.drop_path if c.protocol == "finetune" else 0.0)
+        height, width = network.input_size
+        known = network.preprocessing
+        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+        recipe = {name: getattr(c, name) for name in RECIPE} | network.recipe
+        if number == 0 or c.fold is not None:
+            say(f"{backbone}: {network.report}")
+            if network.recipe and c.protocol == "finetune":
+                told = ", ".join(f"{name} {value:g}" for name, value in network.recipe.items())
+                say(f"{backbone}: its own recipe in configs/backbones.yaml: {told}")
+        return network, preprocessing, recipe
+
+    def data(self, rows, preprocessing, transform=None):
+        """The labelled data set of some rows, its radiographs from memory."""
+        import dataclasses
+
+        from data.dataset import RadiographDataset
+        from data.kept_radiographs import KeptRadiographs
+
+        plain = dataclasses.replace(preprocessing, mean=(0, 0, 0), std=(1, 1, 1))
+        key = repr(plain)
+        if key not in self.kept:
+            self.kept.clear()  # of another geometry: memory has its limit
+            kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, self.config.cache_gb)
+            self.kept[key] = kept.fill(self.config.num_workers, progress=bar("decoding", quiet=not self.config.verbose))
+            for note in kept.notes:
+                say(f"note: {note}")
+        extra = ("sex_number",) if self.config.use_sex else ()
+        return RadiographDataset(self.records.iloc[rows], preprocessing, transform, seed=self.config.seed,
+                                 keep=self.kept[key], extra=extra)  # fmt: skip
+
+    def finetuned(self, backbone: str, study: str, number: int, train, val, identity: dict):
+        """All weights are trained; returns {"val", "test", "facts"} or "stopped"."""
+
+        from data.loader import step_batches
+        from data.transforms import RotateFlipJitter
+        from evaluation.metrics import score
+        from models.supervised import Supervised, balanced_weights
+        from training import distributed
+        from training.device import use_explicit_attention
+        from training.fit import Fit, fit
+        from training.optim import adamw, parameter_groups
+        from training.run import RunFolder
+        from training.sampling import Plan
+        from training.schedules import constant, warmup_cosine
+        from training.selection import BestEpoch
+
+        c, task = self.config, self.task
+        network, preprocessing, recipe = self.prepared(backbone, number)
+        target = self.records["target"].to_numpy(float)[train]
+        spread = (target.mean(), target.std() or 1.0) if task.kind == "regression" else (0.0, 1.0)
+        weights = None
+        if c.class_weight == "balanced" and task.kind != "regression":
+            weights = balanced_weights(target.tolist(), max(task.outputs, 2))
+        model = Supervised(network, task.kind, task.outputs, preprocessing.normalise, *spread, class_weights=weights,
+                           covariates=int(c.use_sex))  # fmt: skip
+        use_explicit_attention(model.to(self.device), self.device)
+        dataset = self.data(train, preprocessing, RotateFlipJitter(preprocessing))
+        world = distributed.world_size()
+        each = max(1, min(c.bs, len(train)) // world)
+        plan = Plan(len(train), each, processes=world, epochs=recipe["epochs"])
+        folder = RunFolder(self.out / study / f"fold{number}", identity)
+        best = BestEpoch(folder.folder, task.kind != "regression") if distributed.is_main() else None
+        truth = self.records["target"].to_numpy(float)[val]
+
+        def validate(epoch: float, step: int) -> None:
+            predicted = self.predicted(model, preprocessing, val)
+            found = score(task.kind, truth, predicted)
+            folder.log({"step": step, "epoch": round(epoch, 4), "validation": found})
+            if distributed.is_main():
+                best.offer(epoch, found, model.state_dict())
+            distributed.barrier()
+
+        outcome = "finished"
+        if not distributed.from_main(lambda: folder.finished(plan.last_step)):
+            folder.describe(asdict(c) | {"backbone": backbone, "recipe": recipe})
+            betas = (recipe["beta1"], recipe["beta2"])
+            warmup = min(recipe["warmup_epochs"] / recipe["epochs"], 1.0)
+            outcome = fit(model, Fit(
+                plan=plan, optimizer=adamw(parameter_groups(model, recipe["layer_decay"]), betas),
+                schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
+                           "weight_decay": constant(recipe["weight_decay"])},
+                batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers),
+                device=self.device, precision=self.precision, seed=c.seed, run=folder, save_every=plan.steps_per_epoch,
+                name_of=lambda row: str(dataset.records["image"].iloc[row]), on_epoch=validate,
+                progress_bar=c.verbose,
+            ))  # fmt: skip
+        if outcome == "stopped":
+            return outcome
+        chosen = distributed.from_main(lambda: {"weights": best.weights(), "epoch": best.epoch, "score": best.score})
+        model.load_state_dict(chosen["weights"])
+        facts = {"epoch": chosen["epoch"], "validation": chosen["score"], "steps": plan.last_step}
+        made = {"val": self.predicted(model, preprocessing, val),
+                "test": self.predicted(model, preprocessing, self.splits.test), "facts": facts}  # fmt: skip
+        distributed.from_main(lambda: keep_weights(model, preprocessing, self.out / "ckpts" / study / f"fold{number}"))
+        return made
+
+    def predicted(self, model, preprocessing, rows):
+        """Probabilities or values of some rows, in their order: every process predicts its share, none twice."""
+        import numpy as np
+        import torch
+
+        from data.loader import ordered_batches
+        from training import distributed
+        from training.device import autocast
+
+        mine = rows[distributed.rank() :: distributed.world_size()]
+        dataset = self.data(mine, preprocessing)
+        batches = ordered_batches(dataset, range(len(mine)), batch_size=64)
+        model.eval()
+        parts = []
+        for batch in batches:
+            extra = batch["extra"].to(self.device) if "extra" in batch else None
+            with torch.no_grad(), autocast(self.device, self.precision):
+                parts.append(model.predict(batch["image"].to(self.device), extra).float().cpu().numpy())
+        found = np.concatenate(parts) if parts else np.zeros((0,))
+        gathered = distributed.gathered(list(zip(mine.tolist(), found.tolist())))
+        by_row = dict(gathered)
+        return np.array([by_row[row] for row in rows.tolist()])
+
+    def probed(self, backbone: str, study: str, number: int, train, val, identity: dict):
+        """Frozen features, a linear model or nearest neighbours; what they need is chosen on the validation rows."""
+        from evaluation.probes import chosen_linear_probe, chosen_neighbour_probe
+        from training import distributed
+
+        features = distributed.from_main(lambda: self.features(backbone))
+        target = self.records["target"].to_numpy(float)
+        probe = chosen_linear_probe if self.config.protocol == "linear" else chosen_neighbour_probe
+        predict, facts = probe(self.task.kind, features[train], target[train], features[val], target[val],
+                               self.task.outputs)  # fmt: skip
+        return {"val": predict(features[val]), "test": predict(features[self.splits.test]), "facts": facts}
+
+    def features(self, backbone: str):
+        """Main process: [R, D] of all records, computed once per backbone and kept on disk."""
+        from data.loader import ordered_batches
+        from models.features import cached_features
+
+        if getattr(self, "last_features", (None,))[0] == backbone:
+            return self.last_features[1]
+        network, preprocessing, _ = self.prepared(backbone, 0)
+        dataset = self.data(range(len(self.records)), preprocessing)
+        found = cached_features(
+            network.to(self.device), self.records["image"].tolist(),
+            lambda rows: (batch["image"] for batch in bar("features", quiet=not self.config.verbose)(
+                list_of(ordered_batches(dataset, rows, batch_size=64), -(-len(rows) // 64)))),
+            folder=self.out / "features", preprocessing=preprocessing.to_dict(), normalise=preprocessing.normalise,
+            device=self.device, precision=self.precision,
+        )  # fmt: skip
+        for note in found.notes:
+            say(f"note: {note}")
+        self.last_features = (backbone, found.values)
+        return found.values
+
+    # results -------------------------------------------------------------------------------------------------------
+
+    def write_predictions(self, file: Path, fold, made: dict, identity: dict) -> None:
+        """Main process: predictions/STUDY/foldK.csv (and .json with what decided them)."""
+        import json
+
+        import numpy as np
+
+        from evaluation.output_folder import write_table
+        from training.files import printable, write_text
+
+        columns = ["path", "patient", "split", "target", *self.prediction_columns(), *self.config.meta_cols]
+        rows = []
+        for split, numbers, values in (("val", fold.val, made["val"]), ("test", self.splits.test, made["test"])):
+            for number, value in zip(numbers, values):
+                record = self.records.iloc[number]
+                row = {"path": printable(record["image"]), "patient": record["patient"], "split": split,
+                       "target": float(record["target"])}  # fmt: skip
+                row |= dict(zip(self.prediction_columns(), np.atleast_1d(value).tolist()))
+                rows.append(row | {column: record[column] for column in self.config.meta_cols})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_table(file, columns, rows)
+        note = {"identity": identity, "facts": made["facts"], "val": np.asarray(made["val"]).tolist(),
+                "test": np.asarray(made["test"]).tolist()}  # fmt: skip
+        write_text(file.with_suffix(".json"), json.dumps(note, default=str) + "\n")
+
+    def prediction_columns(self) -> list[str]:
+        if self.task.kind == "multiclass":
+            return [f"p_{name}" for name in self.task.classes]
+        return ["predicted" if self.task.kind == "regression" else "probability"]
+
+    def conclude(self) -> None:
+        """Main process: folds, summaries and comparisons of all studies whose folds are all there."""
+        import json
+
+        import numpy as np
+
+        from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
+        from evaluation.output_folder import write_table
+        from training.files import write_text
+
+        c, target = self.config, self.records["target"].to_numpy(float)
+        rows = self.splits.test
+        test = TestSet(
+            self.task.kind, target[rows], self.records["patient"].iloc[rows].tolist(), classes=self.task.classes,
+            studies=self.records["study"].iloc[rows].tolist() if "study" in self.records else None,
+            ordinal=c.data == "kneeoa", specificity=c.specificity, seed=c.seed,
+        )  # fmt: skip
+        main, compared = MAIN[self.task.kind], []
+        for fraction in c.label_fraction:
+            found: dict = {}
+            for backbone in c.backbones:
+                study, folds = self.study(backbone, fraction), []
+                for number, fold in enumerate(self.splits.folds):
+                    file = self.out / "predictions" / study / f"fold{number}.json"
+                    identity = self.identity(backbone, fraction, number)
+                    if not is_made(file.with_suffix(".csv"), identity):
+                        break
+                    note = json.loads(file.read_text(encoding="utf-8"))
+                    folds.append(FoldPredictions(target[fold.val], np.array(note["val"]), np.array(note["test"]),
+                                                 {"fold": number} | note["facts"]))  # fmt: skip
+                if len(folds) < len(self.splits.folds):
+                    say(f"{study}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
+                    continue
+                found[study] = folds
+                summary = summarise(folds, test)
+                write_table(self.out / f"{study}_folds.csv", list(summary["folds"][0]), summary["folds"])
+                about = {"data": c.data, "backbone": backbone, "protocol": c.protocol, "label_fraction": fraction,
+                         "test_radiographs": len(rows), "notices": self.notices}  # fmt: skip
+                text = json.dumps(about | summary, indent=1, default=str)
+                write_text(self.out / f"{study}_summary.json", text + "\n")
+                for column in c.meta_cols:
+                    table = by_subgroup(folds, test, self.records[column].iloc[rows].tolist())
+                    write_text(self.out / f"{study}_by_{column}.csv", table.to_csv(index=False))
+                interval = summary["ensemble"][main]
+                say(f"{study}: {main} {summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds), ensemble "
+                    f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")  # fmt: skip
+            if len(found) > 1:
+                compared += compare(found, test, len(self.splits.folds[0].train))
+        if compared:
+            write_table(self.out / "comparisons.csv", list(compared[0]), compared)
+        say(f"written: {self.out}")
+
+
+def is_made(file: Path, identity: dict) -> bool:
+    """Whether predictions with this identity are there; ValueError if others are in their place."""
+    import json
+
+    note = file.with_suffix(".json")
+    if not note.exists():
+        return False
+    there = json.loads(note.read_text(encoding="utf-8"))["identity"]
+    mine = json.loads(json.dumps(identity, default=str))
+    if there != mine:
+        keys = sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key))
+        told = ", ".join(f"{key} was {there.get(key)!r} and is {mine.get(key)!r}" for key in keys)
+        raise ValueError(f"{file}: made by another run ({told}); give another --outdir")
+    return True
+
+
+def keep_weights(model, preprocessing, folder: Path) -> None:
+    """model.safetensors and preprocessor_config.json of the best epoch of a fold."""
+    import json
+
+    from safetensors.torch import save
+
+    from training.files import write_bytes, write_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", save(state))
+    write_text(folder / "preprocessor_config.json", json.dumps(preprocessing.to_dict(), indent=1) + "\n")
+
+
+def hash_of(*values) -> int:
+    """A seed from values."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:4], "little")
+
+
+def list_of(batches, count: int):
+    """Batches whose number is known, for a progress bar."""
+    return _Counted(batches, count)
+
+
+class _Counted:
+    def __init__(self, items, count: int):
+        self.items, self.count = items, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def bar(title: str, quiet: bool = False):
+    """Wraps a sequence with a progress bar on the main process."""
+
+    def wrap(items):
+        from tqdm import tqdm
+
+        from training import distributed
+
+        return tqdm(items, desc=title, unit=" files", leave=False, disable=quiet or not distributed.is_main())
+
+    return wrap
+
+
+def say(text: str) -> None:
+    from training import distributed
+
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)
