@@ -118,7 +118,7 @@ class RadiographDataset(Dataset):
     def _scaled(self, index: int, path: str) -> tuple[np.ndarray, tuple[int, int] | None]:
         """Scaled pixels, and for a transform that wants it the radiograph's size if they are fitted already."""
         if self._shared is not None:
-            size = self._shared.size(path) if getattr(self.transform, "takes_size", False) else None
+            size = self._shared.size_of(path) if getattr(self.transform, "takes_size", False) else None
             if size or not hasattr(self.transform, "takes_size"):
                 return self._shared.read(path), size
         if self._kept is None:

@@ -73,7 +73,7 @@ class KeptRadiographs:
         pixels.flags.writeable = False
         return pixels
 
-    def size(self, path: str) -> tuple[int, int] | None:
+    def size_of(self, path: str) -> tuple[int, int] | None:
         """Height and width of the radiograph's file in pixels, as far as it is kept."""
         row = self._rows.get(str(path), self.count)
         return tuple(map(int, self._sizes[row])) if row < self._filled else None
