@@ -152,9 +152,7 @@ def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, 
     sizes = named.astype(str).value_counts()
     if sizes.iloc[0] > LARGE * len(rows) and len(sizes) > 1 / LARGE:
         share = f"{100 * sizes.iloc[0] / len(rows):.0f} %"
-        notices += (
-            f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side: is that a person?",
-        )
+        notices += (f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side",)
     return rows, named.astype(str).to_numpy(), notices
 
 
