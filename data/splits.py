@@ -20,6 +20,7 @@ from data.dataset import Task, require_columns
 
 MOST_BINS = 10  # quantiles of a regression target that are dealt evenly
 GROUPS_PER_BIN = 10
+LARGE = 0.1  # of all radiographs; a patient who has more is told
 OFFICIAL = ("train", "val", "test")
 
 
@@ -30,7 +31,7 @@ class Fold(NamedTuple):
     val: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splits:
     """The folds and the test set that they share, as row numbers of the records, and what the user should know."""
 
@@ -114,7 +115,8 @@ def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: 
     for stratum in np.unique(main):
         members = order[main[order] == stratum]
         place[members] = (np.cumsum(sizes[members]) - sizes[members] / 2) / sizes[members].sum()
-        first[members[0]] = task.kind != "regression"
+    for label in range(counts.shape[1]) if task.kind != "regression" else ():
+        first[order[counts[order, label] > 0][0]] = True
     shuffled = np.argsort(order)
     ranked = np.lexsort((shuffled, place, ~first))
     before = np.cumsum(sizes[ranked]) - sizes[ranked]
@@ -147,6 +149,10 @@ def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, 
         raise ValueError(f"{image}: no patient, nor for {lost.sum() - 1} others; without one it could be on two sides")
     unknown = len(records) - len(rows)
     notices = (f"{unknown} of {len(records)} radiographs have no target and are left out",) if unknown else ()
+    sizes = named.astype(str).value_counts()
+    if sizes.iloc[0] > LARGE * len(rows) and len(sizes) > 1 / LARGE:
+        share = f"{100 * sizes.iloc[0] / len(rows):.0f} %"
+        notices += (f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side",)
     return rows, named.astype(str).to_numpy(), notices
 
 

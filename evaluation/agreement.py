@@ -74,7 +74,7 @@ def per_study(
     if len(differs):
         raise ValueError(f"study {str(studies[differs[0]])!r} has radiographs with different targets")
     views = np.bincount(index)
-    columns = predicted.reshape(len(predicted), -1).T
+    columns = predicted.T if predicted.ndim > 1 else predicted[None]
     means = np.stack([np.bincount(index, column, len(names)) / views for column in columns], axis=-1)
     return target[first], means.reshape(len(names), *predicted.shape[1:]), names
 

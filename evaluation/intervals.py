@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.metrics import known_rows, metric_values, metrics
 
-BLOCK = 2_000_000  # weights that are in memory at once
+BLOCK = 500_000  # weights that are in memory at once, few enough for a cache
 
 
 class Interval(NamedTuple):

@@ -9,6 +9,7 @@ row of weight 2 counts as two rows. What is undefined is NaN, never 0: `metric_v
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +91,21 @@ def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
     if kind == "binary":
         return float(auroc(predicted, target == 1)[0])
     return float(_mean_over_classes([auroc(predicted[:, c], target == c) for c in range(predicted.shape[1])])[0])
+
+
+def over_folds(values: Sequence[Value]) -> tuple[Value, Value]:
+    """Mean and SD (of a sample) over the folds in which a metric is defined; the reason names the others.
+
+    The SD shows how much training varies; on one test set it is no measure of what other patients would give.
+    """
+    numbers = np.array([value.value for value in values], np.float64)
+    lost = np.flatnonzero(np.isnan(numbers))
+    told = "; ".join(f"fold {k}: {values[k].reason or 'undefined'}" for k in lost)
+    known = numbers[~np.isnan(numbers)]
+    mean = Value(float(known.mean()) if len(known) else math.nan, told if len(values) else "no folds")
+    if len(known) < 2:
+        return mean, Value(math.nan, "; ".join(filter(None, [told, "less than two folds to compare"])))
+    return mean, Value(float(known.std(ddof=1)), told)
 
 
 def known_rows(

@@ -144,6 +144,51 @@ def test_few_labels_are_nested_patients_of_all_classes(task):
     assert set(other) != set(label_subset(records, task, rows, 0.1, seed=1))
 
 
+def test_the_fewest_labels_hold_every_class_of_mixed_patients():
+    """Class 0 is never the rarest of a patient, and most patients do not have it."""
+    target = [0.0, 0.0, 0.0, 0.0, 1.0] + [1.0] * 30
+    patient = ["mixed"] * 5 + [f"p{k}" for k in range(30)]
+    records = pd.DataFrame({"image": map(str, range(35)), "target": target, "patient": patient})
+    for seed in range(10):
+        chosen = label_subset(records, BINARY, np.arange(35), 0.01, seed=seed)
+        assert set(records["target"].iloc[chosen]) == {0, 1} and len(chosen) <= 6
+
+
+def test_a_group_that_holds_much_is_told():
+    records = made(BINARY)
+    records.loc[::2, "patient"] = "nan"
+    assert any(told.startswith("patient 'nan' has 50 % of all") for told in grouped_splits(records, BINARY).notices)
+    assert grouped_splits(made(BINARY), BINARY).notices == ()
+
+
+def test_grouping_shows_what_a_random_split_hides():
+    """Every patient has a mark and a coin-tossed label: whoever recognises patients seems to know the label."""
+    rng = np.random.default_rng(0)
+    marks, labels = rng.normal(size=(200, 8)), rng.integers(0, 2, 200)
+    patient = np.repeat(np.arange(200), 4)
+    features, target = marks[patient] + rng.normal(0, 0.1, (800, 8)), labels[patient]
+    records = pd.DataFrame({"image": map(str, range(800)), "target": target.astype(float), "patient": patient})
+
+    def nearest(splits) -> float:
+        train, test = splits.folds[0].train, splits.test
+        distance = ((features[test, None] - features[train]) ** 2).sum(2)
+        return (target[train][distance.argmin(1)] == target[test]).mean()
+
+    alone = records.assign(patient=np.arange(800))
+    assert np.mean([nearest(grouped_splits(alone, BINARY, seed=seed)) for seed in range(5)]) > 0.95
+    assert np.mean([nearest(grouped_splits(records, BINARY, seed=seed)) for seed in range(5)]) == pytest.approx(
+        0.5, abs=0.08
+    )
+
+
+def test_few_labels_have_the_shares_of_the_many():
+    target = np.repeat([1.0, 0.0], [100, 900])
+    records = pd.DataFrame({"image": map(str, range(1000)), "target": target, "patient": map(str, range(1000))})
+    for fraction in (0.02, 0.1, 0.2, 0.5):
+        chosen = label_subset(records, BINARY, np.arange(1000), fraction)
+        assert len(chosen) == 1000 * fraction and target[chosen].sum() == pytest.approx(100 * fraction, abs=1)
+
+
 def official(*counts: int) -> pd.DataFrame:
     records = made(BINARY, 90)
     part = records["patient"].astype(int) % 9
@@ -261,13 +306,15 @@ def test_a_table_gives_the_same_splits_in_any_order_and_place(folder, tmp_path):
     assert sides(records, again) == sides(records, splits) and again.notices == ()
     for one, other in zip(again.folds, splits.folds):
         np.testing.assert_array_equal(one.train, other.train)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as a spreadsheet saves it
+    assert sides(records, read_splits(file, records, root, file_hashes(records))) == sides(records, splits)
     moved = tmp_path / "moved"
     root.rename(moved)
     records = records.sample(frac=1, random_state=1)
     records["image"] = records["image"].str.replace(str(root), str(moved))
     there = sides(records, read_splits(file, records, moved, file_hashes(records)))
     assert {i.replace(str(moved), str(root)): s for i, s in there.items()} == sides(folder[1], splits)
-    lines = file.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+    lines = file.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
     assert lines[0] == "path,sha256,group,fold,split"
     assert len(lines) == 3 * len(records) + 1  # a row for each radiograph in each fold
     assert all(line.startswith(("./", '"./')) for line in lines[1:])  # no spreadsheet takes a name for a formula

@@ -62,6 +62,11 @@ def test_ece_equals_brute_force(kind, binning):
     np.testing.assert_array_equal(np.isnan(curve.confidence), ~full)
 
 
+def test_a_bin_holds_its_upper_edge():
+    curve = reliability("binary", [0, 1, 1, 0], np.array([0.0, 0.5, 0.6, 1.0]), bins=2)
+    assert curve.count.tolist() == [2, 2] and curve.confidence.tolist() == [0.25, 0.8]
+
+
 def test_reliability_and_brier_are_the_usual_ones():
     target, logits = made("binary", seed=1)
     predicted = scaled_probabilities("binary", logits)

@@ -8,12 +8,14 @@ from sklearn import metrics as sk
 
 from evaluation.metrics import (
     SMALLER_IS_BETTER,
+    Value,
     auroc,
     average_precision,
     cohen_kappa,
     confusion,
     metric_values,
     metrics,
+    over_folds,
     score,
     sensitivity_at,
 )
@@ -80,7 +82,7 @@ def test_regression_metrics_are_the_usual_ones():
     assert found == pytest.approx({
         "mae": sk.mean_absolute_error(target, predicted), "rmse": sk.root_mean_squared_error(target, predicted),
         "r2": sk.r2_score(target, predicted)})  # fmt: skip
-    far = metric_values("regression", target + 1e6, predicted + 1e6)["r2"].value
+    far = metric_values("regression", target + 1e9, predicted + 1e9)["r2"].value
     assert far == pytest.approx(found["r2"], rel=1e-6)
 
 
@@ -183,6 +185,18 @@ def test_chance():
 def test_wrong_input_is_refused(kind, target, predicted, told):
     with pytest.raises(ValueError, match=told):
         metric_values(kind, np.array(target, float), np.array(predicted))
+
+
+def test_mean_and_spread_over_folds():
+    mean, spread = over_folds([Value(0.8), Value(0.9), Value(1.0)])
+    assert mean.value == pytest.approx(0.9)
+    assert spread.value == pytest.approx(0.1) and mean.reason == spread.reason == ""
+    mean, spread = over_folds([Value(0.8), Value(math.nan, "only 'a' is there"), Value(1.0)])
+    assert mean.value == pytest.approx(0.9) and mean.reason == spread.reason == "fold 1: only 'a' is there"
+    mean, spread = over_folds([Value(0.8)])
+    assert mean == (0.8, "") and math.isnan(spread.value) and spread.reason == "less than two folds to compare"
+    mean, spread = over_folds([])
+    assert math.isnan(mean.value) and mean.reason == "no folds"
 
 
 def test_scores_name_their_direction():

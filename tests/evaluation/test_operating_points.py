@@ -72,6 +72,10 @@ def test_precision_is_that_of_the_first_threshold_that_reaches_the_recall():
     target, scores = np.array([1.0, 0, 0, 0, 1, 0]), np.array([6.0, 5, 4, 3, 2, 1])
     band = precision_recall_band([precision_recall_curve(target, scores)], grid=5)
     np.testing.assert_allclose(band.mean, [1, 1, 1, 2 / 5, 2 / 5])
+    # ten positives, a false alarm after each: recalls 0.1, 0.2, ... are reached exactly
+    target, scores = np.tile([1.0, 0.0], 10), -np.arange(20.0)
+    band = precision_recall_band([precision_recall_curve(target, scores)], grid=11)
+    np.testing.assert_allclose(band.mean[1:], [k / (2 * k - 1) for k in range(1, 11)])
 
 
 @pytest.mark.parametrize("specificity", [0.0, 0.5, 0.8, 0.95, 1.0])
