@@ -46,6 +46,7 @@ class Config:
     layer_decay: float = flag(0.75, "learning rate of each layer relative to the one above")
     warmup_epochs: float = flag(5, "linear warm-up, then cosine to 0")
     drop_path: float = flag(0.0, "stochastic depth while fine-tuning")
+    input_size: int | None = flag(None, "side of the network's square input in pixels; default: the backbone's own")
     protocol: str = flag("finetune", "finetune all weights, or linear / knn on frozen features", choices=PROTOCOLS)
     label_fraction: list[float] = flag([1.0], "shares of the training patients to learn from, nested")
     split: str = flag("random", "by patient, or as the release splits it", choices=("random", "official"))
@@ -134,8 +135,8 @@ class Benchmark:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
         if c.bs < 1 or c.bs % distributed.world_size():
             raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
-        for name in ("epochs", "lr", "layer_decay"):
-            if not 0 < getattr(c, name) < float("inf"):
+        for name in ("epochs", "lr", "layer_decay", "input_size"):
+            if getattr(c, name) is not None and not 0 < getattr(c, name) < float("inf"):
                 raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
         for name in ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"):
             if not 0 <= getattr(c, name) < float("inf"):
@@ -179,8 +180,11 @@ class Benchmark:
             if not root.is_dir():
                 raise FileNotFoundError(f"--data {c.data}: no folder {root}; the README says where to get the data and "
                                         "the tree to put it in; --data_root if it is elsewhere")  # fmt: skip
-            wide = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind.read).parameters.values())
-            records = kind.read(root, **(looking if wide else {}))
+            takes = inspect.signature(kind.read).parameters
+            more = {name: value for name, value in looking.items() if name in takes or "looking" in takes}
+            if "keep_missing" in takes:
+                more["keep_missing"] = c.on_bad_image == "skip"  # the audit tells of them
+            records = kind.read(root, **more)
         for column in c.meta_cols:
             if column not in records:
                 has = ", ".join(map(str, records.columns))
@@ -295,7 +299,9 @@ class Benchmark:
 
         c = self.config
         torch.manual_seed(hash_of(c.seed, backbone, number))
-        network = build_backbone(backbone, drop_path=c.drop_path if c.protocol == "finetune" else 0.0)
+        size = None if c.input_size is None else (c.input_size, c.input_size)
+        drop_path = c.drop_path if c.protocol == "finetune" else 0.0
+        network = build_backbone(backbone, input_size=size, drop_path=drop_path)
         height, width = network.input_size
         known = network.preprocessing
         preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)

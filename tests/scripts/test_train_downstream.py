@@ -1,0 +1,125 @@
+"""The benchmark script: every task on phantoms in the layout of its release, the same results in any order, resumed."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from in_process import script
+
+from data.benchmark import BENCHMARK
+from data.phantom_layouts import WRITERS
+from data.phantom_plan import Plan, phantoms
+from scripts import train_downstream
+
+TINY = "none:mae_vit_tiny_patch8"
+LAYOUTS = {
+    "fracatlas": ["fracatlas", "fracatlas_implant"],
+    "btxrd": ["btxrd", "btxrd_mb", "btxrd_subtype"],
+}
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    torch.set_num_threads(1)
+
+
+def downstream(data, root, out, *more, backbones=(TINY,)):
+    return script(train_downstream, "--data", data, "--data_root", root, "--outdir", out, "--input_size", 32, "--cv",
+                  3, "--test_split", 0.2, "--num_workers", 0, "--no-verbose", "--backbones", *backbones, *more)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fracatlas(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "FracAtlas"
+    writer = WRITERS["fracatlas"](root, "jpeg", 0)
+    for phantom in phantoms(Plan(0, 48, "clear", ("knee", "hand"), ("normal", "fracture", "implant")), 60):
+        writer.add(phantom)
+    writer.close()
+    return root
+
+
+TUNED = ("--epochs", 3, "--warmup_epochs", 1, "--bs", 8, "--lr", 1e-3)
+
+
+def summary(out, name, data="fracatlas"):
+    return json.loads((out / data / f"{name}_summary.json").read_text())
+
+
+def test_the_choices_are_the_data_sets():
+    assert train_downstream.DATA == tuple(BENCHMARK)
+
+
+def test_fine_tuning_end_to_end(fracatlas, tmp_path):
+    done = downstream(
+        "fracatlas", fracatlas, tmp_path, *TUNED, "--meta_cols", "hand", backbones=(TINY, "none:resnet10t")
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "fracatlas"
+    names = ("none-mae_vit_tiny_patch8", "none-resnet10t")
+    splits = pd.read_csv(out / "splits.csv")
+    for name in names:
+        found = summary(tmp_path, name)
+        folds = pd.read_csv(out / f"{name}_folds.csv")
+        assert folds["fold"].tolist() == [0, 1, 2] and folds["epoch"].between(1, 3).all()
+        assert np.isclose(folds["auroc"].mean(), found["mean"]["auroc"])
+        assert np.isclose(folds["auroc"].std(), found["sd"]["auroc"])
+        for number in range(3):
+            table = pd.read_csv(out / "predictions" / name / f"fold{number}.csv")
+            mine = splits[splits["fold"] == number]
+            for split in ("val", "test"):
+                there = {path.split("/images/")[1] for path in table.loc[table["split"] == split, "path"]}
+                assert there == {path.removeprefix("./images/") for path in mine.loc[mine["split"] == split, "path"]}
+            assert table["probability"].between(0, 1).all() and "hand" in table
+            assert (out / "ckpts" / name / f"fold{number}" / "model.safetensors").is_file()
+        assert {"before", "after"} <= set(found["calibration"])
+        assert (out / f"{name}_by_hand.csv").is_file()
+    compared = pd.read_csv(out / "comparisons.csv")
+    assert compared["first"].tolist() == [names[0]] and compared["metric"].tolist() == ["auroc"]
+
+
+def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatlas, tmp_path):
+    both = downstream("fracatlas", fracatlas, tmp_path / "both", *TUNED, backbones=("none:resnet10t", TINY))
+    assert both.returncode == 0, both.stderr
+    for fold in (2, 0, 1):
+        one = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--fold", fold)
+        assert one.returncode == 0, one.stderr
+    assert summary(tmp_path / "both", "none-mae_vit_tiny_patch8") == summary(
+        tmp_path / "one", "none-mae_vit_tiny_patch8"
+    )
+    again = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED)
+    assert again.returncode == 0 and "to train on" not in again.stdout
+    other = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--seed", 1)
+    assert other.returncode == 2 and "made by another run (" in other.stderr and "seed was 2025" in other.stderr
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_frozen_features(fracatlas, tmp_path, protocol):
+    more = ("--protocol", protocol, "--label_fraction", 0.5, 1)
+    done = downstream("fracatlas_implant", fracatlas, tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    for name in (f"none-mae_vit_tiny_patch8-{protocol}", f"none-mae_vit_tiny_patch8-{protocol}-0.5"):
+        assert len(summary(tmp_path, name, "fracatlas_implant")["folds"]) == 3
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--data_root", "/nowhere"], "--data fracatlas: no folder /nowhere; the README says where to get the data"),
+        (["--backbones", "resnet1"], "backbone 'resnet1': 'resnet1' is no alias"),
+        (["--backbones", TINY, TINY], "one is given twice"),
+        (["--cv", 1], "--cv 1: cross-validation needs at least 2 folds"),
+        (["--fold", 3], "--fold 3: there are 3 folds, counted from 0"),
+        (["--label_fraction", 0], "--label_fraction 0.0: expected fractions above 0"),
+        (["--meta_cols", "age"], "--meta_cols age: no such column; the records have image_id"),
+        (["--use_sex"], "--use_sex is for --data boneage"),
+        (["--csv", "a.csv"], "--csv is for --data csv"),
+        (["--split", "official"], "--split official: the release of fracatlas has no split"),
+        (["--splits", "nowhere.csv"], "nowhere.csv: no such table of splits"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_sentence(fracatlas, tmp_path, more, told):
+    done = downstream("fracatlas", fracatlas, tmp_path, "--protocol", "knn", *more)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("train_downstream.py: ")
