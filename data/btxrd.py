@@ -52,7 +52,7 @@ class Btxrd(RadiographDataset):
         """All records of the task below `root`; reads every picture of it once to find the near-duplicates.
 
         keep_missing: keep rows whose picture is not there, for a caller that looks at every file itself.
-        looking: cache, workers and progress of `data.duplicates.look_at`.
+        looking: distance, cache, workers and progress of `data.duplicates.near_duplicate_groups`.
         FileNotFoundError or ValueError name what is missing or wrong.
         """
         root = Path(root)

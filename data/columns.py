@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data.dataset import Task
-from data.duplicates import BITS, HINT_DISTANCE, groups_of, look_at
+from data.duplicates import BITS, DISTANCE, HINT_DISTANCE, groups_of, look_at
 from data.listing import printable
 
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*")
@@ -70,11 +70,11 @@ def finished(table: Path, records: pd.DataFrame, task: Task, notices: Sequence[s
 
 def grouped(
     records: pd.DataFrame, notices: list[str], hints: Sequence[str] = (), hint_distance: int = HINT_DISTANCE,
-    told: str = "", **looking,
+    told: str = "", distance: int = DISTANCE, **looking,
 ) -> pd.DataFrame:  # fmt: skip
     """Records with near-duplicate groups for patients, and a notice that says so.
 
-    hints: columns, called `told` in the notice; see `groups_of` for them and `look_at` for `looking`.
+    hints: columns, called `told` in the notice; see `groups_of` for them and `distance`, `look_at` for `looking`.
 
     A picture that cannot be read is alone in its group: whoever reads all of them decides what becomes of it.
     """
@@ -82,7 +82,9 @@ def grouped(
         return records.assign(patient="")
     paths = records["image"].tolist()
     looks = look_at(paths, **looking)
-    groups = groups_of(paths, looks, hints=records[list(hints)] if hints else None, hint_distance=hint_distance)
+    groups = groups_of(
+        paths, looks, distance=distance, hints=records[list(hints)] if hints else None, hint_distance=hint_distance
+    )
     largest = pd.Series(groups).value_counts()
     alike = " of near-duplicates"
     if hints:

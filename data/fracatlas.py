@@ -38,7 +38,7 @@ class FracAtlas(RadiographDataset):
         """All records below `root`; reads every picture once to find the near-duplicates.
 
         keep_missing: keep rows whose picture is not there, for a caller that looks at every file itself.
-        looking: cache, workers and progress of `data.duplicates.look_at`.
+        looking: distance, cache, workers and progress of `data.duplicates.near_duplicate_groups`.
         FileNotFoundError or ValueError name what is missing or wrong.
         """
         root = Path(root)

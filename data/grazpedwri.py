@@ -92,12 +92,12 @@ class PediatricAO(PediatricFracture):
         counts = coded.value_counts()
         frequent = sorted(sorted(counts.index, key=lambda name: (-counts[name], name))[:CLASSES])
         chosen = coded[coded.isin(frequent)]
-        rare = len(coded) - len(chosen)
-        notices += [
-            f"{counted(len(records) - len(certain))} of uncertain diagnosis left out",
-            f"{counted(len(codes) - len(coded))} without an AO code left out",
-            f"{counted(rare)} with one of {counted(len(counts) - len(frequent), 'rarer combination')} left out",
-        ]
+        for left, told in (
+            (len(records) - len(certain), "of uncertain diagnosis"),
+            (len(codes) - len(coded), "without an AO code"),
+            (len(coded) - len(chosen), f"with one of {counted(len(counts) - len(frequent), 'rarer combination')}"),
+        ):
+            notices += [f"{counted(left)} {told} left out"] if left else []
         if len(frequent) < CLASSES:
             notices.append(f"{counted(len(frequent), 'combination')} of AO codes instead of {CLASSES}")
         target = chosen.map({name: float(index) for index, name in enumerate(frequent)})

@@ -13,7 +13,7 @@ ROWS = {
     "who": ["007", "007", "8", "9", "10", "11"],
     "sick": ["1", "0", "1", "0", "", "1"],
     "maker": ["Zimmer", "Depuy", " Depuy ", "Tornier", "Zimmer", "Tornier"],
-    "grade": ["2", "10", "2.0", "0", "NA", "10"],
+    "grade": ["2", "10", "2.0", "0", "NA", "-3"],
     "sex": ["F", "M", "M", "F", "F", "M"],
     "months": ["12", "30.5", "", "100", "7", "-1"],
     "target": ["x"] * 6, "official": ["yes"] * 6,
@@ -42,7 +42,7 @@ def read(table, target_col, task, **options):
         ("sick", "binary", ("0", "1"), [1, 0, 1, 0, np.nan, 1]),
         ("sex", "binary", ("F", "M"), [0, 1, 1, 0, 0, 1]),
         ("maker", "multiclass", ("Depuy", "Tornier", "Zimmer"), [2, 0, 0, 1, 2, 1]),
-        ("grade", "multiclass", ("0", "2", "10"), [1, 2, 1, 0, np.nan, 2]),
+        ("grade", "multiclass", ("-3", "0", "2", "10"), [2, 3, 2, 1, np.nan, 0]),
         ("months", "regression", (), [12, 30.5, np.nan, 100, 7, -1]),
     ],
 )
@@ -63,6 +63,7 @@ def test_without_patients_near_duplicates_are_groups(table):
     records = read(table, "maker", "multiclass", patient_col=None)
     assert records["patient"][0] == records["patient"][2] and records["patient"].nunique() == 5
     assert records.attrs["notices"][-1].endswith("6 radiographs form 5 groups of near-duplicates, the largest of 2")
+    assert read(table, "maker", "multiclass", patient_col=None, distance=400)["patient"].nunique() == 1
 
 
 def test_a_workbook_and_another_root(table, tmp_path):

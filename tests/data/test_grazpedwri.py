@@ -99,7 +99,7 @@ def test_the_twenty_most_frequent_combinations_are_kept(root):
     records = AO.read(root)
     assert records.attrs["task"].classes == tuple(codes[:CLASSES])
     assert len(records) == 12 * 3 + 8 * 2
-    assert records.attrs["notices"][2] == "8 radiographs with one of 4 rarer combinations left out"
+    assert records.attrs["notices"] == ["8 radiographs with one of 4 rarer combinations left out"]
     assert (records["target"] == records["ao"].str[-2:].astype(int)).all()
 
 
