@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, flags, grouped, ids, pictures_in, placed
-from data.dataset import RadiographDataset, Task, read_table, require_columns
+from data.columns import counted, finished, flags, grouped, ids
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.duplicates import BITS
 from data.listing import printable
+from data.release import pictures_in, require_images
 
 SITES = (
     "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone", "ankle-joint", "knee-joint",
@@ -20,6 +21,7 @@ BENIGN = (
 )  # fmt: skip
 MALIGNANT = ("osteosarcoma", "other mt")
 SUBTYPES = (*BENIGN, *MALIGNANT)
+_TOLD = "centre, age, gender, sites and subtype"
 _SUFFIXES = (".jpeg", ".jpg")
 
 
@@ -59,15 +61,17 @@ class Btxrd(RadiographDataset):
         rows = read_table(table, text=["image_id"])
         marked = ["tumor", "benign", "malignant", *SUBTYPES]
         require_columns(table, rows, ["image_id", "center", "age", "gender", *SITES, *marked])
-        names = ids(table, rows, "image_id", unique=True)
+        names = ids(table, rows, "image_id", files=True)
         rows = rows.assign(image_id=names, **flags(table, rows, marked))
         _check(table, rows)
         found = pictures_in(root, ["images"])
         places = [f"images/{_on_disk(name, found)}" for name in names]
-        notices = []
-        rows = cls.select(rows.assign(image=placed(root, name, places, found, keep_missing)), notices)
+        paths = paths_below(root, name, places)
+        require_images(table, paths, keep_missing)
+        notices: list[str] = []
+        rows = cls.select(rows.assign(image=paths), notices)
         hints = ("center", "age", "gender", *SITES, *SUBTYPES)
-        records = grouped(rows.assign(target=cls.labels(rows)), notices, hints, BITS, **looking)
+        records = grouped(rows.assign(target=cls.labels(rows)), notices, hints, BITS, _TOLD, **looking)
         return finished(table, records, cls.task, notices)
 
     @classmethod

@@ -1,32 +1,34 @@
-"""Columns of published tables as records need them: ids, 0/1 flags, paths of pictures, groups in place of patients."""
+"""Columns of published tables as records need them: ids, 0/1 flags, groups in place of patients, notices."""
 
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from data.dataset import Task, paths_below
+from data.dataset import Task
 from data.duplicates import BITS, HINT_DISTANCE, groups_of, look_at
 from data.listing import printable
 
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*")
 
 
-def ids(table: Path, rows: pd.DataFrame, column: str, unique: bool = False) -> pd.Series:
+def ids(table: Path, rows: pd.DataFrame, column: str, unique: bool = False, files: bool = False) -> pd.Series:
     """A column of ids, read as text, without outer spaces.
 
     ValueError names table and row of an id that is missing, was turned into a decimal number ("7.0": elsewhere the same
-    id may be "7"), or, if they must be `unique`, stands there twice.
+    id may be "7"), stands there twice though they must be `unique`, or is no plain name of one of the `files`.
     """
     found = rows[column].astype("string").str.strip()
     empty = found.isna() | (found == "")
     decimal = found.fillna("").map(lambda text: bool(_DECIMAL.fullmatch(text)))
     refuse(table, column, found, empty, "is empty")
     refuse(table, column, found, decimal, "is {!r}, a number with decimals; save the column as text or whole numbers")
-    if unique:
+    if files:
+        leading = found.fillna("").map(lambda text: "/" in text or "\0" in text or text in (".", ".."))
+        refuse(table, column, found, leading, "is {!r}, which is not the name of a file")
+    if unique or files:
         refuse(table, column, found, found.duplicated(), "is {!r} a second time")
     return found.astype(object)
 
@@ -46,43 +48,10 @@ def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float 
 
 def refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, told: str) -> None:
     """ValueError with table, row and column of the first of the `wrong` values; {} in `told` is the value."""
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        value = printable(str(values.iloc[place]))[:200]
-        raise ValueError(f"{printable(table)}: row {place + 2}: {column} {told.format(value)}")
-
-
-def pictures_in(root: Path, folders: Iterable[str]) -> dict[str, str]:
-    """File name -> folder below `root`, for every file of the `folders` that exist; hidden ones are left out.
-
-    ValueError for a name in two folders: no table can say which one it means.
-    """
-    found: dict[str, str] = {}
-    for folder in folders:
-        if not (root / folder).is_dir():
-            continue
-        with os.scandir(root / folder) as listing:
-            names = sorted(entry.name for entry in listing if not entry.name.startswith(".") and not entry.is_dir())
-        for name in names:
-            if name in found:
-                raise ValueError(f"{printable(root)}: {printable(name)} is both in {found[name]} and in {folder}")
-            found[name] = folder
-    return found
-
-
-def placed(root: Path, table: str, places: Sequence[str], found: dict[str, str], keep_missing: bool) -> list[str]:
-    """The paths of the pictures that `table` names as `places` below the root, where `found` says what is there.
-
-    ValueError for one that would lie outside; FileNotFoundError unless `keep_missing`, and always if all are missing.
-    """
-    paths = paths_below(root, table, places)
-    lost = [place for place in places if f"{found.get(Path(place).name)}/{Path(place).name}" != place]
-    if lost and (not keep_missing or len(lost) == len(places)):
-        raise FileNotFoundError(
-            f"{printable(root / table)}: {len(lost):,} of {counted(len(places))} are not there, first "
-            f"{printable(lost[0])}"
-        )
-    return paths
+    places = np.flatnonzero(wrong.to_numpy(bool))
+    if places.size:
+        value = printable(str(values.iloc[places[0]]))[:200]
+        raise ValueError(f"{printable(table)}: row {places[0] + 2}: {column} {told.format(value)}")
 
 
 def counted(number: int, what: str = "radiograph", many: str = "") -> str:
@@ -100,9 +69,12 @@ def finished(table: Path, records: pd.DataFrame, task: Task, notices: Sequence[s
 
 
 def grouped(
-    records: pd.DataFrame, notices: list[str], hints: Sequence[str] = (), hint_distance: int = HINT_DISTANCE, **looking
-) -> pd.DataFrame:
-    """Records with near-duplicate groups for patients, and a notice that says so; `looking`: see `look_at`.
+    records: pd.DataFrame, notices: list[str], hints: Sequence[str] = (), hint_distance: int = HINT_DISTANCE,
+    told: str = "", **looking,
+) -> pd.DataFrame:  # fmt: skip
+    """Records with near-duplicate groups for patients, and a notice that says so.
+
+    hints: columns, called `told` in the notice; see `groups_of` for them and `look_at` for `looking`.
 
     A picture that cannot be read is alone in its group: whoever reads all of them decides what becomes of it.
     """
@@ -112,11 +84,13 @@ def grouped(
     looks = look_at(paths, **looking)
     groups = groups_of(paths, looks, hints=records[list(hints)] if hints else None, hint_distance=hint_distance)
     largest = pd.Series(groups).value_counts()
-    told = f"no patient is named: {counted(len(paths))} form {counted(len(largest), 'group')} of near-duplicates"
+    alike = " of near-duplicates"
     if hints:
-        agree = f"where {', '.join(hints)} are equal"
-        told += f" and {agree}" if hint_distance >= BITS else f" (at a laxer distance {agree})"
-    notices.append(f"{told}, the largest of {largest.iloc[0]:,}")
+        alike += f" and of equal {told}" if hint_distance >= BITS else f" (at a laxer distance if {told} are equal)"
+    notices.append(
+        f"no patient is named: {counted(len(paths))} form {counted(len(largest), 'group')}{alike}, the largest of "
+        f"{largest.iloc[0]:,}"
+    )
     unread = [path for path, seen in zip(paths, looks) if seen.reason]
     if unread:
         notices.append(f"{counted(len(unread))} could not be read, first {printable(unread[0])}")

@@ -8,6 +8,7 @@ import pandas as pd
 from data.columns import counted, finished, grouped, ids
 from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.listing import printable
+from data.release import require_images
 
 KINDS = ("binary", "multiclass", "regression")
 _RESERVED = ("image", "target", "patient", "study", "official")
@@ -53,11 +54,7 @@ class CsvTable(RadiographDataset):
             paths = paths_below(root, table.name, names)
         except ValueError as error:
             raise ValueError(f"{printable(table)}: {str(error).removeprefix(str(root / table.name) + ': ')}") from None
-        lost = [path for path in paths if not Path(path).is_file()]
-        if lost and (not keep_missing or len(lost) == len(paths)):
-            raise FileNotFoundError(
-                f"{printable(table)}: {len(lost):,} of {counted(len(paths))} are not there, first {printable(lost[0])}"
-            )
+        require_images(table, paths, keep_missing)
         records = rows.rename(columns={name: f"{name} (table)" for name in _RESERVED})
         records = records.assign(image=paths, target=targets)
         if targets.isna().any():

@@ -4,8 +4,8 @@ Three ties join two radiographs: the same bytes, perceptual hashes within `DISTA
 of a table that agree in all hints (age, sex, site, ...), hashes within the laxer `hint_distance`. The hash knows a
 radiograph again that was compressed, resized, or made brighter or darker as a whole; one that was cropped, shifted,
 turned or mirrored it does not know, nor another view of the same bone. Ties are transitive, so that a lax distance
-chains strangers together: on phantoms of one region and view one pair of strangers in a million lies within `DISTANCE`
-(tests/data/test_duplicates.py), and a quarter of all bits would join most of them.
+chains strangers together: of phantoms of one region and view, 1 of 1.5 million pairs lies within `DISTANCE`, 12 within
+`HINT_DISTANCE`, and thousands within a quarter of the bits.
 
 N: radiographs, 576: bits of a hash.
 """
@@ -30,7 +30,7 @@ WAVES = 24  # cosine frequencies in each direction
 BITS = WAVES * WAVES
 DISTANCE = 58  # bits, a tenth: other pictures of the same region differ in 45 %
 HINT_DISTANCE = 80  # bits, for rows that agree in their hints
-MIDDLE_GREY = 0.35  # mean of every thumbnail; a gamma brings it there
+MIDDLE_GREY = 0.2  # mean of every thumbnail; a gamma brings it there. Brighter ones show the noise of dark backgrounds
 BLOCK = 512  # rows compared at once
 RULES = "1"  # raise it when the hash changes: kept ones are then computed again
 COLUMNS = ("path", "size_bytes", "modified_ns", "rules", "sha256", "hash")

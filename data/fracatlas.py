@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, flags, grouped, ids, pictures_in, placed
-from data.dataset import RadiographDataset, Task, read_table, require_columns
+from data.columns import counted, finished, flags, grouped, ids
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
 from data.listing import printable
+from data.release import pictures_in, require_images
 
 _FOLDERS = ("images/Fractured", "images/Non_fractured")
 _PARTS = ("hand", "leg", "hip", "shoulder", "mixed")
@@ -44,16 +45,17 @@ class FracAtlas(RadiographDataset):
         table = root / cls.table
         rows = read_table(table, text=["image_id"])
         require_columns(table, rows, ["image_id", "fractured", "hardware", *_PARTS])
-        names = ids(table, rows, "image_id", unique=True)
+        names = ids(table, rows, "image_id", files=True)
         known = flags(table, rows, ["fractured", "hardware"])
         found = pictures_in(root, _FOLDERS)
         places = _places(table, names, known["fractured"], found)
-        paths = placed(root, cls.table, places, found, keep_missing)
+        paths = paths_below(root, cls.table, places)
+        require_images(table, paths, keep_missing)
         records = rows.assign(image_id=names, **known, image=paths, target=known[cls.target])
         notices = []
         if beyond := sorted(set(found) - set(names)):
             notices.append(f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}")
-        records = grouped(records, notices, hints=(*_PARTS, "hardware"), **looking)
+        records = grouped(records, notices, (*_PARTS, "hardware"), told="body part and hardware", **looking)
         return finished(table, records, cls.task, notices)
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.columns import counted, finished, flags, ids, pictures_in, placed
-from data.dataset import RadiographDataset, Task, read_table, require_columns
+from data.columns import counted, finished, flags, ids
+from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.release import pictures_in, require_images
 
 FLAGS = ("initial_exam", "cast", "diagnosis_uncertain", "osteopenia", "fracture_visible", "metal")
 CLASSES = 20  # of the AO task, as in SKELEX
@@ -39,13 +40,15 @@ class PediatricFracture(RadiographDataset):
         """
         root = Path(root)
         table = root / cls.table
-        rows = read_table(table, text=["filestem", "patient_id", "study_number", "ao_classification"])
+        rows = read_table(table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"])
         require_columns(table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS])
-        stems, patients = ids(table, rows, "filestem", unique=True), ids(table, rows, "patient_id")
+        stems, patients = ids(table, rows, "filestem", files=True), ids(table, rows, "patient_id")
         folders = sorted(path.name for path in root.glob("images*") if path.is_dir())
         found = pictures_in(root, folders)
-        places = [f"{found.get(f'{stem}.png', 'images')}/{stem}.png" for stem in stems]
-        paths = placed(root, cls.table, places, found, keep_missing)
+        implied = folders[0] if folders else "images"  # of what is not there
+        places = [f"{found.get(f'{stem}.png', implied)}/{stem}.png" for stem in stems]
+        paths = paths_below(root, cls.table, places)
+        require_images(table, paths, keep_missing)
         records = rows.assign(
             filestem=stems, patient_id=patients, patient=patients, image=paths,
             study=patients + "-" + ids(table, rows, "study_number"), **flags(table, rows, FLAGS, empty=0),

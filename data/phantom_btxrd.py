@@ -11,6 +11,7 @@ seed and the patient's number, never from the order of writing.
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -41,12 +42,17 @@ UPPER, LOWER = ("hand", "wrist", "elbow", "shoulder"), ("femur", "knee", "ankle"
 
 
 class BtxrdWriter:
-    """images/IMG*.jpeg (a few .jpg), Annotations/IMG*.json for tumours, dataset.csv and dataset.xlsx."""
+    """images/IMG*.jpeg (a few .jpg), Annotations/IMG*.json for tumours, dataset.csv and dataset.xlsx.
 
-    def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0):
-        self.folder, self.seed, self.rows = folder, seed, []
+    traps: the first benign tumour carries two subtypes; the table calls a .jpg .jpeg; one picture is a copy of the
+    first; the last one is not there.
+    """
 
-    def add(self, phantom: Phantom) -> None:
+    def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
+        self.folder, self.seed, self.traps, self.rows = folder, seed, traps, []
+
+    def add(self, phantom: Phantom) -> str:
+        """Write one radiograph; returns its path below the folder."""
         number = len(self.rows) + 1
         rng = np.random.default_rng([self.seed, phantom.patient, 23])  # of the patient: all views agree
         center = int(rng.choice([1, 2, 3], p=[0.784, 0.147, 0.069]))
@@ -65,6 +71,25 @@ class BtxrdWriter:
             row |= {"tumor": 1, subtype: 1, "benign" if subtype in BTXRD_BENIGN else "malignant": 1}
             self.write_labelme(name, subtype, phantom)
         self.rows.append(row)
+        return f"images/{name}"
+
+    def _plant_traps(self) -> None:
+        """Two more rows like the first, of a copy and of a lost picture; a second subtype; a suffix of its own."""
+        first, images = self.rows[0], self.folder / "images"
+        self.rows += [{**first, "image_id": f"IMG{len(self.rows) + extra:06d}.jpeg"} for extra in (1, 2)]
+        shutil.copyfile(images / first["image_id"], images / self.rows[-2]["image_id"])
+        if first["tumor"]:
+            notes = self.folder / "Annotations"
+            shutil.copyfile(notes / f"{Path(first['image_id']).stem}.json",
+                            notes / f"{Path(self.rows[-2]['image_id']).stem}.json")  # fmt: skip
+        for row in self.rows[1:-2]:
+            if row["benign"]:
+                row["other bt" if not row["other bt"] else "osteofibroma"] = 1
+                break
+        for row in self.rows:
+            if row["image_id"].endswith(".jpg"):
+                row["image_id"] = str(Path(row["image_id"]).with_suffix(".jpeg"))
+                break
 
     def write_labelme(self, name: str, subtype: str, phantom: Phantom) -> None:
         """A rectangle and a polygon, as in the official files."""
@@ -79,6 +104,9 @@ class BtxrdWriter:
         })  # fmt: skip
 
     def close(self) -> None:
+        """Write the table, as .csv and as .xlsx."""
+        if self.traps and self.rows:
+            self._plant_traps()
         write_csv(self.folder / "dataset.csv", BTXRD_COLUMNS, self.rows)
         write_xlsx(self.folder / "dataset.xlsx", pd.DataFrame(self.rows, columns=list(BTXRD_COLUMNS)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,34 @@ def write_json(path: Path, content: dict) -> None:
     """A JSON file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_yolo(path: Path, kind: int, boxes: list, width: int, height: int) -> None:
+    """One line per box: number of the class, centre and size as fractions; an empty file where there is none."""
+    lines = [
+        f"{kind} {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} "
+        f"{(x1 - x0) / width:.6f} {(y1 - y0) / height:.6f}\n"
+        for x0, y0, x1, y1 in boxes
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_voc(path: Path, picture: str, kind: str, boxes: list, width: int, height: int) -> None:
+    """The boxes (x0, y0, x1, y1) in pixels as an XML file of Pascal VOC."""
+    root = ElementTree.Element("annotation")
+    ElementTree.SubElement(root, "filename").text = picture
+    size = ElementTree.SubElement(root, "size")
+    for tag, value in (("width", width), ("height", height), ("depth", 1)):
+        ElementTree.SubElement(size, tag).text = str(value)
+    for box in boxes:
+        thing = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(thing, "name").text = kind
+        corners = ElementTree.SubElement(thing, "bndbox")
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+            ElementTree.SubElement(corners, tag).text = str(value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
 
 
 def write_picture(path: Path, phantom: Phantom, kind: str, seed: int, number: int) -> Path:

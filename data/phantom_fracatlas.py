@@ -8,14 +8,14 @@ positives, as officially.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
 from data.phantom import Phantom
-from data.phantom_files import VIEW_KINDS, eight_bit, mask_polygon, write_csv, write_json
+from data.phantom_files import VIEW_KINDS, eight_bit, mask_polygon, write_csv, write_json, write_voc, write_yolo
 
 FRACATLAS_COLUMNS = (
     "image_id", "hand", "leg", "hip", "shoulder", "mixed", "hardware", "multiscan", "fractured", "fracture_count",
@@ -29,12 +29,17 @@ FRACATLAS_PARTS = {
 
 
 class FracAtlasWriter:
-    """images/{Fractured,Non_fractured}/IMG*.jpg, Annotations/, Utilities/Fracture Split/ and dataset.csv."""
+    """images/{Fractured,Non_fractured}/IMG*.jpg, Annotations/, Utilities/Fracture Split/ and dataset.csv.
 
-    def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0):
-        self.folder, self.seed, self.rows, self.shapes = folder, seed, [], []
+    traps: one picture is a copy of the first negative, one is the same at three quarters of its size and compressed
+    again, and the last one is not there.
+    """
 
-    def add(self, phantom: Phantom) -> None:
+    def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
+        self.folder, self.seed, self.traps, self.rows, self.shapes = folder, seed, traps, [], []
+
+    def add(self, phantom: Phantom) -> str:
+        """Write one radiograph; returns its path below the folder."""
         number = len(self.rows)
         name, fractured = f"IMG{number:07d}.jpg", phantom.condition == "fracture"
         path = self.folder / "images" / ("Fractured" if fractured else "Non_fractured") / name
@@ -47,39 +52,30 @@ class FracAtlasWriter:
             "hardware": int(phantom.condition == "implant"), "fracture_count": len(boxes),
         })  # fmt: skip
         height, width = phantom.pixels.shape
-        self.write_yolo(name, boxes, width, height)
+        marks, stem = self.folder / "Annotations", Path(name).stem
+        write_yolo(marks / "YOLO" / f"{stem}.txt", 0, boxes, width, height)
         if fractured:
-            self.write_voc(name, boxes, width, height)
+            write_voc(marks / "PASCAL VOC" / f"{stem}.xml", name, "fractured", boxes, width, height)
             self.shapes.append((name, width, height, boxes, phantom.mask))
+        return path.relative_to(self.folder).as_posix()
 
-    def write_yolo(self, name: str, boxes: list, width: int, height: int) -> None:
-        """One line per box: class 0, centre and size as fractions; an empty file where there is none."""
-        lines = [
-            f"0 {(x0 + x1) / 2 / width:.6f} {(y0 + y1) / 2 / height:.6f} "
-            f"{(x1 - x0) / width:.6f} {(y1 - y0) / height:.6f}\n"
-            for x0, y0, x1, y1 in boxes
-        ]
-        path = self.folder / "Annotations" / "YOLO" / f"{Path(name).stem}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(lines), encoding="utf-8")
-
-    def write_voc(self, name: str, boxes: list, width: int, height: int) -> None:
-        root = ElementTree.Element("annotation")
-        ElementTree.SubElement(root, "filename").text = name
-        size = ElementTree.SubElement(root, "size")
-        for tag, value in (("width", width), ("height", height), ("depth", 1)):
-            ElementTree.SubElement(size, tag).text = str(value)
-        for box in boxes:
-            thing = ElementTree.SubElement(root, "object")
-            ElementTree.SubElement(thing, "name").text = "fractured"
-            corners = ElementTree.SubElement(thing, "bndbox")
-            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
-                ElementTree.SubElement(corners, tag).text = str(value)
-        path = self.folder / "Annotations" / "PASCAL VOC" / f"{Path(name).stem}.xml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
+    def _plant_traps(self) -> None:
+        """Three rows like the first negative: a copy of its picture, one compressed and resized anew, one without."""
+        first = next((row for row in self.rows if not row["fractured"]), self.rows[0])
+        folder = self.folder / "images" / ("Fractured" if first["fractured"] else "Non_fractured")
+        self.rows += [{**first, "image_id": f"IMG{len(self.rows) + extra:07d}.jpg"} for extra in range(3)]
+        copied, smaller = (folder / row["image_id"] for row in self.rows[-3:-1])
+        shutil.copyfile(folder / first["image_id"], copied)
+        with Image.open(copied) as picture:
+            picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)).save(smaller, quality=60)
+        boxes = self.folder / "Annotations" / "YOLO"
+        for path in (copied, smaller):
+            shutil.copyfile(boxes / f"{Path(first['image_id']).stem}.txt", boxes / f"{path.stem}.txt")
 
     def close(self) -> None:
+        """Write the table, the masks and the official split."""
+        if self.traps and self.rows:
+            self._plant_traps()
         write_csv(self.folder / "dataset.csv", FRACATLAS_COLUMNS, self.rows)
         images, annotations = [], []
         for i, (name, width, height, boxes, mask) in enumerate(self.shapes):

@@ -3,6 +3,7 @@
 `folder`         images/, masks/ and records.csv: the layout of this project.
 `fracatlas`      FracAtlas, see data/phantom_fracatlas.py.
 `btxrd`          BTXRD, see data/phantom_btxrd.py.
+`grazpedwri`     GRAZPEDWRI-DX, see data/phantom_grazpedwri.py.
 `mura`           MURA v1.1, see data/phantom_mura.py.
 `rsna_bone_age`  RSNA Pediatric Bone Age, see data/phantom_rsna_bone_age.py.
 `knee_oa`        Knee osteoarthritis severity, see data/phantom_knee_oa.py.
@@ -22,13 +23,14 @@ from data.phantom import Phantom
 from data.phantom_btxrd import BtxrdWriter
 from data.phantom_files import write_csv, write_picture
 from data.phantom_fracatlas import FracAtlasWriter
+from data.phantom_grazpedwri import GrazpedwriWriter
 from data.phantom_knee_oa import KneeOaWriter
 from data.phantom_mura import MuraWriter
 from data.phantom_pes_planus import PesPlanusWriter
 from data.phantom_plan import Plan
 from data.phantom_rsna_bone_age import RsnaBoneAgeWriter
 
-LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "rsna_bone_age", "knee_oa", "pes_planus")
+LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus")
 FORMATS = ("png16", "png8", "jpeg", "dicom")
 RECORD_COLUMNS = (
     "image", "patient", "view", "region", "condition", "age_years", "bone_age_months", "sex", "side", "kl_grade",
@@ -66,6 +68,7 @@ class FolderWriter:
 
 WRITERS = {
     "folder": FolderWriter, "fracatlas": FracAtlasWriter, "btxrd": BtxrdWriter, "mura": MuraWriter,
+    "grazpedwri": GrazpedwriWriter,
     "rsna_bone_age": RsnaBoneAgeWriter, "knee_oa": KneeOaWriter, "pes_planus": PesPlanusWriter,
 }  # fmt: skip
 

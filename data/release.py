@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.columns import counted
@@ -55,6 +55,24 @@ def images_in(root: Path, folder: str) -> list[str]:
     for path in paths:
         below(root, path)
     return paths
+
+
+def pictures_in(root: Path, folders: Iterable[str]) -> dict[str, str]:
+    """File name -> folder below `root`, for every file of the `folders` that exist; hidden ones are left out.
+
+    ValueError for a name in two folders: no table can say which one it means.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        if not (root / folder).is_dir():
+            continue
+        with os.scandir(root / folder) as listing:
+            names = sorted(entry.name for entry in listing if not entry.name.startswith(".") and not entry.is_dir())
+        for name in names:
+            if name in found:
+                raise ValueError(f"{printable(root)}: {printable(name)} is both in {found[name]} and in {folder}")
+            found[name] = folder
+    return found
 
 
 def require_images(table: Path, images: Sequence[str], keep_missing: bool) -> None:

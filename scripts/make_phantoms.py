@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
-LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "rsna_bone_age", "knee_oa", "pes_planus")
+LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus")
 CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
 
 
@@ -84,6 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
         add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)} (default {default})")
     add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
         help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
+    add("--traps", action="store_true",
+        help="plant what real releases hold: copies, a patient in two studies, a lost picture, ...")  # fmt: skip
     add("--workers", type=at_least(1), default=1, help="processes (default 1)")
     add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
     add(
@@ -102,6 +104,9 @@ def main() -> None:
     if args.layout != "folder" and args.format is not None:
         parser.error(f"layout {args.layout} has its own format; --format {args.format} is for the folder layout")
 
+    if args.layout == "folder" and args.traps:
+        parser.error("the folder layout has no traps; --traps is for the layouts of real data sets")
+
     from tqdm import tqdm
 
     from data.phantom_files import check_empty
@@ -115,7 +120,7 @@ def main() -> None:
     try:
         plan = fit_plan(args.layout, plan)
         check_empty(args.out, args.overwrite)
-        writer = WRITERS[args.layout](args.out, kind, args.seed)
+        writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
         for phantom in tqdm(phantoms(plan, args.n, args.workers), total=args.n, unit="image"):
             writer.add(phantom)
             if args.sheet and len(examples) < 24:
@@ -126,7 +131,7 @@ def main() -> None:
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(examples).save(args.sheet)
-    print(f"{args.n} radiographs in {args.out}")
+    print(f"{args.n} radiographs in {args.out}{', and traps' if args.traps else ''}")
 
 
 if __name__ == "__main__":

@@ -246,8 +246,33 @@ def test_script_runs_from_anywhere_with_either_spelling_and_draws_a_sheet(tmp_pa
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"
 
 
+def pictures(folder: Path) -> list[str]:
+    return [sha for path, sha in hashes(folder).items() if Path(path).suffix in (".png", ".jpg", ".jpeg")]
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])
+def test_traps_are_planted_on_demand_and_always_the_same(layout, tmp_path):
+    drawn = list(phantoms(fit_plan(layout, Plan(seed=2, size=48)), 8))
+    for name, traps in (("plain", {}), ("trapped", {"traps": True}), ("again", {"traps": True})):
+        writer = WRITERS[layout](tmp_path / name, seed=2, **traps)
+        for phantom in drawn:
+            assert (tmp_path / name / writer.add(phantom)).is_file()
+        writer.close()
+    assert hashes(tmp_path / "trapped") == hashes(tmp_path / "again") != hashes(tmp_path / "plain")
+    trapped = pictures(tmp_path / "trapped")
+    assert len(set(trapped)) < len(trapped)  # a copy
+    if layout != "knee_oa":  # which has the knees of its test set twice, cut out anew
+        assert len(set(pictures(tmp_path / "plain"))) == len(pictures(tmp_path / "plain")) == 8
+
+
+def test_the_script_plants_traps(tmp_path):
+    done = run("--out", tmp_path / "graz", "--layout", "grazpedwri", "--n", 4, "--size", 48, "--traps")
+    assert done.returncode == 0 and done.stdout.endswith("graz, and traps\n"), done.stderr
+    assert len(rows_of(tmp_path / "graz" / "dataset.csv")) == 6 and len(pictures(tmp_path / "graz")) == 5
+
+
 @pytest.mark.parametrize(
-    "arguments", [("--layout", "btxrd", "--format", "dicom"), ("--regions", "hand,skull"), ("--n", "0")]
+    "arguments", [("--traps",), ("--layout", "btxrd", "--format", "dicom"), ("--regions", "hand,skull"), ("--n", "0")]
 )
 def test_impossible_flags_are_refused(tmp_path, arguments):
     done = run("--out", tmp_path / "x", *arguments)

@@ -1,0 +1,131 @@
+"""Any table: what its columns become, and one sentence for whatever is wrong with them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.csv_table import CsvTable
+from data.dataset import Task
+
+ROWS = {
+    "file": ["pics/a.png", "pics/b.png", "pics/c.png", "pics/d.png", "pics/e.png", "pics/f.png"],
+    "who": ["007", "007", "8", "9", "10", "11"],
+    "sick": ["1", "0", "1", "0", "", "1"],
+    "maker": ["Zimmer", "Depuy", " Depuy ", "Tornier", "Zimmer", "Tornier"],
+    "grade": ["2", "10", "2.0", "0", "NA", "10"],
+    "sex": ["F", "M", "M", "F", "F", "M"],
+    "months": ["12", "30.5", "", "100", "7", "-1"],
+    "target": ["x"] * 6, "official": ["yes"] * 6,
+}  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "pics").mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        seed = rng if name != "c" else np.random.default_rng(0)  # c is a again
+        Image.fromarray(seed.integers(0, 255, (40, 50), dtype=np.uint8)).save(tmp_path / "pics" / f"{name}.png")
+    pd.DataFrame(ROWS).to_csv(tmp_path / "t.csv", index=False)
+    return tmp_path / "t.csv"
+
+
+def read(table, target_col, task, **options):
+    given = {"csv": table, "image_col": "file", "target_col": target_col, "patient_col": "who", "task": task}
+    return CsvTable.read(None, **(given | options))
+
+
+@pytest.mark.parametrize(
+    "column, task, classes, targets",
+    [
+        ("sick", "binary", ("0", "1"), [1, 0, 1, 0, np.nan, 1]),
+        ("sex", "binary", ("F", "M"), [0, 1, 1, 0, 0, 1]),
+        ("maker", "multiclass", ("Depuy", "Tornier", "Zimmer"), [2, 0, 0, 1, 2, 1]),
+        ("grade", "multiclass", ("0", "2", "10"), [1, 2, 1, 0, np.nan, 2]),
+        ("months", "regression", (), [12, 30.5, np.nan, 100, 7, -1]),
+    ],
+)
+def test_columns_become_targets(table, column, task, classes, targets):
+    records = read(table, column, task, unit="months" if task == "regression" else "")
+    assert np.array_equal(records["target"], targets, equal_nan=True) and records["target"].dtype == float
+    assert records.attrs["task"] == Task(task, classes, "months" if task == "regression" else "")
+    assert records["patient"].tolist() == ["007", "007", "8", "9", "10", "11"]
+    assert records["image"].tolist() == [str(table.parent / name) for name in ROWS["file"]]
+    assert records["target (table)"].tolist() == ["x"] * 6 and "official" not in records  # ours mean something else
+    told = records.attrs["notices"]
+    assert ("1 radiograph without a label in " + column in told) == bool(np.isnan(targets).any())
+    if column == "sex":
+        assert told == ["sex: 0 = F, 1 = M"]
+
+
+def test_without_patients_near_duplicates_are_groups(table):
+    records = read(table, "maker", "multiclass", patient_col=None)
+    assert records["patient"][0] == records["patient"][2] and records["patient"].nunique() == 5
+    assert records.attrs["notices"][-1].endswith("6 radiographs form 5 groups of near-duplicates, the largest of 2")
+
+
+def test_a_workbook_and_another_root(table, tmp_path):
+    rows = pd.DataFrame(ROWS).assign(file=[name.removeprefix("pics/") for name in ROWS["file"]])
+    rows.to_excel(tmp_path / "t.xlsx", index=False)
+    given = {"image_col": "file", "target_col": "maker", "patient_col": "who", "task": "multiclass"}
+    records = CsvTable.read(tmp_path / "pics", csv=tmp_path / "t.xlsx", **given)
+    assert records["image"].tolist() == read(table, "maker", "multiclass")["image"].tolist()
+    assert records["patient"].tolist() == ["007", "007", "8", "9", "10", "11"]
+
+
+def test_a_missing_picture(table):
+    (table.parent / "pics" / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"t\.csv: 1 of 6 radiographs are not there: .*pics/b\.png"):
+        read(table, "sex", "binary")
+    assert len(read(table, "sex", "binary", keep_missing=True)) == 6
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"task": "survival"}, "task 'survival': choose binary, multiclass, regression"),
+        ({"target_col": "sicc"}, "no column 'sicc'; it has file, who, sick"),
+        ({"image_col": "path"}, "no column 'path'; it has file"),
+        ({"patient_col": "pid"}, "no column 'pid'; it has file"),
+        ({"target_col": "maker"}, "maker has 3 values .'Depuy', 'Tornier', 'Zimmer'.; binary needs two"),
+        ({"target_col": "maker", "task": "regression"}, "row 2: maker is 'Zimmer'; expected a number"),
+        ({"target_col": "target"}, "target has only the class 'x'; two classes are needed"),
+        ({"csv": "none.csv"}, "none.csv: no such table"),
+    ],
+)
+def test_wrong_columns_are_named(table, options, told):
+    with pytest.raises((ValueError, FileNotFoundError), match=told) as caught:
+        read(table, **({"target_col": "sick", "task": "binary"} | options))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "column, value, told",
+    [
+        ("file", "", "row 3: file is empty"),
+        ("file", "pics/a.png", "row 3: file is 'pics/a.png' a second time"),
+        ("file", "../secret.png", r"t\.csv: row 3: '../secret.png' leads out of"),
+        ("who", "", "row 3: who is empty"),
+        ("who", "7.0", "row 3: who is '7.0', a number with decimals"),
+        ("sick", "2", "sick has 3 values"),
+        ("months", "inf", "row 3: months is 'inf'; expected a number"),
+        ("months", "30,5", "row 3: months is '30,5'; expected a number"),
+    ],
+)
+def test_bad_cells_are_named(table, column, value, told):
+    rows = pd.DataFrame(ROWS)
+    rows.loc[1, column] = value
+    rows.to_csv(table, index=False)
+    with pytest.raises(ValueError, match=told) as caught:
+        read(table, "months" if column == "months" else "sick", "regression" if column == "months" else "binary")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_labels_out_of_range(table):
+    rows = pd.DataFrame(ROWS).assign(sick=["1", "2", "1", "2", "1", "2"], months="3")
+    rows.to_csv(table, index=False)
+    with pytest.raises(ValueError, match="sick has 1 and 2; expected 0 and 1, or two words"):
+        read(table, "sick", "binary")
+    with pytest.raises(ValueError, match="months has no two different numbers"):
+        read(table, "months", "regression")
