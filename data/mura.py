@@ -59,21 +59,17 @@ class MURA(RadiographDataset):
         Raises FileNotFoundError (folder, table or images not there) and ValueError (naming table and row).
         """
         folder = release_folder(root, ("", RELEASE), [cls.table])
-        records, shadows = [], 0
-        for split in SPLITS:
-            found, left_out = _read_split(folder, split, keep_missing)
-            records.append(found)
-            shadows += left_out
-        records = pd.concat(records, ignore_index=True)
-        notices = [f"{counted(shadows, '._* file')} of macOS left out, no radiographs"] if shadows else []
-        both = set.intersection(*(set(rows["patient"]) for _, rows in records.groupby("official")))
+        notices: list[str] = []
+        train, valid = (_read_split(folder, split, keep_missing, notices) for split in SPLITS)
+        both = sorted(set(train["patient"]) & set(valid["patient"]))
         if both:
-            notices.append(f"{counted(len(both), 'patient')} in both train and valid: {first_of(sorted(both))}")
+            notices.append(f"{counted(len(both), 'patient')} in both train and valid: {first_of(both)}")
+        records = pd.concat([train, valid], ignore_index=True)
         return finished(folder / cls.table, records, cls.task, notices)
 
 
-def _read_split(folder: Path, split: str, keep_missing: bool) -> tuple[pd.DataFrame, int]:
-    """The records of the train or valid folder, and how many shadow files its table names."""
+def _read_split(folder: Path, split: str, keep_missing: bool, notices: list[str]) -> pd.DataFrame:
+    """The records of the train or valid folder; what is left out is added to `notices`."""
     table, labelled = folder / f"{split}_image_paths.csv", folder / f"{split}_labeled_studies.csv"
     listed = _rows(table, split, _IMAGE_PATH, ("path",))["path"]
     paths = pd.Series(paths_below(folder, table.name, list(listed), first_row=1), index=listed.index)
@@ -91,7 +87,15 @@ def _read_split(folder: Path, split: str, keep_missing: bool) -> tuple[pd.DataFr
         "image": paths, "target": studies.map(labels).astype(float), "patient": part[2], "study": studies,
         "official": SPLITS[split], "body_part": part[1].str.removeprefix("XR_").str.lower(),
     })  # fmt: skip
-    return records, int(shadows.sum())
+    if shadows.any():
+        notices.append(f"{counted(int(shadows.sum()), '._* file')} of macOS left out of {split}, no radiographs")
+    bare = sorted(set(labels) - set(studies))
+    if bare:
+        told = (
+            f"{counted(len(bare), 'study', 'studies')} of {split} without any image in {table.name}: {first_of(bare)}"
+        )
+        notices.append(told)
+    return records
 
 
 def _labels(table: Path, split: str) -> dict[str, int]:

@@ -25,7 +25,7 @@ def release_folder(root: str | Path, levels: Sequence[str], marks: Sequence[str]
             return root / level
     inside = ", ".join(level for level in levels if level)
     raise FileNotFoundError(
-        f"{printable(root)}: no {' and '.join(marks)} in it{f' or in {inside}' if inside else ''}; it has {there(root)}"
+        f"{printable(root)}: no {', '.join(marks)} in it{f' or in {inside}' if inside else ''}; it has {there(root)}"
     )
 
 

@@ -115,7 +115,7 @@ def test_other_grades_and_missing_folders_are_named(copy, tmp_path):
     shutil.rmtree(copy / "val")
     refusal(
         lambda: KneeOA.read(copy),
-        "no train and val and test in it or in kneeKL224, ",
+        "no train, val, test in it or in kneeKL224, ",
         "; it has auto_test, test, train",
     )
     refusal(lambda: KneeOA.read(tmp_path / "nowhere"), "nowhere: no such folder")

@@ -91,7 +91,15 @@ def test_shadows_of_macos_in_the_table_are_left_out_with_a_notice(copy):
     (copy / TRAIN).write_text("\n".join([lines[0], shadow, *lines[1:]]))
     records = MURA.read(copy)
     assert not records["image"].str.contains("/._").any()
-    assert records.attrs["notices"] == ["1 ._* file of macOS left out, no radiographs"]
+    assert records.attrs["notices"] == ["1 ._* file of macOS left out of train, no radiographs"]
+
+
+def test_a_study_without_images_is_told(copy):
+    images = (copy / TRAIN).read_text().splitlines()
+    study = images[-1].rpartition("/")[0]
+    (copy / TRAIN).write_text("\n".join(line for line in images if not line.startswith(f"{study}/")))
+    (told,) = MURA.read(copy).attrs["notices"]
+    assert told == f"1 study of train without any image in {TRAIN}: {study.removeprefix('MURA-v1.1/')}"
 
 
 def test_bom_and_windows_line_ends_change_nothing(plain, copy):
