@@ -1,5 +1,6 @@
 """timm's networks with weights from a local file: all tensors or none, whoever wrote them."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.vit import resize_positions
-from models.weights import Checkpoint, load_strictly
+from models.weights import Checkpoint, check_tensors, load_strictly
 
 
 def create(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[nn.Module, tuple[int, int]]:
@@ -31,24 +32,34 @@ def load_timm(
     name: str, checkpoint: Checkpoint, size: tuple[int, int] | None, drop_path: float, match: str
 ) -> tuple[nn.Module, tuple[int, int], str]:
     """A timm model with the checkpoint's weights, all of them but the classifier's; or ValueError."""
-    network, used = create(name, size, drop_path)
-    wanted, state = network.state_dict(), checkpoint.state
-    facts = network.pretrained_cfg or {}
-    if match == "position":
-        state = _by_position(state, wanted, checkpoint.path)
-    elif not set(wanted) <= set(state):
-        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-        state = _converted(convert, state, network, checkpoint.path) if convert else state
-    heads = facts.get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    left_out = [key for key in state if key not in wanted and key.startswith(heads or ("\0",))]
-    state = {key: value for key, value in state.items() if key not in left_out}
-    if "pos_embed" in wanted and "pos_embed" in state and state["pos_embed"].shape != wanted["pos_embed"].shape:
-        state["pos_embed"] = _positions(state["pos_embed"], network, facts)
+    with torch.device("meta"):  # what does not fit is refused before memory is taken for a network of any size
+        probe, used = create(name, size, 0.0)
+    state, left_out = _fitted(probe, checkpoint, match)
+    check_tensors(probe, state, checkpoint.path)
+    network, _ = create(name, size, drop_path)
     matched = load_strictly(network, state, checkpoint.path)
     by = " by position" if match == "position" else ""
     report = f"timm {name}, matched {matched} tensors{by}, 0 missing, 0 unexpected"
     return network, used, report + (f"; left out the classifier ({', '.join(left_out)})" if left_out else "")
+
+
+def _fitted(network: nn.Module, checkpoint: Checkpoint, match: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The checkpoint's tensors under the names and with the positions of `network`; names of those left out."""
+    wanted, state = network.state_dict(), checkpoint.state
+    facts = network.pretrained_cfg or {}
+    if match == "position":
+        return _by_position(state, wanted, checkpoint.path)
+    if not set(wanted) <= set(state):
+        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        state = _converted(convert, state, network, checkpoint.path) if convert else state
+    heads = facts.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    left_out = [key for key in state if key not in wanted and heads and key.startswith(heads)]
+    state = {key: value for key, value in state.items() if key not in left_out}
+    if "pos_embed" in wanted and "pos_embed" in state and state["pos_embed"].shape != wanted["pos_embed"].shape:
+        state["pos_embed"] = _positions(state["pos_embed"], wanted["pos_embed"], network)
+    counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}
+    return counters | state, left_out
 
 
 def _converted(convert, state: dict[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
@@ -60,12 +71,15 @@ def _converted(convert, state: dict[str, Tensor], network: nn.Module, path: Path
         raise ValueError(f"{path}: no weights of a {type(network).__name__} (it holds {shown}, ...)") from None
 
 
-def _by_position(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _by_position(
+    state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a file under the names of the network, in whose order they stand; counters are left aside.
 
-    Only for files that are known to have that order: equal shapes could hide a swap, other shapes are an error.
+    Only for files that are known to have that order: equal shapes could hide a swap, other shapes are an error. Beyond
+    them there may be weight and bias of a classifier.
     """
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}
     names = [key for key in wanted if key not in counters]
     found = [(key, value) for key, value in state.items() if not key.endswith("num_batches_tracked")]
     for position, (name, (key, value)) in enumerate(zip(names, found)):
@@ -74,18 +88,18 @@ def _by_position(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
                 f"{path}: tensor {position + 1}, {key}, is {tuple(value.shape)} where the network has {name} of "
                 f"{tuple(wanted[name].shape)}; the order differs"
             )
-    if len(found) < len(names):
+    if not len(names) <= len(found) <= len(names) + 2:
         raise ValueError(f"{path}: {len(found)} tensors; the network has {len(names)}")
-    return {name: value for name, (_, value) in zip(names, found)} | {key: wanted[key] for key in counters}
+    matched = {name: value for name, (_, value) in zip(names, found)}
+    return counters | matched, [key for key, _ in found[len(names) :]]
 
 
-def _positions(positions: Tensor, network: nn.Module, facts: dict) -> Tensor:
+def _positions(positions: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
     """Position embeddings of a timm transformer at another input size, resampled in 2-D; extra tokens keep theirs."""
-    grid = network.patch_embed.grid_size
-    patch = network.patch_embed.patch_size
-    old = tuple(side // p for side, p in zip(facts["input_size"][1:], patch))
-    if positions.ndim != 3 or positions.shape[1] < old[0] * old[1]:
+    new = network.patch_embed.grid_size
+    extra = wanted.shape[1] - new[0] * new[1]
+    side = math.isqrt(max(positions.shape[1] - extra, 0)) if positions.ndim == 3 else 0
+    if extra < 0 or side == 0 or side * side != positions.shape[1] - extra:
         return positions  # the strict loader says what is wrong
-    extra = positions.shape[1] - old[0] * old[1]
     tokens = torch.cat([torch.zeros_like(positions[:, :1]), positions[:, extra:]], dim=1)
-    return torch.cat([positions[:, :extra], resize_positions(tokens, old, grid)[:, 1:]], dim=1)
+    return torch.cat([positions[:, :extra], resize_positions(tokens, (side, side), new)[:, 1:]], dim=1)

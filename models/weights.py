@@ -117,6 +117,13 @@ def resized(config: MAEConfig, input_size: tuple[int, int] | None) -> MAEConfig:
 
 def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
     """Load all or nothing; returns "294/294", or raises ValueError listing what is missing, unexpected or misshapen."""
+    matched = check_tensors(model, state, path)
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return matched
+
+
+def check_tensors(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
+    """`load_strictly` without loading: also for a model on the device "meta", which has no memory."""
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state))
     unexpected = sorted(set(state) - set(wanted))
@@ -130,7 +137,6 @@ def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
         lists = [("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)]
         told = "; ".join(f"{len(v)} {name} ({', '.join(v[:3])}{', ...' * (len(v) > 3)})" for name, v in lists if v)
         raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {told}")
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return f"{matched}/{len(wanted)}"
 
 
