@@ -9,15 +9,21 @@ import torch
 from in_process import script
 
 from data.benchmark import BENCHMARK
-from data.phantom_layouts import WRITERS
+from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from scripts import train_downstream
 
 TINY = "none:mae_vit_tiny_patch8"
 LAYOUTS = {
-    "fracatlas": ["fracatlas", "fracatlas_implant"],
-    "btxrd": ["btxrd", "btxrd_mb", "btxrd_subtype"],
+    "fracatlas": ("fracatlas", "fracatlas_implant"),
+    "btxrd": ("btxrd", "btxrd_mb", "btxrd_subtype"),
+    "grazpedwri": ("pediatricfx", "pediatricfx_implant", "pediatricfx_ao"),
+    "mura": ("mura",),
+    "rsna_bone_age": ("boneage",),
+    "knee_oa": ("kneeoa",),
+    "pes_planus": ("pesplanus",),
 }
+TASKS = [(layout, task) for layout, tasks in LAYOUTS.items() for task in tasks]
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +32,9 @@ def alone():
 
 
 def downstream(data, root, out, *more, backbones=(TINY,)):
-    return script(train_downstream, "--data", data, "--data_root", root, "--outdir", out, "--input_size", 32, "--cv",
-                  3, "--test_split", 0.2, "--num_workers", 0, "--no-verbose", "--backbones", *backbones, *more)  # fmt: skip
+    common = ("--input_size", 32, "--cv", 3, "--test_split", 0.2, "--num_workers", 0, "--no-verbose")
+    flags = ("--data", data, "--data_root", root, "--outdir", out, *common, "--backbones", *backbones, *more)
+    return script(train_downstream, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,39 @@ def summary(out, name, data="fracatlas"):
     return json.loads((out / data / f"{name}_summary.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory):
+    """Each data set as it is released, made when first asked for."""
+    root, made = tmp_path_factory.mktemp("releases"), set()
+
+    def release(layout):
+        if layout not in made:
+            writer = WRITERS[layout](
+                root / layout, WRITERS[layout].kind if hasattr(WRITERS[layout], "kind") else "png8", 3
+            )
+            plan = fit_plan(layout, Plan(3, 40, "clear"))
+            for phantom in phantoms(plan, 140):
+                writer.add(phantom)
+            writer.close()
+            made.add(layout)
+        return root / layout
+
+    return release
+
+
+@pytest.mark.parametrize("layout, task", TASKS, ids=[task for _, task in TASKS])
+def test_every_task_on_phantoms_in_its_release(releases, tmp_path, layout, task):
+    done = downstream(task, releases(layout), tmp_path, "--protocol", "linear")
+    assert done.returncode == 0, done.stderr
+    found = summary(tmp_path, "none-mae_vit_tiny_patch8-linear", task)
+    kind = BENCHMARK[task].task.kind
+    assert {"auroc", "mae"} & set(found["mean"]) == {"mae" if kind == "regression" else "auroc"}
+    assert ("studies" in found) == (task == "mura") and ("agreement" in found) == (kind == "regression")
+    assert ("quadratic_kappa" in found["mean"]) == (task == "kneeoa")
+
+
 def test_the_choices_are_the_data_sets():
+    assert {task for _, task in TASKS} == set(BENCHMARK) - {"csv"}
     assert train_downstream.DATA == tuple(BENCHMARK)
 
 
