@@ -31,6 +31,8 @@ class Task:
     kind: Literal["binary", "multiclass", "regression"]
     classes: tuple[str, ...] = ()
     unit: str = ""
+    ordinal: bool = False  # classes are grades: how far a wrong one is off counts, too
+    by_study: bool = False  # published figures are of studies, the mean of whose views decides
 
     @property
     def outputs(self) -> int:

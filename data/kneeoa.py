@@ -37,7 +37,7 @@ class KneeOA(RadiographDataset):
     """
 
     folder, target, patient = "KneeXrayData", "target", "patient"
-    task = Task("multiclass", GRADES)
+    task = Task("multiclass", GRADES, ordinal=True)
 
     @classmethod
     def read(cls, root: str | Path, *, keep_missing: bool = False, auto_test: bool = False) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class MURA(RadiographDataset):
     """
 
     folder, table, target, patient = RELEASE, "train_image_paths.csv", "target", "patient"
-    task = Task("binary", ("normal", "abnormal"))
+    task = Task("binary", ("normal", "abnormal"), by_study=True)
 
     @classmethod
     def read(cls, root: str | Path, *, keep_missing: bool = False) -> pd.DataFrame:

@@ -499,8 +499,8 @@ class Benchmark:
         rows = self.splits.test
         test = TestSet(
             self.task.kind, target[rows], self.records["patient"].iloc[rows].tolist(), classes=self.task.classes,
-            studies=self.records["study"].iloc[rows].tolist() if "study" in self.records else None,
-            ordinal=c.data == "kneeoa", specificity=c.specificity, seed=c.seed,
+            studies=self.records["study"].iloc[rows].tolist() if self.task.by_study else None,
+            ordinal=self.task.ordinal, specificity=c.specificity, seed=c.seed,
         )  # fmt: skip
         main, compared = MAIN[self.task.kind], []
         for fraction in c.label_fraction:
