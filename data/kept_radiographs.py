@@ -27,7 +27,7 @@ class KeptRadiographs:
     crops and rotations) they are kept so much larger, and transforms work on that picture: two resamplings instead of
     one, so that their numbers differ a little from those without a cache; evaluation refuses such a cache.
     `limit_gb`: most memory, in 10^9 bytes. What does not fit is decoded at every use, with the same numbers; `notes`
-    says how many. Nothing is kept before `fill`.
+    says how many. Each process of torchrun has memory of its own. Nothing is kept before `fill`.
     """
 
     def __init__(self, paths: Sequence[str], preprocessing: Preprocessing, limit_gb: float, enlarge: float = 1.0):
