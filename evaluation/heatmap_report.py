@@ -115,8 +115,8 @@ def localisation_tables(study, records: list[dict]) -> list[Table]:
         chosen = [row for row in rows if condition in (None, row["condition"])]
         intervals = localisation_intervals(chosen, study.config.seed)
         for method, of_metric in intervals.items():
-            for metric, (estimate, low, high, _) in of_metric.items():
-                numbers = {"estimate": estimate, "low": low, "high": high}
+            for metric, interval in of_metric.items():
+                numbers = {name: getattr(interval, name) for name in ("estimate", "low", "high")}
                 summary.append({"condition": condition or "all", "method": method, "metric": metric, **numbers})
         tables.append(_localisation_table(condition, len({row["path"] for row in chosen}), intervals))
     columns = ("condition", "method", "metric", "estimate", "low", "high")
