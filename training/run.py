@@ -215,6 +215,13 @@ def write_state(state: dict[str, Any], path: Path) -> None:
         write_text(_sidecar(path), f"{file.sha256}  {path.name}\n")
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote, on the CPU; ValueError if the file is damaged."""
+    if problem := damage(path):
+        raise ValueError(f"{path}: {problem}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a nested state, with their names."""
     if isinstance(state, torch.Tensor):

@@ -4,9 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from training.run import damage, write_state
+from training.run import read_state, write_state
 
 
 class BestEpoch:
@@ -21,7 +19,7 @@ class BestEpoch:
         self.path, self.sign = Path(folder) / "best.pt", 1.0 if larger_is_better else -1.0
         self.epoch, self.score = -1.0, math.nan
         if self.path.exists():
-            state = self._read()
+            state = read_state(self.path)
             self.epoch, self.score = state["epoch"], state["score"]
 
     def offer(self, epoch: float, score: float, weights: dict[str, Any]) -> bool:
@@ -39,9 +37,4 @@ class BestEpoch:
         """The kept weights, on the CPU; FileNotFoundError before the first epoch."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no epoch has been validated yet")
-        return self._read()["weights"]
-
-    def _read(self) -> dict[str, Any]:
-        if problem := damage(self.path):
-            raise ValueError(f"{self.path}: {problem}; delete the folder to train this fold anew")
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        return read_state(self.path)["weights"]
