@@ -605,6 +605,7 @@ def bar(title: str, quiet: bool = False):
 
 
 def say(text: str) -> None:
+    """Print on the main process."""
     from training import distributed
 
     if distributed.is_main():
