@@ -215,7 +215,7 @@ def die(item: str) -> str:
 
 
 def test_crashes_hangs_and_hoarding_are_noticed():
-    results = in_child(die, ["a", "die", "hoard", "hang", "b"], seconds=1)
+    results = in_child(die, ["a", "die", "hoard", "hang", "b"], seconds=0.5)
     assert [getattr(r, "kind", r) for r in results] == ["a", "crash", "exception", "hang", "b"]
     assert "MemoryError" in results[2].detail
 
