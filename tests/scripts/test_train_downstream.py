@@ -1,11 +1,18 @@
 """The benchmark script: every task on phantoms in the layout of its release, the same results in any order, resumed."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fork_harness import exit_status, spawn
 from in_process import script
 
 from data.benchmark import BENCHMARK
@@ -14,6 +21,7 @@ from data.phantom_plan import Plan, phantoms
 from scripts import train_downstream
 
 TINY = "none:mae_vit_tiny_patch8"
+NAME = "none-mae_vit_tiny_patch8"
 LAYOUTS = {
     "fracatlas": ("fracatlas", "fracatlas_implant"),
     "btxrd": ("btxrd", "btxrd_mb", "btxrd_subtype"),
@@ -78,7 +86,7 @@ def releases(tmp_path_factory):
 def test_every_task_on_phantoms_in_its_release(releases, tmp_path, layout, task):
     done = downstream(task, releases(layout), tmp_path, "--protocol", "linear")
     assert done.returncode == 0, done.stderr
-    found = summary(tmp_path, "none-mae_vit_tiny_patch8-linear", task)
+    found = summary(tmp_path, f"{NAME}-linear", task)
     kind = BENCHMARK[task].task.kind
     assert {"auroc", "mae"} & set(found["mean"]) == {"mae" if kind == "regression" else "auroc"}
     assert ("studies" in found) == (task == "mura") and ("agreement" in found) == (kind == "regression")
@@ -96,7 +104,7 @@ def test_fine_tuning_end_to_end(fracatlas, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     out = tmp_path / "fracatlas"
-    names = ("none-mae_vit_tiny_patch8", "none-resnet10t")
+    names = (NAME, "none-resnet10t")
     splits = pd.read_csv(out / "splits.csv")
     for name in names:
         found = summary(tmp_path, name)
@@ -124,9 +132,7 @@ def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatla
     for fold in (2, 0, 1):
         one = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--fold", fold)
         assert one.returncode == 0, one.stderr
-    assert summary(tmp_path / "both", "none-mae_vit_tiny_patch8") == summary(
-        tmp_path / "one", "none-mae_vit_tiny_patch8"
-    )
+    assert summary(tmp_path / "both", NAME) == summary(tmp_path / "one", NAME)
     again = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED)
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--seed", 1)
@@ -138,7 +144,7 @@ def test_frozen_features(fracatlas, tmp_path, protocol):
     more = ("--protocol", protocol, "--label_fraction", 0.5, 1)
     done = downstream("fracatlas_implant", fracatlas, tmp_path, *more)
     assert done.returncode == 0, done.stderr
-    for name in (f"none-mae_vit_tiny_patch8-{protocol}", f"none-mae_vit_tiny_patch8-{protocol}-0.5"):
+    for name in (f"{NAME}-{protocol}", f"{NAME}-{protocol}-0.5"):
         assert len(summary(tmp_path, name, "fracatlas_implant")["folds"]) == 3
 
 
@@ -162,3 +168,42 @@ def test_what_cannot_be_is_told_in_one_sentence(fracatlas, tmp_path, more, told)
     done = downstream("fracatlas", fracatlas, tmp_path, "--protocol", "knn", *more)
     assert done.returncode == 2 and told in done.stderr, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("train_downstream.py: ")
+
+
+def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run(fracatlas, tmp_path):
+    assert downstream("fracatlas", fracatlas, tmp_path / "whole", *TUNED).returncode == 0
+    out = tmp_path / "killed" / "fracatlas" / NAME / "fold2"
+    child = spawn(lambda: downstream("fracatlas", fracatlas, tmp_path / "killed", *TUNED).returncode)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoints/step_*.pt")):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert exit_status(child) == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "fracatlas" / f"{NAME}_summary.json").exists()
+    again = downstream("fracatlas", fracatlas, tmp_path / "killed", *TUNED)
+    assert again.returncode == 0 and again.stdout.count("to train on") <= 1
+    assert summary(tmp_path / "killed", NAME) == summary(tmp_path / "whole", NAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["finetune", "knn"])
+def test_two_processes_equal_one(fracatlas, tmp_path, protocol):
+    for processes in (1, 2):
+        flags = [
+            "--data", "fracatlas", "--data_root", fracatlas, "--outdir", tmp_path / str(processes), "--input_size", 32,
+            "--cv", 3, "--test_split", 0.2, "--num_workers", 1, "--backbones", TINY, "--protocol", protocol, *TUNED,
+            "--device", "cpu", "--precision", "fp32",
+        ]  # fmt: skip
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        command = [str(word) for word in (*launcher, "scripts/train_downstream.py", *flags)]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                              cwd=Path(__file__).parents[2], timeout=600)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    name = TINY.replace(":", "-") + ("" if protocol == "finetune" else f"-{protocol}")
+    for number in range(3):
+        one, two = (
+            pd.read_csv(tmp_path / str(n) / "fracatlas" / "predictions" / name / f"fold{number}.csv") for n in (1, 2)
+        )
+        assert one["path"].tolist() == two["path"].tolist()  # each once, in order
+        np.testing.assert_allclose(one["probability"], two["probability"], atol=1e-4)
