@@ -523,7 +523,7 @@ class Benchmark:
                 write_table(self.out / f"{study}_folds.csv", list(summary["folds"][0]), summary["folds"])
                 about = {"data": c.data, "backbone": backbone, "protocol": c.protocol, "label_fraction": fraction,
                          "test_radiographs": len(rows), "notices": self.notices}  # fmt: skip
-                text = json.dumps(about | summary, indent=1, default=str)
+                text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
                 write_text(self.out / f"{study}_summary.json", text + "\n")
                 for column in c.meta_cols:
                     table = by_subgroup(folds, test, self.records[column].iloc[rows].tolist())
@@ -566,6 +566,15 @@ def keep_weights(model, preprocessing, folder: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", save(state))
     write_text(folder / "preprocessor_config.json", json.dumps(preprocessing.to_dict(), indent=1) + "\n")
+
+
+def with_null(value):
+    """A nested value with null in place of NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: with_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_null(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def hash_of(*values) -> int:
