@@ -37,12 +37,17 @@ class HashingFile:
 
     def __init__(self, file: BinaryIO, hashed: bool = False):
         self._file, self._sha256, self.size = file, hashlib.sha256() if hashed else None, 0
+        self.error: BaseException | None = None  # of a write, which torch replaces by one of its own
 
     def write(self, data) -> int:
         self.size += memoryview(data).nbytes
         if self._sha256 is not None:
             self._sha256.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -80,8 +85,11 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expecte
     except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        if is_disk_full(error) and not isinstance(error, DiskFull):
-            raise _disk_full(path, max(expected, file.size if file else 0)) from error
+        first = _first_error(error, file)
+        if is_disk_full(first) and not isinstance(first, DiskFull):
+            raise _disk_full(path, max(expected, file.size if file else 0)) from first
+        if first is not error:
+            raise first from None
         raise
 
 
@@ -191,11 +199,17 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _first_error(error: BaseException, file: HashingFile | None) -> BaseException:
+    """What went wrong while torch wrote: it tells of a position in its file, whatever happened first (a full disk, or a
+    loader process that died)."""
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+        return (file.error if file else None) or error.__context__ or error
+    return error
+
+
 def is_disk_full(error: BaseException) -> bool:
-    """Whether `error` means no space (or a file-size limit), including torch's own wording of a short write."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return isinstance(error, RuntimeError) and "inline_container" in str(error)
+    """Whether `error` means no space, or a file-size limit."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _disk_full(path: Path, size: int) -> DiskFull:
