@@ -58,8 +58,7 @@ def curve_picture(
         if len(band.curves) > 1:
             low, high = np.clip(band.mean - band.sd, 0, 1), np.clip(band.mean + band.sd, 0, 1)
             axis.fill_between(band.x, low, high, color=colour, alpha=0.18, lw=0)
-        axis.plot(curve.x, curve.y, ls=DASHES[number % len(DASHES)], color=colour, lw=1.8, label=plain(name, 300),
-                  drawstyle="default" if kind == "roc" else "steps-pre")  # fmt: skip
+        axis.plot(curve.x, curve.y, ls=DASHES[number % len(DASHES)], color=colour, lw=1.8, label=plain(name, 300))
     if kind == "roc":
         axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
         axis.set(xlabel="1 - specificity", ylabel="sensitivity")
@@ -82,6 +81,7 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     widest = min(max(len(str(name)) for name in classes), 22) * 0.085 + 0.6
     side = max(each * count, 1.9)
     figure, axis = _axes(side + widest, side + widest + 0.3, grid=False)
+    axis.set_facecolor("#e6e6e6")  # a row without radiographs
     axis.imshow(share, cmap=_blues(), vmin=0, vmax=1)
     size = 9 if count <= CELL_TEXT else 8
     for row, column in np.ndindex(count, count):
@@ -92,12 +92,15 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
         axis.text(column, row, told, ha="center", va="center", fontsize=size,
                   color="white" if share[row, column] > 0.55 else "black")  # fmt: skip
     names = [plain(name, 150) for name in classes]
-    upright = count > 3 or max(map(len, names)) > 8
+    upright = max(map(len, names)) > 9 * each / 0.72
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
     axis.set_yticks(range(count), names, fontsize=9)
     axis.set(xlabel="decided", ylabel="truth")
     axis.set_title(plain(title), fontsize=10)
     axis.tick_params(length=0)
+    for edge in np.arange(count + 1) - 0.5:
+        axis.axhline(edge, color="0.8", lw=0.6)
+        axis.axvline(edge, color="0.8", lw=0.6)
     return _png(figure), round((side + widest) * 100)
 
 
@@ -111,7 +114,7 @@ def reliability_picture(before: Reliability, after: Reliability, title: str, sai
         axis.plot(found.confidence[there], found.frequency[there], ls=DASHES[number], color=COLOURS[number], lw=1)
         axis.scatter(found.confidence[there], found.frequency[there], s=12 + 110 * found.count[there] / top,
                      color=COLOURS[number], marker="os"[number], alpha=0.75, lw=0, label=name)  # fmt: skip
-    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="probability said",
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="predicted probability",
              ylabel=plain(said, 300))  # fmt: skip
     axis.set_title(plain(title), fontsize=10)
     legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
@@ -190,9 +193,7 @@ def _png(figure) -> bytes:
 def _blues():
     from matplotlib.colors import LinearSegmentedColormap
 
-    blues = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#56B4E9", "#004a78"])
-    blues.set_bad("#e6e6e6")
-    return blues
+    return LinearSegmentedColormap.from_list("shares", ["#ffffff", "#56B4E9", "#004a78"])
 
 
 def _alpha(points: int) -> float:

@@ -249,7 +249,7 @@ section{margin:26px 0 12px}.folded{margin:8px 0}
 .note{color:var(--faint);font-size:14px;margin:4px 0 8px;max-width:100ch}
 .wide{overflow-x:auto}table{border-collapse:collapse;background:#fff;border:1px solid var(--line);border-radius:8px}
 th,td{text-align:left;padding:6px 14px;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;
-overflow-wrap:anywhere;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
+overflow-wrap:break-word;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
 .settings td:first-child{color:var(--faint);white-space:nowrap}summary{cursor:pointer;font-weight:600;margin-bottom:8px}
 .controls{display:flex;flex-wrap:wrap;gap:10px 22px;align-items:center}.controls h2{margin-right:auto}
 label,#shown{font-size:14px;color:var(--faint)}
@@ -281,7 +281,7 @@ border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{displa
 #tabs{display:flex;gap:10px}#tabs button[aria-pressed=true]{background:var(--accent)}
 #stage{flex:1;min-height:0;display:flex;overflow:auto}#large{margin:auto;max-width:100%;max-height:100%;cursor:zoom-in}
 #large.full{max-width:none;max-height:none;cursor:zoom-out}
-@media (max-width:600px){body{padding:14px 12px 40px}th,td{padding:5px 9px}.wide td{overflow-wrap:normal}}
+@media (max-width:600px){body{padding:14px 12px 40px}th,td{padding:5px 9px}}
 @media print{.controls,article nav{display:none}article{break-inside:avoid}}
 """
 

@@ -494,7 +494,7 @@ class Benchmark:
         import numpy as np
 
         from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
-        from evaluation.benchmark_report import Study
+        from evaluation.benchmark_page import Study
         from evaluation.output_folder import write_table
         from training.files import write_text
 
@@ -549,7 +549,8 @@ class Benchmark:
         import numpy as np
 
         from data.manifest import name_below
-        from evaluation.benchmark_report import BenchmarkPage, Side, write_benchmark_report
+        from evaluation.benchmark_page import BenchmarkPage, Side
+        from evaluation.benchmark_report import write_benchmark_report
         from evaluation.figures import contact_sheet, save_figure
         from training.files import printable
 
