@@ -4,6 +4,7 @@ Each function returns tables and pictures for `evaluation.report.write_page`. Fo
 are left out of pictures, and the note says so.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,30 @@ def confusion_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
     if not studies or len(classes) > MOST_CLASSES:
         why = lost or f"{len(classes)} classes are too many to draw; the predictions are in the folder predictions."
         return [Pictures("Confusion matrices", [], why)]
-    shown = []
+    shown, tables = [], []
     for study in studies:
         target, predicted = known_rows(page.test.kind, page.test.target, ensemble(finite_folds(study)))
         table = confusion(target, decided(page.test.kind, predicted), len(classes))[0]
+        if len(classes) > 2:
+            tables.append(Table(f"Classes of {study.name}", ("class", "radiographs", "decided right", "taken for"),
+                                _class_rows(table, classes), folded=True))  # fmt: skip
         data, width = figures.confusion_picture(table, classes, study.name)
         shown.append(Picture(data_uri(data), width=width, wide=width > 520))
     how = "at a probability of 0.5" if page.test.kind == "binary" else "for the most probable class"
     note = f"Decisions of the ensemble {how}: radiographs and share of the row. A grey row: no such radiograph. {lost}"
-    return _some_open("Confusion matrices", shown, note)
+    many = len(classes) > figures.CELL_TEXT
+    return [*_some_open("Confusion matrices", shown, note, 1 if many else OPEN), *tables]
+
+
+def _class_rows(table: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+    """Each class of a confusion matrix [C, C] with the three classes that it is taken for most often."""
+    rows = []
+    for label, row in enumerate(table):
+        wrong = [c for c in np.argsort(-row, kind="stable") if c != label and row[c]]
+        taken = ", ".join(f"{classes[c]}: {row[c]:,.0f} ({100 * row[c] / row.sum():.0f} %)" for c in wrong[:3])
+        right = f"{row[label]:,.0f} ({100 * row[label] / row.sum():.0f} %)" if row.any() else "undefined"
+        rows.append([classes[label], f"{row.sum():,.0f}", right, taken])
+    return rows
 
 
 def calibration_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | Pictures]:
@@ -130,10 +146,10 @@ def agreement_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
     return [Table("Agreement", head, rows, note), *_some_open("Truth and agreement", shown, "")]
 
 
-def _some_open(title: str, pictures: list[Picture], note: str) -> list[Pictures]:
-    parts = [Pictures(title, pictures[:OPEN], note)]
-    if len(pictures) > OPEN:
-        parts.append(Pictures(f"{title}: {len(pictures) - OPEN} more", pictures[OPEN:], folded=True))
+def _some_open(title: str, pictures: list[Picture], note: str, most: int = OPEN) -> list[Pictures]:
+    parts = [Pictures(title, pictures[:most], note)]
+    if len(pictures) > most:
+        parts.append(Pictures(f"{title}: {len(pictures) - most} more", pictures[most:], folded=True))
     return parts
 
 

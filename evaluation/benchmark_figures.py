@@ -31,7 +31,7 @@ def interval_picture(
     names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str
 ) -> bytes:
     """Ensemble (value, low, high) of each study as a square with its interval, the folds as small rings below."""
-    figure, axis = _axes(6.4, 1.1 + 0.52 * len(names))
+    figure, axis = _axes(6.4, 1.1 + 0.44 * len(names))
     for place, (each, (value, low, high)) in enumerate(zip(folds, intervals)):
         colour = COLOURS[0]
         if not math.isnan(low):
@@ -77,13 +77,13 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     count = len(classes)
     total = table.sum(1, keepdims=True)
     share = np.divide(table, total, out=np.full(table.shape, math.nan), where=total > 0)
-    each = 0.72 if count <= CELL_TEXT else 0.42
+    each = 1.0 if count <= 3 else 0.72 if count <= CELL_TEXT else 0.32
     widest = min(max(len(str(name)) for name in classes), 22) * 0.085 + 0.6
-    side = max(each * count, 1.9)
-    figure, axis = _axes(side + widest, side + widest + 0.3, grid=False)
+    side, key = max(each * count, 1.9), 0.9 * (count > CELL_TEXT)
+    figure, axis = _axes(side + widest + key, side + widest + 0.3, grid=False)
     axis.set_facecolor("#e6e6e6")  # a row without radiographs
-    axis.imshow(share, cmap=_blues(), vmin=0, vmax=1)
-    size = 9 if count <= CELL_TEXT else 8
+    shares = axis.imshow(share, cmap=_blues(), vmin=0, vmax=1)
+    size = 9 if count <= CELL_TEXT else 7.5
     for row, column in np.ndindex(count, count):
         if math.isnan(share[row, column]) or (count > CELL_TEXT and not table[row, column]):
             continue
@@ -91,6 +91,8 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
         told += f"\n{100 * share[row, column]:.0f} %" if count <= CELL_TEXT else ""
         axis.text(column, row, told, ha="center", va="center", fontsize=size,
                   color="white" if share[row, column] > 0.55 else "black")  # fmt: skip
+    if count > CELL_TEXT:
+        figure.colorbar(shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format="{x:.0%}", label="share of the row")
     names = [plain(name, 150) for name in classes]
     upright = max(map(len, names)) > 9 * each / 0.72
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
@@ -101,7 +103,7 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     for edge in np.arange(count + 1) - 0.5:
         axis.axhline(edge, color="0.8", lw=0.6)
         axis.axvline(edge, color="0.8", lw=0.6)
-    return _png(figure), round((side + widest) * 100)
+    return _png(figure), round((side + widest + key) * 100)
 
 
 def reliability_picture(before: Reliability, after: Reliability, title: str, said: str) -> bytes:

@@ -137,7 +137,7 @@ def mean_text(summary: dict, metric: str) -> str:
 
 def p_text(value: float) -> str:
     """A p value."""
-    return "undefined" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def cell(value) -> str:

@@ -75,8 +75,9 @@ def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
             "patients. Mean and SD: of the folds' own scores on the same test set; the SD shows what training varies, "
             "the interval what other patients would. ")  # fmt: skip
     if len(studies) > 1:
-        shown = "marked by the paired comparison below" if best else "none is shown to be better than all others"
-        note += f"Best first; {shown}: the order alone proves nothing. "
+        note += "Best first. The order proves nothing: "
+        note += "which one is better than all others is shown by the paired comparisons below. " if best else (
+            "no study is shown to be better than all others. ")  # fmt: skip
     return Table("Results", columns, rows, note + told(reasons))
 
 
@@ -95,8 +96,8 @@ def _overview(page: BenchmarkPage, studies: list[Study]) -> Pictures:
 def _comparisons(page: BenchmarkPage) -> list[Table]:
     if not page.comparisons:
         return []
-    rows = []
-    for row in page.comparisons:
+    rows, place = [], {study.name: number for number, study in enumerate(ranked(page))}
+    for row in sorted(page.comparisons, key=lambda row: sorted([place[row["first"]], place[row["second"]]])):
         difference = {"value": row["difference"], "low": row["low"], "high": row["high"]}
         better = better_of(row)
         verdict = f"{better} is better" if better else "no difference shown"

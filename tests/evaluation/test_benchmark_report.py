@@ -49,7 +49,7 @@ def a_page(kind, names=("first", "second"), fractions=(1.0,), target=None, class
         compared += compare(found, test, 100) if len(found) > 1 else []
     page = BenchmarkPage(
         "Title", "lead", test, studies, compared, [f"images/{row:03d}.png" for row in range(len(target))],
-        lambda row: np.full((40 + row, 30), row, np.uint8), [Side("test", target, patients)], {"folds": "3"},
+        lambda row: np.full((40 + row, 30), row % 256, np.uint8), [Side("test", target, patients)], {"folds": "3"},
         notices=["two files left out"], augmented={"views": [np.zeros((16, 16), np.uint8)] * 3},
         settings={"seed": "0"}, unit="months" if kind == "regression" else "",
     )  # fmt: skip
