@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from evaluation import benchmark
 from evaluation import benchmark_figures as figures
 from evaluation.agreement import bland_altman
 from evaluation.benchmark import calibrated, ensemble
-from evaluation.benchmark_page import BenchmarkPage, Study, finite_folds, number, told
+from evaluation.benchmark_page import BenchmarkPage, Study, finite_folds, interval_text, number, told
 from evaluation.calibration import reliability
 from evaluation.metrics import confusion, decided, known_rows
 from evaluation.operating_points import (
@@ -135,8 +136,8 @@ def agreement_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
     for study in studies:
         target, predicted = known_rows("regression", page.test.target, ensemble(finite_folds(study)))
         found = bland_altman(target, predicted)
-        rows.append([study.name, *(f"{number(one.estimate)} ({number(one.low)} to {number(one.high)})"
-                                   for one in (found.bias, found.low, found.high)), number(found.slope)])  # fmt: skip
+        limits = [interval_text(benchmark.told(one)) for one in (found.bias, found.low, found.high)]
+        rows.append([study.name, *limits, number(found.slope)])
         shown.append(Picture(data_uri(figures.truth_picture(target, predicted, study.name, page.unit)), width=430))
         shown.append(Picture(data_uri(figures.agreement_picture(found, study.name, page.unit)), width=490))
     head = ("study", "bias (95 %)", "lower limit (95 %)", "upper limit (95 %)", "slope")
@@ -183,8 +184,9 @@ def error_parts(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
 def _error_facts(page: BenchmarkPage, target: float, predicted: np.ndarray) -> list[str]:
     unit = f" {page.unit}" if page.unit else ""
     if page.test.kind == "regression":
-        return [f"truth {number(target)}{unit}", f"predicted {number(predicted)}{unit}",
-                f"off by {number(predicted - target, signed=True)}"]  # fmt: skip
+        size = max(abs(target), abs(predicted))
+        return [f"truth {number(target, like=size)}{unit}", f"predicted {number(predicted, like=size)}{unit}",
+                f"off by {number(predicted - target, True, size)}"]  # fmt: skip
     classes = page.test.classes or ("0", "1")
     each = np.array([1 - predicted, predicted]) if page.test.kind == "binary" else predicted
     decision = int(decided(page.test.kind, predicted[None])[0])

@@ -31,7 +31,7 @@ def interval_picture(
     names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str
 ) -> bytes:
     """Ensemble (value, low, high) of each study as a square with its interval, the folds as small rings below."""
-    figure, axis = _axes(6.4, 1.1 + 0.44 * len(names))
+    figure, axis = _axes(5.4, 1.1 + 0.44 * len(names))
     for place, (each, (value, low, high)) in enumerate(zip(folds, intervals)):
         colour = COLOURS[0]
         if not math.isnan(low):

@@ -90,7 +90,7 @@ def _overview(page: BenchmarkPage, studies: list[Study]) -> Pictures:
         word(page, main),
     )
     way = "smaller" if main in SMALLER_IS_BETTER else "larger"
-    return Pictures(f"{word(page, main)} at a glance", [Picture(data_uri(data), width=640)], f"The {way} the better.")
+    return Pictures(f"{word(page, main)} at a glance", [Picture(data_uri(data), width=540)], f"The {way} the better.")
 
 
 def _comparisons(page: BenchmarkPage) -> list[Table]:

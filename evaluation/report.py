@@ -250,6 +250,7 @@ section{margin:26px 0 12px}.folded{margin:8px 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;background:#fff;border:1px solid var(--line);border-radius:8px}
 th,td{text-align:left;padding:6px 14px;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;
 overflow-wrap:break-word;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
+.wide td:first-child{min-width:9em}
 .settings td:first-child{color:var(--faint);white-space:nowrap}summary{cursor:pointer;font-weight:600;margin-bottom:8px}
 .controls{display:flex;flex-wrap:wrap;gap:10px 22px;align-items:center}.controls h2{margin-right:auto}
 label,#shown{font-size:14px;color:var(--faint)}

@@ -577,7 +577,8 @@ class Benchmark:
             counts={"radiographs": f"{len(used):,}", "patients or groups": f"{len(set(patients[used])):,}",
                     "held out": f"{len(rows):,}", "folds": str(len(self.splits.folds)),
                     "unreadable, left out": f"{self.unreadable:,}"},
-            notices=[anonymous(notice, set(patients)) for notice in self.notices], augmented=augmented,
+            notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
+            augmented=augmented,
             settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
                       for name, value in asdict(c).items()},
             unit=self.task.unit,

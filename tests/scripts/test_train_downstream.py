@@ -116,6 +116,15 @@ def test_fine_tuning_end_to_end(fracatlas, tmp_path):
         assert (out / f"{name}_by_hand.csv").is_file()
     compared = pd.read_csv(out / "comparisons.csv")
     assert compared["first"].tolist() == [names[0]] and compared["metric"].tolist() == ["auroc"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for part in (*names, "Comparisons", "ROC and precision-recall", "By hand", "Worst errors", "Augmentation"):
+        assert part in page, part
+    assert str(fracatlas) not in page.replace(f"<td>{fracatlas}</td>", "") and (out / "augmentation.png").is_file()
+
+
+def test_notices_on_the_page_name_no_patient():
+    told = train_downstream.anonymous("patient 'p 7' has 12 % of all; class 'fracture' is rare", {"p 7", "p"})
+    assert told == "patient (name left out) has 12 % of all; class 'fracture' is rare"
 
 
 def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatlas, tmp_path):
