@@ -27,8 +27,16 @@ TASKS = [(layout, task) for layout, tasks in LAYOUTS.items() for task in tasks]
 
 
 @pytest.fixture(autouse=True)
-def alone():
+def alone(request, monkeypatch):
+    """One thread; pictures of the results cost time and are drawn only for `real_pictures`."""
     torch.set_num_threads(1)
+    if "real_pictures" not in request.fixturenames:
+        monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+
+
+@pytest.fixture
+def real_pictures():
+    """The test looks at the page."""
 
 
 def downstream(data, root, out, *more, backbones=(TINY,)):
@@ -90,7 +98,7 @@ def test_the_choices_are_the_data_sets():
     assert train_downstream.DATA == tuple(BENCHMARK)
 
 
-def test_fine_tuning_end_to_end(fracatlas, tmp_path):
+def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
     done = downstream(
         "fracatlas", fracatlas, tmp_path, *TUNED, "--meta_cols", "hand", backbones=(TINY, "none:resnet10t")
     )
