@@ -98,19 +98,25 @@ def ensemble(folds: Sequence[FoldPredictions]) -> np.ndarray:
 
 def calibration(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
     """ECE and Brier score of the ensemble, as it is and with every fold's temperature fitted on its validation set."""
-    temperatures, scaled = [], []
-    for fold in folds:
-        logits, val = logits_of(test.kind, fold.test), logits_of(test.kind, fold.val)
-        fitted = fit_temperature(test.kind, fold.val_target, val)
-        temperatures.append({"temperature": fitted.value, "reason": fitted.reason})
-        scaled.append(scaled_probabilities(test.kind, logits, 1.0 if math.isnan(fitted.value) else fitted.value))
+    scaled, temperatures = calibrated(folds, test.kind)
     found: dict[str, Any] = {"temperatures": temperatures}
-    for when, predicted in (("before", ensemble(folds)), ("after", np.mean(scaled, axis=0))):
+    for when, predicted in (("before", ensemble(folds)), ("after", scaled)):
         found[when] = {
             "ece": expected_calibration_error(test.kind, test.target, predicted).value,
             "brier": brier_score(test.kind, test.target, predicted).value,
         }
     return found
+
+
+def calibrated(folds: Sequence[FoldPredictions], kind: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """(the mean of the folds' test predictions after temperature scaling, each fold's temperature and its reason)."""
+    temperatures, scaled = [], []
+    for fold in folds:
+        fitted = fit_temperature(kind, fold.val_target, logits_of(kind, fold.val))
+        temperatures.append({"temperature": fitted.value, "reason": fitted.reason})
+        temperature = 1.0 if math.isnan(fitted.value) else fitted.value
+        scaled.append(scaled_probabilities(kind, logits_of(kind, fold.test), temperature))
+    return np.mean(scaled, axis=0), temperatures
 
 
 def logits_of(kind: str, probabilities: np.ndarray) -> np.ndarray:

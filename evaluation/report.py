@@ -44,6 +44,31 @@ class Table:
 
 
 @dataclasses.dataclass
+class Picture:
+    """A picture with words below it. `source`: a src attribute; `width`: at most so many CSS pixels.
+
+    A `wide` one is never shrunk on a small screen, but scrolled.
+    """
+
+    source: str
+    name: str = ""
+    facts: Sequence[str] = ()
+    width: int = THUMBNAIL
+    wide: bool = False
+
+
+@dataclasses.dataclass
+class Pictures:
+    """Pictures side by side, as many as the screen has room for; `dark` behind radiographs."""
+
+    title: str
+    pictures: Sequence[Picture]
+    note: str = ""
+    folded: bool = False
+    dark: bool = False
+
+
+@dataclasses.dataclass
 class Report:
     """What the page says: heading, lead sentences, tables, cards."""
 
@@ -64,20 +89,37 @@ def write_report(path: Path, report: Report) -> None:
     note = ""
     if len(cards) > len(shown):
         note = f"<p class=note>The {len(shown):,} highest of {len(cards):,} are shown; the table lists all.</p>"
-    body = "\n".join(
-        [
-            f"<header><h1>{_text(report.title)}</h1><p>{_text(report.lead)}</p>{_counts(report.counts)}</header>",
-            *(_table(table) for table in report.tables),
-            _controls(report.score_name, len(shown)),
-            note,
-            f"<main id=cards>{''.join(_card(card, report.score_name) for card in shown)}</main>",
-            _failed(report.failed),
-            _settings(report.settings),
-            _LIGHTBOX,
-        ]
-    )
-    page = f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{_HEAD}<title>{_text(report.title)}</title>"
-    page += f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SCRIPT}</script>\n</body></html>\n"
+    body = [
+        _header(report.title, report.lead, report.counts),
+        *(_table(table) for table in report.tables),
+        _controls(report.score_name, len(shown)),
+        note,
+        f"<main id=cards>{''.join(_card(card, report.score_name) for card in shown)}</main>",
+        _failed(report.failed),
+        _settings(report.settings),
+        _LIGHTBOX,
+    ]
+    _write(path, report.title, body, _SCRIPT)
+
+
+def write_page(
+    path: Path, title: str, lead: str, counts: dict[str, str], parts: Sequence[Table | Pictures],
+    settings: dict[str, str],
+) -> None:  # fmt: skip
+    """Write a page of tables and pictures, in their order, without a script."""
+    shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
+    _write(path, title, [_header(title, lead, counts), *shown, _settings(settings)])
+
+
+def data_uri(data: bytes, kind: str = "image/png") -> str:
+    """The bytes of a picture file as a src attribute."""
+    return f"data:{kind};base64," + base64.b64encode(data).decode()
+
+
+def _write(path: Path, title: str, body: Sequence[str], script: str = "") -> None:
+    page = f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{_HEAD}<title>{_text(title)}</title>"
+    page += f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body)
+    page += (f"\n<script>{script}</script>" if script else "") + "\n</body></html>\n"
     write_text(path, page)
 
 
@@ -90,7 +132,7 @@ def thumbnail(picture: Image.Image, folder: Path, number: int, total: int) -> st
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
     data = encoded(small, "JPEG", quality=82)
     if total <= MOST_EMBEDDED:
-        return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+        return data_uri(data, "image/jpeg")
     file = folder / "thumbnails" / f"{number:06d}.jpg"
     file.parent.mkdir(exist_ok=True)
     write_bytes(file, data)
@@ -111,14 +153,36 @@ def _counts(counts: dict[str, str]) -> str:
     return f"<dl class=counts>{items}</dl>"
 
 
+def _header(title: str, lead: str, counts: dict[str, str]) -> str:
+    return f"<header><h1>{_text(title)}</h1><p>{_text(lead)}</p>{_counts(counts)}</header>"
+
+
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(c)}</th>" for c in table.columns)
     rows = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in table.rows)
-    note = f"<p class=note>{_text(table.note)}</p>" if table.note else ""
     body = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    if table.folded:
-        return f"<section class=folded><details><summary>{_text(table.title)}</summary>{note}{body}</details></section>"
-    return f"<section><h2>{_text(table.title)}</h2>{note}{body}</section>"
+    return _section(table, body)
+
+
+def _pictures(part: Pictures) -> str:
+    shown = []
+    for picture in part.pictures:
+        name = f"<b>{_text(picture.name)}</b>" if picture.name else ""
+        words = name + "".join(f"<span>{_text(fact)}</span>" for fact in picture.facts)
+        shown.append(
+            f'<figure{" class=scroll" * picture.wide} style="width:{picture.width + 18}px"><div><img '
+            f'src="{_text(picture.source)}" alt="{_text(picture.name or part.title)}" width={picture.width}></div>'
+            + (f"<figcaption>{words}</figcaption>" if words else "")
+            + "</figure>"
+        )
+    return _section(part, f"<div class='pictures{' dark' * part.dark}'>{''.join(shown)}</div>")
+
+
+def _section(part: Table | Pictures, body: str) -> str:
+    note = f"<p class=note>{_text(part.note)}</p>" if part.note else ""
+    if part.folded:
+        return f"<section class=folded><details><summary>{_text(part.title)}</summary>{note}{body}</details></section>"
+    return f"<section><h2>{_text(part.title)}</h2>{note}{body}</section>"
 
 
 def _controls(score_name: str, count: int) -> str:
@@ -185,7 +249,8 @@ section{margin:26px 0 12px}.folded{margin:8px 0}
 .note{color:var(--faint);font-size:14px;margin:4px 0 8px;max-width:100ch}
 .wide{overflow-x:auto}table{border-collapse:collapse;background:#fff;border:1px solid var(--line);border-radius:8px}
 th,td{text-align:left;padding:6px 14px;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums;
-overflow-wrap:anywhere;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
+overflow-wrap:break-word;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--faint)}
+.wide td:first-child{min-width:9em}
 .settings td:first-child{color:var(--faint);white-space:nowrap}summary{cursor:pointer;font-weight:600;margin-bottom:8px}
 .controls{display:flex;flex-wrap:wrap;gap:10px 22px;align-items:center}.controls h2{margin-right:auto}
 label,#shown{font-size:14px;color:var(--faint)}
@@ -201,6 +266,13 @@ background:var(--dark);cursor:zoom-in}.frame img{max-width:100%;max-height:164px
 background:rgba(17,18,20,.82);color:#fff;font-size:13px;font-variant-numeric:tabular-nums}
 .name{margin:8px 11px 0;font-size:13px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
 .facts{margin:1px 11px 0;font-size:12px;color:var(--faint)}
+.pictures{display:flex;flex-wrap:wrap;gap:14px;margin-top:8px}
+figure{margin:0;max-width:100%;background:#fff;border:1px solid var(--line);border-radius:8px;overflow:hidden}
+figure div{padding:8px}figure img{display:block;max-width:100%;height:auto;margin:auto}
+.dark figure div{background:var(--dark);min-height:176px;display:flex;align-items:center}.dark img{width:auto}
+.scroll div{overflow-x:auto}.scroll img{max-width:none}
+figcaption{padding:6px 10px 8px;font-size:13px;overflow-wrap:anywhere}
+figcaption b{display:block;font-weight:600}figcaption span{display:block;color:var(--faint)}
 article nav{margin:4px 11px 0;font-size:12px;display:flex;gap:12px}a{color:var(--accent);text-decoration:none}
 dialog{border:0;padding:0;width:96vw;height:94vh;max-width:none;max-height:none;background:var(--dark);color:#eee;
 border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{display:flex;flex-direction:column}
@@ -210,6 +282,7 @@ border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{displa
 #tabs{display:flex;gap:10px}#tabs button[aria-pressed=true]{background:var(--accent)}
 #stage{flex:1;min-height:0;display:flex;overflow:auto}#large{margin:auto;max-width:100%;max-height:100%;cursor:zoom-in}
 #large.full{max-width:none;max-height:none;cursor:zoom-out}
+@media (max-width:600px){body{padding:14px 12px 40px}th,td{padding:5px 9px}}
 @media print{.controls,article nav{display:none}article{break-inside:avoid}}
 """
 

@@ -91,6 +91,7 @@ class Benchmark:
         self.precision = resolve_precision(config.precision, device)
         self.out = config.outdir / config.data
         self.kept: dict = {}  # radiographs in memory, by geometry
+        self.unreadable = 0
 
     def run(self) -> int:
         from training import distributed
@@ -99,8 +100,8 @@ class Benchmark:
         self.check_flags()
         distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
         self.names = distributed.from_main(self.check_backbones)
-        self.records, self.task, notices, root = distributed.from_main(self.read)
-        self.splits, more = distributed.from_main(lambda: self.make_splits(root))
+        self.records, self.task, notices, self.root = distributed.from_main(self.read)
+        self.splits, more = distributed.from_main(lambda: self.make_splits(self.root))
         self.notices = [*notices, *more]
         for notice in self.notices:
             say(f"note: {notice}")
@@ -193,6 +194,7 @@ class Benchmark:
         task = records.attrs.get("task", kind.task)
         _, bad = audit(records["image"], workers=c.num_workers, cache=self.out / "audit.csv",
                        progress=bar("reading files"))  # fmt: skip
+        self.unreadable = len(bad)
         if len(bad):
             from evaluation.output_folder import write_table
 
@@ -492,6 +494,7 @@ class Benchmark:
         import numpy as np
 
         from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
+        from evaluation.benchmark_page import Study
         from evaluation.output_folder import write_table
         from training.files import write_text
 
@@ -502,7 +505,7 @@ class Benchmark:
             studies=self.records["study"].iloc[rows].tolist() if self.task.by_study else None,
             ordinal=self.task.ordinal, specificity=c.specificity, seed=c.seed,
         )  # fmt: skip
-        main, compared = MAIN[self.task.kind], []
+        main, compared, studies = MAIN[self.task.kind], [], []
         for fraction in c.label_fraction:
             found: dict = {}
             for backbone in c.backbones:
@@ -525,8 +528,10 @@ class Benchmark:
                          "test_radiographs": len(rows), "notices": self.notices}  # fmt: skip
                 text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
                 write_text(self.out / f"{study}_summary.json", text + "\n")
+                studies.append(Study(study, backbone, fraction, folds, summary))
                 for column in c.meta_cols:
                     table = by_subgroup(folds, test, self.records[column].iloc[rows].tolist())
+                    studies[-1].subgroups[column] = table
                     write_text(self.out / f"{study}_by_{column}.csv", table.to_csv(index=False))
                 interval = summary["ensemble"][main]
                 say(f"{study}: {main} {summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds), ensemble "
@@ -535,7 +540,91 @@ class Benchmark:
                 compared += compare(found, test, len(self.splits.folds[0].train))
         if compared:
             write_table(self.out / "comparisons.csv", list(compared[0]), compared)
+        if studies:
+            self.write_report(test, studies, compared)
         say(f"written: {self.out}")
+
+    def write_report(self, test, studies: list, compared: list) -> None:
+        """Main process: report.html, and augmentation.png where there was some."""
+        import numpy as np
+
+        from data.manifest import name_below
+        from evaluation.benchmark_page import BenchmarkPage, Side
+        from evaluation.benchmark_report import write_benchmark_report
+        from evaluation.figures import contact_sheet, save_figure
+        from training.files import printable
+
+        c, records, rows = self.config, self.records, self.splits.test
+        target, patients = records["target"].to_numpy(float), records["patient"].astype(str).to_numpy()
+        sides = [("test", rows)]
+        for number, fold in enumerate(self.splits.folds):
+            few = [(f"fold {number}: train, {100 * f:g} %", self.few(fold.train, f)) for f in c.label_fraction if f < 1]
+            sides += [(f"fold {number}: train", fold.train), *few, (f"fold {number}: validation", fold.val)]
+        used = np.unique(np.concatenate([rows for _, rows in sides]))
+        augmented = self.augmented(studies)
+        if augmented:
+            views = [view for several in augmented.values() for view in several]
+            save_figure(contact_sheet(views, columns=4, title="Augmentation"), self.out / "augmentation.png")
+        file = self.out / "report.html"
+        write_benchmark_report(file, BenchmarkPage(
+            title=f"{c.data}: {len({study.backbone for study in studies})} backbones, {c.protocol}",
+            lead=f"{len(self.splits.folds)} folds by patient, the best epoch chosen on validation; every fold scores "
+                 "the same held-out test set once. Not for diagnosis.",
+            test=test, studies=studies, comparisons=compared,
+            files=[printable(name_below(Path(path), str(self.root))[2:]) for path in records["image"].iloc[rows]],
+            picture=lambda number: self.shown(records["image"].iloc[rows[number]]),
+            sides=[Side(name, target[rows], patients[rows].tolist()) for name, rows in sides],
+            counts={"radiographs": f"{len(used):,}", "patients or groups": f"{len(set(patients[used])):,}",
+                    "held out": f"{len(rows):,}", "folds": str(len(self.splits.folds)),
+                    "unreadable, left out": f"{self.unreadable:,}"},
+            notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
+            augmented=augmented,
+            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+                      for name, value in asdict(c).items()},
+            unit=self.task.unit,
+        ))  # fmt: skip
+
+    def shown(self, path: str):
+        """A radiograph for people: uint8 [H, W], its own shape."""
+        from data.preprocessing import Preprocessing
+
+        return Preprocessing(height=160, width=160).read(path)
+
+    def augmented(self, studies: list) -> dict:
+        """Words -> what the first network of fold 0 was trained on: views of one radiograph, and of four others."""
+        import json
+
+        import numpy as np
+
+        from data.preprocessing import Preprocessing
+        from data.transforms import RotateFlipJitter
+        from training.sampling import sample_generator
+
+        if self.config.protocol != "finetune":
+            return {}
+        first = studies[0]
+        file = self.out / "ckpts" / first.name / "fold0" / "preprocessor_config.json"
+        if not file.exists():
+            say(f"note: {file} is gone; the page shows no augmentation")
+            return {}
+        preprocessing = Preprocessing.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        change, train = RotateFlipJitter(preprocessing), self.few(self.splits.folds[0].train, first.fraction)
+
+        def views(place: int, count: int) -> list:
+            """What the first epochs saw of a row."""
+            scaled = preprocessing.read(self.records["image"].iloc[train[place]])
+            made = [change(scaled, sample_generator(self.config.seed, epoch, place)) for epoch in range(count)]
+            return [view if view.dtype == np.uint8 else (view * 255 + 0.5).astype(np.uint8) for view in made]
+
+        others = [view for place in range(1, min(5, len(train))) for view in views(place, 1)]
+        return {"views of one training radiograph": views(0, 8), "of others": others}
+
+
+def anonymous(notice: str, patients: set) -> str:
+    """A notice without the names of patients that it quotes."""
+    import re
+
+    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
 
 
 def is_made(file: Path, identity: dict) -> bool:

@@ -35,8 +35,16 @@ TASKS = [(layout, task) for layout, tasks in LAYOUTS.items() for task in tasks]
 
 
 @pytest.fixture(autouse=True)
-def alone():
+def alone(request, monkeypatch):
+    """One thread; pictures of the results cost time and are drawn only for `real_pictures`."""
     torch.set_num_threads(1)
+    if "real_pictures" not in request.fixturenames:
+        monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+
+
+@pytest.fixture
+def real_pictures():
+    """The test looks at the page."""
 
 
 def downstream(data, root, out, *more, backbones=(TINY,)):
@@ -98,7 +106,7 @@ def test_the_choices_are_the_data_sets():
     assert train_downstream.DATA == tuple(BENCHMARK)
 
 
-def test_fine_tuning_end_to_end(fracatlas, tmp_path):
+def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
     done = downstream(
         "fracatlas", fracatlas, tmp_path, *TUNED, "--meta_cols", "hand", backbones=(TINY, "none:resnet10t")
     )
@@ -124,6 +132,15 @@ def test_fine_tuning_end_to_end(fracatlas, tmp_path):
         assert (out / f"{name}_by_hand.csv").is_file()
     compared = pd.read_csv(out / "comparisons.csv")
     assert compared["first"].tolist() == [names[0]] and compared["metric"].tolist() == ["auroc"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for part in (*names, "Comparisons", "ROC and precision-recall", "By hand", "Worst errors", "Augmentation"):
+        assert part in page, part
+    assert str(fracatlas) not in page.replace(f"<td>{fracatlas}</td>", "") and (out / "augmentation.png").is_file()
+
+
+def test_notices_on_the_page_name_no_patient():
+    told = train_downstream.anonymous("patient 'p 7' has 12 % of all; class 'fracture' is rare", {"p 7", "p"})
+    assert told == "patient (name left out) has 12 % of all; class 'fracture' is rare"
 
 
 def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatlas, tmp_path):

@@ -1,0 +1,198 @@
+"""The page of a benchmark: everything that a cross-validation found, in one file that needs nothing else.
+
+What is computed elsewhere is shown, not computed again. Of the test radiographs the page holds file names, and small
+pictures of the worst errors; it names no patient.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from evaluation import benchmark_details as details
+from evaluation import benchmark_figures as figures
+from evaluation.benchmark import MAIN
+from evaluation.benchmark_page import (
+    SIGNIFICANT,
+    SPACE,
+    BenchmarkPage,
+    Study,
+    better_of,
+    cell,
+    interval_text,
+    mean_text,
+    number,
+    p_text,
+    ranked,
+    three,
+    told,
+    winners,
+    word,
+)
+from evaluation.metrics import SMALLER_IS_BETTER
+from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+
+MOST_PARTS = 40  # rows of a subgroup table
+
+
+def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
+    """Write the page as one file; ValueError without a study."""
+    if not page.studies:
+        raise ValueError("a page of results needs at least one study whose folds are all there")
+    shown = ranked(page)
+    detailed = [study for study in shown if study.fraction == shown[0].fraction]
+    parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
+    parts += _comparisons(page) + _labels(page, shown)
+    if page.test.kind == "regression":
+        parts += details.agreement_parts(page, detailed)
+    else:
+        parts += details.curve_parts(page, detailed) if page.test.kind == "binary" else []
+        parts += details.confusion_parts(page, detailed) + details.calibration_parts(page, detailed)
+    parts += _subgroups(page, shown) + details.error_parts(page, detailed)
+    parts += [_over_folds(page, shown), *_folds(page, shown), *_audit(page), *_augmented(page)]
+    write_page(path, page.title, page.lead, page.counts, parts, page.settings)
+
+
+def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
+    main, best = MAIN[page.test.kind], winners(page)
+    names = [main, *(name for name in studies[0].summary["ensemble"] if name != main)]
+    kappa = [study for study in studies if "studies" in study.summary]
+    several = len({study.fraction for study in studies}) > 1
+    columns = ["study", *["labels"] * several, f"{word(page, main)}: ensemble (95\u00a0%)", "folds: mean (SD)"]
+    columns += [f"{word(page, name)} (95\u00a0%)" for name in names[1:]] + ["kappa of studies"] * bool(kappa)
+    rows, reasons = [], []
+    for study in studies:
+        found = study.summary["ensemble"]
+        row = [study.name + " (better than all others)" * (study.name in best),
+               *[f"{100 * study.fraction:g}{SPACE}%"] * several,
+               interval_text(found[main]), mean_text(study.summary, main)]  # fmt: skip
+        row += [interval_text(found[name]) for name in names[1:]]
+        if kappa:
+            row.append(number(study.summary.get("studies", {}).get("kappa", math.nan)))
+        rows.append(row)
+        reasons += [found[name]["reason"] for name in names]
+    note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval from resampling its "
+            "patients. Mean and SD: of the folds' own scores on the same test set; the SD shows what training varies, "
+            "the interval what other patients would. ")  # fmt: skip
+    if len(studies) > 1:
+        note += "Best first. The order proves nothing: "
+        note += "which one is better than all others is shown by the paired comparisons below. " if best else (
+            "no study is shown to be better than all others. ")  # fmt: skip
+    return Table("Results", columns, rows, note + told(reasons))
+
+
+def _overview(page: BenchmarkPage, studies: list[Study]) -> Pictures:
+    main = MAIN[page.test.kind]
+    data = figures.interval_picture(
+        [study.name for study in studies],
+        [[fold[main] for fold in study.summary["folds"] if not math.isnan(fold[main])] for study in studies],
+        [three(study.summary["ensemble"][main]) for study in studies],
+        word(page, main),
+    )
+    way = "smaller" if main in SMALLER_IS_BETTER else "larger"
+    return Pictures(f"{word(page, main)} at a glance", [Picture(data_uri(data), width=540)], f"The {way} the better.")
+
+
+def _comparisons(page: BenchmarkPage) -> list[Table]:
+    if not page.comparisons:
+        return []
+    rows, place = [], {study.name: number for number, study in enumerate(ranked(page))}
+    for row in sorted(page.comparisons, key=lambda row: sorted([place[row["first"]], place[row["second"]]])):
+        difference = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+        better = better_of(row)
+        verdict = f"{better} is better" if better else "no difference shown"
+        rows.append([f"{row['first']} less {row['second']}", interval_text(difference, signed=True), p_text(row["p"]),
+                     p_text(row["p_holm"]), p_text(row["p_folds"]), p_text(row["p_folds_holm"]), verdict])  # fmt: skip
+    test = "DeLong's test with patients as clusters" if page.test.kind == "binary" else "the paired bootstrap"
+    return [
+        Table(
+            "Comparisons",
+            (
+                "pair", f"difference of {word(page, MAIN[page.test.kind])} (95\u00a0%)", "p", "p (Holm)",
+                "p over folds", "p over folds (Holm)", "reads as",
+            ),
+            rows,
+            f"Ensembles on the same test radiographs by {test}; over folds by the t-test corrected for shared training "
+            f"data. Holm's p allows for the number of comparisons at one share of labels; below {SIGNIFICANT:g} it "
+            "counts. " + told([row["reason"] for row in page.comparisons]),
+        )
+    ]  # fmt: skip
+
+
+def _labels(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
+    if len({study.fraction for study in studies}) < 2:
+        return []
+    main, lines = MAIN[page.test.kind], {}
+    for study in studies:
+        lines.setdefault(study.backbone, []).append((study.fraction, *three(study.summary["ensemble"][main])))
+    data = figures.label_picture(lines, word(page, main))
+    note = "Ensemble with its 95 % interval; the patients of a smaller share are among those of a larger one."
+    return [Pictures("Label efficiency", [Picture(data_uri(data), width=540)], note)]
+
+
+def _over_folds(page: BenchmarkPage, studies: list[Study]) -> Table:
+    names = list(studies[0].summary["mean"])
+    rows = [[study.name, *(mean_text(study.summary, name) for name in names)] for study in studies]
+    return Table("Mean (SD) over folds, all metrics", ("study", *(word(page, name) for name in names)), rows,
+                 folded=True)  # fmt: skip
+
+
+def _folds(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
+    tables = []
+    for study in studies:
+        columns = list(dict.fromkeys(["fold", *(name for fold in study.summary["folds"] for name in fold)]))
+        rows = [[cell(fold.get(name, "")) for name in columns] for fold in study.summary["folds"]]
+        words = [word(page, name) if name in study.summary["mean"] else name for name in columns]
+        tables.append(Table(f"Folds of {study.name}", words, rows, folded=True))
+    return tables
+
+
+def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
+    """One table for each column: the main metric of every study."""
+    tables, main = [], MAIN[page.test.kind]
+    for column in dict.fromkeys(name for study in studies for name in study.subgroups):
+        having = [study for study in studies if column in study.subgroups]
+        tables_of = [study.subgroups[column] for study in having]
+        found = [table[table["metric"] == main].set_index("part") for table in tables_of]
+        rows, reasons = [], []
+        for part in found[0].index[:MOST_PARTS]:
+            first = found[0].loc[part]
+            rows.append([str(part), f"{first['radiographs']:,}", f"{first['patients']:,}",
+                         *(interval_text(one.loc[part]) for one in found)])  # fmt: skip
+            reasons += [f"{part}: {first['reason']}" if first["reason"] else ""]
+        more = len(found[0]) - len(rows)
+        note = f"{word(page, main)} of the ensemble (95\u00a0%) on parts of the test set; a difference between two " \
+               "parts can be chance. "  # fmt: skip
+        note += f"{more} more parts are in the files STUDY_by_{column}.csv. " if more else ""
+        head = ("part", "radiographs", "patients", *(study.name for study in having))
+        tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
+    return tables
+
+
+def _audit(page: BenchmarkPage) -> list[Table]:
+    rows = [
+        ["radiographs", *(f"{len(side.target):,}" for side in page.sides)],
+        ["patients or groups", *(f"{len(set(side.patients)):,}" for side in page.sides)],
+    ]
+    if page.test.kind == "regression":
+        unit = f" ({page.unit})" if page.unit else ""
+        for name, of in (("mean", np.mean), ("SD", np.std), ("lowest", np.min), ("highest", np.max)):
+            rows.append([name + unit, *(number(of(s.target)) if len(s.target) else "-" for s in page.sides)])
+    else:
+        for label, name in enumerate(page.test.classes or ("0", "1")):
+            rows.append([name, *(f"{(side.target == label).sum():,}" for side in page.sides)])
+    parts = [Table("Split", ("", *(side.name for side in page.sides)), rows,
+                   "No patient or group is on two sides of a fold, unless a notice says so. splits.csv names every "
+                   "radiograph with its sha256.")]  # fmt: skip
+    if page.notices:
+        parts.append(Table("Notices about the data", ("notice",), [[notice] for notice in page.notices]))
+    return parts
+
+
+def _augmented(page: BenchmarkPage) -> list[Pictures]:
+    if not page.augmented:
+        return []
+    shown = [Picture(details.small(picture), width=130)
+             for pictures in page.augmented.values() for picture in pictures]  # fmt: skip
+    told = ", then ".join(f"{len(pictures)} {words}" for words, pictures in page.augmented.items())
+    return [Pictures("Augmentation", shown, f"As the network sees them: {told}.", dark=True)]

@@ -1,0 +1,158 @@
+"""The page of a benchmark: every part is there, alone and escaped, also where there is little to show."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report import EVIL, Elements
+
+from evaluation import benchmark
+from evaluation import benchmark_details as details
+from evaluation.benchmark import FoldPredictions, by_subgroup, compare, summarise
+from evaluation.benchmark_page import BenchmarkPage, Side, Study, better_of, ranked, winners
+from evaluation.benchmark_report import write_benchmark_report
+
+
+def predictions(kind, target, generator, classes, noise):
+    """Better than chance, and valid."""
+    if kind == "regression":
+        return target + noise * generator.standard_normal(len(target))
+    if kind == "binary":
+        return 1 / (1 + np.exp(-(2 * target - 1) - noise * generator.standard_normal(len(target))))
+    raised = np.exp(2 * np.eye(classes)[target.astype(int)] + noise * generator.standard_normal((len(target), classes)))
+    return raised / raised.sum(1, keepdims=True)
+
+
+def a_page(kind, names=("first", "second"), fractions=(1.0,), target=None, classes=(), rows=48, **changes):
+    """A page of random predictions, the later the noisier."""
+    generator = np.random.default_rng(5)
+    count = {"binary": 2, "multiclass": len(classes), "regression": 0}[kind]
+    if target is None:
+        target = generator.uniform(10, 200, rows) if kind == "regression" else np.arange(rows) % count
+    target = np.asarray(target, float)
+    patients = [f"PATIENT-{row // 2}" for row in range(len(target))]
+    test = benchmark.TestSet(kind, target, patients, classes=tuple(classes), draws=40, ordinal=count == 5)
+    studies, compared = [], []
+    for fraction in fractions:
+        found = {}
+        for number, backbone in enumerate(names):
+            name, noise = f"{backbone}-{fraction:g}", (0.5 + 1.5 * number) / fraction * (20 if not count else 1)
+            folds = [FoldPredictions(target, *(predictions(kind, target, generator, count, noise) for _ in range(2)),
+                                     {"fold": k, "epoch": 1.5}) for k in range(3)]  # fmt: skip
+            study = Study(name, backbone, fraction, folds, summarise(folds, test))
+            column = ["left"] * (len(target) - 4) + [EVIL] * 4
+            study.subgroups["side"] = by_subgroup(folds, test, column)
+            studies.append(study)
+            found[name] = folds
+        compared += compare(found, test, 100) if len(found) > 1 else []
+    page = BenchmarkPage(
+        "Title", "lead", test, studies, compared, [f"images/{row:03d}.png" for row in range(len(target))],
+        lambda row: np.full((40 + row, 30), row % 256, np.uint8), [Side("test", target, patients)], {"folds": "3"},
+        notices=["two files left out"], augmented={"views": [np.zeros((16, 16), np.uint8)] * 3},
+        settings={"seed": "0"}, unit="months" if kind == "regression" else "",
+    )  # fmt: skip
+    return dataclasses.replace(page, **changes)
+
+
+def written(tmp_path, page):
+    write_benchmark_report(tmp_path / "report.html", page)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    elements = Elements(text)
+    sources = [image["src"] for image in elements.of("img")]
+    assert all(re.match("data:image/(png|jpeg);base64,", source) for source in sources)
+    for tag in ("script", "link", "iframe", "object"):
+        assert not elements.of(tag)
+    assert "url(" not in text and "@import" not in text and not re.search("https?://(?!doi.org/)", text)
+    assert "PATIENT-" not in text
+    return " ".join(elements.text), elements
+
+
+ALWAYS = ("Results", "at a glance", "By side", "Worst errors of", "Split", "Notices about the data",
+          "two files left out", "Augmentation", "Settings", "Folds of")  # fmt: skip
+CLASSIFIED = ("Confusion matrices", "Calibration", "Reliability", "Brier")
+
+
+def test_binary(tmp_path):
+    page = a_page("binary", fractions=(1.0, 0.5), classes=("no fracture", "fracture"))
+    text, elements = written(tmp_path, page)
+    for part in (*ALWAYS, *CLASSIFIED, "ROC and precision-recall", "Comparisons", "Label efficiency"):
+        assert part in text, part
+    assert "Agreement" not in text
+    assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
+    found = page.studies[0].summary["ensemble"]["auroc"]
+    assert f"{found['value']:.3f} ({found['low']:.3f}\u00a0to\u00a0{found['high']:.3f})" in text
+    assert "4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
+
+
+def test_regression(tmp_path):
+    text, elements = written(tmp_path, a_page("regression"))
+    for part in (*ALWAYS, "Comparisons", "Agreement", "Truth and agreement", "MAE (months)", "off by"):
+        assert part in text, part
+    assert not any(part in text for part in CLASSIFIED) and "Label efficiency" not in text
+    assert text.count("images/") == details.MOST_ERRORS
+
+
+def test_multiclass_with_an_absent_class_and_one_backbone(tmp_path):
+    classes = (EVIL, "b$_", "c\nd", "absent", "e")
+    page = a_page("multiclass", ("only",), target=np.arange(48) % 3, classes=classes, rows=48)
+    text, elements = written(tmp_path, page)
+    for part in (*ALWAYS, *CLASSIFIED, "without 'absent'"):
+        assert part in text, part
+    assert "Comparisons" not in text and "ROC and" not in text and "better than all" not in text
+
+
+@pytest.mark.parametrize("one_class", [False, True])
+def test_folds_and_test_sets_without_a_curve(tmp_path, one_class):
+    page = a_page("binary", ("only",), target=np.ones(48) if one_class else None)
+    if not one_class:
+        page.studies[0].folds[1].test[3] = np.nan
+    text, _ = written(tmp_path, page)
+    told = "No curve: the test set has one class only." if one_class else "only-1: predictions of 1 folds are no"
+    assert told in text and "Confusion matrices" in text
+
+
+def test_hostile_names_cannot_become_markup(tmp_path):
+    page = a_page("regression", (EVIL, "$x_{"), rows=30, files=[f"{EVIL}{row}" for row in range(30)])
+    page = dataclasses.replace(page, notices=[EVIL], title=EVIL, lead=EVIL, counts={EVIL: EVIL}, unit=EVIL,
+                               settings={EVIL: EVIL}, sides=[Side(EVIL, page.test.target, ["p"])])  # fmt: skip
+    text, elements = written(tmp_path, page)
+    assert not re.search(r"\son\w+=", " ".join(re.findall(r"<[^>]*>", (tmp_path / "report.html").read_text())))
+    assert text.count(EVIL) > 40
+
+
+def comparison(first, second, difference, p, metric="auroc"):
+    return {"first": first, "second": second, "difference": difference, "p_holm": p, "metric": metric}
+
+
+def test_only_the_paired_comparison_makes_a_winner():
+    page = a_page("regression", ("a", "b", "c"), rows=12)
+    assert [study.backbone for study in ranked(page)] == ["a", "b", "c"]
+    rows = [comparison("a-1", "b-1", -1, 0.01, "mae"), comparison("c-1", "a-1", 1, 0.049, "mae")]
+    assert winners(dataclasses.replace(page, comparisons=rows)) == {"a-1"}
+    for p in (0.05, np.nan):
+        rows[1]["p_holm"] = p
+        assert not winners(dataclasses.replace(page, comparisons=rows))
+    assert better_of(comparison("a", "b", 0.1, 0.01)) == "a" and better_of(comparison("a", "b", -0.1, 0.01)) == "b"
+    assert better_of(comparison("a", "b", 0.1, 0.01, "mae")) == "b" and not better_of(comparison("a", "b", 1, 0.2))
+    assert not winners(dataclasses.replace(page, studies=page.studies[:1], comparisons=[]))
+
+
+def test_worst_errors():
+    target = np.array([1, np.nan, 0, 1, 0, 0.0])
+    assert details.worst_errors("binary", target, np.array([0.3, 0.9, 0.95, 0.1, 0.2, 0.6])).tolist() == [2, 3, 0, 5]
+    assert details.worst_errors("regression", target, np.array([1, 9, 3, 0, -5, 0.0]), 2).tolist() == [4, 2]
+    three = np.array([[0.5, 0.4, 0.1], [0, 0, 1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1], [1, 0, 0], [0, 1, 0]])
+    assert details.worst_errors("multiclass", target, three).tolist() == [5, 2, 0]
+
+
+def test_missing_parts_of_a_column_are_rows(tmp_path):
+    page = a_page("regression", ("a",), rows=24)
+    folds = page.studies[0].folds
+    column = [None] * 12 + [7.0] * 12
+    page.studies[0].subgroups = {"age": by_subgroup(folds, page.test, column)}
+    text, _ = written(tmp_path, page)
+    assert "By age" in text and "(missing)" in text
+    assert isinstance(page.studies[0].subgroups["age"], pd.DataFrame)
