@@ -264,6 +264,7 @@ class Benchmark:
         if made == "stopped":
             return "stopped"
         distributed.from_main(lambda: self.write_predictions(file, fold, made, identity))
+        distributed.from_main(lambda: forget_training(self.out / study / f"fold{number}"))
         return "made"
 
     def few(self, rows, fraction: float):
@@ -655,6 +656,16 @@ def keep_weights(model, preprocessing, folder: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", save(state))
     write_text(folder / "preprocessor_config.json", json.dumps(preprocessing.to_dict(), indent=1) + "\n")
+
+
+def forget_training(folder: Path) -> None:
+    """Delete the training states of a fold whose predictions and weights are kept: those of a ViT-L are 8 GB."""
+    import shutil
+
+    if (folder / "checkpoints").exists():
+        shutil.rmtree(folder / "checkpoints")
+    for name in ("DONE", "best.pt", "best.pt.sha256"):  # without predictions the fold is made anew
+        (folder / name).unlink(missing_ok=True)
 
 
 def with_null(value):

@@ -128,6 +128,7 @@ def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
                 assert there == {path.removeprefix("./images/") for path in mine.loc[mine["split"] == split, "path"]}
             assert table["probability"].between(0, 1).all() and "hand" in table
             assert (out / "ckpts" / name / f"fold{number}" / "model.safetensors").is_file()
+            assert not [path for path in (out / name / f"fold{number}").rglob("*.pt")]
         assert {"before", "after"} <= set(found["calibration"])
         assert (out / f"{name}_by_hand.csv").is_file()
     compared = pd.read_csv(out / "comparisons.csv")
