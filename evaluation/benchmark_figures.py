@@ -80,7 +80,9 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     each = 1.0 if count <= 3 else 0.72 if count <= CELL_TEXT else 0.32
     widest = min(max(len(str(name)) for name in classes), 22) * 0.085 + 0.6
     side, key = max(each * count, 1.9), 0.9 * (count > CELL_TEXT)
-    figure, axis = _axes(side + widest + key, side + widest + 0.3, grid=False)
+    names = [plain(name, 150) for name in classes]
+    upright = max(map(len, names)) > 9 * each / 0.72
+    figure, axis = _axes(side + widest + key, side + 0.4 + (widest if upright else 0.45), grid=False)
     axis.set_facecolor("#e6e6e6")  # a row without radiographs
     shares = axis.imshow(share, cmap=_blues(), vmin=0, vmax=1)
     size = 9 if count <= CELL_TEXT else 7.5
@@ -93,8 +95,6 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
                   color="white" if share[row, column] > 0.55 else "black")  # fmt: skip
     if count > CELL_TEXT:
         figure.colorbar(shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format="{x:.0%}", label="share of the row")
-    names = [plain(name, 150) for name in classes]
-    upright = max(map(len, names)) > 9 * each / 0.72
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
     axis.set_yticks(range(count), names, fontsize=9)
     axis.set(xlabel="decided", ylabel="truth")

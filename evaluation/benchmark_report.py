@@ -126,7 +126,8 @@ def _labels(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
     for study in studies:
         lines.setdefault(study.backbone, []).append((study.fraction, *three(study.summary["ensemble"][main])))
     data = figures.label_picture(lines, word(page, main))
-    note = "Ensemble with its 95 % interval; the patients of a smaller share are among those of a larger one."
+    note = "Ensemble with its 95 % interval; the patients of a smaller share are among those of a larger one. " \
+           "The parts below look at the studies with most labels."  # fmt: skip
     return [Pictures("Label efficiency", [Picture(data_uri(data), width=540)], note)]
 
 

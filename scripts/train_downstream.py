@@ -569,8 +569,10 @@ class Benchmark:
         file = self.out / "report.html"
         write_benchmark_report(file, BenchmarkPage(
             title=f"{c.data}: {len({study.backbone for study in studies})} backbones, {c.protocol}",
-            lead=f"{len(self.splits.folds)} folds by patient, the best epoch chosen on validation; every fold scores "
-                 "the same held-out test set once. Not for diagnosis.",
+            lead=f"{len(self.splits.folds)} {'folds' if len(self.splits.folds) > 1 else 'fold'} "
+                 f"{'by patient' if c.split == 'random' else 'of the official split'}; the "
+                 f"{'best epoch' if c.protocol == 'finetune' else 'settings of the probe'} chosen on validation; every "
+                 "fold scores the same held-out test set once. Not for diagnosis.",
             test=test, studies=studies, comparisons=compared,
             files=[printable(name_below(Path(path), str(self.root))[2:]) for path in records["image"].iloc[rows]],
             picture=lambda number: self.shown(records["image"].iloc[rows[number]]),

@@ -84,7 +84,7 @@ def test_binary(tmp_path):
     assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
     found = page.studies[0].summary["ensemble"]["auroc"]
     assert f"{found['value']:.3f} ({found['low']:.3f}\u00a0to\u00a0{found['high']:.3f})" in text
-    assert "4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
+    assert f"{EVIL}: 4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
 
 
 def test_regression(tmp_path):
@@ -99,7 +99,7 @@ def test_multiclass_with_an_absent_class_and_one_backbone(tmp_path):
     classes = (EVIL, "b$_", "c\nd", "absent", "e")
     page = a_page("multiclass", ("only",), target=np.arange(48) % 3, classes=classes, rows=48)
     text, elements = written(tmp_path, page)
-    for part in (*ALWAYS, *CLASSIFIED, "without 'absent'"):
+    for part in (*ALWAYS, *CLASSIFIED, "without 'absent'", "Classes of only-1", "taken for"):
         assert part in text, part
     assert "Comparisons" not in text and "ROC and" not in text and "better than all" not in text
 
@@ -115,7 +115,7 @@ def test_folds_and_test_sets_without_a_curve(tmp_path, one_class):
 
 
 def test_hostile_names_cannot_become_markup(tmp_path):
-    page = a_page("regression", (EVIL, "$x_{"), rows=30, files=[f"{EVIL}{row}" for row in range(30)])
+    page = a_page("regression", (EVIL, "$x_{$"), rows=30, files=[f"{EVIL}{row}" for row in range(30)])
     page = dataclasses.replace(page, notices=[EVIL], title=EVIL, lead=EVIL, counts={EVIL: EVIL}, unit=EVIL,
                                settings={EVIL: EVIL}, sides=[Side(EVIL, page.test.target, ["p"])])  # fmt: skip
     text, elements = written(tmp_path, page)
