@@ -140,9 +140,9 @@ def p_text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def cell(value) -> str:
+def cell(value, metric: bool) -> str:
     """Any value of a table of folds."""
-    return number(value) if isinstance(value, float) else str(value)
+    return str(value) if not isinstance(value, float) else number(value) if metric else f"{value:.4g}"
 
 
 def told(reasons: Sequence[str]) -> str:

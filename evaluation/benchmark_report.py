@@ -142,7 +142,10 @@ def _folds(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
     tables = []
     for study in studies:
         columns = list(dict.fromkeys(["fold", *(name for fold in study.summary["folds"] for name in fold)]))
-        rows = [[cell(fold.get(name, "")) for name in columns] for fold in study.summary["folds"]]
+        rows = [
+            [cell(fold.get(name, ""), name in study.summary["mean"]) for name in columns]
+            for fold in study.summary["folds"]
+        ]
         words = [word(page, name) if name in study.summary["mean"] else name for name in columns]
         tables.append(Table(f"Folds of {study.name}", words, rows, folded=True))
     return tables
@@ -181,7 +184,7 @@ def _audit(page: BenchmarkPage) -> list[Table]:
             rows.append([name + unit, *(number(of(s.target)) if len(s.target) else "-" for s in page.sides)])
     else:
         for label, name in enumerate(page.test.classes or ("0", "1")):
-            rows.append([name, *(f"{(side.target == label).sum():,}" for side in page.sides)])
+            rows.append([f"class {name}", *(f"{(side.target == label).sum():,}" for side in page.sides)])
     parts = [Table("Split", ("", *(side.name for side in page.sides)), rows,
                    "No patient or group is on two sides of a fold, unless a notice says so. splits.csv names every "
                    "radiograph with its sha256.")]  # fmt: skip

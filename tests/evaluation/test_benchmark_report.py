@@ -78,7 +78,8 @@ CLASSIFIED = ("Confusion matrices", "Calibration", "Reliability", "Brier")
 def test_binary(tmp_path):
     page = a_page("binary", fractions=(1.0, 0.5), classes=("no fracture", "fracture"))
     text, elements = written(tmp_path, page)
-    for part in (*ALWAYS, *CLASSIFIED, "ROC and precision-recall", "Comparisons", "Label efficiency"):
+    more = ("ROC and precision-recall", "Comparisons", "Label efficiency", "class no fracture")
+    for part in (*ALWAYS, *CLASSIFIED, *more):
         assert part in text, part
     assert "Agreement" not in text
     assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
