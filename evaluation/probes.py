@@ -82,7 +82,9 @@ def chosen_linear_probe(
         if kind == "regression":
             model = Ridge(strength).fit(scaled, target)
             return lambda features: model.predict(scaler.transform(features).astype(np.float64))
-        model = LogisticRegression(C=1 / strength, solver="newton-cholesky", max_iter=200)
+        # the second is quicker, but its matrix grows with the square of features x classes
+        solver = "lbfgs" if kind == "multiclass" else "newton-cholesky"
+        model = LogisticRegression(C=1 / strength, solver=solver, max_iter=500)
         model.fit(scaled, target.astype(int))
 
         def predict(features: np.ndarray) -> np.ndarray:

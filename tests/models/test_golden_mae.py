@@ -68,7 +68,7 @@ def test_patchify_and_visible_count():
     "name, model_name",
     [
         ("g1_mae_small_dec512d2", "mae_vit_small_patch16_dec512d2b"),
-        ("g1_mae_base_dec512d8", "mae_vit_base_patch16_dec512d8b"),
+        pytest.param("g1_mae_base_dec512d8", "mae_vit_base_patch16_dec512d8b", marks=pytest.mark.slow),
         pytest.param("g1_mae_large", "mae_vit_large_patch16", marks=pytest.mark.slow),
     ],
 )
