@@ -119,6 +119,7 @@ def test_losses_at_random_instants(radiographs, uninterrupted, tmp_path, number)
     assert final(tmp_path / "run") == uninterrupted
 
 
+@pytest.mark.slow
 def test_the_launcher_dies_and_its_processes_with_it(radiographs, uninterrupted, tmp_path):
     out = tmp_path / "run"
     job = launch(command(radiographs, out))
