@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -42,19 +43,8 @@ def audit(
     Raises RuntimeError if a worker process dies (killed, or out of memory).
     """
     paths = [Path(path) for path in paths]
-    known = _read_cache(cache)
-    keys = [file_state(path) for path in paths]
-    unread = [path for path, key in zip(paths, keys) if key not in known]
-    fresh = {}
-    try:
-        with spread(judge, unread, workers) as verdicts:
-            for path, verdict in zip(progress(unread) if progress else unread, verdicts):
-                fresh[path] = verdict
-    finally:
-        known |= {key: fresh[path] for path, key in zip(paths, keys) if path in fresh}
-        if cache is not None and fresh:
-            _write_cache(cache, known)
-    judged = [known[key] for key in keys]
+    judged = remembered(judge, paths, _read_cache(cache), cache and (lambda known: _write_cache(cache, known)),
+                        workers=workers, progress=progress)  # fmt: skip
     bad = [(str(path), *verdict) for path, verdict in zip(paths, judged) if verdict[0]]
     good = [path for path, verdict in zip(paths, judged) if not verdict[0]]
     return good, pd.DataFrame(bad, columns=["path", "reason", "detail"], dtype=object)
@@ -67,6 +57,33 @@ def judge(path: Path) -> tuple[str, str]:
     except UnreadableRadiograph as error:
         return error.reason, error.detail
     return "", ""
+
+
+def remembered(
+    function: Callable[[Path], Any],
+    paths: Sequence[Path],
+    known: dict[tuple, Any],
+    keep: Callable[[dict], None] | None,
+    *,
+    workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
+) -> list:
+    """`function` of each file, in order; those whose `file_state` is in `known` are not read again.
+
+    `keep(known)` stores what is known then, also if the reading is interrupted. workers, progress: as for `audit`.
+    """
+    states = [file_state(path) for path in paths]
+    unread = list(dict.fromkeys(path for path, state in zip(paths, states) if state not in known))
+    fresh: dict[Path, Any] = {}
+    try:
+        with spread(function, unread, workers) as results:
+            for path, result in zip(progress(unread) if progress else unread, results):
+                fresh[path] = result
+    finally:
+        known = known | {state: fresh[path] for path, state in zip(paths, states) if path in fresh}
+        if keep and fresh:
+            keep(known)
+    return [known[state] for state in states]
 
 
 @contextmanager

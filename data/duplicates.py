@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from data.audit import file_state, spread
+from data.audit import remembered
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from training.files import sha256_of, write_text
 
@@ -74,20 +74,8 @@ def look_at(
     cache: CSV file with earlier hashes, by path, size and time of change; it is read, and replaced even if this is
     interrupted. workers: processes that read (0: this one). progress: wraps a sequence, for example `tqdm`.
     """
-    paths = [Path(path) for path in paths]
-    known = _read_cache(cache)
-    states = [file_state(path) for path in paths]
-    unread = list(dict.fromkeys(path for path, state in zip(paths, states) if state not in known))
-    fresh: dict[Path, Look] = {}
-    try:
-        with spread(look, unread, workers) as looks:
-            for path, seen in zip(progress(unread) if progress else unread, looks):
-                fresh[path] = seen
-    finally:
-        known |= {state: fresh[path] for path, state in zip(paths, states) if path in fresh}
-        if cache is not None and fresh:
-            _write_cache(cache, known)
-    return [known[state] for state in states]
+    keep = cache and (lambda known: _write_cache(cache, known))
+    return remembered(look, [Path(p) for p in paths], _read_cache(cache), keep, workers=workers, progress=progress)
 
 
 def look(path: Path) -> Look:
