@@ -22,7 +22,6 @@ DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeo
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
 PROTOCOLS = ("finetune", "linear", "knn")
 RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs", "drop_path")
-MEANWHILE = 3600 * 24 * 30
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Benchmark:
         self.precision = resolve_precision(config.precision, device)
         self.out = config.outdir / config.data
         self.kept: dict = {}  # radiographs in memory, by geometry
+        self.sources: dict = {}  # what each backbone is made of
         self.unreadable = 0
 
     def run(self) -> int:
@@ -101,7 +101,7 @@ class Benchmark:
         distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
         self.names = distributed.from_main(self.check_backbones)
         self.records, self.task, notices, self.root = distributed.from_main(self.read)
-        self.splits, more = distributed.from_main(lambda: self.make_splits(self.root))
+        self.splits, self.hashes, more = distributed.from_main(lambda: self.make_splits(self.root))
         self.notices = [*notices, *more]
         for notice in self.notices:
             say(f"note: {notice}")
@@ -215,7 +215,10 @@ class Benchmark:
         return records, task, notices, root
 
     def make_splits(self, root):
-        """Main process: (splits, notices); they are written to splits.csv, or read from --splits."""
+        """Main process: (splits, sha256 of each file, notices); they are made, or read from --splits, and written to
+        splits.csv. ValueError if OUTDIR holds results of another split."""
+        import tempfile
+
         from data.split_table import file_hashes, read_splits, write_splits
         from data.splits import grouped_splits, official_splits
 
@@ -229,8 +232,15 @@ class Benchmark:
             splits = official_splits(self.records, self.task, folds=c.cv, seed=c.seed)
         else:
             splits = grouped_splits(self.records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
-        write_splits(self.out / "splits.csv", self.records, splits, root, hashes)
-        return splits, list(splits.notices)
+        file = self.out / "splits.csv"
+        if file.exists() and (self.out / "predictions").exists():
+            with tempfile.TemporaryDirectory() as folder:
+                write_splits(Path(folder) / "splits.csv", self.records, splits, root, hashes)
+                if (Path(folder) / "splits.csv").read_bytes() != file.read_bytes():
+                    raise ValueError(f"{file}: the results there are of another split or other files; give another "
+                                     f"--outdir, or --splits {file} to use it again")  # fmt: skip
+        write_splits(file, self.records, splits, root, hashes)
+        return splits, hashes, list(splits.notices)
 
     def tell_sizes(self) -> None:
         fold, test = self.splits.folds[0], self.splits.test
@@ -254,17 +264,19 @@ class Benchmark:
         study = self.study(backbone, fraction)
         identity = distributed.from_main(lambda: self.identity(backbone, fraction, number))
         file = self.out / "predictions" / study / f"fold{number}.csv"
+        training = self.out / study / f"fold{number}"
         if distributed.from_main(lambda: is_made(file, identity)):
+            distributed.from_main(lambda: forget_training(training))
             return "there"
         fold = self.splits.folds[number]
         train = self.few(fold.train, fraction)
         say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
         make = self.finetuned if self.config.protocol == "finetune" else self.probed
-        made = make(backbone, study, number, train, fold.val, identity)
+        made = make(backbone, number, train, fold.val, training, identity)
         if made == "stopped":
             return "stopped"
         distributed.from_main(lambda: self.write_predictions(file, fold, made, identity))
-        distributed.from_main(lambda: forget_training(self.out / study / f"fold{number}"))
+        distributed.from_main(lambda: forget_training(training))
         return "made"
 
     def few(self, rows, fraction: float):
@@ -273,25 +285,22 @@ class Benchmark:
         return label_subset(self.records, self.task, rows, fraction, seed=self.config.seed)
 
     def identity(self, backbone: str, fraction: float, number: int) -> dict:
-        """What decides the predictions of a fold."""
-        from training.files import sha256_of
+        """What decides the predictions of a fold: flags, content of files, targets, weights and what its alias says."""
         from training.run import short_hash
 
-        fold = self.splits.folds[number]
-        c, names = self.config, self.records["image"].map(lambda path: Path(path).name)
-        sides = [names.iloc[rows].tolist() for rows in (fold.train, fold.val, self.splits.test)]
-        targets = [self.records["target"].iloc[rows].tolist() for rows in (fold.train, fold.val, self.splits.test)]
-        from models.backbone_names import find
-
-        weights = find(backbone).weights
-        files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
-        hashes = [sha256_of(file) for file in files if file is not None]
+        c, fold, columns = self.config, self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
+        sides = [
+            [(self.hashes[row], *map(str, facts)) for row, facts in zip(rows, self.records[columns].values[rows])]
+            for rows in (fold.train, fold.val, self.splits.test)
+        ]
+        if backbone not in self.sources:
+            self.sources[backbone] = source_of(backbone)
         free = {"backbones", "data_root", "outdir", "num_workers", "splits", "fold", "meta_cols", "on_bad_image",
                 "cache_gb", "device", "verbose", "specificity", "label_fraction", "cv", "test_split", "split",
                 "csv", "image_col", "target_col", "patient_col"}  # fmt: skip
         fixed = {key: value for key, value in asdict(c).items() if key not in free}
-        return fixed | {"backbone": backbone, "weights": short_hash(hashes), "fraction": fraction,
-                        "precision": self.precision, "split": short_hash([sides, targets]), "fold": number}  # fmt: skip
+        return fixed | {"backbone": backbone, "weights": self.sources[backbone], "fraction": fraction,
+                        "precision": self.precision, "split": short_hash(sides), "fold": number}  # fmt: skip
 
     def prepared(self, backbone: str, number: int):
         """(backbone, preprocessing, its recipe over the flags); the same random weights in any order of backbones."""
@@ -335,9 +344,8 @@ class Benchmark:
         return RadiographDataset(self.records.iloc[rows], preprocessing, transform, seed=self.config.seed,
                                  keep=self.kept[key], extra=extra)  # fmt: skip
 
-    def finetuned(self, backbone: str, study: str, number: int, train, val, identity: dict):
-        """All weights are trained; returns {"val", "test", "facts"} or "stopped"."""
-
+    def finetuned(self, backbone: str, number: int, train, val, training: Path, identity: dict):
+        """All weights are trained, in the run folder `training`; returns {"val", "test", "facts"} or "stopped"."""
         from data.loader import step_batches
         from data.transforms import RotateFlipJitter
         from evaluation.metrics import score
@@ -365,7 +373,7 @@ class Benchmark:
         world = distributed.world_size()
         each = max(1, min(c.bs, len(train)) // world)
         plan = Plan(len(train), each, processes=world, epochs=recipe["epochs"])
-        folder = RunFolder(self.out / study / f"fold{number}", identity)
+        folder = RunFolder(training, identity)
         best = BestEpoch(folder.folder, task.kind != "regression") if distributed.is_main() else None
         truth = self.records["target"].to_numpy(float)[val]
 
@@ -398,7 +406,8 @@ class Benchmark:
         facts = {"epoch": chosen["epoch"], "validation": chosen["score"], "steps": plan.last_step}
         made = {"val": self.predicted(model, preprocessing, val),
                 "test": self.predicted(model, preprocessing, self.splits.test), "facts": facts}  # fmt: skip
-        distributed.from_main(lambda: keep_weights(model, preprocessing, self.out / "ckpts" / study / f"fold{number}"))
+        kept = self.out / "ckpts" / training.parent.name / training.name
+        distributed.from_main(lambda: keep_weights(model, preprocessing, kept))
         return made
 
     def predicted(self, model, preprocessing, rows):
@@ -424,7 +433,7 @@ class Benchmark:
         by_row = dict(gathered)
         return np.array([by_row[row] for row in rows.tolist()])
 
-    def probed(self, backbone: str, study: str, number: int, train, val, identity: dict):
+    def probed(self, backbone: str, number: int, train, val, training: Path, identity: dict):
         """Frozen features, a linear model or nearest neighbours; what they need is chosen on the validation rows."""
         from evaluation.probes import chosen_linear_probe, chosen_neighbour_probe
         from training import distributed
@@ -628,6 +637,19 @@ def anonymous(notice: str, patients: set) -> str:
     import re
 
     return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
+
+
+def source_of(backbone: str) -> str:
+    """A hash of a backbone's weight files and of what its alias says (recipe, preprocessing, pooling)."""
+    from models.backbone_names import find
+    from training.files import sha256_of
+    from training.run import short_hash
+
+    source = find(backbone)
+    weights = source.weights
+    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
+    alias = {k: v for k, v in asdict(source.alias).items() if k != "weights"} if source.alias else None
+    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias])
 
 
 def is_made(file: Path, identity: dict) -> bool:

@@ -104,7 +104,7 @@ def lock_folder(folder: Path, told: str):
     file = (folder / ".lock").open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except (BlockingIOError, PermissionError) as error:  # what POSIX names; a disk without locks says something else
         file.close()
         raise FileExistsError(f"{folder}: {told}") from error
     return file

@@ -1,5 +1,6 @@
 """The benchmark script: every task on phantoms in the layout of its release, the same results in any order, resumed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from in_process import script
 from data.benchmark import BENCHMARK
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
+from models import backbone_names
+from models.backbone_aliases import Alias
 from scripts import train_downstream
 
 TINY = "none:mae_vit_tiny_patch8"
@@ -153,8 +156,32 @@ def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatla
     assert summary(tmp_path / "both", NAME) == summary(tmp_path / "one", NAME)
     again = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED)
     assert again.returncode == 0 and "to train on" not in again.stdout
+    splits = (tmp_path / "one" / "fracatlas" / "splits.csv").read_bytes()
+    other = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--lr", 1)
+    assert other.returncode == 2 and "made by another run (lr was 0.001 and is 1.0)" in other.stderr
     other = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--seed", 1)
-    assert other.returncode == 2 and "made by another run (" in other.stderr and "seed was 2025" in other.stderr
+    assert other.returncode == 2 and "the results there are of another split or other files" in other.stderr
+    assert (tmp_path / "one" / "fracatlas" / "splits.csv").read_bytes() == splits
+
+
+def test_what_decides_predictions_is_in_their_identity(tmp_path, monkeypatch):
+    """Weights, and what the alias says of them: results of an earlier recipe are not taken for those of this one."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"a")
+    alias = Alias("mine", weights, "nowhere", "none")
+
+    def source(**changes):
+        known = {"mine": dataclasses.replace(alias, **changes)}
+        monkeypatch.setattr(backbone_names, "read_aliases", lambda path: known)
+        return train_downstream.source_of("mine")
+
+    first = source()
+    others = [source(recipe={"lr": 1.0}), source(preprocessing={"mean": [0, 0, 0]}), source(pool="mean")]
+    (weights / "model.safetensors").write_bytes(b"b")
+    assert len({first, *others, source()}) == 5
+    (weights / "model.safetensors").write_bytes(b"a")
+    assert source() == first
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn"])
