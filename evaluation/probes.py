@@ -61,6 +61,7 @@ def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> 
 
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+BLOCK = 512  # rows that are compared with all training rows at once
 TEMPERATURE = 0.07  # of the neighbours' votes, as in DINO
 
 
@@ -109,13 +110,16 @@ def chosen_neighbour_probe(
     votes = target[:, None] if kind == "regression" else np.eye(max(outputs, 2))[target.astype(int)]
 
     def predictor(count: int) -> Callable[[np.ndarray], np.ndarray]:
-        def predict(features: np.ndarray) -> np.ndarray:
+        def of_block(features: np.ndarray) -> np.ndarray:
             similarity = features @ unit.T / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
             near = np.take_along_axis(similarity, nearest, 1)
             weights = np.exp((near - near[:, :1]) / TEMPERATURE)
             found = (weights[..., None] * votes[nearest]).sum(1) / weights.sum(1, keepdims=True)
             return found if kind == "multiclass" else found[:, -1]
+
+        def predict(features: np.ndarray) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
+            return np.concatenate([of_block(features[row : row + BLOCK]) for row in range(0, len(features), BLOCK)])
 
         return predict
 
