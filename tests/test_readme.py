@@ -40,6 +40,8 @@ SMALLER = {
     "zero_shot_heatmap.py": "--device cpu --num_workers 1",
     "make_phantoms.py": "--n 12 --size 48",
     "check_data.py": "--num_workers 0",
+    "train_downstream.py": "--input_size 32 --epochs 1 --warmup_epochs 0 --bs 8 --cv 2 --num_workers 0 --device cpu "
+    "--precision fp32 --no-verbose",
     "convert_checkpoint.py": "",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
@@ -268,6 +270,39 @@ def test_phantoms_as_documented(desk, monkeypatch):
         assert any(understood(*split(command)).out.iterdir())
     assert Path("data/phantoms/images").is_dir() and Path("data/phantoms/records.csv").is_file()
     assert Path("sheet.png").is_file()
+
+
+def test_comparing_backbones_as_documented(desk, monkeypatch):
+    """The page's command word for word, on phantoms in the release's layout and tiny weights where the aliases say."""
+    import timm
+    from safetensors.torch import save_file
+
+    from data.phantom_layouts import WRITERS, fit_plan
+    from data.phantom_plan import Plan, phantoms
+    from models import backbone_names
+    from models.backbone_aliases import read_aliases
+
+    monkeypatch.chdir(desk)
+    writer = WRITERS["fracatlas"](desk / "data" / "FracAtlas", "jpeg", 5)
+    for phantom in phantoms(fit_plan("fracatlas", Plan(5, 48, "clear", (), ("normal", "fracture"))), 60):
+        writer.add(phantom)
+    writer.close()
+    network = timm.create_model("resnet10t", num_classes=0)
+    save_file(network.state_dict(), desk / "models" / "resnet10t.safetensors")
+    tiny = {"weights": desk / "models" / "resnet10t.safetensors", "architecture": "resnet10t"}
+    places = {"skelex": {"weights": desk / "models" / "skelex"}, "resnet-101": tiny}
+    known = read_aliases()
+    known |= {name: dataclasses.replace(known[name], **changes) for name, changes in places.items()}
+    monkeypatch.setattr(backbone_names, "read_aliases", lambda path: known)
+    commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/train_downstream.py"]
+    assert len(commands) == 1 and run(commands[0], monkeypatch) == 0
+    out = Path("runs/fracatlas")
+    section = README.split("| in OUTDIR/DATA | |")[1].split("\n## ")[0]
+    assert len(named_files(section)) >= 8
+    for name in named_files(section):
+        for backbone in places:
+            place = name.replace("BACKBONE", backbone).replace("foldK", "fold1")
+            assert "COLUMN" in name or (out / place).exists(), place
 
 
 def test_other_commands_are_accounted_for(tmp_path):
