@@ -223,10 +223,13 @@ def test_heat_maps_meet_a_full_disk_at_each_of_their_files(tmp_path):
     assert {Path(name.rstrip("+")).suffix for name in names} == {
         ".json", ".jsonl", ".npz", ".npy", ".png", ".svg", ".jpg", ".csv", ".html"
     }  # fmt: skip
+    drawn = [name for name in names if Path(name).parent != Path(".") and Path(name).suffix in (".png", ".jpg", ".svg")]
+    assert len(drawn) >= 4
     for target in [*names, "records.jsonl"]:
         status, told = spoken(watched(heat_maps(tmp_path, out), out, full_from(target)))
         assert status == [2], f"{target}: {told}"
-        assert_said(told, target, "records.jsonl")  # of the radiograph before, which is noted while threads write
+        beside = [name for name in names if target in drawn and name in drawn]  # threads write them at the same time
+        assert_said(told, target, "records.jsonl", *beside)  # records.jsonl: of the radiograph before
         assert_whole(out)
     assert spoken(heat_maps(tmp_path, out))[0] == [0]
     for path in (p for p in whole.rglob("*") if p.is_file() and p.name not in ("index.html", "records.jsonl")):
