@@ -62,6 +62,23 @@ def near_duplicate_groups(
     return groups_of(paths, looks, distance=distance, hints=hints, hint_distance=hint_distance)
 
 
+def patients_with_copies(patients: Sequence[str], sha256: Sequence[str]) -> list[str]:
+    """The patient of each radiograph, where patients that share the same file are one, by the first name of them all:
+    a copy under another patient's name would be on two sides of a split."""
+    first: dict[str, str] = {}  # patient -> another of the same, up to the first by name
+    found: dict[str, str] = {}
+
+    def root(patient: str) -> str:
+        while first.get(patient, patient) != patient:
+            patient = first[patient]
+        return patient
+
+    for patient, content in zip(patients, sha256):
+        one, other = sorted((root(patient), root(found.setdefault(content, patient))))
+        first[other] = one
+    return [root(patient) for patient in patients]
+
+
 def look_at(
     paths: Iterable[str | Path],
     *,

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -18,17 +19,18 @@ _TOLD = (UnreadableRadiograph, DiskFull)
 
 
 def step_batches(
-    dataset: Dataset, plan: Plan, *, seed: int, rank: int, num_workers: int, pin_memory: bool = False
-) -> Callable[[int], Iterable[dict]]:
+    dataset: Dataset, plan: Plan, *, seed: int, rank: int, num_workers: int, pin_memory: bool = False,
+    shares: np.ndarray | None = None,
+) -> Callable[[int], Iterable[dict]]:  # fmt: skip
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
-    One set of workers serves the whole run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph
-    and DiskFull as the data set raised them. A worker that is stuck is given up before the other processes lose their
-    patience.
+    `shares`: see `StepSampler`. One set of workers serves the whole run, across epochs; closing the iterator ends them.
+    Raises UnreadableRadiograph and DiskFull as the data set raised them. A worker that is stuck is given up before the
+    other processes lose their patience.
     """
 
     def from_step(start: int) -> Iterable[dict]:
-        return _batches(dataset, StepSampler(plan, seed, rank, start), num_workers, pin_memory)
+        return _batches(dataset, StepSampler(plan, seed, rank, start, shares), num_workers, pin_memory)
 
     return from_step
 

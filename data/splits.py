@@ -126,6 +126,24 @@ def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: 
     return rows[np.isin(patients, chosen)]
 
 
+def few_shots(records: pd.DataFrame, task: Task, rows: np.ndarray, shots: int, *, seed: str = "") -> np.ndarray:
+    """`shots` of the training `rows` of each class (of a regression: in all), drawn by `seed`; row numbers, ascending.
+
+    Of different patients as long as there are enough, then second radiographs of the same ones. Nested: fewer shots are
+    among more. A class with fewer rows than that gives all it has. It is the same for every backbone.
+    """
+    if shots < 1:
+        raise ValueError(f"{shots} shots: at least 1 is needed")
+    table = records.iloc[np.asarray(rows)][["patient", "image"]].astype(str)
+    table["row"] = rows
+    table["label"] = 0 if task.kind == "regression" else records["target"].iloc[rows]
+    table = table.sort_values(["patient", "image"])
+    place = table.groupby("patient").cumcount().astype(str)  # where the files are must not matter
+    table = table.iloc[_hash_order((table["patient"] + "/" + place).to_numpy(), f"{seed}/shots")]
+    turn = table.groupby(["patient", "label"]).cumcount().to_numpy()
+    return np.sort(table.iloc[np.argsort(turn, kind="stable")].groupby("label").head(shots)["row"].to_numpy())
+
+
 def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Rows with a target, their patients, and a notice about the others."""
     require_columns("the records", records, ["image", "target", "patient"])

@@ -3,6 +3,8 @@
 Every fold of a backbone predicts its own validation radiographs and the one test set. Reported are the mean and SD of
 the folds' test scores, and the scores of the ensemble (the mean of the folds' predictions) with 95 % intervals from
 resampling patients of the test set. The SD shows what training varies, the interval what other patients would.
+Where folds learn from draws of a few labels (`TestSet.single`), an ensemble would have seen the labels of all draws:
+there the interval is that of the mean score of the folds.
 
 R radiographs of the test set, V of a fold's validation set, C classes; predictions as in `evaluation.metrics`.
 """
@@ -19,7 +21,7 @@ from evaluation.agreement import bland_altman, study_kappa
 from evaluation.calibration import brier_score, expected_calibration_error, fit_temperature, scaled_probabilities
 from evaluation.comparison import compare_metrics, corrected_t_test, delong_test, holm
 from evaluation.intervals import Interval, metric_intervals
-from evaluation.metrics import metric_values
+from evaluation.metrics import Runs, metric_values
 from evaluation.subgroups import subgroup_table
 
 MAIN = {"binary": "auroc", "multiclass": "auroc", "regression": "mae"}
@@ -49,6 +51,7 @@ class TestSet:
     specificity: float = 0.95
     seed: int = 0
     draws: int = 2000
+    single: bool = False  # a fold is judged alone, never the ensemble
 
     def options(self) -> dict[str, Any]:
         """Keywords of the metrics."""
@@ -60,35 +63,44 @@ class TestSet:
 
 
 def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
-    """Figures of one backbone: "folds" (metrics of each), "mean", "sd", "ensemble" (estimate, low, high, reason of each
-    metric), "calibration" (before and after temperature scaling), "studies" and "agreement" where there are such."""
+    """Figures of one backbone: "folds" (metrics of each), "mean", "sd", "estimate" (value, low, high, reason of each
+    metric, of what "of" says), "calibration" (before and after temperature scaling), "studies" and "agreement" where
+    there are such."""
     each = [
         {name: value.value for name, value in metric_values(test.kind, test.target, fold.test, classes=test.classes,
                                                             **test.options()).items()}
         for fold in folds
     ]  # fmt: skip
     names = list(each[0])
-    together = ensemble(folds)
+    judged = predictions(folds, test)
     intervals = metric_intervals(
-        test.kind, test.target, together, test.patients, generator=test.generator("ensemble"), draws=test.draws,
+        test.kind, test.target, judged, test.patients, generator=test.generator("ensemble"), draws=test.draws,
         classes=test.classes, **test.options(),
     )  # fmt: skip
     result: dict[str, Any] = {
         "folds": [scores | fold.facts for scores, fold in zip(each, folds)],
         "mean": {name: float(np.mean([scores[name] for scores in each])) for name in names},
         "sd": {name: _sd([scores[name] for scores in each]) for name in names},
-        "ensemble": {name: told(interval) for name, interval in intervals.items()},
+        "of": "mean of the folds" if test.single else "ensemble",
+        "estimate": {name: told(interval) for name, interval in intervals.items()},
     }
+    if test.single:
+        return result
     if test.kind == "regression":
-        agreement = bland_altman(test.target, together)
+        agreement = bland_altman(test.target, judged)
         limits = {name: told(getattr(agreement, name)) for name in ("bias", "low", "high")}
         result["agreement"] = limits | {"sd": agreement.sd}
     else:
         result["calibration"] = calibration(folds, test)
     if test.studies is not None and test.kind != "regression":
-        kappa = study_kappa(test.kind, test.target, together, test.studies)
+        kappa = study_kappa(test.kind, test.target, judged, test.studies)
         result["studies"] = {"kappa": kappa.value, "reason": kappa.reason}
     return result
+
+
+def predictions(folds: Sequence[FoldPredictions], test: TestSet) -> np.ndarray | Runs:
+    """What is judged: the ensemble, or each fold alone."""
+    return Runs(fold.test for fold in folds) if test.single else ensemble(folds)
 
 
 def ensemble(folds: Sequence[FoldPredictions]) -> np.ndarray:
@@ -125,20 +137,21 @@ def logits_of(kind: str, probabilities: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p) if kind == "binary" else np.log(p)
 
 
-def compare(predictions: dict[str, list[FoldPredictions]], test: TestSet, train_size: int) -> list[dict[str, Any]]:
-    """Every two backbones by the main metric: ensemble difference with its interval and p (DeLong with patients as
-    clusters for a binary task, else the paired bootstrap), and the corrected t-test over folds; p also by Holm.
+def compare(studies: dict[str, list[FoldPredictions]], test: TestSet, train_size: int) -> list[dict[str, Any]]:
+    """Every two backbones by the main metric: difference with its interval and p (DeLong with patients as clusters for
+    the ensembles of a binary task, else the paired bootstrap), and the corrected t-test over folds; p also by Holm.
 
     `train_size`: radiographs that a fold trains on.
     """
     rows, main = [], MAIN[test.kind]
-    for first, second in itertools.combinations(predictions, 2):
-        mine, other = predictions[first], predictions[second]
-        if test.kind == "binary":
-            found = delong_test(test.target, ensemble(mine), ensemble(other), test.patients)
+    for first, second in itertools.combinations(studies, 2):
+        mine, other = studies[first], studies[second]
+        pair = predictions(mine, test), predictions(other, test)
+        if test.kind == "binary" and not test.single:
+            found = delong_test(test.target, *pair, test.patients)
         else:
             found = compare_metrics(
-                test.kind, test.target, ensemble(mine), ensemble(other), test.patients, draws=max(test.draws, 10),
+                test.kind, test.target, *pair, test.patients, draws=max(test.draws, 10),
                 generator=test.generator(first, second), **test.options(),
             )[main]  # fmt: skip
         scores = [
@@ -161,9 +174,9 @@ def compare(predictions: dict[str, list[FoldPredictions]], test: TestSet, train_
 
 
 def by_subgroup(folds: Sequence[FoldPredictions], test: TestSet, column: Sequence):
-    """The ensemble's metrics in each part of a column of the test radiographs: see `subgroup_table`."""
+    """The metrics in each part of a column of the test radiographs: see `subgroup_table`."""
     return subgroup_table(
-        test.kind, test.target, ensemble(folds), column, test.patients, seed=test.seed, draws=test.draws,
+        test.kind, test.target, predictions(folds, test), column, test.patients, seed=test.seed, draws=test.draws,
         classes=test.classes, **test.options(),
     )  # fmt: skip
 

@@ -56,7 +56,7 @@ def curve_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | Pictu
             lines = []
             for study in several:
                 folds = finite_folds(study)
-                value = study.summary["ensemble"][metric]["value"]
+                value = study.summary["estimate"][metric]["value"]
                 label = f"{figures.fitted(study.name, 210, 12)}  {number(value)}"
                 line = curve(page.test.target, ensemble(folds))
                 if kind == "pr":  # in steps, from the first recall above 0 on

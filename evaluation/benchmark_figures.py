@@ -28,15 +28,17 @@ def plain(text: object, width: float = 230) -> str:
 
 
 def interval_picture(
-    names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str
-) -> bytes:
-    """Ensemble (value, low, high) of each study as a square with its interval, the folds as small rings below."""
+    names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str,
+    of: str = "ensemble",
+) -> bytes:  # fmt: skip
+    """The estimate of each study (value, low, high; `of` says of what) as a square with its interval, the folds as
+    small rings below."""
     figure, axis = _axes(5.4, 1.1 + 0.44 * len(names))
     for place, (each, (value, low, high)) in enumerate(zip(folds, intervals)):
         colour = COLOURS[0]
         if not math.isnan(low):
             axis.plot([low, high], [place, place], color=colour, lw=2)
-        axis.plot([value], [place], "s", color=colour, ms=7, label="ensemble, 95 % interval" if not place else None)
+        axis.plot([value], [place], "s", color=colour, ms=7, label=f"{of}, 95 % interval" if not place else None)
         axis.plot(each, [place + 0.24] * len(each), "o", mfc="none", color=COLOURS[1], ms=5,
                   label=None if place else "folds")  # fmt: skip
     axis.set_yticks(range(len(names)), [plain(name) for name in names])
@@ -155,10 +157,12 @@ def agreement_picture(found: BlandAltman, title: str, unit: str) -> bytes:
     return _png(figure)
 
 
-def label_picture(lines: dict[str, list[tuple[float, float, float, float]]], label: str) -> bytes:
-    """The metric of the ensemble with its interval against the share of labels (fraction, value, low, high)."""
+def label_picture(
+    lines: dict[str, list[tuple[float, float, float, float]]], label: str, names: dict[float, str]
+) -> bytes:
+    """A metric with its interval against how many labels were learnt from: points (labels, value, low, high) of each
+    line; `names` says what a number of labels is called."""
     figure, axis = _axes(5.4, 4.2)
-    fractions = sorted({point[0] for points in lines.values() for point in points})
     for number, (name, points) in enumerate(lines.items()):
         x, value, low, high = np.array(sorted(points)).T
         x = x * 1.03 ** (number - (len(lines) - 1) / 2)  # side by side
@@ -166,9 +170,9 @@ def label_picture(lines: dict[str, list[tuple[float, float, float, float]]], lab
         axis.errorbar(x, value, error, ls=DASHES[number % len(DASHES)], marker="osD^v"[number % 5], ms=5, capsize=3,
                       color=COLOURS[number % len(COLOURS)], label=plain(name, 300))  # fmt: skip
     axis.set_xscale("log")
-    axis.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions])
+    axis.set_xticks(list(names), list(names.values()))
     axis.set_xticks([], minor=True)
-    axis.set(xlabel="labelled patients learnt from", ylabel=plain(label))
+    axis.set(xlabel="labels learnt from", ylabel=plain(label))
     axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0))
     return _png(figure)
 

@@ -21,11 +21,14 @@ WORDS = {
 
 @dataclasses.dataclass
 class Study:
-    """One backbone at one share of labels: `summary` as by `summarise`, `subgroups` column -> `by_subgroup`."""
+    """One backbone with some of the labels: `summary` as by `summarise`, `subgroups` column -> `by_subgroup`.
+
+    `labels`: the share of the training patients, or with `TestSet.single` how many shots.
+    """
 
     name: str
     backbone: str
-    fraction: float
+    labels: float
     folds: Sequence[FoldPredictions]
     summary: dict[str, Any]
     subgroups: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
@@ -65,8 +68,8 @@ def ranked(page: BenchmarkPage) -> list[Study]:
     sign = 1 if main in SMALLER_IS_BETTER else -1
 
     def order(study: Study):
-        value = study.summary["ensemble"][main]["value"]
-        return -study.fraction, math.isnan(value), 0 if math.isnan(value) else sign * value, study.name
+        value = study.summary["estimate"][main]["value"]
+        return -study.labels, math.isnan(value), 0 if math.isnan(value) else sign * value, study.name
 
     return sorted(page.studies, key=order)
 
@@ -79,10 +82,10 @@ def better_of(row: dict[str, Any]) -> str:
 
 
 def winners(page: BenchmarkPage) -> set[str]:
-    """Studies that beat every other one of the same share of labels in the paired comparison."""
+    """Studies that beat every other one with as many labels in the paired comparison."""
     found = set()
     for study in page.studies:
-        others = {other.name for other in page.studies if other.fraction == study.fraction} - {study.name}
+        others = {other.name for other in page.studies if other.labels == study.labels} - {study.name}
         beaten = {
             ({row["first"], row["second"]} - {study.name}).pop()
             for row in page.comparisons
@@ -91,6 +94,13 @@ def winners(page: BenchmarkPage) -> set[str]:
         if others and others <= beaten:
             found.add(study.name)
     return found
+
+
+def labels_text(page: BenchmarkPage, labels: float) -> str:
+    """How many labels were learnt from: "10 %", or "5 shots"."""
+    if page.test.single:
+        return f"{labels:g}{SPACE}shot" + "s" * (labels != 1)
+    return f"{100 * labels:g}{SPACE}%"
 
 
 def finite_folds(study: Study) -> list[FoldPredictions]:

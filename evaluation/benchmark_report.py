@@ -14,12 +14,12 @@ from evaluation import benchmark_figures as figures
 from evaluation.benchmark import MAIN
 from evaluation.benchmark_page import (
     SIGNIFICANT,
-    SPACE,
     BenchmarkPage,
     Study,
     better_of,
     cell,
     interval_text,
+    labels_text,
     mean_text,
     number,
     p_text,
@@ -40,40 +40,45 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     if not page.studies:
         raise ValueError("a page of results needs at least one study whose folds are all there")
     shown = ranked(page)
-    detailed = [study for study in shown if study.fraction == shown[0].fraction]
+    detailed = [study for study in shown if study.labels == shown[0].labels]
     parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
     parts += _comparisons(page) + _labels(page, shown)
-    if page.test.kind == "regression":
+    if page.test.single:
+        pass  # the details are those of ensembles
+    elif page.test.kind == "regression":
         parts += details.agreement_parts(page, detailed)
     else:
         parts += details.curve_parts(page, detailed) if page.test.kind == "binary" else []
         parts += details.confusion_parts(page, detailed) + details.calibration_parts(page, detailed)
-    parts += _subgroups(page, shown) + details.error_parts(page, detailed)
+    parts += _subgroups(page, shown) + ([] if page.test.single else details.error_parts(page, detailed))
     parts += [_over_folds(page, shown), *_folds(page, shown), *_audit(page), *_augmented(page)]
     write_page(path, page.title, page.lead, page.counts, parts, page.settings)
 
 
 def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
     main, best = MAIN[page.test.kind], winners(page)
-    names = [main, *(name for name in studies[0].summary["ensemble"] if name != main)]
+    names = [main, *(name for name in studies[0].summary["estimate"] if name != main)]
     kappa = [study for study in studies if "studies" in study.summary]
-    several = len({study.fraction for study in studies}) > 1
-    columns = ["study", *["labels"] * several, f"{word(page, main)}: ensemble (95\u00a0%)", "folds: mean (SD)"]
+    several = len({study.labels for study in studies}) > 1
+    columns = ["study", *["labels"] * several, f"{word(page, main)}: {_of(page)} (95\u00a0%)", "folds: mean (SD)"]
     columns += [f"{word(page, name)} (95\u00a0%)" for name in names[1:]] + ["kappa of studies"] * bool(kappa)
     rows, reasons = [], []
     for study in studies:
-        found = study.summary["ensemble"]
+        found = study.summary["estimate"]
         row = [study.name + " (better than all others)" * (study.name in best),
-               *[f"{100 * study.fraction:g}{SPACE}%"] * several,
+               *[labels_text(page, study.labels)] * several,
                interval_text(found[main]), mean_text(study.summary, main)]  # fmt: skip
         row += [interval_text(found[name]) for name in names[1:]]
         if kappa:
             row.append(number(study.summary.get("studies", {}).get("kappa", math.nan)))
         rows.append(row)
         reasons += [found[name]["reason"] for name in names]
-    note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval from resampling its "
-            "patients. Mean and SD: of the folds' own scores on the same test set; the SD shows what training varies, "
-            "the interval what other patients would. ")  # fmt: skip
+    if page.test.single:
+        note = "Each fold learns from a draw of its own. Mean and SD: of the folds' scores on the same test set; the "
+    else:
+        note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval from resampling "
+                "its patients. Mean and SD: of the folds' own scores on the same test set; the ")  # fmt: skip
+    note += "SD shows what training varies, the interval what other patients would. "
     if len(studies) > 1:
         note += "Best first. The order proves nothing: "
         note += "which one is better than all others is shown by the paired comparisons below. " if best else (
@@ -86,8 +91,9 @@ def _overview(page: BenchmarkPage, studies: list[Study]) -> Pictures:
     data = figures.interval_picture(
         [study.name for study in studies],
         [[fold[main] for fold in study.summary["folds"] if not math.isnan(fold[main])] for study in studies],
-        [three(study.summary["ensemble"][main]) for study in studies],
+        [three(study.summary["estimate"][main]) for study in studies],
         word(page, main),
+        _of(page),
     )
     way = "smaller" if main in SMALLER_IS_BETTER else "larger"
     return Pictures(f"{word(page, main)} at a glance", [Picture(data_uri(data), width=540)], f"The {way} the better.")
@@ -103,7 +109,8 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
         verdict = f"{better} is better" if better else "no difference shown"
         rows.append([f"{row['first']} less {row['second']}", interval_text(difference, signed=True), p_text(row["p"]),
                      p_text(row["p_holm"]), p_text(row["p_folds"]), p_text(row["p_folds_holm"]), verdict])  # fmt: skip
-    test = "DeLong's test with patients as clusters" if page.test.kind == "binary" else "the paired bootstrap"
+    delong = page.test.kind == "binary" and not page.test.single
+    test = "DeLong's test with patients as clusters" if delong else "the paired bootstrap"
     return [
         Table(
             "Comparisons",
@@ -112,22 +119,29 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
                 "p over folds", "p over folds (Holm)", "reads as",
             ),
             rows,
-            f"Ensembles on the same test radiographs by {test}; over folds by the t-test corrected for shared training "
-            f"data. Holm's p allows for the number of comparisons at one share of labels; below {SIGNIFICANT:g} it "
-            "counts. " + told([row["reason"] for row in page.comparisons]),
+            f"{_of(page).capitalize()} on the same test radiographs by {test}; over folds by the t-test corrected for "
+            f"shared training data. Holm's p allows for the number of comparisons with as many labels; below "
+            f"{SIGNIFICANT:g} it counts. " + told([row["reason"] for row in page.comparisons]),
         )
     ]  # fmt: skip
 
 
 def _labels(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
-    if len({study.fraction for study in studies}) < 2:
+    if len({study.labels for study in studies}) < 2:
         return []
     main, lines = MAIN[page.test.kind], {}
     for study in studies:
-        lines.setdefault(study.backbone, []).append((study.fraction, *three(study.summary["ensemble"][main])))
-    data = figures.label_picture(lines, word(page, main))
-    note = "Ensemble with its 95 % interval; the patients of a smaller share are among those of a larger one. " \
-           "The parts below look at the studies with most labels."  # fmt: skip
+        lines.setdefault(study.backbone, []).append((study.labels, *three(study.summary["estimate"][main])))
+    names = {labels: labels_text(page, labels) for labels in sorted({study.labels for study in studies})}
+    data = figures.label_picture(lines, word(page, main), names)
+    note = f"{_of(page).capitalize()} with its 95 % interval; "
+    note = f"{_of(page).capitalize()} with its 95 % interval; "
+    if page.test.single:
+        each = "" if page.test.kind == "regression" else " of each class"
+        note += f"shots are labelled radiographs{each}, the fewer among the more."
+    else:
+        note += "the patients of a smaller share are among those of a larger one. The parts below look at the " \
+                "studies with most labels."  # fmt: skip
     return [Pictures("Label efficiency", [Picture(data_uri(data), width=540)], note)]
 
 
@@ -165,12 +179,17 @@ def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
                          *(interval_text(one.loc[part]) for one in found)])  # fmt: skip
             reasons += [f"{part}: {first['reason']}" if first["reason"] else ""]
         more = len(found[0]) - len(rows)
-        note = f"{word(page, main)} of the ensemble (95\u00a0%) on parts of the test set; a difference between two " \
-               "parts can be chance. "  # fmt: skip
+        note = f"{word(page, main)} of the {_of(page)} (95\u00a0%) on parts of the test set; a difference between " \
+               "two parts can be chance. "  # fmt: skip
         note += f"{more} more parts are in the files STUDY_by_{column}.csv. " if more else ""
         head = ("part", "radiographs", "patients", *(study.name for study in having))
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
     return tables
+
+
+def _of(page: BenchmarkPage) -> str:
+    """What the intervals are about."""
+    return "mean of the folds" if page.test.single else "ensemble"
 
 
 def _audit(page: BenchmarkPage) -> list[Table]:

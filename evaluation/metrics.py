@@ -6,6 +6,8 @@ and rows where they are NaN do not count. A class is decided at 0.5, or where th
 
 The functions on arrays take `weights` [D, R], how often each row is in a draw, and return one number for each draw; a
 row of weight 2 counts as two rows. What is undefined is NaN, never 0: `metric_values` says why.
+
+`Runs` of predictions go wherever predictions go: the metric is the mean of what each run scores.
 """
 
 import math
@@ -23,6 +25,19 @@ class Value(NamedTuple):
 
     value: float
     reason: str = ""
+
+
+class Runs(tuple):
+    """Predictions of several runs for the same rows, each [R] or [R, C], whose scores are averaged: the expected score
+    of one run. (The mean of their predictions, an ensemble, scores better than any of them.)"""
+
+    def __getitem__(self, rows):
+        return Runs(np.asarray(run)[rows] for run in self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each run."""
+        return np.shape(next(iter(self)))
 
 
 def metric_values(
@@ -59,6 +74,9 @@ def metrics(
     balanced_accuracy and f1; `ordinal` grades also have quadratic_kappa and grade_error, the mean number of grades
     between decision and truth. Regression: mae, rmse, r2. A class that is not among the targets is left out of a mean.
     """
+    if isinstance(predicted, Runs):
+        each = [metrics(kind, target, run, weights, specificity=specificity, ordinal=ordinal) for run in predicted]
+        return {name: np.mean([found[name] for found in each], axis=0) for name in each[0]}
     weights = _weights(weights, len(target))
     if kind == "regression":
         return {"mae": mean_absolute_error(target, predicted, weights),
@@ -112,6 +130,9 @@ def known_rows(
     kind: str, target: np.ndarray, predicted: np.ndarray, *, probabilities: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows with a target, in float64. ValueError: shapes, targets or predictions that cannot be."""
+    if isinstance(predicted, Runs):
+        each = [known_rows(kind, target, run, probabilities=probabilities) for run in predicted]
+        return each[0][0], Runs(run for _, run in each)
     target, predicted = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}; choices {', '.join(KINDS)}")

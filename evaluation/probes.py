@@ -66,9 +66,11 @@ TEMPERATURE = 0.07  # of the neighbours' votes, as in DINO
 
 
 def chosen_linear_probe(
-    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
-    """A linear model on standardised features, its L2 penalty chosen on the validation rows.
+    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1,
+    balanced: bool = False,
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:  # fmt: skip
+    """A linear model on standardised features, its L2 penalty chosen on the validation rows. `balanced`: all classes
+    count the same in its loss.
 
     Returns (predict, facts): `predict(features [R, D])` gives probabilities [R] or [R, outputs], or values [R]; facts
     are the penalty and the validation score. A class without training rows has probability 0.
@@ -85,15 +87,12 @@ def chosen_linear_probe(
             return lambda features: model.predict(scaler.transform(features).astype(np.float64))
         # the second is quicker, but its matrix grows with the square of features x classes
         solver = "lbfgs" if kind == "multiclass" else "newton-cholesky"
-        model = LogisticRegression(C=1 / strength, solver=solver, max_iter=500)
+        model = LogisticRegression(
+            C=1 / strength, solver=solver, max_iter=500, class_weight="balanced" if balanced else None
+        )
         model.fit(scaled, target.astype(int))
 
-        def predict(features: np.ndarray) -> np.ndarray:
-            found = np.zeros((len(features), max(outputs, 2)))
-            found[:, model.classes_] = model.predict_proba(scaler.transform(features).astype(np.float64))
-            return found[:, 1] if kind == "binary" else found
-
-        return predict
+        return lambda features: _probabilities(kind, model, scaler.transform(features).astype(np.float64), outputs)
 
     if kind != "regression" and len(np.unique(target)) < 2:
         raise ValueError("a linear probe needs two classes among its training radiographs")
@@ -102,12 +101,16 @@ def chosen_linear_probe(
 
 
 def chosen_neighbour_probe(
-    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
+    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1,
+    balanced: bool = False,
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:  # fmt: skip
     """Nearest neighbours by cosine similarity s, each with the weight exp(s / 0.07) (DINO, arXiv 2104.14294, appendix
-    F.2); their number is chosen on the validation rows. Returns as `chosen_linear_probe`."""
+    F.2); their number is chosen on the validation rows. `balanced`: a vote counts less the more rows its class has.
+    Returns as `chosen_linear_probe`."""
     unit = train / np.linalg.norm(train, axis=1, keepdims=True).clip(1e-12)
     votes = target[:, None] if kind == "regression" else np.eye(max(outputs, 2))[target.astype(int)]
+    if balanced:
+        votes = votes * (len(votes) / votes.sum(0).clip(1))
 
     def predictor(count: int) -> Callable[[np.ndarray], np.ndarray]:
         def of_block(features: np.ndarray) -> np.ndarray:
@@ -115,7 +118,8 @@ def chosen_neighbour_probe(
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
             near = np.take_along_axis(similarity, nearest, 1)
             weights = np.exp((near - near[:, :1]) / TEMPERATURE)
-            found = (weights[..., None] * votes[nearest]).sum(1) / weights.sum(1, keepdims=True)
+            found = (weights[..., None] * votes[nearest]).sum(1)
+            found /= weights.sum(1, keepdims=True) if kind == "regression" else found.sum(1, keepdims=True)
             return found if kind == "multiclass" else found[:, -1]
 
         def predict(features: np.ndarray) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
@@ -125,6 +129,40 @@ def chosen_neighbour_probe(
 
     tried = {count: predictor(count) for count in NEIGHBOURS if count <= len(train)}
     return _best(kind, tried, val, val_target, "neighbours")
+
+
+def few_shot_probe(
+    kind: str, train: np.ndarray, target: np.ndarray, unlabelled: np.ndarray, outputs: int = 1
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A linear model from a few labels: logistic regression (or ridge) with penalty 1 on features that are centred by
+    the mean of the `unlabelled` ones [U, D] and of unit length (centring: Wang et al., arXiv 1911.04623, section 3.2;
+    the classifier: Tian et al., arXiv 2003.11539, section 3.1).
+
+    Nothing is chosen on validation labels, which would be more labels than the shots (Perez et al., arXiv 2105.11447).
+    Returns `predict` as `chosen_linear_probe`. ValueError for one class only.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    centre = unlabelled.mean(0, dtype=np.float64)
+
+    def prepared(features: np.ndarray) -> np.ndarray:
+        moved = features - centre
+        return moved / np.linalg.norm(moved, axis=1, keepdims=True).clip(1e-12)
+
+    if kind == "regression":
+        ridge = Ridge(1.0).fit(prepared(train), target)
+        return lambda features: ridge.predict(prepared(features))
+    if len(np.unique(target)) < 2:
+        raise ValueError("few shots: a linear model needs two classes among its training radiographs")
+    model = LogisticRegression(max_iter=1000).fit(prepared(train), target.astype(int))
+    return lambda features: _probabilities(kind, model, prepared(features), outputs)
+
+
+def _probabilities(kind: str, model, features: np.ndarray, outputs: int) -> np.ndarray:
+    """[R] or [R, outputs] of a fitted classifier; 0 for a class that it has not seen."""
+    found = np.zeros((len(features), max(outputs, 2)))
+    found[:, model.classes_] = model.predict_proba(features)
+    return found[:, 1] if kind == "binary" else found
 
 
 def _best(kind: str, tried: dict, val: np.ndarray, val_target: np.ndarray, name: str) -> tuple[Callable, dict]:

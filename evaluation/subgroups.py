@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.intervals import metric_intervals
+from evaluation.metrics import Runs
 
 MOST_PARTS = 8  # distinct numbers that are parts of their own; more are cut into quarters
 FEWEST = 10  # radiographs below which a part has no value
@@ -51,7 +52,8 @@ def subgroup_table(
     Rows without a target do not count. A part with less than `fewest` radiographs, or of one class, has NaN and the
     reason. The draws of a part depend on `seed` and its name, not on what other parts there are.
     """
-    target, predicted, patients = np.asarray(target, np.float64), np.asarray(predicted), np.asarray(patients)
+    predicted = predicted if isinstance(predicted, Runs) else np.asarray(predicted)
+    target, patients = np.asarray(target, np.float64), np.asarray(patients)
     known = ~np.isnan(target)
     parts, rows = subgroups(column), []
     if not len(parts) == len(target) == len(patients):

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from models.backbone_aliases import ALIASES, Alias, read_aliases
-from training.files import read_small
+from training.files import read_small, sha256_of
 
 OURS = re.compile(r"mae_vit_\w+")  # our own architectures, see `models.mae.named_config`
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -54,6 +54,17 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
     if _REPOSITORY.fullmatch(plain) and (folder := cached_folder(plain)):
         return Source(name, None, folder)
     raise ValueError(f"backbone {name!r}: {_unknown(plain, known)}")
+
+
+def source_hash(name: str) -> str:
+    """A hash of a backbone's weight files and of what its alias says (recipe, preprocessing, pooling)."""
+    from training.run import short_hash
+
+    source = find(name)
+    weights = source.weights
+    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
+    alias = {k: v for k, v in dataclasses.asdict(source.alias).items() if k != "weights"} if source.alias else None
+    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias])
 
 
 def cached_folder(repository: str) -> Path | None:

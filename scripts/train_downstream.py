@@ -20,7 +20,13 @@ from training.cli import flag, run
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
-PROTOCOLS = ("finetune", "linear", "knn")
+CHOSEN = {
+    "finetune": "the best epoch chosen on validation",
+    "linear": "the penalty of the linear model chosen on validation",
+    "knn": "the number of neighbours chosen on validation",
+    "fewshot": "a linear model with fixed settings, so that no labels but the shots decide",
+}
+PROTOCOLS = tuple(CHOSEN)
 RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs", "drop_path")
 
 
@@ -46,13 +52,18 @@ class Config:
     warmup_epochs: float = flag(5, "linear warm-up, then cosine to 0")
     drop_path: float = flag(0.0, "stochastic depth while fine-tuning")
     input_size: int | None = flag(None, "side of the network's square input in pixels; default: the backbone's own")
-    protocol: str = flag("finetune", "finetune all weights, or linear / knn on frozen features", choices=PROTOCOLS)
+    protocol: str = flag("finetune", "finetune all weights; or on frozen features a linear model, nearest neighbours, "
+                         "or a linear model from --shots", choices=PROTOCOLS)  # fmt: skip
     label_fraction: list[float] = flag([1.0], "shares of the training patients to learn from, nested")
+    shots: list[int] = flag([1, 5, 10, 20], "for fewshot: labelled radiographs per class (of a regression: in all); "
+                            "each fold draws its own, so --cv says how often is drawn")  # fmt: skip
     split: str = flag("random", "by patient, or as the release splits it", choices=("random", "official"))
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
     fold: int | None = flag(None, "make only this fold, from 0 (for job arrays); the last one made writes the summary")
     meta_cols: list[str] = flag([], "columns of the data set to keep beside the predictions, and to score by subgroup")
     class_weight: str = flag("none", "weights of classes in the loss", choices=("none", "balanced"))
+    sampler: str = flag("shuffle", "every radiograph once an epoch, or classes equally often (with replacement)",
+                        choices=("shuffle", "balanced"))  # fmt: skip
     use_sex: bool = flag(False, "bone age: the head also sees the sex")
     specificity: float = flag(0.95, "at which the sensitivity is given")
     csv: Path | None = flag(None, "for --data csv: the table")
@@ -62,6 +73,9 @@ class Config:
         None, "for --data csv: column of the patients; without it near-duplicates are grouped"
     )
     task: str = flag("binary", "for --data csv", choices=("binary", "multiclass", "regression"))
+    unit: str = flag("", "for --data csv: of a regression's target, for tables and pictures")
+    group_distance: int | None = flag(None, "where no patients are known: most bits (of 576) in which pictures of one "
+                                      "group differ; default 58; more joins what was cut out anew")  # fmt: skip
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
@@ -101,18 +115,22 @@ class Benchmark:
         distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
         self.names = distributed.from_main(self.check_backbones)
         self.records, self.task, notices, self.root = distributed.from_main(self.read)
-        self.splits, self.hashes, more = distributed.from_main(lambda: self.make_splits(self.root))
-        self.notices = [*notices, *more]
+        if self.task.kind == "regression" and "balanced" in (c.class_weight, c.sampler):
+            flags = "--class_weight balanced" if c.class_weight == "balanced" else "--sampler balanced"
+            raise ValueError(f"{flags}: {c.data} is a regression and has no classes")
+        self.splits, self.hashes, patients, more = distributed.from_main(lambda: self.make_splits(self.root))
+        self.records = self.records.assign(patient=patients)
+        self.notices = [*notices, *more, *self.rare_classes()]
         for notice in self.notices:
             say(f"note: {notice}")
         self.tell_sizes()
         wanted = range(len(self.splits.folds)) if c.fold is None else [c.fold]
         if c.fold is not None and not 0 <= c.fold < len(self.splits.folds):
             raise ValueError(f"--fold {c.fold}: there are {len(self.splits.folds)} folds, counted from 0")
-        for fraction in c.label_fraction:
+        for labels in self.amounts():
             for backbone in c.backbones:
                 for number in wanted:
-                    if self.fold(backbone, fraction, number) == "stopped":
+                    if self.fold(backbone, labels, number) == "stopped":
                         say(f"stopped by a signal; saved. The same command continues {self.out}")
                         return 143
         distributed.from_main(self.conclude)
@@ -130,8 +148,18 @@ class Benchmark:
             raise ValueError(
                 "--data csv needs --csv TABLE" if c.csv is None else f"--csv is for --data csv, not {c.data}"
             )
-        if c.use_sex and c.data != "boneage":
-            raise ValueError(f"--use_sex is for --data boneage, not {c.data}")
+        if c.use_sex and (c.data != "boneage" or c.protocol == "knn"):
+            raise ValueError(f"--use_sex is for --data boneage and not for --protocol knn; here {c.data}, {c.protocol}")
+        if c.sampler == "balanced" and c.protocol != "finetune":
+            raise ValueError(
+                f"--sampler balanced is for --protocol finetune; for {c.protocol} use --class_weight balanced"
+            )
+        if c.protocol == "fewshot":
+            if c.label_fraction != [1.0] or c.class_weight != "none":
+                raise ValueError("--protocol fewshot learns from --shots of each class: it takes no --label_fraction "
+                                 "and no --class_weight")  # fmt: skip
+            if not c.shots or min(c.shots) < 1 or len(set(c.shots)) < len(c.shots):
+                raise ValueError(f"--shots {' '.join(map(str, c.shots))}: expected different whole numbers from 1 on")
         if c.cv < 2:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
         if c.bs < 1 or c.bs % distributed.world_size():
@@ -170,10 +198,12 @@ class Benchmark:
 
         c, kind = self.config, BENCHMARK[self.config.data]
         looking = {"cache": self.out / "looks.csv", "workers": c.num_workers, "progress": bar("looking for duplicates")}
+        looking |= {} if c.group_distance is None else {"distance": c.group_distance}
+        missing = {"keep_missing": c.on_bad_image == "skip"}  # the audit tells of them
         if c.data == "csv":
             root = c.data_root
-            records = kind.read(root, csv=c.csv, image_col=c.image_col, target_col=c.target_col,
-                                patient_col=c.patient_col, task=c.task,
+            records = kind.read(root, csv=c.csv, image_col=c.image_col, target_col=c.target_col, unit=c.unit,
+                                patient_col=c.patient_col, task=c.task, **missing,
                                 **({} if c.patient_col else looking))  # fmt: skip
             root = root or c.csv.parent
         else:
@@ -182,10 +212,10 @@ class Benchmark:
                 raise FileNotFoundError(f"--data {c.data}: no folder {root}; the README says where to get the data and "
                                         "the tree to put it in; --data_root if it is elsewhere")  # fmt: skip
             takes = inspect.signature(kind.read).parameters
-            more = {name: value for name, value in looking.items() if name in takes or "looking" in takes}
-            if "keep_missing" in takes:
-                more["keep_missing"] = c.on_bad_image == "skip"  # the audit tells of them
-            records = kind.read(root, **more)
+            if c.group_distance is not None and "looking" not in takes:
+                raise ValueError(f"--group_distance: the patients of {c.data} are known")
+            records = kind.read(root, **(looking if "looking" in takes else {}),
+                                **(missing if "keep_missing" in takes else {}))  # fmt: skip
         for column in c.meta_cols:
             if column not in records:
                 has = ", ".join(map(str, records.columns))
@@ -215,15 +245,22 @@ class Benchmark:
         return records, task, notices, root
 
     def make_splits(self, root):
-        """Main process: (splits, sha256 of each file, notices); they are made, or read from --splits, and written to
+        """Main process: (splits, sha256 of each file, patients, notices); made, or read from --splits, and written to
         splits.csv. ValueError if OUTDIR holds results of another split."""
         import tempfile
 
+        from data.duplicates import patients_with_copies
         from data.split_table import file_hashes, read_splits, write_splits
         from data.splits import grouped_splits, official_splits
 
         c = self.config
-        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        hashes, told = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256")), []
+        patients = self.records["patient"].astype(str).tolist()
+        joined = patients_with_copies(patients, hashes)
+        if joined != patients:
+            count = len(set(patients)) - len(set(joined))
+            told = [f"{count} patients hold copies of files of other patients and count as one with these"]
+            self.records = self.records.assign(patient=joined)
         if c.splits is not None:
             splits = read_splits(c.splits, self.records, root, hashes, crossing=c.split == "official")
         elif c.split == "official":
@@ -240,7 +277,7 @@ class Benchmark:
                     raise ValueError(f"{file}: the results there are of another split or other files; give another "
                                      f"--outdir, or --splits {file} to use it again")  # fmt: skip
         write_splits(file, self.records, splits, root, hashes)
-        return splits, hashes, list(splits.notices)
+        return splits, hashes, self.records["patient"], [*told, *splits.notices]
 
     def tell_sizes(self) -> None:
         fold, test = self.splits.folds[0], self.splits.test
@@ -251,41 +288,70 @@ class Benchmark:
 
     # one fold ------------------------------------------------------------------------------------------------------
 
-    def study(self, backbone: str, fraction: float) -> str:
-        """The name of a column of results: backbone, protocol and share of labels."""
+    def amounts(self) -> list[float]:
+        """How many labels: shares of the training patients, or shots."""
+        return self.config.shots if self.config.protocol == "fewshot" else self.config.label_fraction
+
+    def study(self, backbone: str, labels: float) -> str:
+        """The name of a column of results: backbone, protocol and how many labels."""
         name = self.names[backbone]
         name += "" if self.config.protocol == "finetune" else f"-{self.config.protocol}"
-        return name + ("" if fraction == 1 else f"-{fraction:g}")
+        return name + ("" if labels == 1 and self.config.protocol != "fewshot" else f"-{labels:g}")
 
-    def fold(self, backbone: str, fraction: float, number: int) -> str:
+    def fold(self, backbone: str, labels: float, number: int) -> str:
         """Train and predict one fold, unless its predictions are there already."""
+        from evaluation.benchmark_files import is_made
         from training import distributed
 
-        study = self.study(backbone, fraction)
-        identity = distributed.from_main(lambda: self.identity(backbone, fraction, number))
-        file = self.out / "predictions" / study / f"fold{number}.csv"
+        study = self.study(backbone, labels)
+        identity = distributed.from_main(lambda: self.identity(backbone, labels, number))
+        file = self.file_of(study, number)
         training = self.out / study / f"fold{number}"
         if distributed.from_main(lambda: is_made(file, identity)):
             distributed.from_main(lambda: forget_training(training))
             return "there"
-        fold = self.splits.folds[number]
-        train = self.few(fold.train, fraction)
+        train = self.few(number, labels)
         say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
         make = self.finetuned if self.config.protocol == "finetune" else self.probed
-        made = make(backbone, number, train, fold.val, training, identity)
+        made = make(backbone, number, train, self.splits.folds[number].val, training, identity)
         if made == "stopped":
             return "stopped"
-        distributed.from_main(lambda: self.write_predictions(file, fold, made, identity))
+        distributed.from_main(lambda: self.write_predictions(file, number, made, identity))
         distributed.from_main(lambda: forget_training(training))
         return "made"
 
-    def few(self, rows, fraction: float):
-        from data.splits import label_subset
+    def rare_classes(self) -> list[str]:
+        """Notices of classes that have fewer training radiographs than shots are asked for."""
+        c, target = self.config, self.records["target"].to_numpy(float)
+        if c.protocol != "fewshot":
+            return []
+        trains = [target[fold.train] for fold in self.splits.folds]
+        if self.task.kind == "regression":
+            least = {"the data": min(map(len, trains))}
+        else:
+            names = self.task.classes or ("0", "1")
+            least = {
+                f"class {name!r}": min(int((one == label).sum()) for one in trains) for label, name in enumerate(names)
+            }
+        return [f"{name} has {count} training radiographs in a fold: it gives all for more shots"
+                for name, count in least.items() if count < max(c.shots)]  # fmt: skip
 
-        return label_subset(self.records, self.task, rows, fraction, seed=self.config.seed)
+    def file_of(self, study: str, number: int) -> Path:
+        """Where the predictions of a fold are."""
+        return self.out / "predictions" / study / f"fold{number}.csv"
 
-    def identity(self, backbone: str, fraction: float, number: int) -> dict:
+    def few(self, number: int, labels: float):
+        """The rows that fold `number` learns from."""
+        from data.splits import few_shots, label_subset
+
+        rows, seed = self.splits.folds[number].train, self.config.seed
+        if self.config.protocol == "fewshot":
+            return few_shots(self.records, self.task, rows, labels, seed=f"{seed}/{number}")
+        return label_subset(self.records, self.task, rows, labels, seed=seed)
+
+    def identity(self, backbone: str, labels: float, number: int) -> dict:
         """What decides the predictions of a fold: flags, content of files, targets, weights and what its alias says."""
+        from models.backbone_names import source_hash
         from training.run import short_hash
 
         c, fold, columns = self.config, self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
@@ -294,12 +360,12 @@ class Benchmark:
             for rows in (fold.train, fold.val, self.splits.test)
         ]
         if backbone not in self.sources:
-            self.sources[backbone] = source_of(backbone)
+            self.sources[backbone] = source_hash(backbone)
         free = {"backbones", "data_root", "outdir", "num_workers", "splits", "fold", "meta_cols", "on_bad_image",
-                "cache_gb", "device", "verbose", "specificity", "label_fraction", "cv", "test_split", "split",
+                "cache_gb", "device", "verbose", "specificity", "label_fraction", "shots", "cv", "test_split", "split",
                 "csv", "image_col", "target_col", "patient_col"}  # fmt: skip
         fixed = {key: value for key, value in asdict(c).items() if key not in free}
-        return fixed | {"backbone": backbone, "weights": self.sources[backbone], "fraction": fraction,
+        return fixed | {"backbone": backbone, "weights": self.sources[backbone], "labels": labels,
                         "precision": self.precision, "split": short_hash(sides), "fold": number}  # fmt: skip
 
     def prepared(self, backbone: str, number: int):
@@ -346,6 +412,8 @@ class Benchmark:
 
     def finetuned(self, backbone: str, number: int, train, val, training: Path, identity: dict):
         """All weights are trained, in the run folder `training`; returns {"val", "test", "facts"} or "stopped"."""
+        import numpy as np
+
         from data.loader import step_batches
         from data.transforms import RotateFlipJitter
         from evaluation.metrics import score
@@ -363,9 +431,11 @@ class Benchmark:
         network, preprocessing, recipe = self.prepared(backbone, number)
         target = self.records["target"].to_numpy(float)[train]
         spread = (target.mean(), target.std() or 1.0) if task.kind == "regression" else (0.0, 1.0)
-        weights = None
-        if c.class_weight == "balanced" and task.kind != "regression":
-            weights = balanced_weights(target.tolist(), max(task.outputs, 2))
+        weights = shares = None
+        if "balanced" in (c.class_weight, c.sampler):
+            each_class = balanced_weights(target.tolist(), max(task.outputs, 2))
+            weights = each_class if c.class_weight == "balanced" else None
+            shares = np.take(each_class, target.astype(int)) if c.sampler == "balanced" else None
         model = Supervised(network, task.kind, task.outputs, preprocessing.normalise, *spread, class_weights=weights,
                            covariates=int(c.use_sex))  # fmt: skip
         use_explicit_attention(model.to(self.device), self.device)
@@ -394,7 +464,8 @@ class Benchmark:
                 plan=plan, optimizer=adamw(parameter_groups(model, recipe["layer_decay"]), betas),
                 schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
                            "weight_decay": constant(recipe["weight_decay"])},
-                batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers),
+                batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
+                                     shares=shares),
                 device=self.device, precision=self.precision, seed=c.seed, run=folder, save_every=plan.steps_per_epoch,
                 name_of=lambda row: str(dataset.records["image"].iloc[row]), on_epoch=validate,
                 progress_bar=c.verbose,
@@ -434,15 +505,25 @@ class Benchmark:
         return np.array([by_row[row] for row in rows.tolist()])
 
     def probed(self, backbone: str, number: int, train, val, training: Path, identity: dict):
-        """Frozen features, a linear model or nearest neighbours; what they need is chosen on the validation rows."""
-        from evaluation.probes import chosen_linear_probe, chosen_neighbour_probe
+        """Frozen features, and a model on them whose settings are chosen on the validation rows (few shots: fixed)."""
+        import numpy as np
+
+        from evaluation.probes import chosen_linear_probe, chosen_neighbour_probe, few_shot_probe
         from training import distributed
 
+        c, kind, outputs = self.config, self.task.kind, self.task.outputs
         features = distributed.from_main(lambda: self.features(backbone))
+        if c.use_sex:
+            features = np.column_stack([features, self.records["sex_number"].to_numpy(np.float32)])
         target = self.records["target"].to_numpy(float)
-        probe = chosen_linear_probe if self.config.protocol == "linear" else chosen_neighbour_probe
-        predict, facts = probe(self.task.kind, features[train], target[train], features[val], target[val],
-                               self.task.outputs)  # fmt: skip
+        if c.protocol == "fewshot":
+            unlabelled = features[self.splits.folds[number].train]
+            predict, facts = few_shot_probe(kind, features[train], target[train], unlabelled, outputs), {}
+        else:
+            probe = chosen_linear_probe if c.protocol == "linear" else chosen_neighbour_probe
+            predict, facts = probe(kind, features[train], target[train], features[val], target[val], outputs,
+                                   balanced=c.class_weight == "balanced")  # fmt: skip
+        facts = {"radiographs": len(train)} | facts
         return {"val": predict(features[val]), "test": predict(features[self.splits.test]), "facts": facts}
 
     def features(self, backbone: str):
@@ -468,91 +549,57 @@ class Benchmark:
 
     # results -------------------------------------------------------------------------------------------------------
 
-    def write_predictions(self, file: Path, fold, made: dict, identity: dict) -> None:
-        """Main process: predictions/STUDY/foldK.csv (and .json with what decided them)."""
-        import json
+    def write_predictions(self, file: Path, number: int, made: dict, identity: dict) -> None:
+        """Main process: predictions/STUDY/foldK.csv and .json."""
+        from evaluation.benchmark_files import write_predictions
 
-        import numpy as np
-
-        from evaluation.output_folder import write_table
-        from training.files import printable, write_text
-
-        columns = ["path", "patient", "split", "target", *self.prediction_columns(), *self.config.meta_cols]
-        rows = []
-        for split, numbers, values in (("val", fold.val, made["val"]), ("test", self.splits.test, made["test"])):
-            for number, value in zip(numbers, values):
-                record = self.records.iloc[number]
-                row = {"path": printable(record["image"]), "patient": record["patient"], "split": split,
-                       "target": float(record["target"])}  # fmt: skip
-                row |= dict(zip(self.prediction_columns(), np.atleast_1d(value).tolist()))
-                rows.append(row | {column: record[column] for column in self.config.meta_cols})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_table(file, columns, rows)
-        note = {"identity": identity, "facts": made["facts"], "val": np.asarray(made["val"]).tolist(),
-                "test": np.asarray(made["test"]).tolist()}  # fmt: skip
-        write_text(file.with_suffix(".json"), json.dumps(note, default=str) + "\n")
-
-    def prediction_columns(self) -> list[str]:
+        names = ["predicted" if self.task.kind == "regression" else "probability"]
         if self.task.kind == "multiclass":
-            return [f"p_{name}" for name in self.task.classes]
-        return ["predicted" if self.task.kind == "regression" else "probability"]
+            names = [f"p_{name}" for name in self.task.classes]
+        sides = [("val", self.records.iloc[self.splits.folds[number].val], made["val"]),
+                 ("test", self.records.iloc[self.splits.test], made["test"])]  # fmt: skip
+        write_predictions(file, sides, names, self.config.meta_cols, identity, made["facts"])
 
     def conclude(self) -> None:
         """Main process: folds, summaries and comparisons of all studies whose folds are all there."""
-        import json
+        from evaluation.benchmark import TestSet
+        from evaluation.benchmark_files import make_study, write_comparisons, write_study
 
-        import numpy as np
-
-        from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
-        from evaluation.benchmark_page import Study
-        from evaluation.output_folder import write_table
-        from training.files import write_text
-
-        c, target = self.config, self.records["target"].to_numpy(float)
-        rows = self.splits.test
+        c, rows = self.config, self.splits.test
+        tested = self.records.iloc[rows]
         test = TestSet(
-            self.task.kind, target[rows], self.records["patient"].iloc[rows].tolist(), classes=self.task.classes,
-            studies=self.records["study"].iloc[rows].tolist() if self.task.by_study else None,
-            ordinal=self.task.ordinal, specificity=c.specificity, seed=c.seed,
+            self.task.kind, tested["target"].to_numpy(float), tested["patient"].tolist(), classes=self.task.classes,
+            studies=tested["study"].tolist() if self.task.by_study else None, ordinal=self.task.ordinal,
+            specificity=c.specificity, seed=c.seed, single=c.protocol == "fewshot",
         )  # fmt: skip
-        main, compared, studies = MAIN[self.task.kind], [], []
-        for fraction in c.label_fraction:
-            found: dict = {}
+        studies = []
+        for labels in self.amounts():
             for backbone in c.backbones:
-                study, folds = self.study(backbone, fraction), []
-                for number, fold in enumerate(self.splits.folds):
-                    file = self.out / "predictions" / study / f"fold{number}.json"
-                    identity = self.identity(backbone, fraction, number)
-                    if not is_made(file.with_suffix(".csv"), identity):
-                        break
-                    note = json.loads(file.read_text(encoding="utf-8"))
-                    folds.append(FoldPredictions(target[fold.val], np.array(note["val"]), np.array(note["test"]),
-                                                 {"fold": number} | note["facts"]))  # fmt: skip
+                name, folds = self.study(backbone, labels), self.folds_made(backbone, labels)
                 if len(folds) < len(self.splits.folds):
-                    say(f"{study}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
+                    say(f"{name}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
                     continue
-                found[study] = folds
-                summary = summarise(folds, test)
-                write_table(self.out / f"{study}_folds.csv", list(summary["folds"][0]), summary["folds"])
-                about = {"data": c.data, "backbone": backbone, "protocol": c.protocol, "label_fraction": fraction,
-                         "test_radiographs": len(rows), "notices": self.notices}  # fmt: skip
-                text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
-                write_text(self.out / f"{study}_summary.json", text + "\n")
-                studies.append(Study(study, backbone, fraction, folds, summary))
-                for column in c.meta_cols:
-                    table = by_subgroup(folds, test, self.records[column].iloc[rows].tolist())
-                    studies[-1].subgroups[column] = table
-                    write_text(self.out / f"{study}_by_{column}.csv", table.to_csv(index=False))
-                interval = summary["ensemble"][main]
-                say(f"{study}: {main} {summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds), ensemble "
-                    f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")  # fmt: skip
-            if len(found) > 1:
-                compared += compare(found, test, len(self.splits.folds[0].train))
-        if compared:
-            write_table(self.out / "comparisons.csv", list(compared[0]), compared)
+                studies.append(make_study(name, backbone, labels, folds, test))
+                about = {"data": c.data, "protocol": c.protocol, "labels": labels, "test_radiographs": len(rows),
+                         "notices": self.notices}  # fmt: skip
+                write_study(self.out, studies[-1], test, about, tested[c.meta_cols], say)
+        sizes = {labels: len(self.few(0, labels)) for labels in self.amounts()}
+        compared = write_comparisons(self.out, studies, test, sizes)
         if studies:
             self.write_report(test, studies, compared)
         say(f"written: {self.out}")
+
+    def folds_made(self, backbone: str, labels: float) -> list:
+        """The folds of a study, as many as there are in a row."""
+        from evaluation.benchmark_files import is_made, read_predictions
+
+        folds, target = [], self.records["target"].to_numpy(float)
+        for number, fold in enumerate(self.splits.folds):
+            file = self.file_of(self.study(backbone, labels), number)
+            if not is_made(file, self.identity(backbone, labels, number)):
+                break
+            folds.append(read_predictions(file, target[fold.val], number))
+        return folds
 
     def write_report(self, test, studies: list, compared: list) -> None:
         """Main process: report.html, and augmentation.png where there was some."""
@@ -567,8 +614,11 @@ class Benchmark:
         c, records, rows = self.config, self.records, self.splits.test
         target, patients = records["target"].to_numpy(float), records["patient"].astype(str).to_numpy()
         sides = [("test", rows)]
+        shots = c.protocol == "fewshot"
+        parts = {labels: f"shots: {labels}" if shots else f"{100 * labels:g} %"
+                 for labels in self.amounts() if shots or labels < 1}  # fmt: skip
         for number, fold in enumerate(self.splits.folds):
-            few = [(f"fold {number}: train, {100 * f:g} %", self.few(fold.train, f)) for f in c.label_fraction if f < 1]
+            few = [(f"fold {number}: train, {name}", self.few(number, labels)) for labels, name in parts.items()]
             sides += [(f"fold {number}: train", fold.train), *few, (f"fold {number}: validation", fold.val)]
         used = np.unique(np.concatenate([rows for _, rows in sides]))
         augmented = self.augmented(studies)
@@ -579,9 +629,8 @@ class Benchmark:
         write_benchmark_report(file, BenchmarkPage(
             title=f"{c.data}: {len({study.backbone for study in studies})} backbones, {c.protocol}",
             lead=f"{len(self.splits.folds)} {'folds' if len(self.splits.folds) > 1 else 'fold'} "
-                 f"{'by patient' if c.split == 'random' else 'of the official split'}; the "
-                 f"{'best epoch' if c.protocol == 'finetune' else 'settings of the probe'} chosen on validation; every "
-                 "fold scores the same held-out test set once. Not for diagnosis.",
+                 f"{'by patient' if c.split == 'random' else 'of the official split'}; "
+                 f"{CHOSEN[c.protocol]}; every fold scores the same held-out test set once. Not for diagnosis.",
             test=test, studies=studies, comparisons=compared,
             files=[printable(name_below(Path(path), str(self.root))[2:]) for path in records["image"].iloc[rows]],
             picture=lambda number: self.shown(records["image"].iloc[rows[number]]),
@@ -620,7 +669,7 @@ class Benchmark:
             say(f"note: {file} is gone; the page shows no augmentation")
             return {}
         preprocessing = Preprocessing.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        change, train = RotateFlipJitter(preprocessing), self.few(self.splits.folds[0].train, first.fraction)
+        change, train = RotateFlipJitter(preprocessing), self.few(0, first.labels)
 
         def views(place: int, count: int) -> list:
             """What the first epochs saw of a row."""
@@ -637,35 +686,6 @@ def anonymous(notice: str, patients: set) -> str:
     import re
 
     return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
-
-
-def source_of(backbone: str) -> str:
-    """A hash of a backbone's weight files and of what its alias says (recipe, preprocessing, pooling)."""
-    from models.backbone_names import find
-    from training.files import sha256_of
-    from training.run import short_hash
-
-    source = find(backbone)
-    weights = source.weights
-    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
-    alias = {k: v for k, v in asdict(source.alias).items() if k != "weights"} if source.alias else None
-    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias])
-
-
-def is_made(file: Path, identity: dict) -> bool:
-    """Whether predictions with this identity are there; ValueError if others are in their place."""
-    import json
-
-    note = file.with_suffix(".json")
-    if not note.exists():
-        return False
-    there = json.loads(note.read_text(encoding="utf-8"))["identity"]
-    mine = json.loads(json.dumps(identity, default=str))
-    if there != mine:
-        keys = sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key))
-        told = ", ".join(f"{key} was {there.get(key)!r} and is {mine.get(key)!r}" for key in keys)
-        raise ValueError(f"{file}: made by another run ({told}); give another --outdir")
-    return True
 
 
 def keep_weights(model, preprocessing, folder: Path) -> None:
@@ -690,15 +710,6 @@ def forget_training(folder: Path) -> None:
         shutil.rmtree(folder / "checkpoints")
     for name in ("DONE", "best.pt", "best.pt.sha256"):  # without predictions the fold is made anew
         (folder / name).unlink(missing_ok=True)
-
-
-def with_null(value):
-    """A nested value with null in place of NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: with_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [with_null(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def hash_of(*values) -> int:

@@ -18,9 +18,13 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, epoch, index, 0x5A]))
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order in which epoch `epoch` visits `count` samples."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, 0x0D])).permutation(count)
+def epoch_order(seed: int, epoch: int, count: int, shares: np.ndarray | None = None) -> np.ndarray:
+    """The order in which epoch `epoch` visits `count` samples: each once, or `count` draws with replacement where
+    sample i has the probability `shares` [count] i."""
+    generator = np.random.Generator(np.random.PCG64([seed, epoch, 0x0D]))
+    if shares is None:
+        return generator.permutation(count)
+    return generator.choice(count, size=count, p=shares / shares.sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +72,29 @@ class Plan:
 
 
 class StepSampler:
-    """A DataLoader batch sampler: this process's micro-batches of keys, from step `start` to the end of the plan."""
+    """A DataLoader batch sampler: this process's micro-batches of keys, from step `start` to the end of the plan.
 
-    def __init__(self, plan: Plan, seed: int, rank: int = 0, start: int = 0):
-        self.plan, self.seed, self.rank, self.start = plan, seed, rank, start
+    `shares` [samples]: how often each sample is drawn, with replacement (see `epoch_order`); the first number of a key
+    is then that of the draw.
+    """
+
+    def __init__(self, plan: Plan, seed: int, rank: int = 0, start: int = 0, shares: np.ndarray | None = None):
+        self.plan, self.seed, self.rank, self.start, self.shares = plan, seed, rank, start, shares
 
     def __iter__(self) -> Iterator[list[Key]]:
         plan, order, epoch_of_order = self.plan, None, -1
         for step in range(self.start, plan.last_step):
             epoch, position = divmod(step, plan.steps_per_epoch)
             if epoch != epoch_of_order:
-                order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples), epoch
+                order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples, self.shares), epoch
             first = position * plan.global_batch + self.rank * plan.batch_size * plan.accumulate
-            for k in range(plan.accumulate):
-                begin = first + k * plan.batch_size
-                yield [(epoch, int(i)) for i in order[begin : begin + plan.batch_size]]
+            for part in range(plan.accumulate):
+                begin = first + part * plan.batch_size
+                for_pass = order[begin : begin + plan.batch_size]
+                if self.shares is None:
+                    yield [(epoch, int(i)) for i in for_pass]
+                else:  # a sample drawn twice in an epoch is augmented twice
+                    yield [(epoch * plan.samples + begin + k, int(i)) for k, i in enumerate(for_pass)]
 
     def __len__(self) -> int:
         return (self.plan.last_step - self.start) * self.plan.accumulate

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from data import duplicates
-from data.duplicates import BITS, DISTANCE, Look, groups_of, look_at, near_duplicate_groups, picture_hash
+from data.duplicates import (
+    BITS,
+    DISTANCE,
+    Look,
+    groups_of,
+    look_at,
+    near_duplicate_groups,
+    patients_with_copies,
+    picture_hash,
+)
 from data.phantom_files import eight_bit
 from data.phantom_plan import Plan, phantoms
 
@@ -179,3 +188,20 @@ def test_depth_and_shape_do_not_matter():
     dot = np.zeros((300, 300), np.uint8)
     dot[10:14, 10:14] = 255  # between the percentiles there is nothing
     assert picture_hash(dot).any()
+
+
+def test_patients_with_copies_are_one_as_by_a_search():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        patients = [f"p{k}" for k in rng.integers(0, 25, 40)]
+        content = [str(k) for k in rng.integers(0, 45, 40)]
+        joined, expected = patients_with_copies(patients, content), {}
+        for start in patients:
+            group, old = {start}, set()
+            while group != old:
+                old = set(group)
+                files = {c for p, c in zip(patients, content) if p in old}
+                group |= {p for p, c in zip(patients, content) if c in files}
+            expected[start] = min(group)
+        assert joined == [expected[patient] for patient in patients]
+    assert patients_with_copies(["b", "a"], ["x", "y"]) == ["b", "a"]

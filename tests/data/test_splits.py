@@ -9,7 +9,7 @@ import pytest
 
 from data.dataset import Task
 from data.split_table import file_hashes, read_splits, write_splits
-from data.splits import grouped_splits, label_subset, official_splits
+from data.splits import few_shots, grouped_splits, label_subset, official_splits
 
 BINARY, GRADES, MONTHS = Task("binary", ("normal", "fracture")), Task("multiclass", tuple("abcde")), Task("regression")
 
@@ -152,6 +152,34 @@ def test_the_fewest_labels_hold_every_class_of_mixed_patients():
     for seed in range(10):
         chosen = label_subset(records, BINARY, np.arange(35), 0.01, seed=seed)
         assert set(records["target"].iloc[chosen]) == {0, 1} and len(chosen) <= 6
+
+
+@pytest.mark.parametrize("task", [BINARY, GRADES, MONTHS], ids=lambda task: task.kind)
+def test_few_shots_are_nested_and_of_different_patients(task):
+    records = made(task, 300)
+    rows = grouped_splits(records, task).folds[1].train
+    patient, target = records["patient"].to_numpy(), records["target"].to_numpy()
+    label = np.zeros(len(records)) if task.kind == "regression" else target
+    smaller = set()
+    for shots in (1, 2, 7, 20, 10_000):
+        chosen = few_shots(records, task, rows, shots, seed="3/1")
+        assert smaller <= set(chosen) <= set(rows) and (np.diff(chosen) > 0).all()
+        smaller = set(chosen)
+        for one in np.unique(label):
+            mine, all_of = chosen[label[chosen] == one], rows[label[rows] == one]
+            assert len(mine) == min(shots, len(all_of))
+            assert len(set(patient[mine])) == min(len(mine), len(set(patient[all_of])))
+    assert set(chosen) == set(rows)
+    first = few_shots(records, task, rows, 5, seed="3/1")
+    assert set(first) != set(few_shots(records, task, rows, 5, seed="3/2"))
+    order = np.random.default_rng(0).permutation(len(records))
+    moved = records.iloc[order].assign(image=lambda table: "/elsewhere/" + table["image"]).reset_index(drop=True)
+    again = few_shots(moved, task, np.flatnonzero(np.isin(order, rows)), 5, seed="3/1")
+    assert set(order[again]) == set(first)
+    views = np.concatenate([few_shots(records, task, rows, 5, seed=str(k)) for k in range(30)])
+    assert len(set(records["image"].str[-5].iloc[views])) > 3  # not always the first view of a patient
+    with pytest.raises(ValueError, match="0 shots"):
+        few_shots(records, task, rows, 0)
 
 
 def test_a_group_that_holds_much_is_told():

@@ -25,7 +25,7 @@ def predictions(kind, target, generator, classes, noise):
     return raised / raised.sum(1, keepdims=True)
 
 
-def a_page(kind, names=("first", "second"), fractions=(1.0,), target=None, classes=(), rows=48, **changes):
+def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=(), rows=48, single=False, **changes):
     """A page of random predictions, the later the noisier."""
     generator = np.random.default_rng(5)
     count = {"binary": 2, "multiclass": len(classes), "regression": 0}[kind]
@@ -33,15 +33,17 @@ def a_page(kind, names=("first", "second"), fractions=(1.0,), target=None, class
         target = generator.uniform(10, 200, rows) if kind == "regression" else np.arange(rows) % count
     target = np.asarray(target, float)
     patients = [f"PATIENT-{row // 2}" for row in range(len(target))]
-    test = benchmark.TestSet(kind, target, patients, classes=tuple(classes), draws=40, ordinal=count == 5)
+    test = benchmark.TestSet(
+        kind, target, patients, classes=tuple(classes), draws=40, ordinal=count == 5, single=single
+    )
     studies, compared = [], []
-    for fraction in fractions:
+    for count_of in labels:
         found = {}
         for number, backbone in enumerate(names):
-            name, noise = f"{backbone}-{fraction:g}", (0.5 + 1.5 * number) / fraction * (20 if not count else 1)
+            name, noise = f"{backbone}-{count_of:g}", (0.5 + 1.5 * number) / count_of * (20 if not count else 1)
             folds = [FoldPredictions(target, *(predictions(kind, target, generator, count, noise) for _ in range(2)),
                                      {"fold": k, "epoch": 1.5}) for k in range(3)]  # fmt: skip
-            study = Study(name, backbone, fraction, folds, summarise(folds, test))
+            study = Study(name, backbone, count_of, folds, summarise(folds, test))
             column = ["left"] * (len(target) - 4) + [EVIL] * 4
             study.subgroups["side"] = by_subgroup(folds, test, column)
             studies.append(study)
@@ -76,16 +78,24 @@ CLASSIFIED = ("Confusion matrices", "Calibration", "Reliability", "Brier")
 
 
 def test_binary(tmp_path):
-    page = a_page("binary", fractions=(1.0, 0.5), classes=("no fracture", "fracture"))
+    page = a_page("binary", labels=(1.0, 0.5), classes=("no fracture", "fracture"))
     text, elements = written(tmp_path, page)
     more = ("ROC and precision-recall", "Comparisons", "Label efficiency", "class no fracture")
     for part in (*ALWAYS, *CLASSIFIED, *more):
         assert part in text, part
     assert "Agreement" not in text
     assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
-    found = page.studies[0].summary["ensemble"]["auroc"]
+    found = page.studies[0].summary["estimate"]["auroc"]
     assert f"{found['value']:.3f} ({found['low']:.3f}\u00a0to\u00a0{found['high']:.3f})" in text
     assert f"{EVIL}: 4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_few_shots_show_no_ensemble(tmp_path, kind):
+    text, _ = written(tmp_path, a_page(kind, labels=(20.0, 1.0), single=True, classes=("no", "yes")))
+    for part in ("Comparisons", "Label efficiency", "mean of the folds", "20\u00a0shots", "1\u00a0shot ", "By side"):
+        assert part in text, part
+    assert not any(part in text for part in (*CLASSIFIED, "nsemble", "Worst errors", "Agreement", "DeLong"))
 
 
 def test_regression(tmp_path):

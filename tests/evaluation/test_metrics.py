@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from evaluation.intervals import metric_intervals
 from evaluation.metrics import (
+    KINDS,
     SMALLER_IS_BETTER,
+    Runs,
     Value,
     auroc,
     average_precision,
@@ -202,3 +205,22 @@ def test_mean_and_spread_over_folds():
 def test_scores_name_their_direction():
     names = {name for kind in MADE for name in metrics(kind, *MADE[kind](0), ordinal=True)}
     assert SMALLER_IS_BETTER & names == {"mae", "rmse", "grade_error"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_score_of_runs_is_the_mean_of_their_scores(kind):
+    rng = np.random.default_rng(4)
+    target = rng.uniform(0, 9, 50) if kind == "regression" else rng.integers(0, 2 + (kind == "multiclass"), 50) * 1.0
+    target[3] = np.nan
+    runs = Runs(rng.dirichlet(np.ones(3), 50) if kind == "multiclass" else rng.random(50) for _ in range(3))
+    each = [metric_values(kind, target, run) for run in runs]
+    found = metric_values(kind, target, runs)
+    assert found == {name: (pytest.approx(np.mean([one[name].value for one in each])), "") for name in each[0]}
+    part = rng.random(50) < 0.5
+    np.testing.assert_array_equal(runs[part], [run[part] for run in runs])
+    patients, draws = rng.integers(0, 20, 50), {"generator": np.random.default_rng(0), "draws": 50}
+    interval = metric_intervals(kind, target, runs, patients, **draws)
+    first, draws = next(iter(runs)), {"generator": np.random.default_rng(0), "draws": 50}
+    lone = metric_intervals(kind, target, Runs([first]), patients, **draws)
+    same = metric_intervals(kind, target, first, patients, **draws | {"generator": np.random.default_rng(0)})
+    assert lone == same and all(one.low <= one.estimate <= one.high for one in interval.values())

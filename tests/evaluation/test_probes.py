@@ -1,12 +1,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from evaluation.metrics import score
 from evaluation.neighbours import PatchBank
 from evaluation.pretraining import curve, markdown, pooled, summary
-from evaluation.probes import linear_probe, pca_features
+from evaluation.probes import (
+    chosen_linear_probe,
+    chosen_neighbour_probe,
+    few_shot_probe,
+    linear_probe,
+    pca_features,
+)
 
 
 def test_scores_are_the_usual_ones():
@@ -78,3 +85,40 @@ def test_tables_pool_seeds_and_show_intervals():
 def test_curve_over_pretraining_time():
     table = pd.DataFrame(rows(0, 10, 0.61) + rows(0, 1, 0.9))
     assert "| 0.610 | 0.900 | 0.600 (from scratch) |" in curve(table, {10: "a tenth", 1: "whole"})
+
+
+def of_rare_classes(count=900):
+    """Features [R, 6] and targets of three classes, 90 : 8 : 2 in a hundred, that overlap."""
+    rng = np.random.default_rng(5)
+    target = rng.choice(3, count, p=(0.9, 0.08, 0.02)).astype(float)
+    return 0.8 * np.eye(6)[target.astype(int)] + 0.7 * rng.standard_normal((count, 6)) + 3, target
+
+
+def test_few_shots_are_a_logistic_regression_on_centred_unit_features():
+    features, target = of_rare_classes()
+    rows = np.concatenate([np.flatnonzero(target == label)[:8] for label in range(3)])
+    predict = few_shot_probe("multiclass", features[rows], target[rows], features, 4)
+    moved = features - features.mean(0)
+    unit = moved / np.sqrt((moved**2).sum(1))[:, None]
+    expected = LogisticRegression(tol=1e-8, max_iter=9999).fit(unit[rows], target[rows]).predict_proba(unit)
+    np.testing.assert_allclose(predict(features), np.c_[expected, np.zeros(len(target))], atol=2e-3)
+    assert score("multiclass", target, predict(features)[:, :3]) > 0.7
+    ages = 100 + 40 * unit[:, 0]
+    found = few_shot_probe("regression", features[:30], ages[:30], features)(features)
+    gram = unit[:30] - unit[:30].mean(0)
+    weights = np.linalg.solve(gram.T @ gram + np.eye(6), gram.T @ (ages[:30] - ages[:30].mean()))
+    np.testing.assert_allclose(found, ages[:30].mean() + (unit - unit[:30].mean(0)) @ weights, rtol=1e-6)
+    with pytest.raises(ValueError, match="two classes"):
+        few_shot_probe("binary", features[:3], np.zeros(3), features)
+
+
+@pytest.mark.parametrize("probe", [chosen_linear_probe, chosen_neighbour_probe])
+def test_balanced_probes_find_rare_classes(probe):
+    features, target = of_rare_classes()
+    parts = features[:600], target[:600], features[600:], target[600:]
+    plain, balanced = (probe("multiclass", *parts, 3, balanced=which)[0](features[600:]) for which in (False, True))
+    np.testing.assert_allclose(balanced.sum(1), 1)
+    recall = [
+        [(found.argmax(1) == label)[target[600:] == label].mean() for label in (1, 2)] for found in (plain, balanced)
+    ]
+    assert np.mean(recall[1]) > np.mean(recall[0]) + 0.2

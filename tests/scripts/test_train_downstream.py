@@ -15,6 +15,7 @@ import pytest
 import torch
 from fork_harness import exit_status, spawn
 from in_process import script
+from PIL import Image
 
 from data.benchmark import BENCHMARK
 from data.phantom_layouts import WRITERS, fit_plan
@@ -174,7 +175,7 @@ def test_what_decides_predictions_is_in_their_identity(tmp_path, monkeypatch):
     def source(**changes):
         known = {"mine": dataclasses.replace(alias, **changes)}
         monkeypatch.setattr(backbone_names, "read_aliases", lambda path: known)
-        return train_downstream.source_of("mine")
+        return backbone_names.source_hash("mine")
 
     first = source()
     others = [source(recipe={"lr": 1.0}), source(preprocessing={"mean": [0, 0, 0]}), source(pool="mean")]
@@ -204,6 +205,13 @@ def test_frozen_features(fracatlas, tmp_path, protocol):
         (["--label_fraction", 0], "--label_fraction 0.0: expected fractions above 0"),
         (["--meta_cols", "age"], "--meta_cols age: no such column; the records have image_id"),
         (["--use_sex"], "--use_sex is for --data boneage"),
+        (
+            ["--sampler", "balanced"],
+            "--sampler balanced is for --protocol finetune; for knn use",
+        ),
+        (["--protocol", "fewshot", "--shots", 0], "--shots 0: expected different whole numbers from 1 on"),
+        (["--protocol", "fewshot", "--label_fraction", 0.5], "it takes no --label_fraction and no --class_weight"),
+        (["--group_distance", 600], "distances of hashes are 0 to 576 bits, not 600 and 80"),
         (["--csv", "a.csv"], "--csv is for --data csv"),
         (["--split", "official"], "--split official: the release of fracatlas has no split"),
         (["--splits", "nowhere.csv"], "nowhere.csv: no such table of splits"),
@@ -213,6 +221,86 @@ def test_what_cannot_be_is_told_in_one_sentence(fracatlas, tmp_path, more, told)
     done = downstream("fracatlas", fracatlas, tmp_path, "--protocol", "knn", *more)
     assert done.returncode == 2 and told in done.stderr, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("train_downstream.py: ")
+
+
+def table_of(folder, rows):
+    """A folder of pictures [(name, pixels uint8, target, patient)] with its table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pixels, _, _ in rows:
+        Image.fromarray(pixels).save(folder / name)
+    lines = [f"{name},{target},{patient}" for name, _, target, patient in rows]
+    (folder / "table.csv").write_text("\n".join(["image,target,patient", *lines]) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """Phantom patients with four views; each has a mark of its own in its pictures, and a label by the toss of a coin:
+    who knows patients again seems to know labels."""
+    rng, rows = np.random.default_rng(1), []
+    for number, phantom in enumerate(phantoms(Plan(2, 32, "clear", ("hand", "knee"), ("normal",)), 100)):
+        pixels = np.zeros((32, 32), np.uint8)
+        pixels[:, : phantom.pixels.shape[1]] = phantom.pixels[:32] >> 9
+        mark, label = 255 * np.kron(rng.integers(0, 2, (4, 4)), np.ones((8, 8))), int(rng.random() < 0.5)
+        for view in range(4):
+            noise = rng.normal(0, 4, pixels.shape)
+            seen = np.clip(0.4 * np.roll(pixels, view, axis=1) + 0.6 * mark + noise, 0, 255).astype(np.uint8)
+            rows.append((f"{number:03d}_{view}.png", seen, label, f"p{number}"))
+    return table_of(tmp_path_factory.mktemp("marked"), rows)
+
+
+def test_splitting_by_patient_shows_what_a_random_split_hides(marked, tmp_path):
+    def auroc(column, out):
+        done = downstream("csv", marked.parent, tmp_path / out, "--csv", marked, "--patient_col", column,
+                          "--protocol", "knn")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return summary(tmp_path / out, f"{NAME}-knn", "csv")["estimate"]["auroc"]
+
+    hidden, shown = auroc("image", "random"), auroc("patient", "grouped")
+    assert hidden["low"] > 0.8
+    assert shown["low"] < 0.5 < shown["high"] and shown["value"] < 0.7
+
+
+def test_copies_under_another_name_are_on_one_side(marked, tmp_path):
+    rows = pd.read_csv(marked)
+    originals = rows["image"].tolist()
+    for number in range(0, 60, 4):  # a copy of one patient's first view under a new name
+        (marked.parent / f"copy{number}.png").write_bytes((marked.parent / originals[number]).read_bytes())
+        rows.loc[len(rows)] = [f"copy{number}.png", rows["target"][number], f"new{number}"]
+    table = marked.parent / "copies.csv"
+    rows.to_csv(table, index=False)
+    done = downstream("csv", marked.parent, tmp_path, "--csv", table, "--patient_col", "patient", "--protocol", "knn")
+    assert done.returncode == 0, done.stderr
+    assert "note: 15 patients hold copies of files of other patients and count as one with these" in done.stdout
+    splits = pd.read_csv(tmp_path / "csv" / "splits.csv")
+    for (_, content), same in splits.groupby(["fold", "sha256"]):
+        assert same["split"].nunique() == 1, content
+
+
+def test_few_shots(fracatlas, tmp_path):
+    more = ("--protocol", "fewshot", "--shots", 1, 3, 99)
+    done = downstream("fracatlas", fracatlas, tmp_path, *more, backbones=(TINY, "none:resnet10t"))
+    assert done.returncode == 0, done.stderr
+    found = {shots: summary(tmp_path, f"{NAME}-fewshot-{shots}") for shots in (1, 3, 99)}
+    assert [f["radiographs"] for f in found[1]["folds"]] == [2] * 3 and found[3]["folds"][0]["radiographs"] == 6
+    assert found[3]["of"] == "mean of the folds" and "calibration" not in found[3]
+    estimate = found[3]["estimate"]["auroc"]
+    assert estimate["value"] == pytest.approx(found[3]["mean"]["auroc"]) and estimate["low"] < estimate["high"]
+    assert "training radiographs in a fold: it gives all for more shots" in done.stdout
+    compared = pd.read_csv(tmp_path / "fracatlas" / "comparisons.csv")
+    assert len(compared) == 3 and compared["first"].tolist() == [f"{NAME}-fewshot-{shots}" for shots in (1, 3, 99)]
+
+
+def test_drawing_classes_equally_often_trains_something_else(fracatlas, tmp_path):
+    for sampler in ("shuffle", "balanced"):
+        done = downstream("fracatlas", fracatlas, tmp_path / sampler, *TUNED, "--epochs", 1, "--sampler", sampler,
+                          "--fold", 0)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    plain, balanced = (
+        pd.read_csv(tmp_path / sampler / "fracatlas" / "predictions" / NAME / "fold0.csv")["probability"].mean()
+        for sampler in ("shuffle", "balanced")
+    )
+    assert plain < balanced  # a third of the radiographs has a fracture: the even draw says it more often
 
 
 def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run(fracatlas, tmp_path):

@@ -55,3 +55,24 @@ def test_max_steps_ends_the_run_but_not_the_schedule():
 def test_numbers_that_make_no_sense_are_named(field, value):
     with pytest.raises(ValueError, match=f"{field} is 0"):
         Plan(**({"samples": 10, "batch_size": 2} | {field: value}))
+
+
+@pytest.mark.parametrize("batch_size, processes", [(10, 1), (5, 2)])
+def test_shares_decide_how_often_a_sample_is_drawn(batch_size, processes):
+    shares = np.r_[np.full(90, 1 / 90), np.full(10, 1 / 10)]  # two classes, 9 to 1
+    plan = Plan(100, batch_size, processes=processes, epochs=40)
+
+    def keys(start=0):
+        streams = [list(StepSampler(plan, 3, rank, start, shares)) for rank in range(processes)]
+        return [key for step in zip(*streams) for part in step for key in part]
+
+    drawn = keys()
+    rare = np.array([index >= 90 for _, index in drawn])
+    assert len(drawn) == 4000 and abs(rare.mean() - 0.5) < 4 * 0.5 / 4000**0.5
+    counts = np.bincount([index for _, index in drawn], minlength=100)
+    assert counts[90:].min() > 150 and counts[:90].max() < 60
+    assert len(set(drawn)) == 4000  # no two draws of a sample are augmented alike
+    assert drawn == [
+        (number, int(i)) for number, i in enumerate(np.concatenate([epoch_order(3, e, 100, shares) for e in range(40)]))
+    ]
+    assert keys(7) == drawn[70:]
