@@ -88,7 +88,7 @@ def chosen_linear_probe(
         # the second is quicker, but its matrix grows with the square of features x classes
         solver = "lbfgs" if kind == "multiclass" else "newton-cholesky"
         model = LogisticRegression(
-            C=1 / strength, solver=solver, max_iter=500, class_weight="balanced" if balanced else None
+            C=1 / strength, solver=solver, max_iter=10_000, class_weight="balanced" if balanced else None
         )
         model.fit(scaled, target.astype(int))
 
