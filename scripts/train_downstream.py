@@ -52,6 +52,8 @@ class Config:
     warmup_epochs: float = flag(5, "linear warm-up, then cosine to 0")
     drop_path: float = flag(0.0, "stochastic depth while fine-tuning")
     input_size: int | None = flag(None, "side of the network's square input in pixels; default: the backbone's own")
+    pool: str | None = flag(None, "cls, or mean of the patch tokens, for all; default: each backbone's own",
+                            choices=("cls", "mean"))  # fmt: skip
     protocol: str = flag("finetune", "finetune all weights; or on frozen features a linear model, nearest neighbours, "
                          "or a linear model from --shots", choices=PROTOCOLS)  # fmt: skip
     label_fraction: list[float] = flag([1.0], "shares of the training patients to learn from, nested")
@@ -379,7 +381,7 @@ class Benchmark:
         torch.manual_seed(hash_of(c.seed, backbone, number))
         size = None if c.input_size is None else (c.input_size, c.input_size)
         drop_path = c.drop_path if c.protocol == "finetune" else 0.0
-        network = build_backbone(backbone, input_size=size, drop_path=drop_path)
+        network = build_backbone(backbone, input_size=size, drop_path=drop_path, pool=c.pool)
         height, width = network.input_size
         known = network.preprocessing
         preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)

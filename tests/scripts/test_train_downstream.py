@@ -205,6 +205,7 @@ def test_frozen_features(fracatlas, tmp_path, protocol):
         (["--label_fraction", 0], "--label_fraction 0.0: expected fractions above 0"),
         (["--meta_cols", "age"], "--meta_cols age: no such column; the records have image_id"),
         (["--use_sex"], "--use_sex is for --data boneage"),
+        (["--pool", "cls", "--backbones", "none:test_resnet"], "pool 'cls': ResNet has no tokens; leave pool out"),
         (
             ["--sampler", "balanced"],
             "--sampler balanced is for --protocol finetune; for knn use",
