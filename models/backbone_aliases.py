@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from training.files import read_small
+from training.fold import RECIPE
 
 ALIASES = Path(__file__).resolve().parents[1] / "configs" / "backbones.yaml"
 
 _TEXT = ("weights", "get", "licence", "architecture", "prefix", "match", "pool")
-_RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs", "drop_path")
+_RECIPE = (*RECIPE, "drop_path")
 _PREPROCESSING = ("mean", "std", "interpolation", "intensity", "intensity_options", "resize")
 _CHOICES = {"match": ("name", "position"), "pool": ("cls", "mean")}
 

@@ -27,7 +27,6 @@ CHOSEN = {
     "fewshot": "a linear model with fixed settings, so that no labels but the shots decide",
 }
 PROTOCOLS = tuple(CHOSEN)
-RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs", "drop_path")
 
 
 @dataclass
@@ -375,12 +374,15 @@ class Benchmark:
         import torch
 
         from data.preprocessing import Preprocessing
+        from models.backbone_names import find
         from models.backbones import build_backbone
+        from training.fold import RECIPE
 
         c = self.config
         torch.manual_seed(hash_of(c.seed, backbone, number))
         size = None if c.input_size is None else (c.input_size, c.input_size)
-        drop_path = c.drop_path if c.protocol == "finetune" else 0.0
+        own = find(backbone).alias
+        drop_path = (own.recipe if own else {}).get("drop_path", c.drop_path) if c.protocol == "finetune" else 0.0
         network = build_backbone(backbone, input_size=size, drop_path=drop_path, pool=c.pool)
         height, width = network.input_size
         known = network.preprocessing
@@ -422,12 +424,8 @@ class Benchmark:
         from models.supervised import Supervised, balanced_weights
         from training import distributed
         from training.device import use_explicit_attention
-        from training.fit import Fit, fit
-        from training.optim import adamw, parameter_groups
+        from training.fold import fold_plan, train_fold
         from training.run import RunFolder
-        from training.sampling import Plan
-        from training.schedules import constant, warmup_cosine
-        from training.selection import BestEpoch
 
         c, task = self.config, self.task
         network, preprocessing, recipe = self.prepared(backbone, number)
@@ -442,41 +440,19 @@ class Benchmark:
                            covariates=int(c.use_sex))  # fmt: skip
         use_explicit_attention(model.to(self.device), self.device)
         dataset = self.data(train, preprocessing, RotateFlipJitter(preprocessing))
-        world = distributed.world_size()
-        each = max(1, min(c.bs, len(train)) // world)
-        plan = Plan(len(train), each, processes=world, epochs=recipe["epochs"])
-        folder = RunFolder(training, identity)
-        best = BestEpoch(folder.folder, task.kind != "regression") if distributed.is_main() else None
+        plan = fold_plan(len(train), c.bs, recipe["epochs"])
         truth = self.records["target"].to_numpy(float)[val]
-
-        def validate(epoch: float, step: int) -> None:
-            predicted = self.predicted(model, preprocessing, val)
-            found = score(task.kind, truth, predicted)
-            folder.log({"step": step, "epoch": round(epoch, 4), "validation": found})
-            if distributed.is_main():
-                best.offer(epoch, found, model.state_dict())
-            distributed.barrier()
-
-        outcome = "finished"
-        if not distributed.from_main(lambda: folder.finished(plan.last_step)):
-            folder.describe(asdict(c) | {"backbone": backbone, "recipe": recipe})
-            betas = (recipe["beta1"], recipe["beta2"])
-            warmup = min(recipe["warmup_epochs"] / recipe["epochs"], 1.0)
-            outcome = fit(model, Fit(
-                plan=plan, optimizer=adamw(parameter_groups(model, recipe["layer_decay"]), betas),
-                schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
-                           "weight_decay": constant(recipe["weight_decay"])},
-                batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
-                                     shares=shares),
-                device=self.device, precision=self.precision, seed=c.seed, run=folder, save_every=plan.steps_per_epoch,
-                name_of=lambda row: str(dataset.records["image"].iloc[row]), on_epoch=validate,
-                progress_bar=c.verbose,
-            ))  # fmt: skip
-        if outcome == "stopped":
-            return outcome
-        chosen = distributed.from_main(lambda: {"weights": best.weights(), "epoch": best.epoch, "score": best.score})
-        model.load_state_dict(chosen["weights"])
-        facts = {"epoch": chosen["epoch"], "validation": chosen["score"], "steps": plan.last_step}
+        facts = train_fold(
+            model, RunFolder(training, identity), recipe, plan=plan,
+            score=lambda: score(task.kind, truth, self.predicted(model, preprocessing, val)),
+            larger_is_better=task.kind != "regression", about=asdict(c) | {"backbone": backbone, "recipe": recipe},
+            batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
+                                 shares=shares),
+            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,
+            name_of=lambda row: str(dataset.records["image"].iloc[row]),
+        )  # fmt: skip
+        if facts is None:
+            return "stopped"
         made = {"val": self.predicted(model, preprocessing, val),
                 "test": self.predicted(model, preprocessing, self.splits.test), "facts": facts}  # fmt: skip
         kept = self.out / "ckpts" / training.parent.name / training.name
@@ -484,27 +460,14 @@ class Benchmark:
         return made
 
     def predicted(self, model, preprocessing, rows):
-        """Probabilities or values of some rows, in their order: every process predicts its share, none twice."""
-        import numpy as np
-        import torch
-
+        """Probabilities or values of some rows, in their order."""
         from data.loader import ordered_batches
-        from training import distributed
-        from training.device import autocast
+        from training.fold import predictions
 
-        mine = rows[distributed.rank() :: distributed.world_size()]
-        dataset = self.data(mine, preprocessing)
-        batches = ordered_batches(dataset, range(len(mine)), batch_size=64)
-        model.eval()
-        parts = []
-        for batch in batches:
-            extra = batch["extra"].to(self.device) if "extra" in batch else None
-            with torch.no_grad(), autocast(self.device, self.precision):
-                parts.append(model.predict(batch["image"].to(self.device), extra).float().cpu().numpy())
-        found = np.concatenate(parts) if parts else np.zeros((0,))
-        gathered = distributed.gathered(list(zip(mine.tolist(), found.tolist())))
-        by_row = dict(gathered)
-        return np.array([by_row[row] for row in rows.tolist()])
+        def batches(some):
+            return ordered_batches(self.data(some, preprocessing), range(len(some)), batch_size=64)
+
+        return predictions(model, rows.tolist(), batches, self.device, self.precision, ("image", "extra"))
 
     def probed(self, backbone: str, number: int, train, val, training: Path, identity: dict):
         """Frozen features, and a model on them whose settings are chosen on the validation rows (few shots: fixed)."""

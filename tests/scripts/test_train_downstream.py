@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from fork_harness import exit_status, spawn
 from in_process import script
@@ -163,6 +164,18 @@ def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatla
     other = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--seed", 1)
     assert other.returncode == 2 and "the results there are of another split or other files" in other.stderr
     assert (tmp_path / "one" / "fracatlas" / "splits.csv").read_bytes() == splits
+
+
+def test_stochastic_depth_of_an_alias_reaches_its_network(fracatlas, tmp_path, monkeypatch):
+    alias = Alias("mine", tmp_path, "nowhere", "none", architecture="test_vit", recipe={"drop_path": 0.5})
+    monkeypatch.setattr(backbone_names, "read_aliases", lambda path: {"mine": alias})
+    built = []
+    whole = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *names, **more: built.append(more) or whole(*names, **more))
+    more = ("--epochs", 0.1, "--fold", 0, "--warmup_epochs", 0, "--bs", 8, "--drop_path", 0.1)
+    done = downstream("fracatlas", fracatlas, tmp_path, *more, backbones=("none:mine", TINY))
+    assert done.returncode == 0, done.stderr
+    assert [one["drop_path_rate"] for one in built] == [0.5, 0.1]
 
 
 def test_what_decides_predictions_is_in_their_identity(tmp_path, monkeypatch):

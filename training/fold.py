@@ -1,0 +1,80 @@
+"""One fold of a cross-validation: train, keep the epoch that is best on validation, predict with its weights."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from training import distributed
+from training.device import autocast
+from training.fit import Fit, fit
+from training.objective import Objective
+from training.optim import adamw, parameter_groups
+from training.run import RunFolder
+from training.sampling import Plan
+from training.schedules import constant, warmup_cosine
+from training.selection import BestEpoch
+
+RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs")
+
+
+def fold_plan(samples: int, batch_size: int, epochs: float) -> Plan:
+    """The plan of a fold; `batch_size`: of all processes together, fewer if there are fewer samples."""
+    world = distributed.world_size()
+    return Plan(samples, max(1, min(batch_size, samples) // world), processes=world, epochs=epochs)
+
+
+def train_fold(
+    model: Objective, folder: RunFolder, recipe: dict[str, float], *, score: Callable[[], float],
+    larger_is_better: bool, about: dict[str, Any], plan: Plan, **settings,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Train `model` (with AdamW, layer decay, warm-up and cosine: `RECIPE`) and leave it with the weights of its best
+    epoch. Continues where an earlier process was; None after a signal, with everything saved.
+
+    `score()` judges the model on validation, on every process alike. `about`: for config.json. `settings`: of
+    `training.fit.Fit`. Returns epoch, validation (its score) and steps.
+    """
+    best = BestEpoch(folder.folder, larger_is_better) if distributed.is_main() else None
+
+    def validate(epoch: float, step: int) -> None:
+        found = score()
+        folder.log({"step": step, "epoch": round(epoch, 4), "validation": found})
+        if distributed.is_main():
+            best.offer(epoch, found, model.state_dict())
+        distributed.barrier()
+
+    if not distributed.from_main(lambda: folder.finished(plan.last_step)):
+        folder.describe(about)
+        groups = parameter_groups(model, recipe["layer_decay"])
+        warmup = min(recipe["warmup_epochs"] / recipe["epochs"], 1.0)
+        outcome = fit(model, Fit(
+            plan=plan, optimizer=adamw(groups, (recipe["beta1"], recipe["beta2"])),
+            schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
+                       "weight_decay": constant(recipe["weight_decay"])},
+            run=folder, save_every=plan.steps_per_epoch, on_epoch=validate, **settings,
+        ))  # fmt: skip
+        if outcome == "stopped":
+            return None
+    chosen = distributed.from_main(lambda: {"weights": best.weights(), "epoch": best.epoch, "score": best.score})
+    model.load_state_dict(chosen["weights"])
+    return {"epoch": chosen["epoch"], "validation": chosen["score"], "steps": plan.last_step}
+
+
+def predictions(
+    model: Objective, rows: Sequence[int], batches_of: Callable[[Sequence[int]], Iterable[dict]],
+    device: torch.device, precision: str, given: Sequence[str] = ("image",),
+) -> np.ndarray:  # fmt: skip
+    """`model.predict` of `rows`, in their order, [R, ...] float64: every process predicts its share, none twice.
+
+    `batches_of(some rows)` yields batches in their order; `predict` gets the parts `given` of a batch that are there.
+    """
+    mine = list(rows)[distributed.rank() :: distributed.world_size()]
+    model.eval()
+    found: list = []
+    for batch in batches_of(mine):
+        parts = [batch[name].to(device) for name in given if name in batch]
+        with torch.no_grad(), autocast(device, precision):
+            found += model.predict(*parts).float().cpu().tolist()
+    by_row = dict(distributed.gathered(list(zip(mine, found))))
+    return np.array([by_row[row] for row in rows])
