@@ -112,8 +112,8 @@ def label_vector(
 
 
 def wrong_labels(labels: np.ndarray) -> str:
-    """Why a vector [L] is impossible: a value besides 0, 1 and NaN, a softmax group known in part, with no label or with
-    several; "" if it is possible."""
+    """Why a vector [L] is impossible, "" if it is possible: a value besides 0, 1 and NaN, or a softmax group known in
+    part, with no label or with several."""
     known = labels[~np.isnan(labels)]
     if not np.isin(known, (0, 1)).all():
         return f"label value {known[~np.isin(known, (0, 1))][0]:g}; expected 0, 1 or unknown"

@@ -81,7 +81,7 @@ def test_what_is_unknown_has_no_say(golden, filling):
     filled = target.masked_fill(unknown, filling)
     loss = masked_group_loss(wild, filled, unknown)
     loss.backward()
-    assert float(loss) == float(expected)
+    assert float(loss.detach()) == float(expected)
     assert torch.isfinite(wild.grad).all() and (wild.grad[:, 5:34] == 0).all() and (wild.grad[:3, 0] == 0).all()
     if math.isnan(filling):
         assert float(masked_group_loss(logits, filled)) == float(expected)  # NaN is unknown by itself
@@ -90,7 +90,7 @@ def test_what_is_unknown_has_no_say(golden, filling):
 def test_nothing_known_is_no_loss_and_no_gradient(golden):
     leaf = golden[2].clone().requires_grad_()
     losses = group_losses(leaf, torch.full((6, 38), float("nan")))
-    assert list(losses) == [group.name for group in GROUPS] and all(float(loss) == 0 for loss in losses.values())
+    assert list(losses) == [group.name for group in GROUPS] and all(loss.item() == 0 for loss in losses.values())
     sum(losses.values()).backward()
     assert (leaf.grad == 0).all()
 
@@ -129,15 +129,18 @@ def test_the_objective_learns_and_tells_its_parts():
     unknown = torch.zeros(16, 38, dtype=torch.bool)
     unknown[:, 5:34] = True
     batch = {"image": images, "target": target, "unknown": unknown}
-    optimizer = torch.optim.Adam(model.parameters(), 0.3)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         told = model(batch)
-        assert float(told["loss"]) == pytest.approx(sum(float(told[g.name]) for g in GROUPS), rel=1e-5)
-        optimizer.zero_grad()
+        assert told["loss"].item() == pytest.approx(
+            sum(told[g.name].item() for g in GROUPS if g.name != "bone"), rel=1e-5
+        )
         told["loss"].backward()
-        optimizer.step()
-        losses.append(float(told["loss"]))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= parameter.grad
+                parameter.grad = None
+        losses.append(float(told["loss"].detach()))
     assert losses[-1] < 0.2 * losses[0]
     found = model.predict(images)
     assert found.shape == (16, len(LABELS)) and found.dtype == torch.float32
