@@ -10,7 +10,8 @@ radiograph, as prediction also sees it.
 What a crop shows of the labels: a finding that is marked is in its crop. One that is known to be there and is not
 marked may lie outside, so that its group is unknown in a crop. Were it then still known that it is *not* there in the
 crops of others, zoomed would mean negative; so the group is hidden in as large a share of their crops. Implants are
-marked by no source: they are learnt on whole radiographs. The bone is that of the marked finding.
+marked by no source: they are learnt on whole radiographs. The bone is that of the marked finding. A source with
+findings of which none is marked is never cropped.
 
 A crop has the aspect of its radiograph; its scale is the side of the crop as a fraction of the radiograph's.
 H, W: the radiograph, h, w: the network's input, in pixels. L: 38 labels.
@@ -50,7 +51,7 @@ class CropPolicy:
     """
 
     whole: float = 0.25
-    margin: tuple[float, float] = (0.25, 1.0)
+    margin: tuple[float, float] = (0.1, 0.75)
     smallest: float = 0.2
     degrees: float = 10.0
     flip: float = 0.0
@@ -143,9 +144,9 @@ class RegionCrops(Dataset):
         self.labels = label_array(self.records)
         self.found = (FindingBoxes(records) if boxes is None else boxes) if policy else None
         self.hidden = hidden_shares(self.records)
-        # where nothing is marked, no crop would tell anything
-        self.never = {source for source, shares in self.hidden.items() if set(shares.values()) <= {0.0, 1.0}
-                      and 1.0 in shares.values() and not any(self.records["boxes"][self.records["source"] == source])}  # fmt: skip
+        marked = set(self.records["source"][self.records["boxes"].map(bool)])
+        # where findings are and none is marked, no crop would tell anything
+        self.never = {source for source, shares in self.hidden.items() if any(shares.values())} - marked
 
     def __len__(self) -> int:
         return len(self.records)
@@ -235,7 +236,8 @@ class RegionCrops(Dataset):
             boxes = step(boxes, *arguments, **more)
         fitted = self.preprocessing.fit(image[0].numpy())[0].numpy()
         for change in changes:
-            fitted = change(fitted, factors[0] if change is brightened else factors[1])
+            factor = factors[0] if change is brightened else factors[1]
+            fitted = change(fitted, factor) if factor != 1 else fitted
         return torch.from_numpy(np.array(fitted))[None], self._fitted(
             tuple(boxes[0].tolist()) if box else None, image.shape[-2:]
         )

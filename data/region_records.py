@@ -98,9 +98,9 @@ def region_records(
         raise ValueError(f"{printable(table)}: no radiographs are left; {len(refused)} cannot be used{told}")
     notices = list(notices)
     if refused:
-        notices.append(f"{counted(len(refused))} of {len(rows)} cannot be used and left out, first {refused[0][1]}")
+        notices.append(f"{len(refused)} of {counted(len(rows))} left out, which cannot be used, first {refused[0][1]}")
     if empty:
-        notices.append(f"{counted(empty)} of {len(rows)} without any label left out")
+        notices.append(f"{empty} of {counted(len(rows))} left out, of which nothing is known")
     records = pd.DataFrame(kept)
     records.attrs |= {"notices": notices, "refused": refused}
     return records
