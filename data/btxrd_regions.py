@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data.annotation_files import Box, around, checked_box, read_labelme
-from data.btxrd import BENIGN, SUBTYPES, Btxrd, grouped_by_lesion, tumour_rows
+from data.btxrd import BENIGN, MALIGNANT, SUBTYPES, Btxrd, grouped_by_lesion, tumour_rows
 from data.listing import printable
 from data.region_records import LabelRules, OnBad, boxed, region_records
 from training.label_groups import label_vector
@@ -31,7 +31,7 @@ def read_btxrd_regions(
     there, the rows of centre N of `NAME.csv` or `NAME.xlsx` are taken, and a notice says so.
     centers: only these; none is all. looking: of `data.columns.grouped`.
     A tumour without an annotation, an annotation of a normal radiograph, a shape that is neither rectangle nor polygon,
-    a shape named after a subtype that the sheet denies: refused.
+    a shape named after a benign subtype of a tumour that is malignant or the other way round: refused.
     """
     table, told = _sheet(Path(metadata))
     image_dir, annotation_dir = Path(image_dir), Path(annotation_dir)
@@ -95,8 +95,9 @@ def btxrd_boxes(file: Path, size: tuple[int, int], row: dict) -> list[Box]:
     for number, shape in enumerate(read_labelme(file, size), 1):
         where = f"{printable(file)}: shape {number}"
         count, name = len(shape.points), shape.label.strip().casefold()
-        if name in SUBTYPES and row.get(name) == 0:
-            raise ValueError(f"{where}: {printable(name)!r}, which the sheet denies")
+        for side, kinds in (("benign", BENIGN), ("malignant", MALIGNANT)):
+            if name in kinds and row.get(side) == 0:
+                raise ValueError(f"{where}: {name!r}, and the sheet says that the tumour is not {side}")
         if shape.kind == "rectangle" and count in (2, 4):
             rectangles.append(checked_box(where, around(shape.points), size))
         elif shape.kind == "polygon" and count >= 3:

@@ -4,6 +4,7 @@ One row per radiograph:
     image           path
     source          "btxrd", "fracatlas", "snuh", or the name of a further table
     patient         "SOURCE:..." the patient, or the group of near-duplicates and of pictures of one lesion
+    target          of joined sources: the index of the stratum, for data/splits.py
     labels          float32 [38]: 1 holds, 0 does not, NaN unknown (training/label_groups.py)
     boxes           list of (x0, y0, x1, y1) in pixels of the upright radiograph, one for each finding; [] if none is
                     marked
@@ -24,10 +25,9 @@ import pandas as pd
 
 from data.annotation_files import Box
 from data.columns import counted
-from data.dataset import Task, require_columns
+from data.dataset import Task
 from data.listing import printable
 from data.radiograph import radiograph_size
-from data.splits import Splits, grouped_splits
 from training.label_groups import GROUP, LABELS, wrong_labels
 
 COLUMNS = ("image", "source", "patient", "labels", "boxes", "height", "width")
@@ -107,9 +107,10 @@ def region_records(
 
 
 def join_sources(sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The records of several sources as one table; notices begin with their source's name.
+    """The records of several sources as one table, with `target`: what `data.splits.grouped_splits` stratifies by.
 
-    ValueError: no source, one twice, or a file in two of them.
+    attrs: "task" (its classes are the names of the strata, see `strata`), "notices", each beginning with its source's
+    name, and "refused". ValueError: no source, one twice, or a file in two of them.
     """
     if not sources:
         raise ValueError("no source of radiographs was given")
@@ -123,7 +124,11 @@ def join_sources(sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
         image = joined["image"][places.duplicated()].iloc[0]
         told = " and ".join(joined["source"][places == str(Path(image).resolve())])
         raise ValueError(f"{printable(image)}: in the sources {told}; each radiograph belongs to one")
+    named = strata(joined)
+    order = sorted(set(named))
+    joined = joined.assign(target=[order.index(name) for name in named])
     joined.attrs = {
+        "task": Task("multiclass", tuple(order)),
         "notices": [f"{name}: {told}" for name, s in zip(names, sources) for told in s.attrs.get("notices", [])],
         "refused": [one for s in sources for one in s.attrs.get("refused", [])],
     }
@@ -162,18 +167,6 @@ def _finding(labels: np.ndarray) -> str:
             if labels[index] == 1:
                 return LABELS[index] if group == "tumour" else "fracture"
     return "unknown" if np.isnan(labels[GROUP["tumour"].indices[-1]]) else "no tumour"
-
-
-def region_splits(
-    records: pd.DataFrame, *, folds: int = 5, test_fraction: float = 0.1, seed: int = 0
-) -> Splits:  # fmt: skip
-    """Test set and folds by patient, stratified by source and tumour class; see `grouped_splits`."""
-    require_columns(Path("the records"), records, ["source", "patient", "labels"])
-    named = strata(records)
-    order = sorted(set(named))
-    target = [order.index(name) for name in named]
-    task = Task("multiclass", tuple(order))
-    return grouped_splits(records.assign(target=target), task, folds=folds, test_fraction=test_fraction, seed=seed)
 
 
 def boxed(boxes: Iterable[Box]) -> list[Box]:

@@ -17,9 +17,10 @@ from data.fracatlas_regions import fracatlas_boxes, fracatlas_labels, read_fraca
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.phantom_snuh import SNUH_COLUMNS, bone_label, tumour_class
-from data.region_records import SKELEX_RULES, LabelRules, join_sources, label_array, region_splits, strata
+from data.region_records import SKELEX_RULES, LabelRules, join_sources, label_array, strata
 from data.region_table import read_region_table
 from data.snuh import read_snuh_regions
+from data.splits import grouped_splits
 from training.label_groups import LABELS, label_vector
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -228,7 +229,7 @@ def tumour_file(folder, number=0) -> Path:
         (lambda s: s["shapes"][1]["points"].append([float("nan"), 1]), ["shape 2: coordinates that are not finite"]),
         (lambda s: s.update(shapes=[]), ["no shape, and the sheet says that there is a tumour"]),
         (lambda s: s.update(imageWidth=7), ["drawn on a picture of"]),
-        (lambda s: s["shapes"][0].update(label="Other MT "), ["shape 1: 'other mt', which the sheet denies"]),
+        (lambda s: s["shapes"][0].update(label="Other MT "), ["shape 1: 'other mt', and the", "not malignant"]),
     ],
 )  # fmt: skip
 def test_wrong_annotations_of_btxrd_are_named(change, words, copied):
@@ -433,7 +434,8 @@ def test_sources_are_joined_and_split_by_patient(releases, own):
     assert records.attrs["notices"][0].startswith("btxrd: no patient is named")
     named = np.array(strata(records))
     assert {"btxrd, benign", "fracatlas, fracture", "fracatlas, no tumour", "snuh, malignant"} <= set(named)
-    splits = region_splits(records, folds=3, test_fraction=0.2, seed=1)
+    assert [records.attrs["task"].classes[target] for target in records["target"]] == named.tolist()
+    splits = grouped_splits(records, records.attrs["task"], folds=3, test_fraction=0.2, seed=1)
     patients = records["patient"].to_numpy()
     for fold in splits.folds:
         sides = [set(patients[rows]) for rows in (fold.train, fold.val, splits.test)]
