@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.crop_places import CropPolicy, FindingBoxes, context_crop, place_crop
 from data.preprocessing import Preprocessing
-from data.region_crops import CropPolicy, FindingBoxes, RegionCrops, context_crop, hidden_shares, place_crop
+from data.radiograph import UnreadableRadiograph
+from data.region_crops import RegionCrops, hidden_shares
 from training.label_groups import GROUP, LABELS, label_vector
 
 SMALL = Preprocessing(64, 48)
@@ -82,6 +84,17 @@ def test_the_scale_of_a_crop_does_not_predict_a_label(source, label, views):
         assert low < 0.5 < high, f"{LABELS[label]}: {area:.3f} ({low:.3f} to {high:.3f})"
     else:  # a set that is half marked is learnt more on whole radiographs than others, whatever the label
         assert 0.44 < area < 0.56
+
+
+def test_the_scale_does_not_depend_on_the_radiograph_at_all():
+    records = drawn_records(300)
+    crops = RegionCrops(records, SMALL, CropPolicy())
+    scales = set()
+    for seed in range(30):
+        found = {crops.view(index, np.random.default_rng(seed))[2] for index in range(0, 300, 7)}
+        assert len(found) == 1
+        scales |= found
+    assert len(scales) > 10
 
 
 def test_with_the_reference_s_crops_it_would():
@@ -253,9 +266,8 @@ def test_evaluation_sees_whole_radiographs_and_all_labels(lit):
 
 
 def test_a_file_that_has_changed_is_named(lit):
-    with pytest.raises(
-        ValueError, match=r"lesion\.png: the radiograph is 300 x 260 .*, and was 301 x 260 when its boxes"
-    ):
+    told = r"lesion\.png: bad-metadata: it is 300 x 260 .*, and was 301 x 260 when its boxes were read"
+    with pytest.raises(UnreadableRadiograph, match=told):
         RegionCrops(lit.assign(height=301), SMALL)[0]
     with pytest.raises(ValueError, match="no column 'boxes'"):
         RegionCrops(lit.drop(columns="boxes"), SMALL)
