@@ -41,7 +41,9 @@ class SnuhWriter:
     boxes; the fracture of one radiograph is not told.
     """
 
-    plan = {"conditions": ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant")}
+    plan = {  # most bone tumours are of the young
+        "conditions": ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant"), "ages": (5.0, 55.0),
+    }  # fmt: skip
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
         self.folder, self.seed, self.traps, self.rows = folder, seed, traps, []
