@@ -1,5 +1,6 @@
 """BTXRD as it is published: primary bone tumours of the limbs and the pelvis, and normal radiographs."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,22 +58,10 @@ class Btxrd(RadiographDataset):
         """
         root = Path(root)
         name = next((name for name in cls.tables if (root / name).is_file()), cls.tables[0])
-        table = root / name
-        rows = read_table(table, text=["image_id"])
-        marked = ["tumor", "benign", "malignant", *SUBTYPES]
-        require_columns(table, rows, ["image_id", "center", "age", "gender", *SITES, *marked])
-        names = ids(table, rows, "image_id", files=True)
-        rows = rows.assign(image_id=names, **flags(table, rows, marked))
-        _check(table, rows)
-        found = pictures_in(root, ["images"])
-        places = [f"images/{_on_disk(name, found)}" for name in names]
-        paths = paths_below(root, name, places)
-        require_images(table, paths, keep_missing)
         notices: list[str] = []
-        rows = cls.select(rows.assign(image=paths), notices)
-        hints = ("center", "age", "gender", *SITES, *SUBTYPES)
-        records = grouped(rows.assign(target=cls.labels(rows)), notices, hints, BITS, _TOLD, **looking)
-        return finished(table, records, cls.task, notices)
+        rows = cls.select(tumour_rows(root / name, root / "images", keep_missing=keep_missing), notices)
+        records = grouped_by_lesion(rows.assign(target=cls.labels(rows)), notices, **looking)
+        return finished(root / name, records, cls.task, notices)
 
     @classmethod
     def select(cls, rows: pd.DataFrame, notices: list[str]) -> pd.DataFrame:
@@ -125,6 +114,29 @@ class BtxrdSubtype(BtxrdMalignancy):
     def labels(cls, rows: pd.DataFrame) -> pd.Series:
         """The index of the subtype in `SUBTYPES`."""
         return pd.Series(rows[list(SUBTYPES)].to_numpy().argmax(axis=1).astype(float), index=rows.index)
+
+
+def tumour_rows(table: Path, images: Path, *, keep_missing: bool = False) -> pd.DataFrame:
+    """The checked rows of a sheet of BTXRD with the column `image`, the path of each picture in the folder `images`.
+
+    FileNotFoundError or ValueError name what is missing or wrong.
+    """
+    rows = read_table(table, text=["image_id"])
+    marked = ["tumor", "benign", "malignant", *SUBTYPES]
+    require_columns(table, rows, ["image_id", "center", "age", "gender", *SITES, *marked])
+    names = ids(table, rows, "image_id", files=True)
+    rows = rows.assign(image_id=names, **flags(table, rows, marked))
+    _check(table, rows)
+    found = pictures_in(images.parent, [images.name])
+    places = [f"{images.name}/{_on_disk(name, found)}" for name in names]
+    paths = paths_below(images.parent, os.path.relpath(table, images.parent), places)
+    require_images(table, paths, keep_missing)
+    return rows.assign(image=paths)
+
+
+def grouped_by_lesion(rows: pd.DataFrame, notices: list[str], **looking) -> pd.DataFrame:
+    """Rows with groups in place of patients, as the class says; a notice tells how many. looking: of `grouped`."""
+    return grouped(rows, notices, ("center", "age", "gender", *SITES, *SUBTYPES), BITS, _TOLD, **looking)
 
 
 def _check(table: Path, rows: pd.DataFrame) -> None:

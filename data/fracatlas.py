@@ -1,5 +1,6 @@
 """FracAtlas as it is published: fractures and orthopaedic hardware in hands, legs, hips and shoulders."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from data.dataset import RadiographDataset, Task, paths_below, read_table, requi
 from data.listing import printable
 from data.release import pictures_in, require_images
 
-_FOLDERS = ("images/Fractured", "images/Non_fractured")
+_FOLDERS = ("Fractured", "Non_fractured")
 _PARTS = ("hand", "leg", "hip", "shoulder", "mixed")
 
 
@@ -42,21 +43,10 @@ class FracAtlas(RadiographDataset):
         FileNotFoundError or ValueError name what is missing or wrong.
         """
         root = Path(root)
-        table = root / cls.table
-        rows = read_table(table, text=["image_id"])
-        require_columns(table, rows, ["image_id", "fractured", "hardware", *_PARTS])
-        names = ids(table, rows, "image_id", files=True)
-        known = flags(table, rows, ["fractured", "hardware"])
-        found = pictures_in(root, _FOLDERS)
-        places = _places(table, names, known["fractured"], found)
-        paths = paths_below(root, cls.table, places)
-        require_images(table, paths, keep_missing)
-        records = rows.assign(image_id=names, **known, image=paths, target=known[cls.target])
-        notices = []
-        if beyond := sorted(set(found) - set(names)):
-            notices.append(f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}")
-        records = grouped(records, notices, (*_PARTS, "hardware"), told="body part and hardware", **looking)
-        return finished(table, records, cls.task, notices)
+        notices: list[str] = []
+        rows = fracture_rows(root / cls.table, root / "images", notices, keep_missing=keep_missing)
+        records = grouped_by_part(rows.assign(target=rows[cls.target]), notices, **looking)
+        return finished(root / cls.table, records, cls.task, notices)
 
 
 class FracAtlasImplant(FracAtlas):
@@ -66,9 +56,35 @@ class FracAtlasImplant(FracAtlas):
     task = Task("binary", ("no hardware", "hardware"))
 
 
-def _places(table: Path, names: pd.Series, fractured: pd.Series, found: dict[str, str]) -> list[str]:
+def fracture_rows(table: Path, images: Path, notices: list[str], *, keep_missing: bool = False) -> pd.DataFrame:
+    """The checked rows of the table with the column `image`, the path of each picture in a folder of `images`.
+
+    `notices` is told of pictures without a row. FileNotFoundError or ValueError name what is missing or wrong.
+    """
+    rows = read_table(table, text=["image_id"])
+    require_columns(table, rows, ["image_id", "fractured", "hardware", *_PARTS])
+    names = ids(table, rows, "image_id", files=True)
+    known = flags(table, rows, ["fractured", "hardware"])
+    folders = [f"{images.name}/{folder}" for folder in _FOLDERS]
+    found = pictures_in(images.parent, folders)
+    places = _places(table, names, known["fractured"], found, folders)
+    paths = paths_below(images.parent, os.path.relpath(table, images.parent), places)
+    require_images(table, paths, keep_missing)
+    if beyond := sorted(set(found) - set(names)):
+        notices.append(f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}")
+    return rows.assign(image_id=names, **known, image=paths)
+
+
+def grouped_by_part(rows: pd.DataFrame, notices: list[str], **looking) -> pd.DataFrame:
+    """Rows with groups in place of patients, as the class says; a notice tells how many. looking: of `grouped`."""
+    return grouped(rows, notices, (*_PARTS, "hardware"), told="body part and hardware", **looking)
+
+
+def _places(
+    table: Path, names: pd.Series, fractured: pd.Series, found: dict[str, str], folders: list[str]
+) -> list[str]:  # fmt: skip
     """Where each picture is, below the root; ValueError where folder and table contradict each other."""
-    expected = np.where(fractured == 1, *_FOLDERS)
+    expected = np.where(fractured == 1, *folders)
     actual = [found.get(name, folder) for name, folder in zip(names, expected)]
     wrong = [row for row in range(len(names)) if actual[row] != expected[row] and fractured.notna().iloc[row]]
     if wrong:

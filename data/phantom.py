@@ -49,6 +49,7 @@ class Phantom:
     pixel_spacing_mm: float
     bone: str  # host of the lesion, "" if there is none
     arch_drop_mm: float = 0.0  # sinking of the middle of the foot, about 10 in a flat foot
+    place: float = 0.0  # of the lesion on its host, as a fraction of the bone's length from its proximal end
 
 
 def stream(seed: int, patient: int, name: str, number: int = 0) -> np.random.Generator:
@@ -164,7 +165,7 @@ def draw_view(
         condition=person.condition, age_years=round(person.age_years, 2),
         bone_age_months=round(12 * person.bone_age_years, 1),
         sex=person.sex, side=person.side, kl_grade=person.kl_grade, pixel_spacing_mm=camera.mm, bone=condition.host,
-        arch_drop_mm=person.arch_drop_mm,
+        arch_drop_mm=person.arch_drop_mm, place=round(condition.place, 4),
     )  # fmt: skip
 
 

@@ -3,14 +3,15 @@
 Yao et al., BTXRD, Scientific Data 2025, https://doi.org/10.6084/m9.figshare.27865398. Lytic lesions are simple bone
 cysts (under 20 years) or giant cell tumours (20 to 45); a quarter of them, and all beyond 45, are osteosarcoma or
 another malignant tumour. Sclerotic ones are osteosarcoma, osteofibroma, or another benign or malignant tumour;
-osteochondroma is itself. Other conditions, and the chest, are normal without a site. Columns, names, annotation shapes
-and the mix of .jpeg and .jpg are the official ones. Centre and subtype belong to the patient: they are drawn from the
-seed and the patient's number, never from the order of writing.
+osteochondroma is itself. The layout has no other conditions; the chest is normal without a site. Columns, names,
+annotation shapes and the mix of .jpeg and .jpg are the official ones. Centre and subtype belong to the patient: they
+are drawn from the seed and the patient's number, never from the order of writing.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -45,8 +46,11 @@ class BtxrdWriter:
     """images/IMG*.jpeg (a few .jpg), Annotations/IMG*.json for tumours, dataset.csv and dataset.xlsx.
 
     traps: the first benign tumour carries two subtypes; the table calls a .jpg .jpeg; one picture is a copy of the
-    first; the last one is not there.
+    first; the last one is not there; of the annotations after the first row's, one rectangle is drawn from its lower
+    right, one lesion is outlined by its polygon alone, and one file is not there.
     """
+
+    plan = {"conditions": ("normal", "lytic", "sclerotic", "osteochondroma")}
 
     def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
         self.folder, self.seed, self.traps, self.rows = folder, seed, traps, []
@@ -82,6 +86,7 @@ class BtxrdWriter:
             notes = self.folder / "Annotations"
             shutil.copyfile(notes / f"{Path(first['image_id']).stem}.json",
                             notes / f"{Path(self.rows[-2]['image_id']).stem}.json")  # fmt: skip
+        self._spoil_annotations([row["image_id"] for row in self.rows[1:-2] if row["tumor"]])
         for row in self.rows[1:-2]:
             if row["benign"]:
                 row["other bt" if not row["other bt"] else "osteofibroma"] = 1
@@ -90,6 +95,18 @@ class BtxrdWriter:
             if row["image_id"].endswith(".jpg"):
                 row["image_id"] = str(Path(row["image_id"]).with_suffix(".jpeg"))
                 break
+
+    def _spoil_annotations(self, names: list[str]) -> None:
+        files = [self.folder / "Annotations" / f"{Path(name).stem}.json" for name in names[:3]]
+        for number, file in enumerate(files):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if number == 0:
+                content["shapes"][0]["points"].reverse()
+            elif number == 1:
+                del content["shapes"][0]
+            write_json(file, content)
+            if number == 2:
+                file.unlink()
 
     def write_labelme(self, name: str, subtype: str, phantom: Phantom) -> None:
         """A rectangle and a polygon, as in the official files."""

@@ -32,8 +32,10 @@ class FracAtlasWriter:
     """images/{Fractured,Non_fractured}/IMG*.jpg, Annotations/, Utilities/Fracture Split/ and dataset.csv.
 
     traps: one picture is a copy of the first negative, one is the same at three quarters of its size and compressed
-    again, and the last one is not there.
+    again, and the last one is not there; the YOLO files of the first two fractures are a polygon and empty.
     """
+
+    plan = {"conditions": ("normal", "fracture", "implant", "arthrosis")}  # it does not look for tumours
 
     def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
         self.folder, self.seed, self.traps, self.rows, self.shapes = folder, seed, traps, [], []
@@ -71,6 +73,11 @@ class FracAtlasWriter:
         boxes = self.folder / "Annotations" / "YOLO"
         for path in (copied, smaller):
             shutil.copyfile(boxes / f"{Path(first['image_id']).stem}.txt", boxes / f"{path.stem}.txt")
+
+        for number, (name, width, height, _, mask) in enumerate(self.shapes[:2]):
+            outline = " ".join(f"{x / width:.6f} {y / height:.6f}" for x, y in mask_polygon(mask))
+            text = "" if number else f"0 {outline}\n"
+            (boxes / f"{Path(name).stem}.txt").write_text(text, encoding="utf-8")
 
     def close(self) -> None:
         """Write the table, the masks and the official split."""

@@ -8,6 +8,7 @@
 `rsna_bone_age`  RSNA Pediatric Bone Age, see data/phantom_rsna_bone_age.py.
 `knee_oa`        Knee osteoarthritis severity, see data/phantom_knee_oa.py.
 `pes_planus`     Pes planus, see data/phantom_pes_planus.py.
+`snuh`           SNUH-bonetu, see data/phantom_snuh.py.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from data.phantom_mura import MuraWriter
 from data.phantom_pes_planus import PesPlanusWriter
 from data.phantom_plan import Plan
 from data.phantom_rsna_bone_age import RsnaBoneAgeWriter
+from data.phantom_snuh import SnuhWriter
 
-LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus")
+LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
 FORMATS = ("png16", "png8", "jpeg", "dicom")
 RECORD_COLUMNS = (
     "image", "patient", "view", "region", "condition", "age_years", "bone_age_months", "sex", "side", "kl_grade",
@@ -69,7 +71,7 @@ class FolderWriter:
 WRITERS = {
     "folder": FolderWriter, "fracatlas": FracAtlasWriter, "btxrd": BtxrdWriter, "mura": MuraWriter,
     "grazpedwri": GrazpedwriWriter,
-    "rsna_bone_age": RsnaBoneAgeWriter, "knee_oa": KneeOaWriter, "pes_planus": PesPlanusWriter,
+    "rsna_bone_age": RsnaBoneAgeWriter, "knee_oa": KneeOaWriter, "pes_planus": PesPlanusWriter, "snuh": SnuhWriter,
 }  # fmt: skip
 
 

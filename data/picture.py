@@ -4,6 +4,7 @@ Pillow is asked for no other format, the header is judged before anything is dec
 damaged is refused, never completed. H: height, W: width in pixels.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -27,8 +28,28 @@ def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
     from 0, needed where there are several pages.
     Raises UnreadableRadiograph: every complaint of a decoder becomes a reason.
     """
-    try:
+    with _refusals(path):
         return _picture_pixels(path, stream, frame)
+
+
+def header_size(path, stream) -> tuple[int, int] | None:
+    """(H, W) of an open picture when it is upright, from its header; None for TIFF, which must be decoded to know it.
+
+    Raises UnreadableRadiograph for a header that is refused; what is wrong with the pixels is not seen.
+    """
+    with _refusals(path):
+        picture = _open_picture(path, stream, None)
+        if picture.format == "TIFF":
+            return None
+        sideways = picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the EXIF orientation
+        return (picture.width, picture.height) if sideways else (picture.height, picture.width)
+
+
+@contextlib.contextmanager
+def _refusals(path):
+    """Turn every complaint of a decoder into an UnreadableRadiograph with its reason."""
+    try:
+        yield
     except UnreadableRadiograph:
         raise
     except UnidentifiedImageError as error:

@@ -18,7 +18,8 @@ import numpy as np
 from data.listing import EXTENSIONS, list_radiographs
 from training.files import printable
 
-__all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable"]
+__all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable",
+           "radiograph_size"]  # fmt: skip
 
 MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
 LARGE_PIXELS = 25_000_000  # larger than any panel: a scan or a stitched picture, or a bomb
@@ -97,6 +98,19 @@ def load_radiograph(
         pixels = luminance(pixels)
     check_content(path, pixels, allow_constant)
     return np.require(pixels, requirements=["C", "W"])
+
+
+def radiograph_size(path) -> tuple[int, int]:
+    """(H, W) of what `load_radiograph` gives, from the header alone where that says it. Raises UnreadableRadiograph."""
+    with _open(path) as stream:
+        head = stream.read(132)
+        stream.seek(0)
+        if not looks_like_dicom(head):
+            from data.picture import header_size
+
+            if size := header_size(path, stream):
+                return size
+    return load_radiograph(path).shape[:2]
 
 
 def silence(logs: tuple[str, ...], modules: re.Pattern) -> None:

@@ -15,7 +15,6 @@ unknown (None), never "no finding".
 """
 
 import csv
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -24,13 +23,12 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.annotation_files import parse_boxes, read_labelme, read_yolo, yolo_box
 from data.listing import below
 from data.picture import open_picture
-from training.files import read_small
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
-MOST_BYTES = 32 << 20  # of one JSON or text file; LabelMe may store the picture in it
 MOST_LEVELS = 16  # distinct values in a mask picture; more, and it is a radiograph by mistake
 MOST_PIXELS = 25_000_000  # of a mask that is larger than its radiograph
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -163,28 +161,13 @@ def _levels(picture: Image.Image) -> int:
 
 def _labelme(file: Path, size: tuple[int, int]) -> np.ndarray:
     """LabelMe 3-5: points in pixels of the picture the file describes."""
-    text = read_small(file, MOST_BYTES)
-    try:
-        content = json.loads(text)
-        declared = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
-        shapes = [(s.get("shape_type") or "polygon", [tuple(map(float, p)) for p in s["points"]])
-                  for s in content["shapes"]]  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{file}: not a LabelMe file ({type(error).__name__}: {error})") from error
-    if tuple(declared) != tuple(size):
-        raise ValueError(
-            f"{file}: drawn on a picture of {declared[0]} x {declared[1]} (height x width), the radiograph is "
-            f"{size[0]} x {size[1]}"
-        )
     mask = np.zeros(size, bool)
-    for number, (kind, points) in enumerate(shapes, 1):
-        mask |= _shape(f"{file}: shape {number}", kind, points, size)
+    for number, shape in enumerate(read_labelme(file, size), 1):
+        mask |= _shape(f"{file}: shape {number}", shape.kind, shape.points, size)
     return mask
 
 
 def _shape(where: str, kind: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
-    if not np.isfinite(points).all():
-        raise ValueError(f"{where}: coordinates that are not finite")
     if kind == "rectangle" and len(points) in (2, 4):
         (x0, y0), (x1, y1) = np.min(points, axis=0), np.max(points, axis=0)
         return _box(where, (x0, y0, x1, y1), size)
@@ -219,24 +202,12 @@ def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
     """YOLO boxes and polygons; an empty file means that nothing was found."""
     height, width = size
     mask = np.zeros(size, bool)
-    for number, line in enumerate(read_small(file, MOST_BYTES).splitlines(), 1):
-        where = f"{file}: line {number}"
-        try:
-            numbers = [float(word) for word in line.split()[1:]]
-        except ValueError as error:
-            raise ValueError(f"{where}: {line!r} is not `class` and numbers") from error
-        if not line.split():
-            continue
-        if any(not -1e-3 <= v <= 1 + 1e-3 for v in numbers):
-            raise ValueError(f"{where}: {line!r} has coordinates outside 0 to 1")
-        if len(numbers) == 4:
-            x, y, w, h = numbers
-            box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-            mask |= _box(where, box, size)
-        elif len(numbers) >= 6 and len(numbers) % 2 == 0:
-            mask |= _polygon([(x * width, y * height) for x, y in zip(numbers[::2], numbers[1::2])], size)
+    for mark in read_yolo(file):
+        if len(mark.numbers) == 4:
+            mask |= _box(f"{file}: line {mark.line}", yolo_box(mark, size), size)
         else:
-            raise ValueError(f"{where}: {line!r} is neither `class cx cy w h` nor `class` and three or more points")
+            xs, ys = mark.numbers[::2], mark.numbers[1::2]
+            mask |= _polygon([(x * width, y * height) for x, y in zip(xs, ys)], size)
     return mask
 
 
@@ -286,12 +257,7 @@ def _row_boxes(where: str, row: dict[str, str]) -> list:
     text = row.get("boxes", "")
     if not text:
         return []
-    try:
-        boxes = [tuple(float(v) for v in box) for box in json.loads(text)]
-        if any(len(box) != 4 for box in boxes):
-            raise ValueError("a box needs four numbers")
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{where}: boxes {text[:80]!r} are not [[x0, y0, x1, y1], ...] ({error})") from error
+    boxes = parse_boxes(where, text)
     if row.get("mask"):  # the mask is the finer description of the same findings
         return []
     return [lambda size, box=box: _box(where, box, size) for box in boxes]

@@ -4,6 +4,7 @@
     python scripts/make_phantoms.py --out data/phantom_dicom --n 20 --format dicom --sheet sheet.png
     python scripts/make_phantoms.py --out data/FracAtlas --layout fracatlas --n 400 --regions hand,knee --workers 4
     python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 400 --conditions normal,lytic,osteochondroma
+    python scripts/make_phantoms.py --out data/SNUH-bonetu --layout snuh --n 400
     python scripts/make_phantoms.py --out data/mura --layout mura --n 400
 
 The layouts of real data sets have their own formats, regions and views. The same flags give the same bytes, whatever
@@ -18,7 +19,7 @@ import argparse
 from pathlib import Path
 
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
-LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus")
+LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
 CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
 
 

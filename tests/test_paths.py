@@ -26,6 +26,7 @@ from data.phantom_dicom import write_dicom
 from data.phantom_folder import PhantomFolder
 from data.phantom_plan import Plan, phantoms
 from data.radiograph import UnreadableRadiograph, load_radiograph
+from data.region_table import read_region_table
 from data.truth import read_truth
 from evaluation import heatmap_figures
 from models.mae import MAEConfig, MaskedAutoencoder
@@ -80,6 +81,13 @@ def table(path: Path, columns: list[str], *rows: list[str]) -> Path:
     return path
 
 
+def region_table(root: Path, name: str) -> None:
+    rows = [mask(root / "images" / "other.png").relative_to(root), "p", "benign"], [name, "q", "benign"]
+    file = table(root / "regions.csv", ["image", "patient", "tumour"], *rows)
+    for path in read_region_table(file, on_bad="skip")["image"]:
+        load_radiograph(path, allow_constant=True)
+
+
 class Sheet(RadiographDataset):
     """Names pictures as FracAtlas and BTXRD do."""
 
@@ -122,6 +130,7 @@ NAMERS = {
     "truth": truth_table,
     "image": lambda root, name: phantom_table(root, name, "image"),
     "mask": lambda root, name: phantom_table(root, name, "mask"),
+    "regions": region_table,
     "csv": lambda root, content: labelled(root, content, Sheet),
     "xlsx": lambda root, content: labelled(root, content, Workbook),
 }

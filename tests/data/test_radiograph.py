@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data.intensity import minmax
-from data.radiograph import REASONS, UnreadableRadiograph, list_radiographs, load_radiograph
+from data.radiograph import REASONS, UnreadableRadiograph, list_radiographs, load_radiograph, radiograph_size
 from training.files import printable
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -539,3 +539,28 @@ def test_lists_that_are_wrong(tree, name, content, error, message):
     (tree / name).write_bytes(content)
     with pytest.raises(error, match=message):
         list_radiographs(tree / name)
+
+
+def test_the_size_in_the_header_is_that_of_the_pixels(tmp_path):
+    files = [
+        path
+        for path in sorted((GOLDEN / "assets").iterdir())
+        if path.suffix in (".png", ".tif") and "nan" not in path.name
+    ]
+    sizes = {}
+    for path in files:
+        try:
+            sizes[path.name] = load_radiograph(path, allow_constant=True).shape
+        except UnreadableRadiograph:
+            continue
+        if "constant" not in path.name:
+            assert radiograph_size(path) == sizes[path.name], path.name
+    assert (
+        sizes["exif_rotated.png"] != Image.open((GOLDEN / "assets") / "exif_rotated.png").size[::-1] and len(sizes) > 8
+    )
+    for name, content, reason in (("a.png", b"no picture", "not-an-image"), ("b.png", b"", "empty-file")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UnreadableRadiograph, match=reason):
+            radiograph_size(tmp_path / name)
+    with pytest.raises(UnreadableRadiograph, match="missing"):
+        radiograph_size(tmp_path / "c.png")
