@@ -59,6 +59,38 @@ For research. Not a medical device; not evaluated for any clinical decision.
 """
 
 
+def finetuned_card(title: str, task: str, backbone: str, facts: dict[str, Any], initial_licence: str | None) -> str:
+    """The card of a fine-tuned network. `task`: what it tells and of what data; `backbone`: the name that it was asked
+    for by, which is shown without folders; `facts`: figures and settings by name."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    random = backbone.startswith("none:")
+    start = "random weights" if random else f"the weights called {Path(backbone).name}"
+    terms = "the data" if random else "the data and of the initial weights"
+    licence = "" if random else f"Initial weights: {initial_licence or 'not stated; ask whoever published them'}\n\n"
+    return f"""---
+{_front_matter(initial_licence)}tags: [radiography]
+---
+
+# {title}
+
+{task} Started from {start}.
+
+| | |
+|---|---|
+{rows}
+
+`models.finetuned.load_finetuned` reads this folder; `preprocessor_config.json` holds the preprocessing.
+
+## Limits
+
+For research. Not a medical device; not evaluated for any clinical decision.
+
+## Licence
+
+{licence}Whoever shares these weights must respect the terms of {terms}.
+"""
+
+
 def mae_card(
     config: MAEConfig,
     *,

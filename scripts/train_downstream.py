@@ -456,8 +456,22 @@ class Benchmark:
         made = {"val": self.predicted(model, preprocessing, val),
                 "test": self.predicted(model, preprocessing, self.splits.test), "facts": facts}  # fmt: skip
         kept = self.out / "ckpts" / training.parent.name / training.name
-        distributed.from_main(lambda: keep_weights(model, preprocessing, kept))
+        distributed.from_main(lambda: self.keep(model, preprocessing, kept, backbone, facts))
         return made
+
+    def keep(self, model, preprocessing, folder: Path, backbone: str, facts: dict) -> None:
+        """Main process: the network of the best epoch, for `models.finetuned.load_finetuned`."""
+        from models.backbone_names import find
+        from models.card import finetuned_card, stated_licence
+        from models.finetuned import save_finetuned
+
+        source, task, licence = find(backbone), self.task, None
+        if source.weights is not None:
+            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        told = f"Fine-tuned on {self.config.data} ({task.kind}); see its data card in data/."
+        card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts, licence)
+        about = {"data": self.config.data, "classes": list(task.classes), "unit": task.unit, "backbone": backbone}
+        save_finetuned(model, folder, preprocessing.to_dict(), about | facts, card)
 
     def predicted(self, model, preprocessing, rows):
         """Probabilities or values of some rows, in their order."""
@@ -651,20 +665,6 @@ def anonymous(notice: str, patients: set) -> str:
     import re
 
     return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
-
-
-def keep_weights(model, preprocessing, folder: Path) -> None:
-    """model.safetensors and preprocessor_config.json of the best epoch of a fold."""
-    import json
-
-    from safetensors.torch import save
-
-    from training.files import write_bytes, write_text
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save(state))
-    write_text(folder / "preprocessor_config.json", json.dumps(preprocessing.to_dict(), indent=1) + "\n")
 
 
 def forget_training(folder: Path) -> None:

@@ -21,8 +21,11 @@ from PIL import Image
 from data.benchmark import BENCHMARK
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
+from data.preprocessing import Preprocessing
+from data.radiograph import load_radiograph
 from models import backbone_names
 from models.backbone_aliases import Alias
+from models.finetuned import load_finetuned
 from scripts import train_downstream
 
 TINY = "none:test_vit"
@@ -132,7 +135,7 @@ def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
                 there = {path.split("/images/")[1] for path in table.loc[table["split"] == split, "path"]}
                 assert there == {path.removeprefix("./images/") for path in mine.loc[mine["split"] == split, "path"]}
             assert table["probability"].between(0, 1).all() and "hand" in table
-            assert (out / "ckpts" / name / f"fold{number}" / "model.safetensors").is_file()
+            check_kept(out / "ckpts" / name / f"fold{number}", table)
             assert not [path for path in (out / name / f"fold{number}").rglob("*.pt")]
         assert {"before", "after"} <= set(found["calibration"])
         assert (out / f"{name}_by_hand.csv").is_file()
@@ -142,6 +145,16 @@ def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
     for part in (*names, "Comparisons", "ROC and precision-recall", "By hand", "Worst errors", "Augmentation"):
         assert part in page, part
     assert str(fracatlas) not in page.replace(f"<td>{fracatlas}</td>", "") and (out / "augmentation.png").is_file()
+
+
+def check_kept(folder, table):
+    """The network kept predicts what the table says."""
+    loaded = load_finetuned(folder, "binary")
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+    loaded.model.normalise = preprocessing.normalise
+    images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:5]])
+    np.testing.assert_allclose(loaded.model.predict(images), table["probability"][:5], atol=3e-3)  # cache of 8 bits
+    assert loaded.about["classes"] == ["no fracture", "fracture"] and "random weights" in (folder / "README.md").read_text()
 
 
 def test_notices_on_the_page_name_no_patient():

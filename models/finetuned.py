@@ -1,0 +1,135 @@
+"""Fine-tuned networks as folders that are built again without the weights that they began from.
+
+    config.json                 "backbone": what `describe` says of it; "head": kind and size; "about": whatever else
+    preprocessor_config.json    for `data.preprocessing.Preprocessing.from_dict`
+    model.safetensors           the tensors of backbone and head
+    README.md                   model card
+
+Nothing in such a folder is executed, and its claims are checked against its tensors before memory is taken.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from models.backbones import Backbone
+from models.region_guided import RegionGuided
+from models.supervised import Supervised
+from models.timm_weights import create
+from models.vit import ViT
+from models.weights import check_tensors, load_strictly, read_json, read_tensors
+from training.files import atomic, printable, write_text
+
+_MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "outputs": 10_000, "covariates": 100}
+
+
+@dataclasses.dataclass
+class FineTuned:
+    """`model` in eval mode, float32, on the CPU; `preprocessor` and `about` as they were saved."""
+
+    model: Supervised | RegionGuided
+    preprocessor: dict[str, Any]
+    about: dict[str, Any]
+
+
+def describe(backbone: Backbone) -> dict[str, Any]:
+    """How the network of a backbone is built, as plain values."""
+    network, common = backbone.network, {"input_size": list(backbone.input_size), "pool": backbone.pool}
+    if not isinstance(network, ViT):
+        return {"timm": network.pretrained_cfg["architecture"], **common}
+    block = network.blocks[0]
+    norm = network.fc_norm if isinstance(network.norm, nn.Identity) else network.norm
+    return {
+        "vit": {"patch_size": network.patch_embed.patch_size[0], "dim": network.dim, "depth": len(network.blocks),
+                "heads": block.attn.num_heads, "mlp_ratio": block.mlp.fc1.out_features / network.dim,
+                "eps": norm.eps, "pool": network.global_pool},
+        **common,
+    }  # fmt: skip
+
+
+def rebuild(facts: dict[str, Any]) -> Backbone:
+    """A backbone as `describe` told, with random weights. ValueError, KeyError or TypeError for what cannot be."""
+    size = tuple(int(side) for side in facts["input_size"])
+    if len(size) != 2 or not all(8 <= side <= 8192 for side in size):
+        raise ValueError(f"an input of {size} pixels")
+    if "vit" in facts:
+        told = dict(facts["vit"])
+        network: nn.Module = ViT(size, *(_bounded(name, told.pop(name)) for name in list(_MOST)[:4]), **told)
+    else:
+        network, size = create(str(facts["timm"]), size, 0.0)
+    own = {"token": "cls", "avg": "mean"}.get(getattr(network, "global_pool", "avg"), "own")
+    return Backbone(network, None if facts["pool"] == own else facts["pool"], size)
+
+
+def save_finetuned(
+    model: Supervised | RegionGuided, folder: str | Path, preprocessor: dict[str, Any], about: dict[str, Any], card: str
+) -> None:
+    """Write the folder, each file as a whole, the tensors last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, Supervised):
+        head = {"kind": model.kind, "outputs": model.head.out_features, "covariates": model.covariates}
+    else:
+        head = {"kind": "region-guided"}
+    config = {"backbone": describe(model.backbone), "head": head, "about": about}
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=1) + "\n")
+    write_text(folder / "README.md", card)
+    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic(folder / "model.safetensors") as file:
+        file.write(save(state, metadata={"format": "pt"}))
+
+
+def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
+    """Read what `save_finetuned` wrote; `kind`: what the head must be ("region-guided", "binary", ...).
+
+    The model still needs `normalise` (`Preprocessing.from_dict(preprocessor).normalise`). FileNotFoundError or
+    ValueError that names the file.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{printable(folder)}: no config.json; expected the folder of a fine-tuned network")
+    for name in ("preprocessor_config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{printable(folder)}: no {name}")
+    config = read_json(folder / "config.json")
+    if not isinstance(config.get("head"), dict) or not isinstance(config.get("backbone"), dict):
+        raise ValueError(f"{printable(folder / 'config.json')}: of no fine-tuned network; it has no head")
+    there = config["head"].get("kind")
+    if kind and there != kind:
+        raise ValueError(f"{printable(folder)}: its head is {str(there)[:50]!r}; expected {kind!r}")
+    state = read_tensors(folder / "model.safetensors")
+    with torch.device("meta"):
+        probe = _built(folder, config)
+    check_tensors(probe, state, folder)
+    model = _built(folder, config)
+    load_strictly(model, state, folder)
+    preprocessor = read_json(folder / "preprocessor_config.json")
+    return FineTuned(model.eval(), preprocessor, dict(config.get("about") or {}))
+
+
+def _built(folder: Path, config: dict[str, Any]) -> Supervised | RegionGuided:
+    head: dict[str, Any] = config["head"]
+    make: Callable[..., Any] = RegionGuided
+    try:
+        if head["kind"] == "region-guided":
+            return make(rebuild(config["backbone"]))
+        if head["kind"] not in ("binary", "multiclass", "regression"):
+            raise ValueError(f"a head {head['kind']!r}")
+        return Supervised(rebuild(config["backbone"]), head["kind"], _bounded("outputs", head["outputs"]),
+                          covariates=_bounded("covariates", head["covariates"], 0))  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{printable(folder / 'config.json')}: no network can be built of it ({told[:200]})") from None
+
+
+def _bounded(name: str, value: Any, least: int = 1) -> int:
+    if not isinstance(value, int) or not least <= value <= _MOST[name]:
+        raise ValueError(f"{name} {str(value)[:50]}; expected {least} to {_MOST[name]}")
+    return value
