@@ -82,7 +82,7 @@ def rank_test(table: np.ndarray) -> RankTest:
 
 
 def critical_difference(backbones: int, tasks: int, level: float = LEVEL) -> float:
-    """By how much average ranks of two of K backbones must differ over N tasks (Nemenyi; equation 4 in 3.2.2)."""
+    """By how much average ranks of two of K backbones must differ over N tasks (Nemenyi; section 3.2.2)."""
     from scipy import stats
 
     return float(stats.studentized_range.ppf(1 - level, backbones, np.inf) / math.sqrt(2)) * _spread(backbones, tasks)
