@@ -13,12 +13,13 @@ import dataclasses
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evaluation.benchmark_collection import Collection, Result, Setting
-from evaluation.benchmark_page import WORDS, interval_text, metric_text, number
+from evaluation.benchmark_page import SPACE, WORDS, interval_text, metric_text, number
 from evaluation.benchmark_ranking import Ranking, mean_rows
+from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.output_folder import write_table
 from evaluation.ranks import pairs
 from training.files import printable, write_bytes, write_text
@@ -139,19 +140,25 @@ def _wide(collection: Collection, found: Ranking, shown: dict[str, str]) -> tupl
         for row in table_rows(collection, found.setting)
     ]
     for name, of, values in below(collection, found):
-        lines.append([name, of, *values, *[""] * len(names)])
-    return head, [[cell.replace("\u00a0", " ") for cell in line] for line in lines]
+        lines.append([name, of, *(value.value for value in values), *[""] * len(names)])
+    return head, [[cell.replace(SPACE, " ") for cell in line] for line in lines]
 
 
-def below(collection: Collection, found: Ranking) -> list[tuple[str, str, list[str]]]:
+def below(collection: Collection, found: Ranking) -> list[tuple[str, str, list[Cell]]]:
     """Last lines of a table: (what, over what, a number for each backbone)."""
     if not found.tasks or len(found.backbones) < 2:
         return []
     over = f"{len(found.tasks)} task{'s' * (len(found.tasks) != 1)}"
-    lines = [("average rank", over, [f"{value:.2f}" for value in found.average])]
+    lines = [("average rank", over, _numbers([f"{value:.2f}" for value in found.average], min))]
     for metric, (tasks, means) in mean_rows(collection, found).items():
-        lines.append((f"mean {WORDS[metric]}", f"{len(tasks)} tasks", [number(value) for value in means]))
+        shown = _numbers([number(value) for value in means], min if metric in SMALLER_IS_BETTER else max)
+        lines.append((f"mean {WORDS[metric]}", f"{len(tasks)} tasks", shown))
     return lines
+
+
+def _numbers(shown: list[str], best_of: Callable) -> list[Cell]:
+    best = best_of(shown, key=float)
+    return [Cell(one, best=one == best) for one in shown]
 
 
 def latex(collection: Collection, rankings: Sequence[Ranking], shown: dict[str, str]) -> str:
@@ -176,7 +183,9 @@ def latex(collection: Collection, rankings: Sequence[Ranking], shown: dict[str, 
             lines.append(" & ".join(["", "", *folds]) + r" \\")
         last = below(collection, found)
         lines += [r"\midrule"] * bool(last)
-        lines += [" & ".join([escaped(name), escaped(of), *values]) + r" \\" for name, of, values in last]
+        lines += [
+            " & ".join([escaped(name), escaped(of), *map(_latex_cell, cells)]) + r" \\" for name, of, cells in last
+        ]
         parts += [*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""]
     return "\n".join(parts)
 
@@ -185,7 +194,7 @@ def _latex_cell(cell: Cell) -> str:
     value, _, interval = cell.value.partition(" ")
     shown = rf"\textbf{{{escaped(value)}}}" if cell.best and value else escaped(value)
     shown += "$^{*}$" * cell.wins
-    return shown + (f" {escaped(interval.replace('to', '--'))}" if interval else "")
+    return shown + (f" {escaped(interval.replace(f'{SPACE}to{SPACE}', '--'))}" if interval else "")
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00a0": "~",
@@ -207,8 +216,9 @@ def _workbook(collection: Collection, rankings: Sequence[Ranking], wide: dict, l
     for found in rankings:
         head, lines = wide[found.setting.stem]
         sheet = _sheet(book, found.setting.stem, head, lines)
-        for number_, row in enumerate(table_rows(collection, found.setting), 2):
-            for place, cell in enumerate(row.cells, 3):
+        cells = [row.cells for row in table_rows(collection, found.setting)]
+        for number_, row in enumerate([*cells, *(last for _, _, last in below(collection, found))], 2):
+            for place, cell in enumerate(row, 3):
                 if cell.best:
                     sheet.cell(number_, place).font = Font(bold=True)
     for name, rows in long.items():

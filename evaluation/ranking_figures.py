@@ -15,11 +15,11 @@ def rank_map(
 ) -> tuple[bytes, int]:
     """(PNG, its width in CSS pixels) of ranks [N, K] (NaN: none), the best blue, with `texts` in the cells."""
     rows, columns = table.shape
-    names = [plain(name, 190) for name in backbones]
+    names = [plain(name, 140) for name in backbones]
     upright = columns > 3 and max(map(len, names)) > 9
     left = 0.09 * min(max(map(len, tasks)), 28) + 0.35
     top = 0.085 * max(map(len, names)) + 0.2 if upright else 0.35
-    side = 0.95 if upright else max(1.1, 0.09 * max(map(len, names)) + 0.2)
+    side = 0.66 if upright else max(1.1, 0.09 * max(map(len, names)) + 0.2)
     width = left + side * columns + 0.2
     figure, axis = _axes(width, top + 0.42 * rows + 0.75, grid=False)
     axis.set_facecolor("#e6e6e6")
@@ -60,10 +60,12 @@ def difference_diagram(
     step, bars = 0.3, 0.14
     under = 0.25 + bars * len(groups)  # from the axis down to the first name
     depth = under + step * len(right)
-    figure, axis = _axes(6.2, depth + 1.0, grid=False)
+    figure, axis = _axes(6.6, depth + 1.0, grid=False)
     axis.axis("off")
-    far, near, margin = count, 1, 0.46 * max(count - 1, 1)
-    axis.set(xlim=(far + margin, near - margin), ylim=(-depth, 0.75))
+    far, near, shown = count, 1, [f" {plain(name, 125)} ({rank:.2f}) " for name, rank in zip(names, average)]
+    beside = [0.07 * max(len(shown[place]) for place in places) + 0.1 for places in (rest, right)]  # inches
+    inch = (far - near) / (6.5 - sum(beside))
+    axis.set(xlim=(far + beside[0] * inch, near - beside[1] * inch), ylim=(-depth - 0.1, 0.8))
     axis.plot([far, near], [0, 0], color="black", lw=1.2)
     for tick in range(1, count + 1):
         axis.plot([tick, tick], [0, 0.09], color="black", lw=1.2)
@@ -75,12 +77,11 @@ def difference_diagram(
     axis.text(start - difference / 2, 0.56, f"critical difference {difference:.2f}", ha="center", va="bottom",
               fontsize=10)  # fmt: skip
     for places, edge, side in ((right, near, "left"), (rest[::-1], far, "right")):
-        out = edge - 0.06 * (far - near) if side == "left" else edge + 0.06 * (far - near)
+        out = edge - 0.1 * inch if side == "left" else edge + 0.1 * inch
         for number, place in enumerate(places):
             depth_here = -under - step * number
             axis.plot([average[place], average[place], out], [0, depth_here, depth_here], color="0.45", lw=1)
-            axis.text(out, depth_here, f" {plain(names[place], 150)} ({average[place]:.2f}) ", ha=side, va="center",
-                      fontsize=10)  # fmt: skip
+            axis.text(out, depth_here, shown[place], ha=side, va="center", fontsize=10)
     for number, group in enumerate(groups):
         ends = [average[place] for place in group]
         axis.plot([max(ends) + 0.04, min(ends) - 0.04], [-0.14 - bars * number] * 2, color=COLOURS[0], lw=4,

@@ -1,5 +1,6 @@
 """summary.html: several benchmark runs on one page that needs nothing else: tables, ranks, curves, what is missing."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,32 +62,33 @@ def _setting(collection: Collection, found: Ranking, shown: dict[str, str]) -> l
     setting, rows = found.setting, table_rows(collection, found.setting)
     names = [shown[backbone] for backbone in found.backbones]
     of = sorted({one.of for task in collection.tasks(setting) for one in collection.row(setting, task)})
-    last = below(collection, found)
-    lines = [[row.task, row.metric, *(_marked(cell) for cell in row.cells)] for row in rows]
+    last = [[name, over, *(_strong(cell) for cell in cells)] for name, over, cells in below(collection, found)]
+    lines = [[row.task, row.metric, *(_strong(cell) for cell in row.cells)] for row in rows]
     note = f"{' or '.join(of).capitalize()} with its 95 % interval over patients of the test set. "
     if len(names) > 1:
         note += "Bold: best of the row. *: better than every other backbone (paired comparisons of the runs, p by Holm "
         note += f"below {LEVEL:g}); no star, no proof. "
     note += "Empty: no finished study. " if collection.missing() else ""
-    note += _mean_note(last)
+    note += _mean_note([name for name, *_ in last])
     parts: list[Table | Pictures] = [
         Table(f"Results: {setting.title}", ("task", "metric", *names),
-              lines + [[name, over, *values] for name, over, values in last], note),
+              lines + last, note),
         Table(f"Mean (SD) over folds: {setting.title}", ("task", "metric", *names),
               [[row.task, row.metric, *(cell.folds for cell in row.cells)] for row in rows],
               "Of the folds' own scores on the same test set: what training varies.", folded=True),
     ]  # fmt: skip
     if len(names) > 1:
         parts += [_map(collection, setting, rows, names), *_ranks(collection, found, names)]
-    return parts
+    most = max(one.labels for one in collection.settings if one.protocol == setting.protocol)
+    return parts if setting.labels == most else [dataclasses.replace(part, folded=True) for part in parts]
 
 
-def _marked(cell: Cell) -> str:
+def _strong(cell: Cell) -> str:
     return Best(cell.marked) if cell.best else cell.marked
 
 
-def _mean_note(last: list[tuple[str, str, list[str]]]) -> str:
-    if not any(name.startswith("mean") for name, _, _ in last):
+def _mean_note(names: list[str]) -> str:
+    if not any(name.startswith("mean") for name in names):
         return ""
     return "The mean counts every task alike; it has no interval, because tasks are few and may share radiographs. " \
            "Metrics with units are in no mean, only in the ranks."  # fmt: skip
@@ -104,9 +106,12 @@ def _map(collection: Collection, setting: Setting, rows: list[Row], names: list[
             scale = (len(backbones) - 1) / (len(there) - 1)  # the last of those there is the last
             table[number, there] = 1 + (ranks(scores, [found[there[0]].smaller_is_better])[0] - 1) * scale
     texts = [[cell.value.split(" ")[0] for cell in row.cells] for row in rows]
-    data, width = ranking_figures.rank_map(table, texts, [f"{row.task}: {row.metric}" for row in rows], names)
-    picture = Picture(data_uri(data), width=min(width, 1200), wide=width > 700)
-    return Pictures(f"At a glance: {setting.title}", [picture], "Colour: the place within its row.")
+    most = max((row.metric for row in rows), key=[row.metric for row in rows].count)
+    tasks = [row.task if row.metric == most else f"{row.task}: {row.metric}" for row in rows]
+    data, width = ranking_figures.rank_map(table, texts, tasks, names)
+    picture = Picture(data_uri(data), width=min(width, 1200), wide=width > 640)
+    note = f"{most}, if no other metric is named. Colour: the place within its row."
+    return Pictures(f"At a glance: {setting.title}", [picture], note)
 
 
 def _ranks(collection: Collection, found: Ranking, names: list[str]) -> list[Table | Pictures]:
@@ -123,9 +128,10 @@ def _ranks(collection: Collection, found: Ranking, names: list[str]) -> list[Tab
             f" Tests over tasks take these as independent, but radiographs are shared by {told}: their p are too small."
         )
     if found.tasks:
-        rows = [[names[place], f"{found.average[place]:.2f}", *(f"{rank:g}" for rank in found.table[:, place])]
-                for place in found.order]  # fmt: skip
-        parts.append(Table(f"Ranks: {found.setting.title}", ("backbone", "average rank", *found.tasks), rows, note))
+        rows = [[task, *(f"{row[place]:g}" for place in found.order)] for task, row in zip(found.tasks, found.table)]
+        rows.append(["average rank", *(f"{found.average[place]:.2f}" for place in found.order)])
+        head = ("task", *(names[place] for place in found.order))
+        parts.append(Table(f"Ranks: {found.setting.title}", head, rows, note))
     else:
         parts.append(Table(f"Ranks: {found.setting.title}", ("backbone",), [[name] for name in names], note))
     if found.has_difference:
@@ -146,7 +152,7 @@ def _difference(found: Ranking, names: list[str]) -> list[Table | Pictures]:
     rows = [[f"{names[a]} before {names[b]}", f"{-d:.2f}", "< 0.001" if p < 0.001 else f"{p:.3f}"]
             for a, b, d, p in pairs(average, len(found.tasks))]  # fmt: skip
     return [
-        Pictures(f"Critical difference: {found.setting.title}", [Picture(data_uri(data), width=620)], note),
+        Pictures(f"Critical difference: {found.setting.title}", [Picture(data_uri(data), width=660, wide=True)], note),
         Table(f"Pairs of average ranks: {found.setting.title}", ("pair", "difference", "p (Nemenyi)"), rows,
               "" if test.differs else "To be read only where Friedman's test shows a difference.", folded=True),
     ]  # fmt: skip
