@@ -139,7 +139,7 @@ class Collection:
         sign = -1 if self.row(setting, task)[0].smaller_is_better else 1
         beaten: dict[str, int] = {}
         for pair in wanted:
-            if adjusted["\n".join(pair)] < SIGNIFICANT:
+            if adjusted["\n".join(pair)] < SIGNIFICANT and found[pair][0]:
                 better = pair[0] if sign * found[pair][0] > 0 else pair[1]
                 beaten[better] = beaten.get(better, 0) + 1
         return next((name for name, count in beaten.items() if count == len(names) - 1), ""), ""

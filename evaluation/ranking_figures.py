@@ -59,7 +59,7 @@ def difference_diagram(
     right, rest = order[: (count + 1) // 2], order[(count + 1) // 2 :]
     step, bars = 0.3, 0.14
     under = 0.25 + bars * len(groups)  # from the axis down to the first name
-    depth = under + step * len(right)
+    depth = under + step * (len(right) - 1) + 0.15
     figure, axis = _axes(6.6, depth + 1.0, grid=False)
     axis.axis("off")
     far, near, shown = count, 1, [f" {plain(name, 125)} ({rank:.2f}) " for name, rank in zip(names, average)]

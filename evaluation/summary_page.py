@@ -68,7 +68,7 @@ def _setting(collection: Collection, found: Ranking, shown: dict[str, str]) -> l
     if len(names) > 1:
         note += "Bold: best of the row. *: better than every other backbone (paired comparisons of the runs, p by Holm "
         note += f"below {LEVEL:g}); no star, no proof. "
-    note += "Empty: no finished study. " if collection.missing() else ""
+    note += "Empty: no finished study. " if any(gap[0] == setting for gap in collection.missing()) else ""
     note += _mean_note([name for name, *_ in last])
     parts: list[Table | Pictures] = [
         Table(f"Results: {setting.title}", ("task", "metric", *names),
@@ -165,13 +165,13 @@ def _curves(collection: Collection, shown: dict[str, str]) -> list[Pictures]:
         shots = protocol == "fewshot"
         amounts = sorted({point[0] for points in lines.values() for point in points})
         label = words.get(task, task.split(" of ")[0])
-        data = label_picture({shown[name]: points for name, points in lines.items()}, label,
+        data = label_picture({shown[name]: lines.get(name, []) for name in collection.backbones}, label,
                              {labels: amount_text(labels, shots) for labels in amounts})  # fmt: skip
         by_protocol.setdefault(protocol, []).append(Picture(data_uri(data), task, width=460))
     note = "Bars: 95 % interval over patients of the test set. "
     note += f"Means only of {', '.join(metric.upper() for metric in ONE_SCALE)}, over tasks where no point is missing, "
     note += "and without an interval."
     return [
-        Pictures(f"{'Few shots' if protocol == 'fewshot' else 'Label efficiency'}: {protocol}", pictures, note)
+        Pictures("Few shots" if protocol == "fewshot" else f"Label efficiency: {protocol}", pictures, note)
         for protocol, pictures in by_protocol.items()
     ]
