@@ -78,8 +78,8 @@ def _read(file: Path) -> Result:
     try:
         whole = json.loads(read_small(file))
         metric, setting = whole["metric"], Setting(whole["protocol"], float(whole["labels"]))
-        if metric != MAIN[whole["kind"]] or setting.protocol not in PROTOCOLS:
-            raise ValueError(f"{metric} of a {whole['kind']} task by {setting.protocol}")
+        if metric != MAIN[whole["kind"]] or setting.protocol not in PROTOCOLS or not 0 < setting.labels < math.inf:
+            raise ValueError(f"{metric} of a {whole['kind']} task by {setting.protocol} from {setting.labels} labels")
         estimate = whole["estimate"][metric]
         task, unit = whole.get("task", whole["data"]), whole.get("unit", "")
         numbers = {name: _number(estimate[name]) for name in ("value", "low", "high")}
@@ -95,7 +95,7 @@ def _read(file: Path) -> Result:
 def _number(value) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isinf(value):
         raise ValueError(f"{value!r} is no number")
     return float(value)
 
@@ -143,8 +143,9 @@ def _pairs(folders: Sequence[Path], studies: dict[Path, Result]) -> tuple[dict, 
         if not file.exists():
             continue
         try:
-            table = pd.read_csv(file)
-            rows = list(zip(table["first"].astype(str), table["second"].astype(str),
+            table = pd.read_csv(file, keep_default_na=False, dtype={"first": str, "second": str},
+                                na_values={"difference": [""], "p": [""]})  # fmt: skip
+            rows = list(zip(table["first"], table["second"],
                             table["difference"].astype(float), table["p"].astype(float)))  # fmt: skip
         except (ValueError, KeyError) as error:
             raise ValueError(f"{file}: damaged ({str(error).splitlines()[0]}); {_AGAIN}") from error

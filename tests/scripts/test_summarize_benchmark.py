@@ -72,8 +72,8 @@ def splits(folder, files=None, folds=2):
 
 def comparisons(folder, names, values, p, metric="auroc"):
     head = "first,second,metric,difference,low,high,p,reason,p_folds,p_holm,p_folds_holm\n"
-    rows = [f"{names[a]},{names[b]},{metric},{values[a] - values[b]:.9g},0,0,{p},,1,1,1\n"
-            for a, b in itertools.combinations(range(len(names)), 2)]  # fmt: skip
+    pairs = [sorted(pair, reverse=sum(pair) % 2) for pair in itertools.combinations(range(len(names)), 2)]
+    rows = [f"{names[a]},{names[b]},{metric},{values[a] - values[b]:.9g},0,0,{p},,1,1,1\n" for a, b in pairs]
     (folder / "comparisons.csv").write_text(head + "".join(rows))
 
 
@@ -348,11 +348,12 @@ def test_damaged_summaries_are_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("change", [{"estimate": {"auroc": {"value": "0.9", "low": 0, "high": 1}}}, {"mean": {}},
-                                    {"estimate": {"auroc": [1]}}, {"labels": "many"}, {"sd": None}])  # fmt: skip
+                                    {"estimate": {"auroc": [1]}}, {"labels": "many"}, {"labels": -1},
+                                    {"sd": {"auroc": math.inf}}, {"sd": None}])  # fmt: skip
 def test_summaries_with_wrong_numbers_are_refused(tmp_path, change):
     study(tmp_path / "runs" / "mura", "big", 0.9, **change)
     splits(tmp_path / "runs" / "mura")
-    assert "big_summary.json: damaged, or of another version" in refused(tmp_path / "runs", "--out", tmp_path / "out")
+    assert "_summary.json: damaged, or of another version" in refused(tmp_path / "runs", "--out", tmp_path / "out")
 
 
 def test_what_the_benchmark_writes_is_read(tmp_path):
