@@ -152,8 +152,10 @@ class _Formatter(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action):
         """Show the first spelling only; the dash and underscore twins would double the page."""
+        if not action.option_strings:
+            return f"{action.metavar} ..."
         shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
-        if action.nargs == 0 or not action.option_strings:
+        if action.nargs == 0:
             return ", ".join(shown)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 

@@ -272,4 +272,4 @@ def test_a_list_without_a_flag(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(Placed, ["--help"])
     told = capsys.readouterr().out
-    assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told
+    assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told and "\n  RUNS ...  " in told
