@@ -161,9 +161,11 @@ def label_picture(
     lines: dict[str, list[tuple[float, float, float, float]]], label: str, names: dict[float, str]
 ) -> bytes:
     """A metric with its interval against how many labels were learnt from: points (labels, value, low, high) of each
-    line; `names` says what a number of labels is called."""
+    line; `names` says what a number of labels is called. A line without points keeps its colour for other pictures."""
     figure, axis = _axes(5.4, 4.2)
     for number, (name, points) in enumerate(lines.items()):
+        if not points:
+            continue
         x, value, low, high = np.array(sorted(points)).T
         x = x * 1.03 ** (number - (len(lines) - 1) / 2)  # side by side
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))

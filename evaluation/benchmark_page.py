@@ -98,7 +98,12 @@ def winners(page: BenchmarkPage) -> set[str]:
 
 def labels_text(page: BenchmarkPage, labels: float) -> str:
     """How many labels were learnt from: "10 %", or "5 shots"."""
-    if page.test.single:
+    return amount_text(labels, page.test.single)
+
+
+def amount_text(labels: float, shots: bool) -> str:
+    """A share as "10 %", a number of shots as "5 shots"."""
+    if shots:
         return f"{labels:g}{SPACE}shot" + "s" * (labels != 1)
     return f"{100 * labels:g}{SPACE}%"
 
@@ -112,8 +117,12 @@ def word(page: BenchmarkPage, metric: str) -> str:
     """How a metric is written."""
     if metric == "sensitivity":
         return f"sensitivity at specificity {page.test.specificity:g}"
-    unit = f" ({page.unit})" if page.unit and metric in ("mae", "rmse") else ""
-    return WORDS.get(metric, metric) + unit
+    return metric_text(metric, page.unit)
+
+
+def metric_text(metric: str, unit: str) -> str:
+    """A metric's name, with the unit if it has that of the target."""
+    return WORDS.get(metric, metric) + (f" ({unit})" if unit and metric in ("mae", "rmse") else "")
 
 
 def number(value: float, signed: bool = False, like: float | None = None) -> str:

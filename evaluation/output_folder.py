@@ -132,7 +132,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(_cell, columns))
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
     write_text(path, buffer.getvalue())

@@ -32,6 +32,10 @@ class Card:
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)  # tab label -> relative path
 
 
+class Best(str):
+    """A cell of a table that stands out."""
+
+
 @dataclasses.dataclass
 class Table:
     """A table of the page; cells are text, a first column of names and then values. `folded` ones open on a click."""
@@ -159,9 +163,13 @@ def _header(title: str, lead: str, counts: dict[str, str]) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(c)}</th>" for c in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in table.rows)
+    rows = "".join("<tr>" + "".join(map(_td, row)) + "</tr>" for row in table.rows)
     body = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     return _section(table, body)
+
+
+def _td(value: str) -> str:
+    return f"<td><b>{_text(value)}</b></td>" if isinstance(value, Best) else f"<td>{_text(value)}</td>"
 
 
 def _pictures(part: Pictures) -> str:

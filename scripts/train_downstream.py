@@ -355,19 +355,22 @@ class Benchmark:
         from models.backbone_names import source_hash
         from training.run import short_hash
 
-        c, fold, columns = self.config, self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
+        fold, columns = self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
         sides = [
             [(self.hashes[row], *map(str, facts)) for row, facts in zip(rows, self.records[columns].values[rows])]
             for rows in (fold.train, fold.val, self.splits.test)
         ]
         if backbone not in self.sources:
             self.sources[backbone] = source_hash(backbone)
+        return self.fixed() | {"backbone": backbone, "weights": self.sources[backbone], "labels": labels,
+                        "precision": self.precision, "split": short_hash(sides), "fold": number}  # fmt: skip
+
+    def fixed(self) -> dict:
+        """The flags that decide predictions."""
         free = {"backbones", "data_root", "outdir", "num_workers", "splits", "fold", "meta_cols", "on_bad_image",
                 "cache_gb", "device", "verbose", "specificity", "label_fraction", "shots", "cv", "test_split", "split",
                 "csv", "image_col", "target_col", "patient_col"}  # fmt: skip
-        fixed = {key: value for key, value in asdict(c).items() if key not in free}
-        return fixed | {"backbone": backbone, "weights": self.sources[backbone], "labels": labels,
-                        "precision": self.precision, "split": short_hash(sides), "fold": number}  # fmt: skip
+        return {key: value for key, value in asdict(self.config).items() if key not in free}
 
     def prepared(self, backbone: str, number: int):
         """(backbone, preprocessing, its recipe over the flags); the same random weights in any order of backbones."""
@@ -559,8 +562,10 @@ class Benchmark:
                     say(f"{name}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
                     continue
                 studies.append(make_study(name, backbone, labels, folds, test))
-                about = {"data": c.data, "protocol": c.protocol, "labels": labels, "test_radiographs": len(rows),
-                         "notices": self.notices}  # fmt: skip
+                about = {"data": c.data, "task": c.data if c.csv is None else f"{c.csv.stem}:{c.target_col}",
+                         "unit": self.task.unit, "protocol": c.protocol, "labels": labels,
+                         "test_radiographs": len(rows), "notices": self.notices, "weights": self.sources[backbone],
+                         "settings": self.fixed() | {"precision": self.precision}}  # fmt: skip
                 write_study(self.out, studies[-1], test, about, tested[c.meta_cols], say)
         sizes = {labels: len(self.few(0, labels)) for labels in self.amounts()}
         compared = write_comparisons(self.out, studies, test, sizes)

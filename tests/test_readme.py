@@ -43,6 +43,7 @@ SMALLER = {
     "train_downstream.py": "--input_size 32 --epochs 1 --warmup_epochs 0 --bs 8 --cv 2 --num_workers 0 --device cpu "
     "--precision fp32 --no-verbose",
     "convert_checkpoint.py": "",
+    "summarize_benchmark.py": "",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
 }  # fmt: skip

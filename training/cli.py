@@ -28,13 +28,17 @@ _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
-def flag(default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = ()):
+def flag(
+    default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = (),
+    positional: bool = False,
+):  # fmt: skip
     """A dataclass field that `parse` shows as a flag.
 
-    `alias` gives further spellings (without dashes); `choices` limits the values.
+    `alias` gives further spellings (without dashes); `choices` limits the values; `positional`: a list that is given
+    without a flag, as the files of a command are.
     """
     aliases = (alias,) if isinstance(alias, str) else tuple(alias)
-    metadata = {"help": help, "alias": aliases, "choices": tuple(choices)}
+    metadata = {"help": help, "alias": aliases, "choices": tuple(choices), "positional": positional}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -43,22 +47,27 @@ def flag(default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str,
 def parse(config_class: type, argv: list[str] | None = None):
     """Read `argv` (default: the command line) into an instance of `config_class`; exits with a sentence on a typo."""
     argv = sys.argv[1:] if argv is None else argv
+    fields = dataclasses.fields(config_class)
+    places = "".join(f" {_shown(field)} ..." for field in fields if field.metadata["positional"])
     parser = _Parser(
-        usage="%(prog)s [--config YAML] [flags]",
+        usage=f"%(prog)s{places} [--config YAML] [flags]",
         description=config_class.__doc__,
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="YAML", help="recipe whose keys are the flags below; flags win")
     types_of = typing.get_type_hints(config_class)
-    fields = dataclasses.fields(config_class)
     for field in fields:
-        parser.add_argument(*_spellings(field), dest=field.name, **_arguments(field, types_of[field.name]))
+        keywords = _arguments(field, types_of[field.name])
+        if field.metadata["positional"]:  # "*": it may be in the recipe
+            parser.add_argument(field.name, metavar=_shown(field), **keywords | {"nargs": "*"})
+        else:
+            parser.add_argument(*_spellings(field), dest=field.name, **keywords)
     given = vars(parser.parse_args(argv))
     recipe = given.pop("config", None)
     values = _read_recipe(parser, recipe, fields, types_of) if recipe else {}
     values.update(given)
-    missing = [f"--{f.name}" for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
+    missing = [_shown(f) for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
     if missing:
         parser.error(f"give {', '.join(missing)} (a flag, or a key of the --config recipe)")
     return config_class(**values)
@@ -143,8 +152,10 @@ class _Formatter(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action):
         """Show the first spelling only; the dash and underscore twins would double the page."""
+        if not action.option_strings:
+            return f"{action.metavar} ..."
         shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
-        if action.nargs == 0 or not action.option_strings:
+        if action.nargs == 0:
             return ", ".join(shown)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
@@ -156,6 +167,10 @@ def _spellings(field: dataclasses.Field) -> list[str]:
     names = (field.name, *field.metadata.get("alias", ()))
     twins = [twin for name in names for twin in (name, name.replace("_", "-"), name.replace("-", "_"))]
     return list(dict.fromkeys(f"--{twin}" for twin in twins))
+
+
+def _shown(field: dataclasses.Field) -> str:
+    return field.name.upper() if field.metadata["positional"] else f"--{field.name}"
 
 
 def _default(field: dataclasses.Field):

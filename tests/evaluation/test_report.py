@@ -10,7 +10,7 @@ from PIL import Image
 
 from evaluation import report as page
 from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, write_table
-from evaluation.report import Card, Report, Table, link, thumbnail, write_report
+from evaluation.report import Best, Card, Report, Table, link, thumbnail, write_page, write_report
 from training.files import printable
 
 EVIL = """<script>alert(1)</script>"'&#.png"""
@@ -160,3 +160,10 @@ def test_tables_hold_odd_names_and_no_formulas(tmp_path):
     assert lines == ["path,value", "'=cmd(),-1.5", '"a,""b""\\udcff",', "x,"]
     assert printable(PurePath("a\udcff.png")) == "a\\xff.png"
     json.dumps(printable(PurePath("a\udcff.png"))).encode("utf-8")
+
+
+def test_the_best_cell_is_bold_and_escaped(tmp_path):
+    table = Table("T", ("name", "value"), [["a", Best("<i>1")], ["b", "<i>2"]])
+    write_page(tmp_path / "page.html", "T", "", {}, [table], {})
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<td><b>&lt;i&gt;1</b></td>" in text and "<td>&lt;i&gt;2</td>" in text and "<i>" not in text

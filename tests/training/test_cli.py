@@ -252,3 +252,24 @@ def test_no_memory_left_is_told_with_a_remedy(monkeypatch, capsys):
             assert ("a smaller --batch_size (a larger --accum_iter" in told) == (config_class is Trainer)
     with pytest.raises(RuntimeError, match="shapes"):
         cli.run(raises(RuntimeError("shapes do not match")), Trainer)
+
+
+@dataclasses.dataclass
+class Placed:
+    """A list without a flag."""
+
+    runs: list[Path] = flag(help="folders", positional=True)
+    out: str = flag("here", "folder")
+
+
+def test_a_list_without_a_flag(tmp_path, capsys):
+    assert parse(Placed, ["a", "b", "--out", "c"]) == Placed([Path("a"), Path("b")], out="c")
+    assert parse(Placed, ["--out", "c", "a"]) == Placed([Path("a")], out="c")
+    file = recipe(tmp_path, "runs: [a, b]\n")
+    assert parse(Placed, ["--config", str(file)]).runs == [Path("a"), Path("b")]
+    assert parse(Placed, ["c", "--config", str(file)]).runs == [Path("c")]
+    assert "give RUNS" in refused(capsys, config=Placed)
+    with pytest.raises(SystemExit):
+        parse(Placed, ["--help"])
+    told = capsys.readouterr().out
+    assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told and "\n  RUNS ...  " in told
