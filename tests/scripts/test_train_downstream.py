@@ -154,7 +154,10 @@ def check_kept(folder, table):
     loaded.model.normalise = preprocessing.normalise
     images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:5]])
     np.testing.assert_allclose(loaded.model.predict(images), table["probability"][:5], atol=3e-3)  # cache of 8 bits
-    assert loaded.about["classes"] == ["no fracture", "fracture"] and "random weights" in (folder / "README.md").read_text()
+    assert (
+        loaded.about["classes"] == ["no fracture", "fracture"]
+        and "random weights" in (folder / "README.md").read_text()
+    )
 
 
 def test_notices_on_the_page_name_no_patient():
