@@ -215,11 +215,10 @@ class Pretraining:
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from evaluation.output_folder import write_table
-        from training.files import printable
+        from data.audit import quarantined
+        from training.tables import write_table
 
-        rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
-        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), rows)
+        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
 
     def make_plan(self, count: int):
         from training import distributed

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from data.radiograph import UnreadableRadiograph, load_radiograph
-from training.files import write_text
+from training.files import printable, write_text
+from training.tables import write_table
 
 RULES = "2"  # raise it when the reader judges differently: older verdicts are then read again
 COLUMNS = ("path", "size_bytes", "modified_ns", "rules", "reason", "detail")
@@ -48,6 +49,31 @@ def audit(
     bad = [(str(path), *verdict) for path, verdict in zip(paths, judged) if verdict[0]]
     good = [path for path, verdict in zip(paths, judged) if not verdict[0]]
     return good, pd.DataFrame(bad, columns=["path", "reason", "detail"], dtype=object)
+
+
+def readable_records(
+    records: pd.DataFrame, quarantine: Path, *, on_bad: str, cache: Path | None = None, workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
+) -> tuple[pd.DataFrame, list[str], int]:  # fmt: skip
+    """(the records whose `image` can be read, notices, how many cannot), after reading every file once.
+
+    Those that cannot are listed in the table `quarantine`; `on_bad`: "skip" leaves them out, "stop" is a ValueError.
+    """
+    _, bad = audit(records["image"], workers=workers, cache=cache, progress=progress)
+    if not len(bad):
+        return records, [], 0
+    write_table(quarantine, list(bad.columns), quarantined(bad))
+    first = f"first {printable(bad.iloc[0]['path'])} ({bad.iloc[0]['reason']}); all are in {quarantine}"
+    if on_bad == "stop":
+        raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
+                         "--on_bad_image skip")  # fmt: skip
+    told = f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}"
+    return records[~records["image"].isin(bad["path"])].reset_index(drop=True), [told], len(bad)
+
+
+def quarantined(bad: pd.DataFrame) -> list[dict]:
+    """The rows of `audit`'s table of bad files, for a table that people read."""
+    return [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
 
 
 def judge(path: Path) -> tuple[str, str]:

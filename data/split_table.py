@@ -35,8 +35,23 @@ def file_hashes(
     return [content[path].sha256 for path in paths]
 
 
-def write_splits(file: Path, records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> None:
-    """Write `splits` of `records`, whose files lie below `root` and have the hashes `sha256` (one a row)."""
+def write_splits(
+    file: Path, records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str], *, final: bool = False,
+    flag: str = "--outdir",
+) -> None:  # fmt: skip
+    """Write `splits` of `records`, whose files lie below `root` and have the hashes `sha256` (one a row).
+
+    final: there are results of what the file says; it is a ValueError if it says something else. flag: of its folder.
+    """
+    text = _told(records, splits, root, sha256)
+    if final and file.exists() and file.read_bytes() != text.encode("utf-8", "surrogateescape"):
+        raise ValueError(f"{file}: the results there are of another split or other files; give another {flag}, or "
+                         f"--splits {file} to use it again")  # fmt: skip
+    write_text(file, text)
+
+
+def _told(records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> str:
+    """The text of the table."""
     names, groups = _names(records, root), records["patient"].astype(str).tolist()
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -45,7 +60,7 @@ def write_splits(file: Path, records: pd.DataFrame, splits: Splits, root: Path, 
         for side, rows in zip(SIDES, (fold.train, fold.val, splits.test)):
             for row in sorted(rows, key=names.__getitem__):
                 table.writerow((names[row], sha256[row], groups[row], number, side))
-    write_text(file, text.getvalue())
+    return text.getvalue()
 
 
 def read_splits(

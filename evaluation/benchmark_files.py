@@ -17,8 +17,8 @@ import pandas as pd
 
 from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
 from evaluation.benchmark_page import Study
-from evaluation.output_folder import write_table
 from training.files import printable, write_text
+from training.tables import write_table
 
 
 def write_predictions(

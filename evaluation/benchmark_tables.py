@@ -20,9 +20,9 @@ from evaluation.benchmark_collection import Collection, Result, Setting
 from evaluation.benchmark_page import SPACE, WORDS, interval_text, metric_text, number
 from evaluation.benchmark_ranking import Ranking, mean_rows
 from evaluation.metrics import SMALLER_IS_BETTER
-from evaluation.output_folder import write_table
 from evaluation.ranks import pairs
 from training.files import printable, write_bytes, write_text
+from training.tables import write_table
 
 STAR = "*"
 

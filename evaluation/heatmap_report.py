@@ -20,9 +20,9 @@ from evaluation.heatmap_figures import (
 from evaluation.heatmap_study import Unreadable, ahead
 from evaluation.intervals import Interval, mean_interval
 from evaluation.localisation import METRICS
-from evaluation.output_folder import write_table
 from evaluation.report import MOST_SHOWN, Card, Report, Table, thumbnail, write_report
 from training.files import printable, write_text
+from training.tables import write_table
 
 
 def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, float | None]:

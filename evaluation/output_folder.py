@@ -4,12 +4,10 @@ Nothing is kept in memory but one small record per radiograph. A record is appen
 its radiograph are written, so a run that was stopped can be resumed.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from training.files import append_line, remove_leftovers, write_text
@@ -123,28 +121,6 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
 def append_record(out: Path, record: dict) -> None:
     """Note a radiograph as finished; only call when all its files are there."""
     append_line(out / RECORDS, json.dumps(record))
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """A UTF-8 CSV table, written as a whole; missing values are empty cells.
-
-    A text cell that a spreadsheet would run as a formula gets an apostrophe in front.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(_cell, columns))
-    for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
-    write_text(path, buffer.getvalue())
-
-
-def _cell(value) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.9g}"
-    text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    return "'" + text if isinstance(value, str) and text[:1] in tuple("=+-@\t") else text
 
 
 def _read_settings(file: Path) -> dict:

@@ -115,7 +115,7 @@ def conclude(config: Config, count: int, usable: int, wrong: list[Row]) -> None:
     """Counts on the screen, and every file in the report."""
     from data.radiograph import REASONS
     from training.files import printable
-    from evaluation.output_folder import write_table
+    from training.tables import write_table
 
     for reason, files in Counter(reason for _, reason, _ in wrong).most_common():
         print(f"{files:>10,}  {reason:<19} {(REASONS | MEANINGS)[reason]}")

@@ -193,9 +193,8 @@ class Benchmark:
         """Main process: (records, task, notices, root); every file is read once."""
         import inspect
 
-        from data.audit import audit
+        from data.audit import readable_records
         from data.benchmark import BENCHMARK
-        from training.files import printable
 
         c, kind = self.config, BENCHMARK[self.config.data]
         looking = {"cache": self.out / "looks.csv", "workers": c.num_workers, "progress": bar("looking for duplicates")}
@@ -223,21 +222,11 @@ class Benchmark:
                 raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
         notices = list(records.attrs.get("notices", []))
         task = records.attrs.get("task", kind.task)
-        _, bad = audit(records["image"], workers=c.num_workers, cache=self.out / "audit.csv",
-                       progress=bar("reading files"))  # fmt: skip
-        self.unreadable = len(bad)
-        if len(bad):
-            from evaluation.output_folder import write_table
-
-            rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
-            write_table(self.out / "quarantine.csv", list(bad.columns), rows)
-            first = f"first {printable(bad.iloc[0]['path'])} ({bad.iloc[0]['reason']}); all are in " \
-                    f"{self.out / 'quarantine.csv'}"  # fmt: skip
-            if c.on_bad_image == "stop":
-                raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
-                                 "--on_bad_image skip")  # fmt: skip
-            notices.append(f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}")
-            records = records[~records["image"].isin(bad["path"])].reset_index(drop=True)
+        records, told, self.unreadable = readable_records(
+            records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
+            workers=c.num_workers, progress=bar("reading files"),
+        )  # fmt: skip
+        notices += told
         if c.use_sex:
             from models.supervised import sex_covariate
 
@@ -248,8 +237,6 @@ class Benchmark:
     def make_splits(self, root):
         """Main process: (splits, sha256 of each file, patients, notices); made, or read from --splits, and written to
         splits.csv. ValueError if OUTDIR holds results of another split."""
-        import tempfile
-
         from data.duplicates import patients_with_copies
         from data.split_table import file_hashes, read_splits, write_splits
         from data.splits import grouped_splits, official_splits
@@ -270,14 +257,8 @@ class Benchmark:
             splits = official_splits(self.records, self.task, folds=c.cv, seed=c.seed)
         else:
             splits = grouped_splits(self.records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
-        file = self.out / "splits.csv"
-        if file.exists() and (self.out / "predictions").exists():
-            with tempfile.TemporaryDirectory() as folder:
-                write_splits(Path(folder) / "splits.csv", self.records, splits, root, hashes)
-                if (Path(folder) / "splits.csv").read_bytes() != file.read_bytes():
-                    raise ValueError(f"{file}: the results there are of another split or other files; give another "
-                                     f"--outdir, or --splits {file} to use it again")  # fmt: skip
-        write_splits(file, self.records, splits, root, hashes)
+        made = (self.out / "predictions").exists()
+        write_splits(self.out / "splits.csv", self.records, splits, root, hashes, final=made)
         return splits, hashes, self.records["patient"], [*told, *splits.notices]
 
     def tell_sizes(self) -> None:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from evaluation import report as page
-from evaluation.output_folder import append_record, folder_labels, open_records, output_stems, write_table
+from evaluation.output_folder import append_record, folder_labels, open_records, output_stems
 from evaluation.report import Best, Card, Report, Table, link, thumbnail, write_page, write_report
 from training.files import printable
+from training.tables import write_table
 
 EVIL = """<script>alert(1)</script>"'&#.png"""
 
