@@ -20,13 +20,13 @@ ENOUGH_BOXES = 20  # of a source, to draw its pseudo-boxes from it alone
 class CropPolicy:
     """How crops are drawn and what happens to them.
 
-    whole: share of views that are the whole radiograph. margin: range of what is left around a finding on each side,
-    as a fraction of its extent, for the law of zooms. smallest: scale below which nothing is zoomed (SKELEX 0.2).
-    degrees: of rotation, uniform in +- that; flip: probability, 0 as in SKELEX; brightness, contrast: factors uniform
-    in 1 +- that.
+    whole: share of views that are the whole radiograph, on which alone implants are learnt. margin: range of what is
+    left around a finding on each side, as a fraction of its extent, for the law of zooms. smallest: scale below which
+    nothing is zoomed (SKELEX 0.2). degrees: of rotation, uniform in +- that; flip: probability, 0 as in SKELEX;
+    brightness, contrast: factors uniform in 1 +- that.
     """
 
-    whole: float = 0.25
+    whole: float = 0.5
     margin: tuple[float, float] = (0.1, 0.75)
     smallest: float = 0.2
     degrees: float = 10.0

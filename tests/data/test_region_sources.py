@@ -1,5 +1,6 @@
 """Sources of the region-guided classifier: SKELEX's label lists (G4), phantoms in their releases, every wrong file."""
 
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -155,6 +156,14 @@ def test_bones_are_parts_of_the_host(releases):
     hosts = {"radius": "radius", "finger": "finger", "humerus": "humerus", "femur": "femur", "tibia": "tibia"}
     found = {(phantom.region, bone_label(phantom)) for phantom in drawn.values() if phantom.bone}
     assert len(found) >= 5
+    one = next(iter(drawn.values()))
+    for place, label in (
+        (0.3, "proximal tibia"),
+        (0.36, "tibia diaphysis"),
+        (0.64, "tibia diaphysis"),
+        (0.7, "distal tibia"),
+    ):
+        assert bone_label(dataclasses.replace(one, bone="tibia", place=place)) == label
     for phantom in drawn.values():
         label = bone_label(phantom)
         assert label in LABELS[5:34]
