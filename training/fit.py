@@ -48,9 +48,11 @@ class Fit:
     run: RunFolder | None = None
     save_every: int | None = None  # steps
     save_seconds: float | None = 900.0
+    save_gap: float = 0.0  # seconds: `save_every` is passed over if the last save is no longer ago
     log_every: int = 50  # steps
     max_bad_steps: int = 5  # consecutive
     name_of: Callable[[int], str] = str  # sample index -> file name, for messages
+    before_save: Callable[[], None] | None = None  # main process, before each checkpoint
     on_save: Callable[[int], None] | None = None  # main process, after each checkpoint
     on_epoch: Callable[[float, int], None] | None = None  # every process, after each epoch and at the end: epochs, step
     on_log: Callable[[dict[str, Any]], None] | None = None  # main process
@@ -95,7 +97,7 @@ class _Loop:
                     self._update(losses)
                 self.step += 1
                 self._log(bar)
-                save = save or bool(self.s.save_every and self.step % self.s.save_every == 0)
+                save = save or bool(self.s.save_every and self.step % self.s.save_every == 0) and self._long_ago()
                 stop = stop and self.step < plan.last_step
                 self.epoch_pending = self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step
                 if stop:
@@ -110,6 +112,12 @@ class _Loop:
         if outcome == "finished" and self.s.run:
             self.s.run.done(self.step)
         return outcome
+
+    def _long_ago(self) -> bool:
+        """Whether the last save is longer ago than `save_gap`, by the clock of the main process."""
+        if not self.s.save_gap:
+            return True
+        return distributed.from_main(lambda: time.monotonic() - self.saved_at >= self.s.save_gap)
 
     def _epoch(self) -> None:
         if self.s.on_epoch:
@@ -243,6 +251,8 @@ class _Loop:
                 f"{spoilt[0]}; the checkpoint before this step stays; start another --output_dir with --init_from this "
                 "run's model and a lower learning rate or --precision fp32"
             )
+        if self.s.before_save:
+            self.s.before_save()
         self.s.run.save(state, self.step)
         self._export()
 

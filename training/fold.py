@@ -16,6 +16,7 @@ from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
 from training.selection import BestEpoch
 
+SAVE_GAP = 30.0  # seconds of training that a kill may cost; epochs of few radiographs are shorter
 RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs")
 
 
@@ -52,7 +53,8 @@ def train_fold(
             plan=plan, optimizer=adamw(groups, (recipe["beta1"], recipe["beta2"])),
             schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
                        "weight_decay": constant(recipe["weight_decay"])},
-            run=folder, save_every=plan.steps_per_epoch, on_epoch=validate, **settings,
+            run=folder, save_every=plan.steps_per_epoch, save_gap=SAVE_GAP, on_epoch=validate,
+            before_save=best.keep if best else None, **settings,
         ))  # fmt: skip
         if outcome == "stopped":
             return None

@@ -10,6 +10,7 @@ from training.run import read_state, write_state
 class BestEpoch:
     """The weights of the epoch with the best validation score so far, in `folder`/best.pt (main process only).
 
+    They are kept in memory until `keep`, which must be called before the state of a later step is saved.
     Ties go to the earlier epoch. An undefined score (NaN) is worse than any number; if no epoch has a number, the last
     one is kept. A run that is continued from before its best epoch keeps it: made again it has the same weights, and
     where kernels differ in their last bits it is still an epoch of this run. ValueError: a damaged file.
@@ -17,7 +18,7 @@ class BestEpoch:
 
     def __init__(self, folder: str | Path, larger_is_better: bool):
         self.path, self.sign = Path(folder) / "best.pt", 1.0 if larger_is_better else -1.0
-        self.epoch, self.score = -1.0, math.nan
+        self.epoch, self.score, self._new = -1.0, math.nan, None
         if self.path.exists():
             state = read_state(self.path)
             self.epoch, self.score = state["epoch"], state["score"]
@@ -29,12 +30,20 @@ class BestEpoch:
         else:
             better = math.isnan(self.score) or self.sign * score > self.sign * self.score
         if better:
-            write_state({"epoch": float(epoch), "score": float(score), "weights": weights}, self.path)
             self.epoch, self.score = float(epoch), float(score)
+            self._new = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
         return better
 
+    def keep(self) -> None:
+        """Write the best weights to the file, unless they are there."""
+        if self._new is not None:
+            write_state({"epoch": self.epoch, "score": self.score, "weights": self._new}, self.path)
+            self._new = None
+
     def weights(self) -> dict[str, Any]:
-        """The kept weights, on the CPU; FileNotFoundError before the first epoch."""
+        """The best weights, on the CPU; FileNotFoundError before the first epoch."""
+        if self._new is not None:
+            return self._new
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no epoch has been validated yet")
         return read_state(self.path)["weights"]

@@ -27,6 +27,7 @@ from models import backbone_names
 from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
 from scripts import train_downstream
+from training import fold
 
 TINY = "none:test_vit"
 NAME = "none-test_vit"
@@ -168,8 +169,8 @@ def test_notices_on_the_page_name_no_patient():
 def test_results_depend_neither_on_other_backbones_nor_on_interruptions(fracatlas, tmp_path):
     both = downstream("fracatlas", fracatlas, tmp_path / "both", *TUNED, backbones=("none:test_resnet", TINY))
     assert both.returncode == 0, both.stderr
-    for fold in (2, 0, 1):
-        one = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--fold", fold)
+    for number in (2, 0, 1):
+        one = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED, "--fold", number)
         assert one.returncode == 0, one.stderr
     assert summary(tmp_path / "both", NAME) == summary(tmp_path / "one", NAME)
     again = downstream("fracatlas", fracatlas, tmp_path / "one", *TUNED)
@@ -333,7 +334,8 @@ def test_drawing_classes_equally_often_trains_something_else(fracatlas, tmp_path
     assert plain < balanced  # a third of the radiographs has a fracture: the even draw says it more often
 
 
-def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run(fracatlas, tmp_path):
+def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run(fracatlas, tmp_path, monkeypatch):
+    monkeypatch.setattr(fold, "SAVE_GAP", 0.0)  # every epoch is saved, however short
     more = (*TUNED, "--epochs", 10)  # long enough to be met in it
     assert downstream("fracatlas", fracatlas, tmp_path / "whole", *more).returncode == 0
     out = tmp_path / "killed" / "fracatlas" / NAME / "fold2"

@@ -175,3 +175,10 @@ def test_one_process_chooses_the_checkpoint_for_all(tmp_path):
         return 10 + state["step"]
 
     assert {exit_status(p) for p in group(2, work)} == {10 + 16}
+
+
+@pytest.mark.parametrize("gap, saved", [(0.0, [3, 6, 9, 10]), (1e9, [10])])
+def test_saves_that_follow_too_soon_are_passed_over(tmp_path, gap, saved):
+    told = []
+    train(tmp_path, steps=10, save_gap=gap, before_save=lambda: told.append("before"), on_save=told.append)
+    assert told == [word for step in saved for word in ("before", step)]

@@ -14,6 +14,8 @@ def offered(folder, scores, larger=True, first=0):
     for epoch, score in enumerate(scores, first):
         torch.nn.init.constant_(network.weight, epoch)
         best.offer(epoch, score, network.state_dict())
+        assert best.weights()["weight"].item() == best.epoch  # kept or not
+        best.keep()
     return best
 
 
@@ -46,6 +48,15 @@ def test_continuing_before_the_best_epoch_ends_like_an_uninterrupted_run(tmp_pat
             offered(folder, scores[:killed_after])
             best = offered(folder, scores[resumed_at:], first=resumed_at)
             assert best.epoch == 4 and best.weights()["weight"].item() == 4
+
+
+def test_what_was_not_kept_is_lost_with_the_state_of_its_step(tmp_path):
+    best = offered(tmp_path, [0.5])
+    best.offer(1, 0.9, {"weight": torch.ones(1, 1)})
+    best.offer(2, 0.8, {"weight": torch.full((1, 1), 2.0)})
+    assert best.epoch == 1 and BestEpoch(tmp_path, True).epoch == 0
+    best.keep()
+    assert BestEpoch(tmp_path, True).weights()["weight"].item() == 1
 
 
 def test_before_the_first_epoch_and_after_damage(tmp_path):
