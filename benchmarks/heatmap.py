@@ -151,7 +151,7 @@ class Bench:
         from PIL import Image
 
         import zero_shot_heatmap
-        from benchmarks.mae_step import as_installed
+        from benchmarks.steps import as_installed
         from evaluation.heatmap_study import masks_of
 
         as_installed()

@@ -18,7 +18,8 @@ EAGER = (
     "import argparse, torch, torchvision, timm, transformers, pandas, sklearn.metrics, matplotlib.pyplot;"
     "from transformers import ViTMAEForPreTraining; argparse.ArgumentParser()"
 )
-SCRIPTS = ("pretrain_mae.py", "zero_shot_heatmap.py", "scripts/convert_checkpoint.py", "scripts/make_phantoms.py")
+SCRIPTS = ("pretrain_mae.py", "zero_shot_heatmap.py", "scripts/train_downstream.py", "scripts/convert_checkpoint.py",
+           "scripts/make_phantoms.py")  # fmt: skip
 
 
 @dataclass

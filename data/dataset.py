@@ -59,6 +59,7 @@ class RadiographDataset(Dataset):
         which several data sets and loader processes share. `extra`: columns of numbers that the samples bring along.
         """
         self.records, self.preprocessing, self.transform = records.reset_index(drop=True), preprocessing, transform
+        self._paths, self._targets = records["image"].tolist(), records["target"].astype(float).tolist()
         self.seed, self._kept, self._shared = seed, {} if keep is True else None, None
         if isinstance(keep, KeptRadiographs):
             keep.check(preprocessing, augmented=transform is not None)
@@ -107,14 +108,13 @@ class RadiographDataset(Dataset):
         key: (epoch, row), or row for evaluation.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        record = self.records.iloc[index]
-        pixels, size = self._scaled(index, record["image"])
+        pixels, size = self._scaled(index, self._paths[index])
         if self.transform is None:
             image = self.preprocessing.fit(pixels)
         else:
             rng = sample_generator(self.seed, epoch, index)
             image = torch.from_numpy(np.array(self.transform(pixels, rng, **({"size": size} if size else {}))))[None]
-        sample = {"image": image, "target": torch.tensor(float(record["target"])), "index": index}
+        sample = {"image": image, "target": torch.tensor(self._targets[index]), "index": index}
         return sample if self._extra is None else sample | {"extra": torch.from_numpy(self._extra[index])}
 
     def _scaled(self, index: int, path: str) -> tuple[np.ndarray, tuple[int, int] | None]:

@@ -87,7 +87,7 @@ class Preprocessing:
             raise ValueError(f"normalise needs [B, 1 or 3, h, w], not {list(batch.shape)}")
         batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
         mean, std = self._statistics(batch)
-        return (batch - mean) / std
+        return (batch - mean).div_(std)  # in place: three channels of a batch are the largest thing here
 
     def denormalise(self, batch: torch.Tensor) -> torch.Tensor:
         """[B, 3, h, w] -> the same in units of [0, 1]: the inverse of `normalise`, not clamped."""

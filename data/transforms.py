@@ -8,6 +8,7 @@ import dataclasses
 import math
 
 import numpy as np
+import torch
 from PIL import Image
 
 from data.preprocessing import Preprocessing
@@ -99,38 +100,59 @@ class RotateFlipJitter:
         changes = (brightened, contrasted) if rng.random() < 0.5 else (contrasted, brightened)
         result = pixels if size else self.preprocessing.fit(pixels)[0].numpy()
         if angle:
-            result = self.rotated(result, angle, size or pixels.shape[:2])
-        if flip:
+            result = self.rotated(result, angle, size or pixels.shape[:2], flip)
+        elif flip:
             result = result[:, ::-1]
         for change in changes:
             result = change(result, factors[0] if change is brightened else factors[1])
         return np.ascontiguousarray(result)
 
-    def rotated(self, fitted: np.ndarray, angle: float, size: tuple[int, int]) -> np.ndarray:
-        """Turn a fitted picture [h, w] counter-clockwise by `angle` degrees of the radiograph of `size` (H, W)."""
+    def rotated(self, fitted: np.ndarray, angle: float, size: tuple[int, int], flip: bool = False) -> np.ndarray:
+        """Turn a fitted picture [h, w] counter-clockwise by `angle` degrees of the radiograph of `size` (H, W); and
+        then mirror it if `flip`."""
         (x0, y0, x1, y1), (left, top, right, bottom) = self.preprocessing.placement(size)
         stretch = (right - left) / (x1 - x0) / ((bottom - top) / (y1 - y0))  # of x against y
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         across, down = -sin * stretch, sin / stretch
         h, w = fitted.shape
         x, y = w / 2, h / 2
-        matrix = (cos, across, x - cos * x - across * y, down, cos, y - down * x - cos * y)
-        picture = Image.fromarray(fitted)
-        return np.asarray(picture.transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+        column, row = (cos, across, x - cos * x - across * y), (down, cos, y - down * x - cos * y)
+        if flip:
+            column, row = ((-of_x, of_y, shift + w * of_x) for of_x, of_y, shift in (column, row))
+        return _sampled(fitted, column, row)
+
+
+def _sampled(pixels: np.ndarray, column: tuple[float, ...], row: tuple[float, ...]) -> np.ndarray:
+    """`pixels` [h, w] seen through an affine map, bilinear, black outside: output pixel (x, y) shows what lies at
+    column[0] * x + column[1] * y + column[2], and `row` likewise. A third of Pillow's time for the same.
+    """
+    h, w = pixels.shape
+    x, y = np.arange(w, dtype=np.float32) + 0.5, np.arange(h, dtype=np.float32)[:, None] + 0.5  # middles of pixels
+    places = np.empty((2, h, w), np.float32)  # from -1 to 1 over the picture; planes are filled faster than pairs
+    for plane, side, (of_x, of_y, shift) in zip(places, (w, h), (column, row)):
+        np.add(x * (2 * of_x / side), y * (2 * of_y / side) + (2 * shift / side - 1), out=plane)
+    grid = torch.from_numpy(places).permute(1, 2, 0)[None]
+    source = torch.from_numpy(pixels.astype(np.float32))[None, None]
+    values = torch.nn.functional.grid_sample(source, grid, align_corners=False)[0, 0].numpy()
+    return (values + np.float32(0.5)).astype(np.uint8) if pixels.dtype == np.uint8 else values
 
 
 def brightened(pixels: np.ndarray, factor: float) -> np.ndarray:
     """`factor` times as bright, cut at white; uint8, or float32 in [0, 1]."""
-    return _within(pixels * np.float32(factor), pixels.dtype)
+    return _within(np.multiply(pixels, np.float32(factor), dtype=np.float32), pixels.dtype)
 
 
 def contrasted(pixels: np.ndarray, factor: float) -> np.ndarray:
     """`factor` times as far from the mean of the picture (a whole grey level at 8 bits), cut at black and white."""
-    mean = pixels.mean(dtype=np.float64)
+    whole = np.uint32 if pixels.size < 2**24 else np.uint64  # the first is quicker
+    mean = pixels.sum(dtype=whole if pixels.dtype == np.uint8 else np.float64) / pixels.size
     mean = np.float32(int(mean + 0.5) if pixels.dtype == np.uint8 else mean)
-    return _within(mean + (pixels - mean) * np.float32(factor), pixels.dtype)
+    values = np.subtract(pixels, mean, dtype=np.float32)
+    values *= np.float32(factor)
+    values += mean
+    return _within(values, pixels.dtype)
 
 
 def _within(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Cut to the range of `dtype`; whole levels are cut down, as Pillow does."""
-    return np.clip(values, 0, 255 if dtype == np.uint8 else 1).astype(dtype)
+    """Cut to the range of `dtype`, in place; whole levels are cut down, as Pillow does."""
+    return np.clip(values, 0, 255 if dtype == np.uint8 else 1, out=values).astype(dtype, copy=False)

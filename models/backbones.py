@@ -12,6 +12,7 @@ Nothing is ever downloaded. Shapes: B radiographs, h x w network pixels, D width
 from pathlib import Path
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from models.backbone_aliases import ALIASES
@@ -20,6 +21,7 @@ from models.export import statistics
 from models.keys import resnet_to_timm, timm_name
 from models.mae import MaskedAutoencoder, named_config
 from models.timm_weights import create, load_timm
+from models.vit import class_token, ends_plainly
 from models.weights import Checkpoint, as_transformer, encoder_of, read_weights
 from training.optim import Layers, layers_of
 
@@ -43,14 +45,31 @@ class Backbone(nn.Module):
         self.dim = getattr(network, "head_hidden_size", None) or network.num_features
         self.layers: Layers = tuple(tuple(f"network.{name}" for name in names) for names in layers_of(network))
         self.pool, self._from_tokens = _pooling(network, pool)
+        self._class_token_alone = (
+            self.pool == "cls" and ends_plainly(network) and (self._from_tokens or _head_is_empty(network))
+        )
         self.name, self.report, self.recipe = type(network).__name__, "", {}
         self.preprocessing: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
+        if self._class_token_alone:
+            return class_token(self.network, images)
         if not self._from_tokens:
             return self.network(images)
         tokens = self.network.forward_features(images)  # [B, T, D], after the final norm
         return tokens[:, 0] if self.pool == "cls" else tokens[:, self.network.num_prefix_tokens :].mean(dim=1)
+
+
+def _head_is_empty(network: nn.Module) -> bool:
+    """Whether a transformer's features are what it pools in timm's own way, and nothing follows."""
+    own = all(getattr(type(network), name) is getattr(VisionTransformer, name) for name in ("forward", "forward_head"))
+    parts = (network.fc_norm, network.head)
+    return (
+        own
+        and network.attn_pool is None
+        and network.head_drop.p == 0
+        and all(isinstance(part, nn.Identity) for part in parts)
+    )
 
 
 def _pooling(network: nn.Module, pool: str | None) -> tuple[str, bool]:

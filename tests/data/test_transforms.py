@@ -179,6 +179,35 @@ def test_a_rotation_is_one_of_the_radiograph_and_not_of_the_squashed_picture(siz
         assert np.abs(wrong - expected)[inner].mean() > 3.0
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("size", [(96, 80), (300, 100)])
+def test_a_rotated_picture_is_interpolated_as_scipy_and_pillow_do(size, dtype):
+    from scipy.ndimage import map_coordinates
+
+    pixels = smooth((96, 80), seed=1)
+    pixels = pixels if dtype == np.uint8 else (pixels / 255).astype(np.float32)
+    turn, level = RotateFlipJitter(Preprocessing(96, 80)), 1 if dtype == np.uint8 else 1 / 255
+    stretch = (80 / size[1]) / (96 / size[0])  # of x against y, by squashing
+    for angle in (-10.0, 0.3, 25.0):
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        y, x = np.mgrid[:96, :80] + 0.5
+        x, y = x - 40, y - 48
+        places = [sin / stretch * x + cos * y + 47.5, cos * x - sin * stretch * y + 39.5]
+        expected = map_coordinates(pixels.astype(float), places, order=1, mode="grid-constant")
+        found = turn.rotated(pixels, angle, size)
+        assert found.dtype == dtype and np.abs(found - expected).max() < 0.51 * level
+        column, row = (cos, -sin * stretch), (sin / stretch, cos)
+        middle = [of - kept * a - other * b for of, kept, a, other, b in
+                  ((40, column[0], 40, column[1], 48), (48, row[1], 48, row[0], 40))]  # fmt: skip
+        pillow = Image.fromarray(pixels).transform((80, 96), Image.Transform.AFFINE,
+            (*column, middle[0], *row, middle[1]), Image.Resampling.BILINEAR)  # fmt: skip
+        inside = (np.abs(np.array(places) - [[[47.5]], [[39.5]]]) < [[[47.5]], [[39.5]]]).all(0)  # not at the very edge
+        assert np.abs(found.astype(float) - np.asarray(pillow))[inside].max() < 1.01 * level and inside.mean() > 0.6
+        mirrored = turn.rotated(pixels, angle, size, flip=True)
+        assert np.abs(mirrored[:, ::-1].astype(float) - found).max() < 1.01 * level
+        assert (mirrored[:, ::-1] != found).mean() < 0.01 or dtype == np.float32
+
+
 def test_the_fine_tuning_augmentation_draws_what_it_says():
     pixels = smooth((80, 60))
     still = RotateFlipJitter(Preprocessing(32, 32), degrees=0, flip=0, brightness=0, contrast=0)

@@ -56,6 +56,42 @@ def random_timm(name, seed=0, **arguments):
     return network
 
 
+@pytest.mark.parametrize("arguments", [
+    {}, {"reg_tokens": 2}, {"pre_norm": True, "no_embed_class": True}, {"init_values": 0.1}, {"qk_norm": True},
+    {"drop_path_rate": 0.3}, {"attn_drop_rate": 0.3}, {"proj_drop_rate": 0.3}, {"drop_rate": 0.3}, {"depth": 1},
+    {"global_pool": "avg", "fc_norm": False},
+])  # fmt: skip
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_class_token_alone_is_what_the_whole_network_gives(arguments, fused):
+    """Output and gradients equal timm's, whether the last block is cut down or, where it is not plain, is not."""
+    changed = {"depth": 3, "embed_dim": 48, "num_heads": 3, "num_classes": 0} | arguments
+    network = random_timm("vit_tiny_patch16_224", img_size=64, **changed)
+    for block in network.blocks:
+        block.attn.fused_attn = fused
+    backbone = Backbone(network, "cls", (64, 64)).eval()
+    special = {"init_values", "qk_norm", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "drop_rate"}
+    assert backbone._class_token_alone == (not special & set(arguments))
+    pictures = images(3, 64)
+
+    def gradients(outputs):
+        network.zero_grad()
+        (outputs * torch.arange(48.0)).sum().backward()
+        return {name: value.grad for name, value in network.named_parameters()}
+
+    whole, alone = network.forward_features(pictures)[:, 0], backbone(pictures)
+    same(alone, whole)
+    expected, found = gradients(whole), gradients(alone)
+    assert all(value is not None for value in found.values())
+    for name, value in expected.items():
+        same(found[name], value, atol=1e-4 * max(1.0, float(value.abs().max())))
+
+
+def test_the_class_token_of_another_forward_pass_is_left_to_it():
+    distilled = random_timm("deit_tiny_distilled_patch16_224", img_size=64, num_classes=0, depth=2)
+    assert not Backbone(distilled, None, (64, 64))._class_token_alone
+    assert not Backbone(random_timm("resnet18", num_classes=0))._class_token_alone
+
+
 @torch.no_grad()
 def test_an_encoder_of_ours(mae, folder):
     backbone = build_backbone(folder)
