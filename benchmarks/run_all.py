@@ -4,7 +4,8 @@
     python benchmarks/run_all.py --demo demo    # about an hour on one quiet core
     python benchmarks/run_all.py --quick --out /tmp/benchmarks.md      # tiny networks: does everything run?
 
-Run it when nothing else runs. The text comes from this file; figures are never edited by hand. Each goal is set against
+Run it when nothing else runs. What was measured is kept in results.json beside the page; `--only` measures some parts
+again. The text comes from this file; figures are never edited by hand. Each goal is set against
 what was measured; where one is missed, the page says what stands in the way.
 """
 
@@ -99,34 +100,56 @@ class Config:
 
     out: Path = flag(ROOT / "benchmarks" / "README.md", "page to write")
     demo: Path | None = flag(None, "what scripts/demo.sh made, for the part on masks, which is left out without it")
+    only: list[str] = flag([], "measure these parts alone, e.g. loader.py; the others stay as results.json has them")
     quick: bool = flag(False, "tiny networks and one round: shows that everything runs, not how fast")
 
 
 def main(config: Config) -> int:
     """Write the page; figures of the run go to the screen as they come."""
+    import json
+
     from benchmarks.paired import machine
     from training.files import write_text
 
     chosen = dict(QUICK if config.quick else FULL)
-    if config.demo is None:
-        del chosen["masks.py"]
-    parts, rows = [], []
+    if unknown := sorted(set(config.only) - set(chosen)):
+        raise ValueError(f"--only {unknown[0]}: choices {', '.join(chosen)}")
+    kept = config.out.with_name("results.json")
+    results = json.loads(kept.read_text(encoding="utf-8")) if config.only and kept.is_file() else {}
     for script, given in chosen.items():
+        if config.only and script not in config.only:
+            continue
         if script == "masks.py":
+            if config.demo is None:
+                continue
             given = [*inputs_of(config.demo), *given]
         print(f"{script} {' '.join(given)}", flush=True)
         found = rows_of(script, given)
-        rows += [{"script": script} | row for row in found]
-        title, text = SECTIONS[script]
-        parts.append(f"## {title}\n\n`python benchmarks/{script} {' '.join(given)}`\n\n{text}\n\n{tables(found)}")
         print(tables(found), flush=True)
-    if config.demo is None:
-        parts.append(f"## {SECTIONS['masks.py'][0]}\n\nLeft out: `--demo` was not given.\n")
-    facts = "\n".join(f"* {name}: {value}" for name, value in machine().items())
-    page = f"# Benchmarks\n\n{INTRODUCTION}\n{facts}\n\n" + "\n".join(parts) + "\n" + goals(rows)
-    write_text(config.out, page)
+        results[script] = {"given": given, "machine": machine(), "rows": found}
+    write_text(kept, json.dumps(results, indent=1) + "\n")
+    write_text(config.out, page_of(results))
     print(f"written: {config.out}")
     return 0
+
+
+def page_of(results: dict[str, dict]) -> str:
+    """The page from what was measured: script -> flags given, machine, rows."""
+    first = next(iter(results.values()))["machine"]
+    parts, rows = [], []
+    for script, (title, text) in SECTIONS.items():
+        if script not in results:
+            told = "`--demo` was not given" if script == "masks.py" else "not among `--only`"
+            parts.append(f"## {title}\n\n{text}\n\nLeft out: {told}.\n")
+            continue
+        part = results[script]
+        other = [f"{name} {value}" for name, value in part["machine"].items() if first.get(name) != value]
+        note = f"Measured with another machine or version: {', '.join(other)}.\n\n" if other else ""
+        command = f"python benchmarks/{script} {' '.join(part['given'])}"
+        parts.append(f"## {title}\n\n`{command}`\n\n{text}\n\n{note}{tables(part['rows'])}")
+        rows += [{"script": script} | row for row in part["rows"]]
+    facts = "\n".join(f"* {name}: {value}" for name, value in first.items())
+    return f"# Benchmarks\n\n{INTRODUCTION}\n{facts}\n\n" + "\n".join(parts) + "\n" + goals(rows)
 
 
 INTRODUCTION = """\
