@@ -284,13 +284,14 @@ class Benchmark:
         """Train and predict one fold, unless its predictions are there already."""
         from evaluation.benchmark_files import is_made
         from training import distributed
+        from training.fold import forget_states
 
         study = self.study(backbone, labels)
         identity = distributed.from_main(lambda: self.identity(backbone, labels, number))
         file = self.file_of(study, number)
         training = self.out / study / f"fold{number}"
         if distributed.from_main(lambda: is_made(file, identity)):
-            distributed.from_main(lambda: forget_training(training))
+            distributed.from_main(lambda: forget_states(training))
             return "there"
         train = self.few(number, labels)
         say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
@@ -299,7 +300,7 @@ class Benchmark:
         if made == "stopped":
             return "stopped"
         distributed.from_main(lambda: self.write_predictions(file, number, made, identity))
-        distributed.from_main(lambda: forget_training(training))
+        distributed.from_main(lambda: forget_states(training))
         return "made"
 
     def rare_classes(self) -> list[str]:
@@ -651,16 +652,6 @@ def anonymous(notice: str, patients: set) -> str:
     import re
 
     return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
-
-
-def forget_training(folder: Path) -> None:
-    """Delete the training states of a fold whose predictions and weights are kept: those of a ViT-L are 8 GB."""
-    import shutil
-
-    if (folder / "checkpoints").exists():
-        shutil.rmtree(folder / "checkpoints")
-    for name in ("DONE", "best.pt", "best.pt.sha256"):  # without predictions the fold is made anew
-        (folder / name).unlink(missing_ok=True)
 
 
 def hash_of(*values) -> int:

@@ -1,6 +1,8 @@
 """One fold of a cross-validation: train, keep the epoch that is best on validation, predict with its weights."""
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,11 @@ def predictions(
             found += model.predict(*parts).float().cpu().tolist()
     by_row = dict(distributed.gathered(list(zip(mine, found))))
     return np.array([by_row[row] for row in rows])
+
+
+def forget_states(folder: Path) -> None:
+    """Delete the training states of a fold whose predictions and weights are kept: those of a ViT-L are 8 GB."""
+    if (folder / "checkpoints").exists():
+        shutil.rmtree(folder / "checkpoints")
+    for name in ("DONE", "best.pt", "best.pt.sha256"):  # without predictions the fold is made anew
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""The region-guided classifier: SKELEX's command word for word on phantoms, continued, refused where it must be."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from in_process import script
+
+import train_region_guided
+from data.phantom_layouts import WRITERS, fit_plan
+from data.phantom_plan import Plan, phantoms
+from data.preprocessing import Preprocessing
+from data.radiograph import load_radiograph
+from models.backbones import build_backbone
+from models.finetuned import load_finetuned
+from training.label_groups import LABELS
+
+COMMAND = """
+  --btxrd_image_dir ./data/BTXRD/images
+  --btxrd_annotation_dir ./data/BTXRD/Annotations
+  --btxrd_metadata ./data/BTXRD/dataset_c1.xlsx
+  --fracatlas_image_dir ./data/FracAtlas/images
+  --fracatlas_annotation_dir ./data/FracAtlas/Annotations/YOLO
+  --fracatlas_metadata ./data/FracAtlas/dataset.csv
+  --snuh_bonetu_image_dir ./data/SNUH-bonetu/images
+  --snuh_bonetu_metadata ./data/SNUH-bonetu/metadata.csv
+  --class_file ./configs/classes.txt
+  --pretrained_path ./models/skelex
+  --num_classes 38
+  --batch_size 64
+  --epochs 30
+  --lr 5e-5
+  --n_splits 5
+  --test_fraction 0.1
+  --output_dir ./outputs/skelex_result
+  --num_workers 4
+"""
+SMALLER = ("--batch_size", 8, "--epochs", 1, "--n_splits", 2, "--test_fraction", 0.2, "--num_workers", 0,
+           "--precision", "fp32", "--no-verbose")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder as SKELEX's README has it, with phantoms and a small network."""
+    from models.mae import MAEConfig, MaskedAutoencoder
+    from models.weights import save_mae
+
+    home = tmp_path_factory.mktemp("home")
+    for layout, name, count in (("btxrd", "BTXRD", 120), ("fracatlas", "FracAtlas", 48), ("snuh", "SNUH-bonetu", 60)):
+        kind = getattr(WRITERS[layout], "kind", "png8")
+        writer = WRITERS[layout](home / "data" / name, kind, 3)
+        for phantom in phantoms(fit_plan(layout, Plan(3, 40, "clear")), count):
+            writer.add(phantom)
+        writer.close()
+    config = MAEConfig((32, 32), 8, 32, 1, 2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    torch.manual_seed(0)
+    save_mae(MaskedAutoencoder(config), home / "models" / "skelex", Preprocessing(32, 32).to_dict(), "card")
+    (home / "configs").mkdir()
+    (home / "configs" / "classes.txt").write_bytes((Path(__file__).parents[1] / "configs/classes.txt").read_bytes())
+    return home
+
+
+@pytest.fixture
+def there(home, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.chdir(home)
+    return home
+
+
+def trained(*more):
+    return script(train_region_guided, *shlex.split(COMMAND), *SMALLER, *more)
+
+
+def test_the_command_of_skelex(there):
+    done = trained()
+    assert done.returncode == 0, done.stderr
+    assert "no dataset_c1.xlsx: the rows of centre 1 of dataset" in done.stdout
+    out = there / "outputs" / "skelex_result"
+    splits = pd.read_csv(out / "splits.csv")
+    assert splits.groupby(["fold", "group"])["split"].nunique().max() == 1
+    labels = pd.read_csv(out / "labels.csv")
+    assert labels["label"].tolist() == list(LABELS)
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["folds"]) == 2 and np.isfinite(summary["ensemble"])
+    for number in range(2):
+        table = pd.read_csv(out / "predictions" / f"fold{number}.csv")
+        assert np.allclose(table[[f"p {label}" for label in LABELS[1:5]]].sum(axis=1), 1)
+        assert (
+            set(table["split"]) == {"val", "test"} and not (out / "training" / f"fold{number}" / "checkpoints").exists()
+        )
+        loaded = load_finetuned(out / "models" / f"fold{number}", "region-guided")
+        preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+        loaded.model.normalise = preprocessing.normalise
+        images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:4]])
+        mine = table.loc[:3, [f"p {label}" for label in LABELS]]
+        np.testing.assert_allclose(loaded.model.predict(images), mine, atol=1e-5)
+    networks = [(out / "models" / f"fold{n}" / "model.safetensors").read_bytes() for n in range(2)]
+    assert networks[0] != networks[1]
+    again = trained()
+    assert again.returncode == 0 and "to train on" not in again.stdout
+    other = trained("--lr", 1)
+    assert other.returncode == 2 and "made by another run (lr was 5e-05 and is 1.0)" in other.stderr
+
+
+def test_single_folds_give_the_same_and_a_recipe_gives_way_to_flags(there):
+    """`--config configs/region_guided.yaml` works, and flags win over it."""
+    recipe = Path(__file__).parents[1] / "configs" / "region_guided.yaml"
+    flags = re.sub(r"--(pretrained_path|num_classes|batch_size|epochs|lr|n_splits|test_fraction) \S+", "", COMMAND)
+    for number in (1, 0):
+        done = script(train_region_guided, *shlex.split(flags), "--config", recipe, *SMALLER, "--fold", number,
+                      "--output_dir", "outputs/single")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert trained("--output_dir", "outputs/whole").returncode == 0
+    single, whole = (
+        json.loads((there / "outputs" / name / "summary.json").read_text()) for name in ("single", "whole")
+    )
+    assert single == whole
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (("--num_classes", 37), "--num_classes 37: the classifier has 38 labels"),
+        (("--class_file", "data/FracAtlas/dataset.csv"), "line 1"),
+        (("--pretrained_path", "./models/nowhere"), "models/nowhere"),
+        (("--btxrd_metadata", "data/nowhere.xlsx"), "nowhere.xlsx"),
+        (("--centers", 2), "is of centre 1 alone"),
+        (("--fold", 2), "--fold 2: there are 2 folds, counted from 0"),
+        (("--epochs", 0), "--epochs 0.0: expected a number above 0"),
+        (("--whole", 1.5), "--whole 1.5: expected a share from 0 to 1"),
+        (("--output_dir", "configs/classes.txt"), "classes.txt"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_sentence(there, more, told):
+    done = trained("--output_dir", "outputs/wrong", *more)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sources_are_asked_for_whole(there):
+    done = script(train_region_guided, "--btxrd_image_dir", "data/BTXRD/images")
+    assert done.returncode == 2 and "--btxrd_metadata is missing" in done.stderr
+    done = script(train_region_guided, "--output_dir", "outputs/none")
+    assert done.returncode == 2 and "no radiographs: give --btxrd_metadata" in done.stderr
+    assert not os.path.exists("outputs/none") and build_backbone("./models/skelex").dim == 32

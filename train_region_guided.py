@@ -1,0 +1,362 @@
+"""Train the region-guided bone-tumour classifier of SKELEX: 38 labels from whole radiographs and from their regions.
+
+    python train_region_guided.py --btxrd_image_dir ./data/BTXRD/images \
+        --btxrd_annotation_dir ./data/BTXRD/Annotations --btxrd_metadata ./data/BTXRD/dataset.xlsx \
+        --fracatlas_image_dir ./data/FracAtlas/images \
+        --fracatlas_annotation_dir ./data/FracAtlas/Annotations/YOLO --fracatlas_metadata ./data/FracAtlas/dataset.csv \
+        --pretrained_path ./models/skelex --output_dir ./outputs/skelex_result
+    torchrun --nproc_per_node 8 train_region_guided.py --config configs/region_guided.yaml --btxrd_image_dir ...
+
+A test set is held out by patient, once, and k folds are made of the rest; each fold keeps its best epoch by validation
+and scores the test set once. The same command goes on after any interruption. Its networks are for
+scripts/validate_region_guided.py.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from training.cli import flag, run
+from training.region_flags import RegionFlags
+
+CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
+# flags that do not decide the numbers; of the data their content counts
+FREE = {"output_dir", "num_workers", "fold", "splits", "device", "cache_gb", "verbose", "class_file", "on_bad_image",
+        "n_splits", "test_fraction", "pretrained_path"}  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Config(RegionFlags):
+    """Train the region-guided classifier in folds (SKELEX, 2026)."""
+
+    class_file: Path = flag(CLASSES, "the 38 labels; it must agree with training/label_groups.py")
+    pretrained_path: str = flag("./models/skelex", "checkpoint to begin from; or an alias, a timm name, none:NAME")
+    num_classes: int = flag(38, "labels; there are 38")
+    batch_size: int = flag(64, "radiographs per optimizer step, of all processes together")
+    epochs: float = flag(30, "passes over the training radiographs of a fold")
+    lr: float = flag(5e-5, "peak learning rate")
+    weight_decay: float = flag(0.05, "decoupled weight decay, on matrices only")
+    layer_decay: float = flag(1.0, "learning rate of each layer relative to the one above")
+    warmup: float = flag(0.1, "share of the steps with a linear warm-up; then cosine to 0")
+    drop_path: float = flag(0.0, "stochastic depth")
+    n_splits: int = flag(5, "folds")
+    test_fraction: float = flag(0.1, "share of the radiographs held out for the test, by patient")
+    output_dir: Path = flag(Path("outputs/region_guided"), "folder of networks and results")
+    seed: int = flag(42, "decides splits, head, order and augmentation")
+    input_size: int | None = flag(None, "side of the network's square input in pixels; default: the network's own")
+    pool: str | None = flag(
+        None, "cls, or mean of the patch tokens; default: the network's own", choices=("cls", "mean")
+    )
+    whole: float = flag(0.5, "share of training views that are whole radiographs")
+    flip: float = flag(0.0, "share of training views that are mirrored")
+    degrees: float = flag(10.0, "largest rotation of a training view")
+    splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
+    fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    verbose: bool = flag(True, "a progress bar for each fold")
+
+
+def main(config: Config) -> int:
+    """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
+    from training import distributed
+    from training.device import choose_device, prepare_cpu
+
+    device = choose_device(config.device)
+    prepare_cpu(device)
+    with distributed.process_group(device):
+        return RegionTraining(config, device).run()
+
+
+class RegionTraining:
+    """All folds, from the sources to the results."""
+
+    def __init__(self, config: Config, device):
+        from training.device import resolve_precision
+
+        self.config, self.device, self.out = config, device, config.output_dir
+        self.precision = resolve_precision(config.precision, device)
+
+    def run(self) -> int:
+        from models.backbone_names import find
+        from training import distributed
+        from training.fit import EXIT_STOPPED
+
+        c = self.config
+        self.check_flags()
+        distributed.from_main(lambda: find(c.pretrained_path))
+        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        self.records, notices = distributed.from_main(self.read)
+        self.splits, self.hashes, self.root = distributed.from_main(self.make_splits)
+        self.notices = [*notices, *self.splits.notices]
+        for notice in self.notices:
+            say(f"note: {notice}")
+        fold, folds = self.splits.folds[0], len(self.splits.folds)
+        say(f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients or groups; "
+            f"{len(self.splits.test):,} held out, {folds} folds of about {len(fold.train):,} + {len(fold.val):,}, "
+            f"on {self.device}")  # fmt: skip
+        if c.fold is not None and not 0 <= c.fold < folds:
+            raise ValueError(f"--fold {c.fold}: there are {folds} folds, counted from 0")
+        for number in range(folds) if c.fold is None else [c.fold]:
+            if not self.fold(number):
+                say(f"stopped by a signal; saved. The same command continues {self.out}")
+                return EXIT_STOPPED
+        distributed.from_main(self.conclude)
+        distributed.barrier()
+        return 0
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    def check_flags(self) -> None:
+        """Refuse what cannot work before thousands of files are read."""
+        from data.region_sources import sources_named
+        from training import distributed
+        from training.label_groups import LABELS, read_classes
+
+        c = self.config
+        if c.num_classes != len(LABELS):
+            raise ValueError(f"--num_classes {c.num_classes}: the classifier has {len(LABELS)} labels")
+        read_classes(c.class_file)
+        sources_named(c)
+        if c.batch_size < 1 or c.batch_size % distributed.world_size():
+            raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
+                             "processes")  # fmt: skip
+        for name in ("epochs", "lr", "layer_decay", "input_size"):
+            if getattr(c, name) is not None and not 0 < getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
+        for name in ("weight_decay", "num_workers", "seed"):
+            if not 0 <= getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
+        for name in ("warmup", "drop_path", "whole", "flip"):
+            if not 0 <= getattr(c, name) <= 1:
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a share from 0 to 1")
+
+    def read(self):
+        """Main process: (records, notices); every file is read once."""
+        from data.audit import readable_records
+        from data.region_sources import read_region_sources
+        from training.tables import write_table
+
+        c = self.config
+        records = read_region_sources(c, cache=self.out / "looks.csv", progress=bar("looking for duplicates"))
+        task, notices, refused = (records.attrs[name] for name in ("task", "notices", "refused"))
+        if refused:
+            write_table(self.out / "refused.csv", ["path", "why"], [dict(zip(("path", "why"), row)) for row in refused])
+        records.attrs.clear()
+        records, told, _ = readable_records(
+            records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
+            workers=c.num_workers, progress=bar("reading files"),
+        )  # fmt: skip
+        records.attrs["task"] = task
+        return records, [*notices, *told]
+
+    def make_splits(self):
+        """Main process: (splits, sha256 of each file, the folder that holds all files)."""
+        import os
+
+        from data.split_table import file_hashes, read_splits, write_splits
+        from data.splits import grouped_splits
+
+        c, task = self.config, self.records.attrs["task"]
+        root = Path(os.path.commonpath([str(Path(image).parent) for image in self.records["image"]]))
+        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        if c.splits is not None:
+            splits = read_splits(c.splits, self.records, root, hashes)
+        else:
+            splits = grouped_splits(self.records, task, folds=c.n_splits, test_fraction=c.test_fraction, seed=c.seed)
+        made = (self.out / "predictions").exists()
+        write_splits(self.out / "splits.csv", self.records, splits, root, hashes, final=made, flag="--output_dir")
+        return splits, hashes, root
+
+    def data(self, rows, preprocessing, policy=None):
+        """The data set of some rows; findings are known of the training rows alone."""
+        from data.region_crops import RegionCrops
+
+        return RegionCrops(self.records.iloc[list(rows)], preprocessing, policy, seed=self.config.seed)
+
+    # one fold ------------------------------------------------------------------------------------------------------
+
+    def identity(self, number: int) -> dict:
+        """What decides the predictions of a fold: flags, content of files, labels, boxes and weights."""
+        import numpy as np
+
+        from models.backbone_names import source_hash
+        from training.run import short_hash
+
+        fold, told = self.splits.folds[number], self.records[["labels", "boxes"]].values
+        sides = [
+            [(self.hashes[row], np.asarray(told[row][0]).tolist(), told[row][1]) for row in rows]
+            for rows in (fold.train, fold.val, self.splits.test)
+        ]
+        free = FREE | {field.name for field in fields(RegionFlags)}
+        fixed = {key: value for key, value in asdict(self.config).items() if key not in free}
+        weights = source_hash(self.config.pretrained_path)
+        return fixed | {"weights": weights, "precision": self.precision, "split": short_hash(sides), "fold": number}
+
+    def fold(self, number: int) -> bool:
+        """Train a fold, keep its network and predictions, unless they are there already; False after a signal."""
+        from data.crop_places import CropPolicy
+        from data.loader import step_batches
+        from evaluation.benchmark_files import is_made
+        from evaluation.label_group_metrics import selection_score
+        from training import distributed
+        from training.fold import fold_plan, forget_states, train_fold
+        from training.run import RunFolder
+
+        c, fold = self.config, self.splits.folds[number]
+        file, folder = self.file_of(number), self.out / "training" / f"fold{number}"
+        identity = distributed.from_main(lambda: self.identity(number))
+        if distributed.from_main(lambda: is_made(file, identity)):
+            distributed.from_main(lambda: forget_states(folder))
+            return True
+        say(f"fold {number}: {len(fold.train):,} radiographs to train on")
+        model, preprocessing = self.network(number)
+        policy = CropPolicy(whole=c.whole, flip=c.flip, degrees=c.degrees)
+        dataset, truth = self.data(fold.train, preprocessing, policy), self.labels(fold.val)
+        plan = fold_plan(len(dataset), c.batch_size, c.epochs)
+        recipe = {"lr": c.lr, "weight_decay": c.weight_decay, "layer_decay": c.layer_decay, "beta1": 0.9,
+                  "beta2": 0.999, "epochs": c.epochs, "warmup_epochs": c.warmup * c.epochs}  # fmt: skip
+        facts = train_fold(
+            model, RunFolder(folder, identity), recipe, plan=plan, larger_is_better=True, about=asdict(c),
+            score=lambda: selection_score(self.predicted(model, preprocessing, fold.val), truth),
+            batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers),
+            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,
+            name_of=lambda row: str(dataset.records["image"].iloc[row]),
+        )  # fmt: skip
+        if facts is None:
+            return False
+        made = {side: self.predicted(model, preprocessing, rows)
+                for side, rows in (("val", fold.val), ("test", self.splits.test))}  # fmt: skip
+        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, identity, facts))
+        distributed.from_main(lambda: forget_states(folder))
+        return True
+
+    def file_of(self, number: int) -> Path:
+        """Where the predictions of a fold are."""
+        return self.out / "predictions" / f"fold{number}.csv"
+
+    def labels(self, rows):
+        """[R, 38], NaN unknown."""
+        from data.region_records import label_array
+
+        return label_array(self.records.iloc[list(rows)])
+
+    def network(self, number: int):
+        """(objective on its device, preprocessing) of a fold; the same random weights whatever was made before."""
+        import torch
+
+        from data.preprocessing import Preprocessing
+        from models.backbones import build_backbone
+        from models.region_guided import RegionGuided
+        from training.device import use_explicit_attention
+
+        c = self.config
+        torch.manual_seed(c.seed + number)
+        size = None if c.input_size is None else (c.input_size, c.input_size)
+        backbone = build_backbone(c.pretrained_path, input_size=size, drop_path=c.drop_path, pool=c.pool)
+        if number == 0 or c.fold is not None:
+            say(f"{c.pretrained_path}: {backbone.report}")
+        height, width = backbone.input_size
+        known = backbone.preprocessing
+        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+        model = RegionGuided(backbone, preprocessing.normalise)
+        use_explicit_attention(model.to(self.device), self.device)
+        return model, preprocessing
+
+    def predicted(self, model, preprocessing, rows):
+        """Probabilities [R, 38] of whole radiographs, in the order of `rows`."""
+        from data.loader import ordered_batches
+        from training.fold import predictions
+
+        def batches(some):
+            return ordered_batches(self.data(some, preprocessing), range(len(some)), batch_size=64,
+                                   num_workers=self.config.num_workers)  # fmt: skip
+
+        return predictions(model, list(rows), batches, self.device, self.precision)
+
+    # results -------------------------------------------------------------------------------------------------------
+
+    def keep(self, number: int, model, preprocessing, made: dict, identity: dict, facts: dict) -> None:
+        """Main process: the network of the best epoch, then what it predicts."""
+        from evaluation.benchmark_files import write_predictions
+        from models.backbone_names import find
+        from models.card import finetuned_card, stated_licence
+        from models.finetuned import save_finetuned
+        from training.label_groups import LABELS
+
+        c, source, licence = self.config, find(self.config.pretrained_path), None
+        if source.weights is not None:
+            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        sources = ", ".join(sorted(set(self.records["source"])))
+        card = finetuned_card(f"Region-guided tumour classifier, fold {number}", f"38 labels, trained on {sources}.",
+                              c.pretrained_path, facts, licence)  # fmt: skip
+        about = {"labels": list(LABELS), "backbone": c.pretrained_path, "fold": number} | facts
+        save_finetuned(model, self.out / "models" / f"fold{number}", preprocessing.to_dict(), about, card)
+        truth = [f"is {label}" for label in LABELS]
+        sides = []
+        for side, rows in (("val", self.splits.folds[number].val), ("test", self.splits.test)):
+            records = self.records.iloc[list(rows)]
+            records = records.assign(**dict(zip(truth, self.labels(rows).T)))
+            sides.append((side, records, made[side]))
+        write_predictions(self.file_of(number), sides, [f"p {label}" for label in LABELS], ["source", *truth],
+                          identity, facts)  # fmt: skip
+
+    def conclude(self) -> None:
+        """Main process: scores of the folds' ensemble on the test set, once all folds are there."""
+        import json
+
+        import numpy as np
+
+        from evaluation.benchmark_files import is_made, read_predictions
+        from evaluation.label_group_metrics import label_scores, selection_score
+        from training.files import write_text
+        from training.tables import write_table
+
+        folds, test = [], self.splits.test
+        for number, fold in enumerate(self.splits.folds):
+            if is_made(self.file_of(number), self.identity(number)):
+                folds.append(read_predictions(self.file_of(number), self.labels(fold.val), number))
+        if len(folds) < len(self.splits.folds):
+            say(f"{len(folds)} of {len(self.splits.folds)} folds are made; no results yet")
+            return
+        truth, together = self.labels(test), np.mean([fold.test for fold in folds], axis=0)
+        scores = label_scores(together, truth)
+        write_table(self.out / "labels.csv", list(scores[0]._fields), [score._asdict() for score in scores])
+        each = [selection_score(fold.test, truth) for fold in folds]
+        summary = {"folds": [fold.facts | {"test": score} for fold, score in zip(folds, each)],
+                   "ensemble": selection_score(together, truth), "test_radiographs": len(test),
+                   "notices": self.notices}  # fmt: skip
+        write_text(self.out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        for score in scores:
+            if score.positives and score.positives < score.known:
+                say(f"{score.label}: AUROC {score.auroc:.3f}, {score.positives} of {score.known}")
+        say(f"written: {self.out}")
+
+
+def bar(title: str):
+    """Wraps a sequence with a progress bar on the main process."""
+
+    def wrap(items):
+        from tqdm import tqdm
+
+        from training import distributed
+
+        return tqdm(items, desc=title, unit=" files", leave=False, disable=not distributed.is_main())
+
+    return wrap
+
+
+def say(text: str) -> None:
+    """Print on the main process."""
+    from training import distributed
+
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)
