@@ -13,17 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import distributed
 from training.label_groups import GROUP, GROUPS, LABELS
 from training.objective import Objective
 
 
-def group_losses(logits: Tensor, target: Tensor, unknown: Tensor | None = None) -> dict[str, Tensor]:
+def group_losses(
+    logits: Tensor, target: Tensor, unknown: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+) -> dict[str, Tensor]:  # fmt: skip
     """Name of each of `GROUPS` -> its mean loss, a scalar in float32.
 
     logits: [B, L]. target: [B, L], 0 or 1; what it holds where it is unknown, also NaN, does not count. unknown: [B, L]
     bool or 0/1, the NaN of `target` if None. A softmax group with an unknown label is left out for that row. A group of
-    which nothing is known has loss 0 and gradient 0. ValueError for a known softmax group without exactly one label: an
-    empty one is no class 0.
+    which nothing is known has loss 0 and gradient 0. over_processes: the mean of a count over all processes, so that
+    the mean of their losses is the loss of all their rows together. ValueError for a known softmax group without
+    exactly one label: an empty one is no class 0.
     """
     if logits.shape[1:] != (len(LABELS),) or target.shape != logits.shape:
         raise ValueError(f"logits {list(logits.shape)} and targets {list(target.shape)}; expected [B, {len(LABELS)}]")
@@ -46,7 +51,8 @@ def group_losses(logits: Tensor, target: Tensor, unknown: Tensor | None = None) 
                 raise ValueError(f"a known {group.name} without exactly one label")
             each = -(F.log_softmax(outputs, dim=1) * truth).sum(dim=1)
             count = used.sum()
-        losses[group.name] = each.sum() / count.clamp(min=1)
+        count = over_processes(count.float())
+        losses[group.name] = each.sum() / torch.where(count > 0, count, 1)
     return losses
 
 
@@ -87,7 +93,7 @@ class RegionGuided(Objective):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: dict, progress: float = 0.0) -> dict[str, Tensor]:
-        losses = group_losses(self.outputs(batch["image"]), batch["target"], batch["unknown"])
+        losses = group_losses(self.outputs(batch["image"]), batch["target"], batch["unknown"], distributed.mean)
         return {"loss": sum(self.weights[name] * loss for name, loss in losses.items()), **losses}
 
     def outputs(self, images: Tensor) -> Tensor:

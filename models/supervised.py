@@ -9,28 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import distributed
 from training.objective import Objective
 
 
-def supervised_loss(kind: str, outputs: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def supervised_loss(
+    kind: str, outputs: Tensor, target: Tensor, class_weights: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] = lambda total: total,
+) -> Tensor:  # fmt: skip
     """Mean loss in float32 of `outputs` [B, O] against `target` [B]; rows whose target is NaN do not count.
 
     `kind`: "binary" (logit), "multiclass" (class index) or "regression" (squared error of the standardised value).
     `class_weights` [K], K = 2 for "binary": a weighted mean, each row with the weight of its class (as
-    torch.nn.CrossEntropyLoss). Classes are not smoothed.
+    torch.nn.CrossEntropyLoss). Classes are not smoothed. `over_processes`: the mean of a sum of weights over all
+    processes, so that the mean of their losses is the loss of all their rows together.
     """
     known = ~torch.isnan(target)
     outputs, target = outputs.float()[known], target[known]
-    if not known.any():
-        return outputs.sum()
     if kind == "multiclass":
-        return F.cross_entropy(outputs, target.long(), class_weights)
-    if kind == "regression":
-        return F.mse_loss(outputs[:, 0], target)
-    if class_weights is None:
-        return F.binary_cross_entropy_with_logits(outputs[:, 0], target)
-    weights = class_weights[target.long()]
-    return F.binary_cross_entropy_with_logits(outputs[:, 0], target, weights, reduction="sum") / weights.sum()
+        each = F.cross_entropy(outputs, target.long(), reduction="none")
+    elif kind == "regression":
+        each = (outputs[:, 0] - target).square()
+    else:
+        each = F.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
+    weights = torch.ones_like(target) if class_weights is None else class_weights[target.long()]
+    total = over_processes(weights.sum())
+    return (each * weights).sum() / torch.where(total > 0, total, 1)
 
 
 def balanced_weights(target: Sequence[float], classes: int) -> list[float]:
@@ -76,7 +80,7 @@ class Supervised(Objective):
     def forward(self, batch: dict, progress: float = 0.0) -> dict[str, Tensor]:
         target = (batch["target"] - self.mean) / self.std if self.kind == "regression" else batch["target"]
         outputs = self.outputs(batch["image"], batch.get("extra"))
-        return {"loss": supervised_loss(self.kind, outputs, target, self.class_weights)}
+        return {"loss": supervised_loss(self.kind, outputs, target, self.class_weights, distributed.mean)}
 
     def outputs(self, images: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits or standardised values, [B, O]; `extra` [B, E] float."""

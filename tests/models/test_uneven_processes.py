@@ -1,0 +1,56 @@
+"""What is unknown, or weighs more, is not spread evenly over processes: the loss is that of all rows together."""
+
+import pytest
+import torch
+from fork_harness import exit_status, group
+from torch import nn
+
+from models.region_guided import RegionGuided
+from models.supervised import Supervised
+from training import distributed
+from training.label_groups import LABELS, label_vector
+
+
+class Flat(nn.Module):
+    """A backbone without weights."""
+
+    dim = 12
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def gradients(kind, share, of):
+    """Mean gradient over the processes of the rows share::of, as DDP takes it, of a head with fixed weights."""
+    rng = torch.Generator().manual_seed(3)
+    images, rows = torch.randn(8, 1, 3, 4, generator=rng), slice(share, None, of)
+    if kind == "region-guided":
+        model = RegionGuided(Flat())
+        labels = torch.tensor(label_vector(abnormal=True, tumour="benign", bone="patella")).repeat(8, 1)
+        labels[::2] = torch.tensor(label_vector(implant=False, tumour="malignant"))
+        batch = {"target": labels.nan_to_num(), "unknown": labels.isnan()}
+        assert labels.shape == (8, len(LABELS))
+    else:
+        outputs, weights = (3, [5.0, 1.0, 0.5]) if kind == "multiclass" else (1, None)
+        model = Supervised(Flat(), kind, outputs, class_weights=weights)
+        target = torch.tensor([0.0, 1, 2, 2, 1, 2, 0, 1]) if kind == "multiclass" else torch.arange(8.0) / 8
+        target = (target > 0.4).float() if kind == "binary" else target
+        target[[1, 3, 5]] = torch.nan
+        batch = {"target": target}
+    nn.init.constant_(model.head.weight, 0.1)
+    model({"image": images[rows], **{name: values[rows] for name, values in batch.items()}})["loss"].backward()
+    return distributed.mean(model.head.weight.grad)
+
+
+@pytest.mark.parametrize("kind", ["region-guided", "binary", "multiclass", "regression"])
+def test_two_processes_have_the_gradient_of_one(tmp_path, kind):
+    def half() -> int:
+        found = gradients(kind, distributed.rank(), 2)
+        torch.save(found, tmp_path / f"{distributed.rank()}.pt")
+        return 0
+
+    assert [exit_status(child) for child in group(2, half)] == [0, 0]
+    expected = gradients(kind, 0, 1)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
