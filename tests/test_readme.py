@@ -31,6 +31,7 @@ PLACES = {
     "/path/to/annotations": "films/masks",
     "/path/to/output_dir": "out/paper",
     "runs/mae/model": "models/skelex",
+    "demo/mae/model": "models/skelex",
     "data/phantom_train": "radiographs",
     "data/phantom_test": "films",
 }
@@ -118,9 +119,10 @@ def small(command: str) -> tuple[str, list[str]]:
     return script, [PLACES.get(word, word) for word in arguments] + SMALLER[Path(script).name].split()
 
 
-def run(command: str, monkeypatch) -> int:
-    """Run a documented command of one process in this one; returns its exit status."""
+def run(command: str, monkeypatch, *more: str) -> int:
+    """Run a documented command of one process in this one, with `more` flags; returns its exit status."""
     script, arguments = small(command)
+    arguments += more
     own = module(script)
     if hasattr(own, "Config"):
         return own.main(parse(own.Config, arguments))
@@ -265,7 +267,7 @@ def test_heat_maps_as_documented(desk, monkeypatch):
 def test_phantoms_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/make_phantoms.py"]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert run(command, monkeypatch) == 0
         assert any(understood(*split(command)).out.iterdir())
@@ -296,14 +298,26 @@ def test_comparing_backbones_as_documented(desk, monkeypatch):
     known |= {name: dataclasses.replace(known[name], **changes) for name, changes in places.items()}
     monkeypatch.setattr(backbone_names, "read_aliases", lambda path: known)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/train_downstream.py"]
-    assert len(commands) == 1 and run(commands[0], monkeypatch) == 0
+    assert len(commands) == 2 and run(commands[0], monkeypatch) == 0
     out = Path("runs/fracatlas")
-    section = README.split("| in OUTDIR/DATA | |")[1].split("\n## ")[0]
+    section = README.split("| in OUTDIR/DATA | |")[1].split("\n\n")[0]
     assert len(named_files(section)) >= 8
     for name in named_files(section):
         for backbone in places:
             place = name.replace("BACKBONE", backbone).replace("foldK", "fold1")
             assert "COLUMN" in name or (out / place).exists(), place
+    (example,) = [c for c in shell_blocks(README) if "data/phantom_fracatlas" in c and "make_phantoms" in c]
+    assert run(example, monkeypatch, "--n", "90") == 0
+    for command in (*commands[1:], *summaries()):
+        assert run(command, monkeypatch) == 0
+    section = README.split("| in `--out` | |")[1].split("\n\n")[0]
+    for name in named_files(section) - {"table_SETTING.csv", "rank_pairs.csv"}:  # pairs: of three backbones or more
+        assert (Path("runs/summary") / name).is_file(), name
+    assert list(Path("runs/summary").glob("table_*.csv"))
+
+
+def summaries() -> list[str]:
+    return [c for c in shell_blocks(README) if split(c)[0] == "scripts/summarize_benchmark.py"]
 
 
 def test_other_commands_are_accounted_for(tmp_path):
