@@ -137,12 +137,19 @@ def logits_of(kind: str, probabilities: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p) if kind == "binary" else np.log(p)
 
 
-def compare(studies: dict[str, list[FoldPredictions]], test: TestSet, train_size: int) -> list[dict[str, Any]]:
+def compare(
+    studies: dict[str, list[FoldPredictions]], test: TestSet, train_size: int, pool: int
+) -> list[dict[str, Any]]:
     """Every two backbones by the main metric: difference with its interval and p (DeLong with patients as clusters for
     the ensembles of a binary task, else the paired bootstrap), and the corrected t-test over folds; p also by Holm.
 
-    `train_size`: radiographs that a fold trains on.
+    `train_size`: radiographs that a fold trains on, of `pool` that it may choose from. Folds that train on all of them
+    resemble each other as Nadeau and Bengio suppose; draws of a few (`TestSet.single`) do so by as much as they share,
+    train_size / pool.
     """
+    share = min(train_size / max(pool, 1), 1 - _TINY)
+    known = float((~np.isnan(test.target)).sum())
+    ratio = share / (1 - share) if test.single else known / max(train_size, 1)
     rows, main = [], MAIN[test.kind]
     for first, second in itertools.combinations(studies, 2):
         mine, other = studies[first], studies[second]
@@ -159,7 +166,7 @@ def compare(studies: dict[str, list[FoldPredictions]], test: TestSet, train_size
             for folds in (mine, other)
         ]
         over_folds = corrected_t_test(
-            np.subtract(*scores), test_to_train=float((~np.isnan(test.target)).sum()) / max(train_size, 1)
+            np.subtract(*scores), test_to_train=ratio
         ) if len(mine) == len(other) else None  # fmt: skip
         rows.append({
             "first": first, "second": second, "metric": main, "difference": found.difference, "low": found.low,

@@ -43,7 +43,8 @@ def interval_picture(
                   label=None if place else "folds")  # fmt: skip
     axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=plain(label))
-    axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0),
+                ncols=2 if len(of) < 10 else 1)  # fmt: skip
     return _png(figure)
 
 

@@ -86,12 +86,15 @@ def make_study(name: str, backbone: str, labels: float, folds: list[FoldPredicti
     return Study(name, backbone, labels, folds, summarise(folds, test))
 
 
-def write_comparisons(out: Path, studies: Sequence[Study], test: TestSet, train_sizes: dict[float, int]) -> list[dict]:
-    """comparisons.csv of every two studies with as many labels; `train_sizes`: labels -> radiographs of a fold."""
+def write_comparisons(
+    out: Path, studies: Sequence[Study], test: TestSet, train_sizes: dict[float, int], pool: int
+) -> list[dict]:
+    """comparisons.csv of every two studies with as many labels; `train_sizes`: labels -> radiographs that a fold learns
+    from, of `pool`."""
     compared: list[dict] = []
     for labels, size in train_sizes.items():
         found = {study.name: study.folds for study in studies if study.labels == labels}
-        compared += compare(found, test, size) if len(found) > 1 else []
+        compared += compare(found, test, size, pool) if len(found) > 1 else []
     if compared:
         write_table(out / "comparisons.csv", list(compared[0]), compared)
     return compared

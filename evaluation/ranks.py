@@ -64,7 +64,7 @@ def rank_test(table: np.ndarray) -> RankTest:
     if count < 2:
         return RankTest(tasks, count, reason="there is one backbone only")
     if tasks < 2:
-        return RankTest(tasks, count, reason=f"{tasks} tasks are too few for any test over tasks")
+        return RankTest(tasks, count, reason=f"{_counted(tasks)} too few for any test over tasks")
     if count == 2:
         return RankTest(tasks, count, reason="of two backbones the sign test compares ranks")
     scatter = float(((table - table.mean(1, keepdims=True)) ** 2).sum())
@@ -73,7 +73,7 @@ def rank_test(table: np.ndarray) -> RankTest:
     average = table.mean(0)
     chi2 = float(tasks**2 * (count - 1) * ((average - average.mean()) ** 2).sum() / scatter)
     f = math.inf if math.isclose(chi2, tasks * (count - 1)) else (tasks - 1) * chi2 / (tasks * (count - 1) - chi2)
-    reason = "" if tasks >= FEWEST_TASKS else f"{tasks} tasks are too few for Nemenyi's test, it needs {FEWEST_TASKS}"
+    reason = "" if tasks >= FEWEST_TASKS else f"{_counted(tasks)} too few for Nemenyi's test, it needs {FEWEST_TASKS}"
     return RankTest(
         tasks, count, chi2=chi2, p=float(stats.chi2.sf(chi2, count - 1)), f=f,
         p_f=float(stats.f.sf(f, count - 1, (count - 1) * (tasks - 1))), reason=reason,
@@ -137,3 +137,7 @@ def _table(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"expected a table of numbers, tasks by backbones; found shape {values.shape} or gaps")
     return values
+
+
+def _counted(tasks: int) -> str:
+    return "1 task is" if tasks == 1 else f"{tasks} tasks are"

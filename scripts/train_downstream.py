@@ -550,7 +550,7 @@ class Benchmark:
                          "settings": self.fixed() | {"precision": self.precision}}  # fmt: skip
                 write_study(self.out, studies[-1], test, about, tested[c.meta_cols], say)
         sizes = {labels: len(self.few(0, labels)) for labels in self.amounts()}
-        compared = write_comparisons(self.out, studies, test, sizes)
+        compared = write_comparisons(self.out, studies, test, sizes, len(self.splits.folds[0].train))
         if studies:
             self.write_report(test, studies, compared)
         say(f"written: {self.out}")

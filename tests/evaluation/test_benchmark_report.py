@@ -48,7 +48,7 @@ def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=
             study.subgroups["side"] = by_subgroup(folds, test, column)
             studies.append(study)
             found[name] = folds
-        compared += compare(found, test, 100) if len(found) > 1 else []
+        compared += compare(found, test, 100, 200) if len(found) > 1 else []
     page = BenchmarkPage(
         "Title", "lead", test, studies, compared, [f"images/{row:03d}.png" for row in range(len(target))],
         lambda row: np.full((40 + row, 30), row % 256, np.uint8), [Side("test", target, patients)], {"folds": "3"},
@@ -167,3 +167,15 @@ def test_missing_parts_of_a_column_are_rows(tmp_path):
     text, _ = written(tmp_path, page)
     assert "By age" in text and "(missing)" in text
     assert isinstance(page.studies[0].subgroups["age"], pd.DataFrame)
+
+
+def test_draws_of_few_labels_are_compared_as_draws():
+    """Of 6 in 300 radiographs next to nothing is shared: nearly the plain paired t-test over the draws."""
+    page = a_page("binary", single=True, labels=(1.0,))
+    first, second = ([fold["auroc"] for fold in study.summary["folds"]] for study in page.studies)
+    found = {study.name: study.folds for study in page.studies}
+    plain = scipy.stats.ttest_rel(first, second).pvalue
+    (few,), (many,) = (compare(found, page.test, size, 300) for size in (6, 300))
+    assert few["p_folds"] == pytest.approx(plain, rel=0.1) and many["p_folds"] > 0.99
+    together = dataclasses.replace(page.test, single=False)
+    assert compare(found, together, 6, 300)[0]["p_folds"] > few["p_folds"]
