@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from test_report import EVIL, Elements
 
 from evaluation import benchmark

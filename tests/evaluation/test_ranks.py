@@ -91,7 +91,7 @@ def test_two_backbones_get_a_sign_test():
     "table, told",
     [
         (np.ones((4, 1)), "one backbone"),
-        (np.array([[1.0, 2, 3]]), "1 tasks are too few"),
+        (np.array([[1.0, 2, 3]]), "1 task is too few"),
         (np.full((6, 3), 2.0), "tie on every task"),
         (np.array([[1.0, 2, 3]] * 3), "too few for Nemenyi"),
     ],
