@@ -105,3 +105,30 @@ class ViT(VisionTransformer):
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, h, w] -> [B, 1 + N, D]: class token and patch tokens of the last block (before pooling)."""
         return self.forward_features(images)
+
+
+class MultiSizeViT(ViT):
+    """`ViT` for views of any size that is a multiple of the patch: positions are resampled in every forward pass.
+
+    As DINO does (and DAX, with antialiasing), whose factor is a tenth of a patch larger than the grids say.
+    """
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.patch_embed.strict_img_size = self.patch_embed.flatten = False
+
+    def _pos_embed(self, patches: Tensor) -> Tensor:
+        """[B, D, rows, columns] -> [B, 1 + rows * columns, D]."""
+        positions = self.resampled_positions(*patches.shape[2:])
+        tokens = patches.flatten(2).transpose(1, 2)
+        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + positions
+
+    def resampled_positions(self, rows: int, columns: int) -> Tensor:
+        """Position embeddings [1, 1 + rows * columns, D] for a grid of patches."""
+        grid = self.patch_embed.grid_size
+        if (rows, columns) == tuple(grid):
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+        factor = ((rows + 0.1) / grid[0], (columns + 0.1) / grid[1])
+        table = nn.functional.interpolate(table, scale_factor=factor, mode="bicubic", antialias=True)
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
