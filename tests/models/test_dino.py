@@ -125,7 +125,7 @@ def test_each_gradient_is_clipped_by_itself():
     before = [p.grad.clone() for p in dino.student.parameters() if p.grad is not None]
     dino.before_step(0.5)
     after = [p.grad for p in dino.student.parameters() if p.grad is not None]
-    assert sum(g.norm() > 0.01 for g in before) >= 2 > sum(g.norm() < 0.01 for g in after[-1:])
+    assert sum(g.norm() > 0.01 for g in before) >= 2
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(other, one * min(1.0, 0.01 / (one.norm().item() + 1e-6)))
 
