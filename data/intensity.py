@@ -93,13 +93,16 @@ def neglog(
     complement: bool = False,
     lowpass_fraction: float = 0.0,
     logarithm: bool = True,
+    floor: float = 0.0,
 ) -> np.ndarray:
     """Detector counts -> attenuation, by Beer and Lambert: x = -ln(min(counts, c) / c), then stretched to [0, 1].
 
     c, the counts of the unattenuated beam, is estimated as median + `contrast` * standard deviation of the central
     region (all but an eighth at each side), whose darkest and brightest values also set the output range.
     A Gaussian blur of sigma `lowpass_pixels`, or of `lowpass_fraction` of the longer side, is subtracted first if that
-    is above 0. `logarithm` False only stretches the counts: bone stays dark.
+    is above 0. `logarithm` False only stretches the counts: bone stays dark. Counts below the fraction `floor` of c are
+    raised to it: without (the smallest float32 then), one pixel without counts, as in a saturated implant, takes most
+    of the output range for itself.
     Source: DAX (Scheuplein et al., MICCAI 2025). Version A: contrast 3, no low-pass (its sigma is 20 / 0.305 pixels of
     976, the fraction `DAX_LOWPASS`); version B draws contrast and logarithm while training, see `NeglogVariation`.
     pixels: [H, W], proportional to counts, that is bone DARK; for bone-bright pictures `complement` turns them first.
@@ -121,7 +124,7 @@ def neglog(
         if not unattenuated > 0:
             raise ValueError("neglog: the central region of this radiograph is black, there is no beam to compare with")
         values = np.minimum(counts, unattenuated) / unattenuated
-        values = -np.log(np.maximum(values, np.finfo(np.float32).eps))
+        values = -np.log(np.maximum(values, max(np.float32(floor), np.finfo(np.float32).eps)))
         sigma = lowpass_pixels or lowpass_fraction * max(pixels.shape)
         if sigma > 0:
             from scipy.ndimage import gaussian_filter

@@ -2,16 +2,19 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from data.audit import audit
 from data.preprocessing import Preprocessing
-from data.radiograph import UnreadableRadiograph
+from data.radiograph import UnreadableRadiograph, list_radiographs
 from training.files import append_line
+from training.pretraining import evenly
 from training.sampling import Key, sample_generator
 
 
@@ -64,6 +67,51 @@ class UnlabelledRadiographs(Dataset):
                 self._noted.add(used)
                 first = first or error
         raise UnreadableRadiograph(first.path, first.reason, "and neither can the files after it be read")
+
+
+def usable_radiographs(
+    data_path: Sequence[str],
+    val_path: Sequence[str],
+    output: Path,
+    *,
+    workers: int,
+    stop: bool,
+    note: Callable[[pd.DataFrame], None],
+    progress: Callable | None = None,
+    most_held_out: int = 64,
+) -> tuple[list[Path], list[Path], pd.DataFrame]:
+    """Files to train on, files held out (at most `most_held_out`, evenly spread), and a table of those of no use.
+
+    What is held out, or lies in the run folder `output` (panels, curves), is not trained on. Every file is decoded once
+    by `data.audit.audit` in `workers` processes, whose verdicts are kept in `output`; `progress` as there. With `stop`
+    one unreadable file is an error. ValueErrors name the flags; where files are to blame, `note` is given the table
+    before.
+    """
+    held_out = list_radiographs(val_path) if val_path else []
+    apart = {os.path.realpath(path) for path in held_out}
+    own = os.path.join(os.path.realpath(output), "")
+    found = [p for p in list_radiographs(data_path)
+             if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
+    if not found:
+        cause = f"--val_path {' '.join(val_path)} holds out" if val_path else f"the run folder {output} holds"
+        raise ValueError(f"{cause} every radiograph of --data_path")
+    held_out = evenly(held_out, most=most_held_out)
+    _, bad = audit([*found, *held_out], workers=workers, cache=output / "audit.csv", progress=progress)
+    unreadable = set(bad["path"])
+    good, readable = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
+    if (len(bad) and stop) or not good or (held_out and not readable):
+        note(bad)
+    if len(bad) and stop:
+        first = bad.iloc[0]
+        raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); all "
+                         f"are in {output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
+    if not good:
+        raise ValueError(f"none of the {len(found)} files below {' '.join(data_path)} can be read; see the "
+                         f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
+    if held_out and not readable:
+        raise ValueError(f"none of the radiographs of --val_path {' '.join(val_path)} can be read; see the "
+                         f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
+    return good, readable, bad
 
 
 def _note(quarantine: Path, error: UnreadableRadiograph) -> None:

@@ -28,13 +28,21 @@ _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
-def flag(default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = ()):
+def flag(
+    default=dataclasses.MISSING,
+    help: str = "",
+    *,
+    alias: str | tuple[str, ...] = (),
+    choices: tuple = (),
+    words: bool = False,
+):
     """A dataclass field that `parse` shows as a flag.
 
-    `alias` gives further spellings (without dashes); `choices` limits the values.
+    `alias` gives further spellings (without dashes); `choices` limits the values; with `words` a switch may be followed
+    by True or False, as in commands of other projects.
     """
     aliases = (alias,) if isinstance(alias, str) else tuple(alias)
-    metadata = {"help": help, "alias": aliases, "choices": tuple(choices)}
+    metadata = {"help": help, "alias": aliases, "choices": tuple(choices), "words": words}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -134,6 +142,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """--flag, --no-flag, --flag=True, --flag False."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.nargs = "?"
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        negated = option_string.startswith("--no-")
+        truth = {None: True, "true": True, "1": True, "false": False, "0": False}.get(values and values.lower())
+        if truth is None or (negated and values):
+            parser.error(f"argument {option_string}: {values!r} is not True or False")
+        setattr(namespace, self.dest, truth != negated)
+
+
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32, width=110)
@@ -144,7 +167,7 @@ class _Formatter(argparse.HelpFormatter):
     def _format_action_invocation(self, action):
         """Show the first spelling only; the dash and underscore twins would double the page."""
         shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
-        if action.nargs == 0 or not action.option_strings:
+        if action.nargs == 0 or isinstance(action, _Switch) or not action.option_strings:
             return ", ".join(shown)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
@@ -183,7 +206,7 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
         common["choices"] = field.metadata["choices"]
     type_ = _plain(type_)
     if type_ is bool:
-        return common | {"action": argparse.BooleanOptionalAction}
+        return common | {"action": _Switch if field.metadata.get("words") else argparse.BooleanOptionalAction}
     if typing.get_origin(type_) is list:
         element = typing.get_args(type_)[0]
         # a list of paths may be given in several goes; of numbers the last one counts, as with single values

@@ -149,3 +149,12 @@ def test_neglog_of_any_depth_and_aspect(dtype, most, shape):
     for options in ({}, {"complement": True}, {"logarithm": False}, {"lowpass_fraction": 0.05}):
         result = neglog(values, **options)
         assert result.shape == shape and np.isfinite(result).all() and (result.min(), result.max()) == (0, 1)
+
+
+def test_a_floor_keeps_one_pixel_without_counts_from_taking_the_range():
+    counts = RADIOGRAPH.copy()
+    counts[60, 45] = 0
+    plain, floored = neglog(counts), neglog(counts, floor=0.05)
+    assert plain[60, 45] == floored[60, 45] == 1 and np.median(plain) < 0.06 < 0.15 < np.median(floored)
+    untouched = counts > 0.06 * (np.median(counts) + 3 * counts.std())
+    assert np.corrcoef(plain[untouched], floored[untouched])[0, 1] > 0.999
