@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import LayerNorm
 
 from models.mae import MaskedAutoencoder
-from models.vit import ViT
-from models.weights import Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
+from models.vit import MultiSizeViT, ViT
+from models.weights import ANTIALIASED, Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
 from training.files import atomic, write_text
 
 TIMM_LAYER_NORM_EPSILON = 1e-6  # its Vision Transformers cannot be told another
@@ -62,6 +62,7 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
         "num_classes": arguments["num_classes"],
         "num_features": config.dim,
         "model_args": arguments,
+        **{key: value for key, value in checkpoint.config.items() if key == ANTIALIASED},
         "pretrained_cfg": {
             "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": interpolation,
             "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std),
@@ -89,7 +90,8 @@ def save_backbone(
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if isinstance(network, ViT):
         arguments = {"img_size": list(network.patch_embed.img_size), "num_heads": network.blocks[0].attn.num_heads}
-        save_timm(Checkpoint(folder, "vit-encoder", state, {"model_args": arguments}, preprocessor, []), folder, card)
+        config = {"model_args": arguments, ANTIALIASED: isinstance(network, MultiSizeViT)}
+        save_timm(Checkpoint(folder, "vit-encoder", state, config, preprocessor, []), folder, card)
         return
     mean, std = statistics(preprocessor)
     size = preprocessor["size"]

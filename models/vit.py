@@ -61,17 +61,22 @@ def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     return torch.cat([torch.zeros(1, dim), torch.cat(parts, dim=1).float()])[None]
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], as_dino: bool = False) -> Tensor:
     """Position embeddings [1, 1 + rows * columns, D] of one grid, resampled bicubically to another grid.
 
-    The class token's row is kept as it is. Raises ValueError if the embeddings do not belong to the `old` grid.
+    The class token's row is kept as it is. `as_dino`: antialiased, with a factor that is a tenth of a patch larger than
+    the grids say, as in DINO's code and DAX's. ValueError if the embeddings do not belong to the `old` grid.
     """
     if positions.shape[1] != 1 + old[0] * old[1]:
         raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and a class token")
-    if old == new:
+    if tuple(old) == tuple(new):
         return positions
     grid = positions[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
-    grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    if as_dino:
+        factor = tuple((side + 0.1) / before for side, before in zip(new, old))
+        grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", antialias=True)
+    else:
+        grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
     grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
     return torch.cat([positions[:, :1], grid], dim=1)
 
@@ -108,10 +113,7 @@ class ViT(VisionTransformer):
 
 
 class MultiSizeViT(ViT):
-    """`ViT` for views of any size that is a multiple of the patch: positions are resampled in every forward pass.
-
-    As DINO does (and DAX, with antialiasing), whose factor is a tenth of a patch larger than the grids say.
-    """
+    """`ViT` for views of any size that is a multiple of the patch: positions are resampled in every forward pass."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -125,10 +127,4 @@ class MultiSizeViT(ViT):
 
     def resampled_positions(self, rows: int, columns: int) -> Tensor:
         """Position embeddings [1, 1 + rows * columns, D] for a grid of patches."""
-        grid = self.patch_embed.grid_size
-        if (rows, columns) == tuple(grid):
-            return self.pos_embed
-        table = self.pos_embed[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)  # [1, D, rows, columns]
-        factor = ((rows + 0.1) / grid[0], (columns + 0.1) / grid[1])
-        table = nn.functional.interpolate(table, scale_factor=factor, mode="bicubic", antialias=True)
-        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+        return resize_positions(self.pos_embed, self.patch_embed.grid_size, (rows, columns), as_dino=True)

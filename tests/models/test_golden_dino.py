@@ -1,5 +1,6 @@
 """The published numbers of DAX (G7): backbones, head, loss over steps, optimizers, schedules, one whole step."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from golden.fill import fill_input, fill_tensor, mismatch
 from torch import nn
 
+from models.backbones import build_backbone
 from models.dino import DINO, DINOHead, ProjectedBackbone, running_average
 from models.dino_backbones import dino_backbone
 from models.weights import load_strictly
@@ -62,6 +64,35 @@ def test_backbones(name):
     if "resnet" in name:  # in training mode, with the statistics of the batch
         with torch.no_grad():
             close(meta, npz, "train_features_96x96", backbone.train()(given(meta, "images_96x96")))
+
+
+FILES = {"resnet18": "v1", "vit_tiny16": "v1", "vit_small16": "v2", "vit_small8": "v1", "resnet50": "v2"}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in ("resnet18", "vit_tiny16") else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
+)
+def test_published_files_load_with_their_preprocessing(name, tmp_path):
+    """As they lie on the model pages: {"student", "teacher", "optimizer", "dino_loss", "epoch", "args"}."""
+    meta, npz = fixture(f"g7_{name}")
+    prefix = meta["expected"]["teacher_prefix"]
+    head = fixture("g7_dino_head")[0]["variants"]["plain"]["keys"]
+    teacher = filled(meta["keys"]) | {f"{prefix.removesuffix('backbone.')}head.{k}": v for k, v in filled(head).items()}
+    student = {f"module.{k.removeprefix('module.')}": torch.zeros_like(v) for k, v in teacher.items()}
+    flags = argparse.Namespace(augmentation=FILES[name], subtract_lowpass="False", seed=np.float64(0), out_dim=96)
+    content = {"student": student, "teacher": teacher, "optimizer": {"state": {}, "param_groups": []}, "epoch": 200,
+               "dino_loss": {"center": torch.zeros(1, 96)}, "args": flags}  # fmt: skip
+    assert set(meta["expected"]["checkpoint_top_level_keys"][:6]) == content.keys()
+    torch.save(content, tmp_path / "dax.pth")
+    for side in (224, 96):
+        backbone = build_backbone(tmp_path / "dax.pth", input_size=(side, side))
+        told = backbone.preprocessing
+        assert told["radiograph"]["intensity"] == "neglog" and told["image_mean"] == [0, 0, 0]
+        contrast = {"contrast": 2.75} if FILES[name] == "v2" else {}
+        assert told["radiograph"]["intensity_options"] == {"complement": True} | contrast
+        if name != "vit_small8" or side == 96:
+            with torch.no_grad():
+                close(meta, npz, f"features_{side}x{side}", backbone(given(meta, f"images_{side}x{side}")))
 
 
 @pytest.mark.parametrize("variant", ["plain", "bn", "free_g", "nlayers1", "pretrained_resnet50_like"])

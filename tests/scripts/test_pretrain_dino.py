@@ -16,6 +16,12 @@ from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from in_process import script
 from PIL import Image
 
+import data.unlabelled  # noqa: F401  what the script imports when it runs, imported once before forking
+import data.views  # noqa: F401
+import evaluation.curves
+import evaluation.panel  # noqa: F401
+import models.card  # noqa: F401
+import models.export  # noqa: F401
 import models.vit
 import scripts.pretrain_dino as pretrain_dino
 from data.preprocessing import Preprocessing
@@ -25,7 +31,8 @@ from models.dino import DINO
 from training import cli
 
 matplotlib.use("Agg")
-import matplotlib.pyplot  # noqa: E402, F401  imported before forking
+import matplotlib.pyplot  # noqa: E402, F401
+import scipy.ndimage  # noqa: E402, F401
 
 SEED_LINE = """--arch='resnet50' --norm_last_layer=True --use_bn_in_head=True --use_fp16=False --clip_grad=0
 --global_crops_scale 0.14 1.0 --local_crops_scale 0.05 0.14 --local_crops_number=6 --dataset='DAX-Dataset-{version}'
@@ -41,10 +48,13 @@ def small_network(monkeypatch):
     shrink(monkeypatch)
 
 
+DRAW_CURVES = evaluation.curves.draw_curves
+
+
 def shrink(patch) -> None:
-    """No large network, no axes: neither is what these tests are about, and curves take most of a short run's time."""
+    """No large network, no curves: neither is what these tests are about, and both take most of a short run's time."""
     patch.setitem(models.vit.SIZES, "mini", (48, 2, 3))
-    patch.setattr(matplotlib.figure.Figure, "savefig", lambda self, file, **_: Image.new("L", (9, 9)).save(file, "PNG"))
+    patch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: Path(picture).write_bytes(b"curves"))
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +128,10 @@ def test_the_run_folder_tells_everything(radiographs, whole):
         assert all(np.isfinite(r[name]) for r in records if "loss" in r), name
     assert records[0]["loss"] == pytest.approx(records[0]["teacher_entropy"] + records[0]["kl"], abs=1e-5)
     assert {r["lr"] for r in records if "loss" in r} != {0.0}
-    assert (whole / "curves.png").stat().st_size > 0
-    with Image.open(whole / "panels" / "views.png") as opened:
-        assert opened.width > 600 and np.asarray(opened).std() > 10
+    DRAW_CURVES(whole / "metrics.jsonl", whole / "curves.png", "title", others=pretrain_dino.METERS)
+    for picture in ("curves.png", "panels/views.png"):
+        with Image.open(whole / picture) as opened:
+            assert opened.width > 600 and np.asarray(opened).std() > 10
 
 
 def test_the_learning_rate_grows_with_the_global_batch(radiographs, whole):
@@ -159,10 +170,12 @@ def effective(key, weights):
 RESNET = {"arch": "resnet18", "use_bn_in_head": True, "optimizer": "lars"}
 
 
+SLOW = [pytest.param({}, marks=pytest.mark.slow), pytest.param(RESNET, marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"use_bn_in_head": True, "optimizer": "lars"}, pytest.param(RESNET, marks=pytest.mark.slow)],
-    ids=["ViT", "batch norm in the head", "ResNet"],
-)  # fmt: skip
+    "changes", [{"use_bn_in_head": True, "optimizer": "lars"}, *SLOW], ids=["batch norm in the head", "ViT", "ResNet"]
+)
 def test_two_processes_equal_one(radiographs, tmp_path, changes):
     changes = {"epochs": 1, "optimizer": "sgd", "lr": 0.2, "val_path": [], "warmup_epochs": 0, "freeze_last_layer": 0,
                "panel_freq": 0} | changes  # fmt: skip
