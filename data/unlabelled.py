@@ -69,6 +69,28 @@ class UnlabelledRadiographs(Dataset):
         raise UnreadableRadiograph(first.path, first.reason, "and neither can the files after it be read")
 
 
+class PreparedRadiographs(Dataset):
+    """Files as a network sees them, for features; item `row` is a pure function of its file."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing):
+        self.paths, self.preprocessing = [os.fspath(p) for p in paths], preprocessing
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> dict:
+        """{"image": [3, h, w] float32, normalised, "row": int, "reason": str, "detail": str}.
+
+        A file that cannot be used has a reason (a key of `REASONS`) and a black picture.
+        """
+        p, reason, detail = self.preprocessing, "", ""
+        try:
+            pixels = p.fit(p.read(self.paths[row]))
+        except UnreadableRadiograph as error:
+            pixels, reason, detail = torch.zeros(1, p.height, p.width), error.reason, error.detail
+        return {"image": p.normalise(pixels[None])[0], "row": row, "reason": reason, "detail": detail}
+
+
 def usable_radiographs(
     data_path: Sequence[str],
     val_path: Sequence[str],
