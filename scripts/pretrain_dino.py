@@ -115,6 +115,7 @@ def main(config: Config) -> int:
 class Pretraining(training.pretraining.Pretraining):
     """The paragraphs of `pretrain_mae.py`, for student and teacher."""
 
+    collapsing = False  # when last looked
     free = training.pretraining.FREE | {"dataset", "job_ID", "use_wandb", "azure", "use_fp16"}
 
     # data
@@ -299,11 +300,17 @@ class Pretraining(training.pretraining.Pretraining):
         self.logged(record)
 
     def watch(self, record) -> None:
-        """Main process: warn of a collapse; Weights & Biases."""
+        """Main process: warn of a collapse when it begins; Weights & Biases.
+
+        A network of random weights has no preferences either, so that the first tenth of the training is let pass.
+        """
         from models.dino import signs_of_collapse
 
-        for told in signs_of_collapse(record, self.config.out_dim):
-            print(f"step {record['step']}: this looks like a collapse: {told}", file=sys.stderr, flush=True)
+        if METERS.keys() <= record.keys() and record["step"] > self.plan.total_steps / 10:
+            signs = signs_of_collapse(record, self.config.out_dim)
+            for told in signs if not self.collapsing else ():
+                print(f"step {record['step']}: this looks like a collapse: {told}", file=sys.stderr, flush=True)
+            self.collapsing = bool(signs)
         if self.config.use_wandb:
             wandb = importlib.import_module("wandb")
             if wandb.run is None:
