@@ -10,6 +10,7 @@ import torch
 from golden.fill import fill_input, fill_tensor, mismatch
 from torch import nn
 
+from data.intensity import DAX_LOWPASS
 from models.backbones import build_backbone
 from models.dino import DINO, DINOHead, ProjectedBackbone, running_average
 from models.dino_backbones import dino_backbone
@@ -93,6 +94,19 @@ def test_published_files_load_with_their_preprocessing(name, tmp_path):
         if name != "vit_small8" or side == 96:
             with torch.no_grad():
                 close(meta, npz, f"features_{side}x{side}", backbone(given(meta, f"images_{side}x{side}")))
+
+
+def test_files_of_dino_itself_are_not_taken_for_dax(tmp_path):
+    meta, _ = fixture("g7_vit_tiny16")
+    head = {"head.last_layer.weight_g": torch.ones(9, 1), "head.last_layer.weight_v": torch.ones(9, 4)}
+    content = {"teacher": filled(meta["keys"]) | head, "dino_loss": {"center": torch.zeros(1, 9)}, "epoch": 100,
+               "args": argparse.Namespace(arch="vit_tiny", subtract_lowpass="True")}  # fmt: skip
+    torch.save(content, tmp_path / "dino.pth")
+    assert build_backbone(tmp_path / "dino.pth").preprocessing is None
+    content["args"].augmentation = "v1"  # DAX with an ordinary last layer, as it continues from DINO
+    torch.save(content, tmp_path / "dax.pth")
+    told = build_backbone(tmp_path / "dax.pth").preprocessing["radiograph"]["intensity_options"]
+    assert told == {"complement": True, "lowpass_fraction": DAX_LOWPASS}
 
 
 @pytest.mark.parametrize("variant", ["plain", "bn", "free_g", "nlayers1", "pretrained_resnet50_like"])
