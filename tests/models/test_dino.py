@@ -235,3 +235,16 @@ def test_initial_weights_come_from_any_backbone(tmp_path):
     assert transformer.pos_embed.shape == (1, 17, 192)
     images = torch.randn(1, 3, 64, 64)
     assert torch.isfinite(transformer(images)).all() and math.prod(transformer(images[..., :32, :48]).shape) == 192
+
+
+def test_an_export_is_resampled_as_it_was_trained(tmp_path):
+    from models.backbones import build_backbone
+    from models.export import save_backbone
+
+    network = dino_backbone("vit_mini", 16, 64).eval()
+    told = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "resample": 3}
+    save_backbone(network, "vit_mini", tmp_path, told, "# card\n")
+    images = torch.randn(2, 3, 96, 48, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = build_backbone(tmp_path, input_size=(96, 48))(images)
+        torch.testing.assert_close(found, network(images), rtol=1e-4, atol=1e-5)
