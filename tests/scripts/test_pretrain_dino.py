@@ -271,6 +271,7 @@ def test_the_recipes_are_the_published_ones():
     told_elsewhere = {"data_path", "output_dir", "dataset", "job_ID", "azure", "init_from", "use_fp16", "precision"}
     assert {key for key in line if line[key] != recipe[key]} <= told_elsewhere and recipe["precision"] == "fp32"
     recipe = cli.parse(pretrain_dino.Config, [*read, str(ROOT / "configs" / "dax_vit_small.yaml")])
+    cli.parse(pretrain_dino.Config, [*read, str(ROOT / "configs" / "phantom_dino.yaml")])
     changed = {"warmup_epochs": 10.0, "data_path": ["x"]}  # the rest of that recipe are our defaults
     assert recipe == pretrain_dino.Config(**changed)
 
