@@ -11,11 +11,12 @@ Flags are spelt as in https://github.com/facebookresearch/mae (main_pretrain.py)
 """
 
 import functools
-import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import training.pretraining
 from training.cli import flag, run
+from training.pretraining import evenly
 
 
 @dataclass
@@ -75,61 +76,11 @@ def main(config: Config) -> int:
     prepare_cpu(device, config.strict_fp32)
     with distributed.process_group(device):
         torch.manual_seed(config.seed)
-        return Pretraining(config, device).run()
+        return Pretraining(config, device, say).run()
 
 
-class Pretraining:
+class Pretraining(training.pretraining.Pretraining):
     """The seven paragraphs of every pretraining script: data, objective, optimizer, resume, fit, export."""
-
-    def __init__(self, config: Config, device):
-        self.config, self.device = config, device
-
-    def run(self) -> int:
-        from training import distributed
-        from training.fit import EXIT_STOPPED, Fit, fit
-        from training.run import RunFolder
-
-        config = self.config
-        self.check_flags()
-        self.folder = RunFolder(config.output_dir, resume=config.resume)
-        paths, self.held_out, quarantined = self.read_data()
-        self.plan = self.make_plan(len(paths))
-        self.objective = self.make_objective().to(self.device)
-        optimizer, schedules = self.make_optimizer()
-
-        # resume
-        self.folder.claim(self.identity(paths))
-        if self.folder.finished(self.plan.last_step):
-            say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
-            return 0
-        self.folder.describe(asdict(config))
-        distributed.from_main(lambda: self.write_tables(quarantined, paths))
-        if config.panel_freq:
-            distributed.from_main(lambda: self.make_fixed_set(paths))
-        self.tensorboard = self.open_tensorboard()
-        plan = self.plan
-        say(
-            f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
-            f"{plan.global_batch} per epoch, {plan.last_step:,} in all; {config.model} on {self.device}"
-        )
-
-        # fit
-        settings = Fit(
-            plan=self.plan, optimizer=optimizer, schedules=schedules, batches=self.batches(paths), device=self.device,
-            precision=config.precision, seed=config.seed, clip_norm=config.clip_grad, run=self.folder,
-            save_every=max(1, round(config.save_freq * self.plan.steps_per_epoch)) if config.save_freq else None,
-            save_seconds=config.save_minutes * 60 or None, log_every=config.log_steps,
-            name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.tensorboard,
-        )  # fmt: skip
-        if config.compile:
-            self.objective.compile()
-        outcome = fit(self.objective, settings)
-        if outcome == "stopped":
-            say(f"stopped by a signal; saved. The same command continues {config.output_dir}")
-            return EXIT_STOPPED
-        distributed.barrier()
-        say(f"finished; the model is in {Path(config.output_dir) / 'model'}")
-        return 0
 
     # data
 
@@ -144,11 +95,9 @@ class Pretraining:
         for name, count in (("input_size", (1, 2)), ("mean", (3,)), ("std", (3,)), ("crop_scale", (2,))):
             if len(getattr(c, name)) not in count:
                 raise ValueError(f"--{name} takes {' or '.join(map(str, count))} numbers, not {len(getattr(c, name))}")
-        for name in ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr", "lr",
-                     "min_lr", "weight_decay", "clip_grad", "log_steps"):  # fmt: skip
-            value, low = getattr(c, name), 1 if name == "log_steps" else 0
-            if value is not None and not low <= value < float("inf"):
-                raise ValueError(f"--{name} {value}: expected a number from {low} on")
+        self.check_numbers(("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr",
+                            "lr", "min_lr", "weight_decay", "clip_grad"))  # fmt: skip
+        self.check_numbers(("log_steps",), low=1)
         if c.warmup_epochs is not None and c.warmup_epochs >= c.epochs > 0:
             raise ValueError(
                 f"--warmup_epochs {c.warmup_epochs}: the run has {c.epochs} epochs; its learning rate would never peak"
@@ -159,59 +108,27 @@ class Pretraining:
         options = {"complement": True} if c.intensity == "neglog" else {}
         self.preprocessing = Preprocessing(*size, intensity=c.intensity, intensity_options=options, mean=tuple(c.mean),
                                            std=tuple(c.std))  # fmt: skip
+        self.network = c.model
         self.architecture = named_config(
             c.model, input_size=size, mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
         )
         resolve_precision(c.precision, self.device)
-        if c.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise ValueError("--tensorboard needs the tensorboard package: pip install tensorboard")
+        self.check_packages()
 
     def read_data(self):
         """(training files, held-out files, quarantine table): every file is read once before training starts."""
         from training import distributed
 
-        return distributed.from_main(self.find_and_audit)
+        c = self.config
 
-    def find_and_audit(self):
-        """Main process. What is held out, or lies in the run folder (panels, curves), is not trained on."""
-        import os
+        def find():
+            from data.unlabelled import usable_radiographs
 
-        from data.audit import audit
-        from data.radiograph import list_radiographs
+            return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
+                                      stop=c.on_bad_image == "stop", note=self.write_quarantine,
+                                      progress=bar("reading files"))  # fmt: skip
 
-        c, output = self.config, Path(self.config.output_dir)
-        held_out = list_radiographs(c.val_path) if c.val_path else []
-        apart = {os.path.realpath(path) for path in held_out}
-        own = os.path.join(os.path.realpath(output), "")
-        found = [p for p in list_radiographs(c.data_path)
-                 if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
-        if not found:
-            cause = f"--val_path {' '.join(c.val_path)} holds out" if c.val_path else f"the run folder {output} holds"
-            raise ValueError(f"{cause} every radiograph of --data_path")
-        held_out = evenly(held_out, most=64)
-        _, bad = audit([*found, *held_out], workers=c.num_workers, cache=output / "audit.csv",
-                       progress=bar("reading files"))  # fmt: skip
-        unreadable = set(bad["path"])
-        good, readable = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
-        refused = (len(bad) and c.on_bad_image == "stop") or not good or (held_out and not readable)
-        if refused:
-            self.write_quarantine(bad)
-        if len(bad) and c.on_bad_image == "stop":
-            first = bad.iloc[0]
-            raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); all "
-                             f"are in {output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
-        if not good:
-            raise ValueError(f"none of the {len(found)} files below {' '.join(c.data_path)} can be read; see the "
-                             f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
-        if held_out and not readable:
-            raise ValueError(f"none of the radiographs of --val_path {' '.join(c.val_path)} can be read; see the "
-                             f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
-        return good, readable, bad
-
-    def write_tables(self, bad, paths) -> None:
-        """Main process."""
-        self.write_quarantine(bad)
-        self.write_manifest(paths)
+        return distributed.from_main(find)
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
@@ -219,13 +136,6 @@ class Pretraining:
         from training.tables import write_table
 
         write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
-
-    def make_plan(self, count: int):
-        from training import distributed
-        from training.sampling import Plan
-
-        c = self.config
-        return Plan(count, c.batch_size, c.accum_iter, distributed.world_size(), c.epochs, c.max_steps)
 
     def batches(self, paths):
         from data.loader import step_batches
@@ -237,24 +147,6 @@ class Pretraining:
         dataset = UnlabelledRadiographs(paths, p, self.crop, c.seed, self.objective.config.patches, quarantine)
         return step_batches(dataset, self.plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
                             pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
-
-    def write_manifest(self, paths) -> None:
-        """Main process: which files are trained on, with their sizes in bytes."""
-        from training.files import write_text
-
-        lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
-        write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
-
-    def identity(self, paths) -> dict:
-        """What decides the numbers; a run folder accepts only its own."""
-        from training.run import short_hash
-
-        free = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
-                "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
-                "compile", "on_bad_image"}  # fmt: skip
-        fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
-        files = short_hash([(Path(p).name, Path(p).stat().st_size) for p in paths])
-        return fixed | {"global_batch": self.plan.global_batch, "radiographs": f"{len(paths)} files ({files})"}
 
     # objective
 
@@ -341,7 +233,7 @@ class Pretraining:
             caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
         self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
 
-    def make_fixed_set(self, paths) -> None:
+    def prepare(self, paths) -> None:
         """Main process: the held-out radiographs, without --val_path six of the training set; fixed masks."""
         import numpy as np
         import torch
@@ -373,28 +265,6 @@ class Pretraining:
     def references(self) -> dict:
         """Held-out losses of what needs no learning; measured once, on the main process."""
         return self.fixed_set.reference_losses(self.objective)
-
-    def open_tensorboard(self):
-        """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""
-        from training import distributed
-
-        if not self.config.tensorboard or not distributed.is_main():
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(str(Path(self.config.output_dir) / "tensorboard"))
-
-        def log(record: dict) -> None:
-            for name in record.keys() - {"step", "epoch", "unix_time"}:
-                writer.add_scalar(name, record[name], record["step"])
-
-        return log
-
-
-def evenly(items: list, most: int) -> list:
-    """At most `most` of the items, evenly spread."""
-    count = min(most, len(items))
-    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def bar(label: str):

@@ -4,9 +4,13 @@
 metal implant. Which one a checkpoint uses travels with it in its `Preprocessing`. H: height, W: width in pixels.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+
+DAX_LOWPASS = 20 / 0.305 / 976  # sigma of DAX's low-pass as a fraction of the side: 20 mm of pixels of 0.305 mm
 
 
 def minmax(pixels: np.ndarray) -> np.ndarray:
@@ -83,14 +87,24 @@ def window(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def neglog(
-    pixels: np.ndarray, contrast: float = 3.0, lowpass_pixels: float = 0.0, complement: bool = False
+    pixels: np.ndarray,
+    contrast: float = 3.0,
+    lowpass_pixels: float = 0.0,
+    complement: bool = False,
+    lowpass_fraction: float = 0.0,
+    logarithm: bool = True,
+    floor: float = 0.0,
 ) -> np.ndarray:
     """Detector counts -> attenuation, by Beer and Lambert: x = -ln(min(counts, c) / c), then stretched to [0, 1].
 
     c, the counts of the unattenuated beam, is estimated as median + `contrast` * standard deviation of the central
     region (all but an eighth at each side), whose darkest and brightest values also set the output range.
-    `lowpass_pixels` > 0 subtracts a Gaussian blur of that sigma first. Source: DAX (Scheuplein et al., MICCAI 2025),
-    version A: contrast 3, no low-pass (its sigma would be 20 / 0.305 pixels).
+    A Gaussian blur of sigma `lowpass_pixels`, or of `lowpass_fraction` of the longer side, is subtracted first if that
+    is above 0. `logarithm` False only stretches the counts: bone stays dark. Counts below the fraction `floor` of c are
+    raised to it: without (the smallest float32 then), one pixel without counts, as in a saturated implant, takes most
+    of the output range for itself.
+    Source: DAX (Scheuplein et al., MICCAI 2025). Version A: contrast 3, no low-pass (its sigma is 20 / 0.305 pixels of
+    976, the fraction `DAX_LOWPASS`); version B draws contrast and logarithm while training, see `NeglogVariation`.
     pixels: [H, W], proportional to counts, that is bone DARK; for bone-bright pictures `complement` turns them first.
     Returns [H, W] float32 in [0, 1], bone bright. Raises ValueError for a flat central region: there is nothing to
     stretch.
@@ -104,19 +118,44 @@ def neglog(
     if complement:
         counts = counts.max() + counts.min() - counts
     centre = tuple(slice(side // 8, side - side // 8) for side in pixels.shape)
-    unattenuated = np.median(counts[centre]) + np.float32(contrast) * np.std(counts[centre])
-    if not unattenuated > 0:
-        raise ValueError("neglog: the central region of this radiograph is black, there is no beam to compare with")
-    attenuation = np.minimum(counts, unattenuated) / unattenuated
-    attenuation = -np.log(np.maximum(attenuation, np.finfo(np.float32).eps))
-    if lowpass_pixels > 0:
-        from scipy.ndimage import gaussian_filter
+    values = counts
+    if logarithm:
+        unattenuated = np.median(counts[centre]) + np.float32(contrast) * np.std(counts[centre])
+        if not unattenuated > 0:
+            raise ValueError("neglog: the central region of this radiograph is black, there is no beam to compare with")
+        values = np.minimum(counts, unattenuated) / unattenuated
+        values = -np.log(np.maximum(values, max(np.float32(floor), np.finfo(np.float32).eps)))
+        sigma = lowpass_pixels or lowpass_fraction * max(pixels.shape)
+        if sigma > 0:
+            from scipy.ndimage import gaussian_filter
 
-        attenuation -= gaussian_filter(attenuation, sigma=lowpass_pixels)
-    low, high = attenuation[centre].min(), attenuation[centre].max()
+            values -= gaussian_filter(values, sigma=sigma)
+    low, high = values[centre].min(), values[centre].max()
     if not low < high:
         raise ValueError("neglog: the central region of this radiograph is flat, there is no contrast to stretch")
-    return window(attenuation, float(low), float(high))
+    return window(values, float(low), float(high))
+
+
+@dataclasses.dataclass(frozen=True)
+class NeglogVariation:
+    """Version B of DAX's preprocessing: other options of `neglog` for every radiograph and epoch, while training.
+
+    With `probability` the logarithm is taken, with a contrast factor uniform in `contrast`; otherwise the counts are
+    only stretched. `typical` are the options to compute features with.
+    """
+
+    probability: float = 0.5
+    contrast: tuple[float, float] = (2.0, 3.5)
+
+    def __call__(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Options of `neglog`, drawn from the sample's own random numbers."""
+        logarithm, contrast = rng.random() < self.probability, rng.uniform(*self.contrast)
+        return {"logarithm": bool(logarithm), "contrast": float(contrast)}
+
+    @property
+    def typical(self) -> dict[str, Any]:
+        """The middle of what is drawn, with the logarithm."""
+        return {"contrast": sum(self.contrast) / 2}
 
 
 INTENSITIES = {"minmax": minmax, "percentile": percentile, "window": window, "neglog": neglog}

@@ -51,9 +51,12 @@ class Preprocessing:
 
     # ------------------------------------------------------------------------------------------------ forward
 
-    def scale(self, pixels: np.ndarray) -> np.ndarray:
-        """Intensity mapping alone: [H, W(, 3)] -> the same shape, uint8 ("minmax") or float32 in [0, 1]."""
-        return INTENSITIES[self.intensity](pixels, **self.intensity_options)
+    def scale(self, pixels: np.ndarray, **changes) -> np.ndarray:
+        """Intensity mapping alone: [H, W(, 3)] -> the same shape, uint8 ("minmax") or float32 in [0, 1].
+
+        `changes` take the place of `intensity_options` of the same name.
+        """
+        return INTENSITIES[self.intensity](pixels, **self.intensity_options | changes)
 
     def __call__(self, pixels: np.ndarray) -> torch.Tensor:
         """[H, W] as `load_radiograph` gives it -> [1, h, w] uint8 ("minmax") or float32 in [0, 1].
@@ -62,11 +65,11 @@ class Preprocessing:
         """
         return self.fit(self.scale(pixels))
 
-    def read(self, path: str | Path) -> np.ndarray:
+    def read(self, path: str | Path, **changes) -> np.ndarray:
         """A radiograph file as `scale` makes it. UnreadableRadiograph, also where there is no contrast to stretch."""
         pixels = load_radiograph(path)
         try:
-            return self.scale(pixels)
+            return self.scale(pixels, **changes)
         except ValueError as error:
             raise UnreadableRadiograph(path, "constant", str(error)) from error
 

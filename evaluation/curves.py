@@ -14,11 +14,16 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 
 def draw_curves(
-    metrics: str | Path, picture: str | Path, title: str = "", references: dict[str, float] | None = None
+    metrics: str | Path,
+    picture: str | Path,
+    title: str = "",
+    references: dict[str, float] | None = None,
+    others: dict[str, str] | None = None,
 ) -> None:
     """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG.
 
-    `references`: losses on the held-out radiographs of what needs no learning, as dotted lines.
+    `references`: losses on the held-out radiographs of what needs no learning, as dotted lines. `others`: titles of
+    more quantities of the log, by their names there.
     """
     import matplotlib
 
@@ -29,15 +34,20 @@ def draw_curves(
     records = read_metrics(metrics)
     if not records:
         return
-    panels = ["loss", *(p for p in ("lr", "grad_norm") if any(p in r for r in records))]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, sharex=True,
+    titles = {"lr": "learning rate", "grad_norm": "gradient norm"} | (others or {})
+    panels = ["loss", *(p for p in titles if any(p in r for r in records))]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, sharex=True,
                                 layout="constrained")  # fmt: skip
-    for axis, name in zip(axes[0], panels):
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, panels):
         for key, style, label in ((name, "-", "training"), (f"val_{name}", "--", "held out")):
             points = [(r["epoch"], r[key]) for r in records if key in r]
             if points:
                 axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
-        axis.set(xlabel="epoch", title={"lr": "learning rate", "grad_norm": "gradient norm"}.get(name, name))
+        axis.set(xlabel="epoch", title=titles.get(name, name))
         axis.grid(alpha=0.25)
         if name == "loss":
             for shade, (label, level) in zip(("0.3", "0.5", "0.7"), (references or {}).items()):

@@ -1,4 +1,4 @@
-"""The fixed panel of a pretraining run: what a masked autoencoder makes of radiographs it is not trained on.
+"""Pictures of a pretraining run: what a masked autoencoder makes of radiographs it is not trained on; views of DINO.
 
 Shapes: B radiographs, h x w network pixels, N patches.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from evaluation.figures import levels, masked_tile, panel, save_figure
@@ -96,3 +97,11 @@ class FixedSet:
         """Normalised [B, 3, h, w] -> uint8 [B, h, w]."""
         grey = self.denormalise(images.float()).mean(dim=1).clamp(0, 1)
         return (grey * 255).round().byte().cpu().numpy()
+
+
+def draw_views(rows: list[list[np.ndarray]], columns: list[str], path: Path, tile: int) -> None:
+    """One row of views [h, w] in [0, 1] for each radiograph, each drawn `tile` pixels wide under its column's name."""
+    fitted = [[Image.fromarray(np.uint8(view * 255 + 0.5)).resize((tile, tile), Image.Resampling.NEAREST)
+               for view in row] for row in rows]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(panel([[np.asarray(view) for view in row] for row in fitted], columns), path)

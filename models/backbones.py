@@ -59,6 +59,29 @@ class Backbone(nn.Module):
         tokens = self.network.forward_features(images)  # [B, T, D], after the final norm
         return tokens[:, 0] if self.pool == "cls" else tokens[:, self.network.num_prefix_tokens :].mean(dim=1)
 
+    def tokens(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, h, w] -> what there is of "cls" [B, D], "mean" [B, D] and "patch" [B, N, D], after the final norm.
+
+        "patch": one feature for each patch, or for each place of a convolutional network's last map, row by row;
+        "mean": their mean. A network that was trained with a pooling norm has no "cls"; its "mean" is what it gives.
+        ValueError for a network whose last map is of no known form.
+        """
+        features = self.network.forward_features(images)
+        if features.ndim == 4 and features.shape[1] == self.network.num_features:
+            patches = features.flatten(2).transpose(1, 2)
+        elif features.ndim == 4 and features.shape[3] == self.network.num_features:
+            patches = features.flatten(1, 2)
+        elif features.ndim == 3:
+            prefix = getattr(self.network, "num_prefix_tokens", 0)
+            patches = features[:, prefix:]
+            if isinstance(getattr(self.network, "norm", None), nn.Identity):
+                return {"mean": self.network.forward_head(features, pre_logits=True), "patch": patches}
+            if prefix:
+                return {"cls": features[:, 0], "mean": patches.mean(dim=1), "patch": patches}
+        else:
+            raise ValueError(f"{self.name}: features of {list(features.shape)} are no tokens and no map")
+        return {"mean": patches.mean(dim=1), "patch": patches}
+
 
 def _head_is_empty(network: nn.Module) -> bool:
     """Whether a transformer's features are what it pools in timm's own way, and nothing follows."""

@@ -161,6 +161,71 @@ Whoever shares these weights must respect the terms of {terms}.
 """
 
 
+def dino_card(
+    architecture: str,
+    width: int,
+    *,
+    recipe: dict[str, Any],
+    preprocessing: str,
+    radiographs: int,
+    step: int,
+    last_step: int,
+    licence: str | None = None,
+    initial_licence: str | None = None,
+    figures: dict[str, float] | None = None,
+) -> str:
+    """Markdown of a backbone that DINO trained; what is said of `mae_card` holds.
+
+    `recipe`: the flags that decided it, `init_from` among them if it is set. `preprocessing`: a sentence.
+    """
+    front = _front_matter("; ".join(dict.fromkeys(filter(None, (initial_licence, licence)))))
+    start = "random weights"
+    if recipe.get("init_from"):
+        start = "another checkpoint, whose licence applies here too"
+        start += f" ({initial_licence})" if initial_licence else ""
+    rows = "\n".join(
+        f"| {key} | {value} |" for key, value in recipe.items() if value is not None and key != "init_from"
+    )
+    terms = "the data and of the initial weights" if recipe.get("init_from") else "the data"
+    measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in (figures or {}).items())
+    measured = f"| as last logged | |\n|---|---|\n{measured}\n\n" if measured else ""
+    return f"""---
+{front}library_name: timm
+pipeline_tag: image-feature-extraction
+tags: [radiography, dino, dax]
+---
+
+# Backbone for radiographs, {architecture}, DINO
+
+The teacher of a self-distillation without labels (DINO, in the recipe of DAX) on {radiographs:,} radiographs;
+step {step:,} of {last_step:,}. Started from {start}. It gives {width} features.
+
+{preprocessing}
+`preprocessor_config.json` holds this preprocessing; pictures that are prepared in another way give other features.
+
+| recipe | |
+|---|---|
+{rows}
+
+{measured}## Use
+
+```python
+import timm
+model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True)  # expects what preprocessor_config.json says
+```
+
+## Limits
+
+For research. Not a medical device; not evaluated for any clinical decision.
+
+## Licence
+
+Data: {licence or "not stated"}
+
+Whoever shares these weights must respect the terms of {terms}.
+"""
+
+
 def _front_matter(licence: str | None) -> str:
     return f"license: other\nlicense_name: {json.dumps(licence)}\n" if licence else ""
 

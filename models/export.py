@@ -10,11 +10,12 @@ from typing import Any
 
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import LayerNorm
 
 from models.mae import MaskedAutoencoder
-from models.weights import Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
+from models.vit import MultiSizeViT, ViT
+from models.weights import ANTIALIASED, Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
 from training.files import atomic, write_text
 
 TIMM_LAYER_NORM_EPSILON = 1e-6  # its Vision Transformers cannot be told another
@@ -61,6 +62,7 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
         "num_classes": arguments["num_classes"],
         "num_features": config.dim,
         "model_args": arguments,
+        **{key: value for key, value in checkpoint.config.items() if key == ANTIALIASED},
         "pretrained_cfg": {
             "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": interpolation,
             "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std),
@@ -75,6 +77,38 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
     with atomic(folder / "model.safetensors") as file:
         file.write(save(_encoder_state(checkpoint), metadata={"format": "pt"}))
     return notes
+
+
+def save_backbone(
+    network: nn.Module, architecture: str, folder: str | Path, preprocessor: dict[str, Any], card: str
+) -> None:
+    """A backbone as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, and for `build_backbone`.
+
+    `network`: a `models.vit.ViT`, or timm's ResNet `architecture`, whose tensors are also torchvision's.
+    """
+    folder = Path(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if isinstance(network, ViT):
+        arguments = {"img_size": list(network.patch_embed.img_size), "num_heads": network.blocks[0].attn.num_heads}
+        config = {"model_args": arguments, ANTIALIASED: isinstance(network, MultiSizeViT)}
+        save_timm(Checkpoint(folder, "vit-encoder", state, config, preprocessor, []), folder, card)
+        return
+    mean, std = statistics(preprocessor)
+    size = preprocessor["size"]
+    told = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": network.num_features,
+        "pretrained_cfg": {
+            "input_size": [3, size["height"], size["width"]], "fixed_input_size": False, "interpolation": "bicubic",
+            "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std), "num_classes": 0,
+            "pool_size": None, "first_conv": "conv1", "classifier": "fc",
+        },
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_common(folder, told, preprocessor, card)
+    with atomic(folder / "model.safetensors") as file:
+        file.write(save(state, metadata={"format": "pt"}))
 
 
 def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:

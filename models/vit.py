@@ -90,17 +90,22 @@ def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     return torch.cat([torch.zeros(1, dim), torch.cat(parts, dim=1).float()])[None]
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], as_dino: bool = False) -> Tensor:
     """Position embeddings [1, 1 + rows * columns, D] of one grid, resampled bicubically to another grid.
 
-    The class token's row is kept as it is. Raises ValueError if the embeddings do not belong to the `old` grid.
+    The class token's row is kept as it is. `as_dino`: antialiased, with a factor that is a tenth of a patch larger than
+    the grids say, as in DINO's code and DAX's. ValueError if the embeddings do not belong to the `old` grid.
     """
     if positions.shape[1] != 1 + old[0] * old[1]:
         raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and a class token")
-    if old == new:
+    if tuple(old) == tuple(new):
         return positions
     grid = positions[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
-    grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+    if as_dino:
+        factor = tuple((side + 0.1) / before for side, before in zip(new, old))
+        grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", antialias=True)
+    else:
+        grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
     grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
     return torch.cat([positions[:, :1], grid], dim=1)
 
@@ -134,3 +139,21 @@ class ViT(VisionTransformer):
     def tokens(self, images: Tensor) -> Tensor:
         """[B, 3, h, w] -> [B, 1 + N, D]: class token and patch tokens of the last block (before pooling)."""
         return self.forward_features(images)
+
+
+class MultiSizeViT(ViT):
+    """`ViT` for views of any size that is a multiple of the patch: positions are resampled in every forward pass."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.patch_embed.strict_img_size = self.patch_embed.flatten = False
+
+    def _pos_embed(self, patches: Tensor) -> Tensor:
+        """[B, D, rows, columns] -> [B, 1 + rows * columns, D]."""
+        positions = self.resampled_positions(*patches.shape[2:])
+        tokens = patches.flatten(2).transpose(1, 2)
+        return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + positions
+
+    def resampled_positions(self, rows: int, columns: int) -> Tensor:
+        """Position embeddings [1, 1 + rows * columns, D] for a grid of patches."""
+        return resize_positions(self.pos_embed, self.patch_embed.grid_size, (rows, columns), as_dino=True)

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from models.dax import dax_preprocessor, is_dax
 from models.keys import family_of, to_huggingface, to_ours, unwrap
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.pickled import ALLOWED
@@ -26,6 +27,7 @@ from training.files import atomic, check_archive, read_small, reason_of, write_t
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+ANTIALIASED = "antialiased_positions"  # in a config: positions are resampled as DINO does, see `resize_positions`
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -98,7 +100,8 @@ def encoder_of(
     skipped = ("decoder_", "mask_token", "head.", "vit.pooler.")
     state = {k: v for k, v in checkpoint.state.items() if not k.startswith(skipped)}
     if "pos_embed" in state:
-        state["pos_embed"] = resize_positions(state["pos_embed"], stored.grid, config.grid)
+        as_dino = bool(checkpoint.config.get(ANTIALIASED))
+        state["pos_embed"] = resize_positions(state["pos_embed"], stored.grid, config.grid, as_dino)
     notes = list(checkpoint.notes)
     if pool == "avg" and "fc_norm.weight" not in state:
         state |= {k: v for k, v in model.state_dict().items() if k.startswith("fc_norm.")}
@@ -182,6 +185,9 @@ def read_weights(path: str | Path) -> Checkpoint:
     content = read_tensors(file)
     if isinstance(content.get("args"), argparse.Namespace):
         config = config or {"args": vars(content["args"])}
+    if is_dax(content):
+        config = config | {ANTIALIASED: True}
+        preprocessor = preprocessor or dax_preprocessor(content)
     state = unwrap(content)
     _check_claims(state, path)
     return Checkpoint(path, "", state, config, preprocessor, [])

@@ -30,15 +30,16 @@ _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryE
 
 def flag(
     default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = (),
-    positional: bool = False,
+    positional: bool = False, words: bool = False,
 ):  # fmt: skip
     """A dataclass field that `parse` shows as a flag.
 
     `alias` gives further spellings (without dashes); `choices` limits the values; `positional`: a list that is given
-    without a flag, as the files of a command are.
+    without a flag, as the files of a command are; with `words` a switch may be followed by True or False, as in
+    commands of other projects.
     """
     aliases = (alias,) if isinstance(alias, str) else tuple(alias)
-    metadata = {"help": help, "alias": aliases, "choices": tuple(choices), "positional": positional}
+    metadata = {"help": help, "alias": aliases, "choices": tuple(choices), "positional": positional, "words": words}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -143,6 +144,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """--flag, --no-flag, --flag=True, --flag False."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.nargs = "?"
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        negated = option_string.startswith("--no-")
+        truth = {None: True, "true": True, "1": True, "false": False, "0": False}.get(values and values.lower())
+        if truth is None or (negated and values):
+            parser.error(f"argument {option_string}: {values!r} is not True or False")
+        setattr(namespace, self.dest, truth != negated)
+
+
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32, width=110)
@@ -155,7 +171,7 @@ class _Formatter(argparse.HelpFormatter):
         if not action.option_strings:
             return f"{action.metavar} ..."
         shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
-        if action.nargs == 0:
+        if action.nargs == 0 or isinstance(action, _Switch):
             return ", ".join(shown)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
@@ -198,7 +214,7 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
         common["choices"] = field.metadata["choices"]
     type_ = _plain(type_)
     if type_ is bool:
-        return common | {"action": argparse.BooleanOptionalAction}
+        return common | {"action": _Switch if field.metadata.get("words") else argparse.BooleanOptionalAction}
     if typing.get_origin(type_) is list:
         element = typing.get_args(type_)[0]
         # a list of paths may be given in several goes; of numbers the last one counts, as with single values

@@ -1,6 +1,7 @@
-"""Parameter groups: which weights decay, and how fast each layer learns; and the optimizer itself."""
+"""Parameter groups: which weights decay, and how fast each layer learns; and the optimizers themselves."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ Layers = tuple[
 ]  # from the embedding on: the names (or beginnings of names) of each layer's parameters
 
 _STACKS = ("blocks", "stages", "layers")  # Vision Transformers, EfficientNet; ConvNeXt; Swin
-_TOKENS = ("_token", "pos_embed", "relative_position_bias_table")
+_TOKENS = ("_token", "pos_embed", "relative_position_bias_table", "weight.original0")  # the last: lengths of vectors
 
 
 def parameter_groups(module: nn.Module, layer_decay: float = 1.0) -> list[dict]:
@@ -96,6 +97,58 @@ def layer_of(name: str, layers: Layers) -> int:
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW in its fused form (one kernel for all tensors); lr and weight decay come from the schedules."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, weight_decay=0.0, fused=True)
+
+
+def sgd(groups: list[dict], momentum: float = 0.9) -> torch.optim.SGD:
+    """SGD with momentum; lr and weight decay come from the schedules."""
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, foreach=True)
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., 2017, https://arxiv.org/abs/1708.03888), in the form of MoCo v3 and
+    DINO: vectors neither decay nor adapt. lr and weight decay come from the schedules.
+
+    A matrix w with gradient g moves along d = g + weight_decay w, lengthened by `trust` |w| / |d|, with `momentum`.
+    """
+
+    def __init__(self, groups: list[dict], momentum: float = 0.9, trust: float = 0.001):
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One update of all parameters that have a gradient; nothing waits for the device."""
+        for group in self.param_groups:
+            moving = [p for p in group["params"] if p.grad is not None]
+            if not moving:
+                continue
+            directions = [p.grad for p in moving]
+            matrices = [i for i, p in enumerate(moving) if p.ndim > 1]
+            if matrices:
+                weights = [moving[i] for i in matrices]
+                decayed = torch._foreach_add([directions[i] for i in matrices], weights, alpha=group["weight_decay"])
+                lengths = zip(torch._foreach_norm(weights), torch._foreach_norm(decayed))
+                ratios = [torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0) for w, d in lengths]
+                torch._foreach_mul_(decayed, ratios)
+                for i, direction in zip(matrices, decayed):
+                    directions[i] = direction
+            for p in moving:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in moving]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, directions)
+            torch._foreach_add_(moving, buffers, alpha=-group["lr"])
+
+
+def clip_each(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Scale the gradient of every parameter by itself to a norm of at most `largest`, as DINO's published code does.
+
+    Nothing waits for the device.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        torch._foreach_mul_(gradients, list((largest / (norms + 1e-6)).clamp(max=1.0).unbind()))
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, schedules: dict, progress: float) -> dict[str, float]:

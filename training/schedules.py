@@ -43,3 +43,34 @@ def per_epoch(schedule: Schedule, epochs: int) -> Schedule:
     end of the cosine, that is at 0. `warmup_cosine` alone goes on with every step and has no such lost epoch.
     """
     return lambda progress: schedule(min(math.floor(progress * epochs + 1e-9) + 1, epochs) / epochs)
+
+
+def cosine_by_step(peak: float, end: float, steps: int, warmup_steps: int = 0, start: float = 0.0) -> Schedule:
+    """DINO's schedule of `steps` steps: `start` to `peak` in `warmup_steps` equal ones, then half a cosine to `end`.
+
+    Step i of W warm-up steps is at i / (W - 1), so that the last of them has the peak, and the cosine begins with the
+    peak once more; `warmup_cosine` reaches it one step later.
+    """
+
+    def at(progress: float) -> float:
+        step = progress * steps
+        if step < warmup_steps - 1e-6:
+            return start + (peak - start) * step / max(1, warmup_steps - 1)
+        t = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return end + 0.5 * (peak - end) * (1.0 + math.cos(math.pi * min(max(t, 0.0), 1.0)))
+
+    return at
+
+
+def stairs(start: float, end: float, stairs: int, epochs: float) -> Schedule:
+    """One value an epoch: from `start` in the first to `end` in epoch number `stairs`, in equal steps, and then `end`.
+
+    So DINO warms up the teacher's temperature. With one stair the first epoch has `start`; with none there is only
+    `end`.
+    """
+
+    def at(progress: float) -> float:
+        epoch = math.floor(progress * epochs + 1e-9)
+        return end if epoch >= stairs else start + (end - start) * epoch / max(1, stairs - 1)
+
+    return at

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run_all
+from benchmarks import dino_step, run_all
 from benchmarks.goals import FLOAT32, GOALS, OUTSIDE
 from benchmarks.paired import machine, report, seconds_of
 from data.phantom_layouts import FolderWriter
@@ -81,6 +81,15 @@ def test_the_page_was_written_by_the_program():
     for why in {goal.missed for goal in GOALS}:
         assert text.count(why) <= 1
     assert text.startswith(f"# Benchmarks\n\n{run_all.INTRODUCTION}") and "* processor: " in text
+
+
+@pytest.mark.slow
+def test_the_step_of_dino_equals_a_straightforward_one_and_is_timed(capsys):
+    config = dino_step.Config(arch="vit_mini", global_size=64, local_size=32, local_crops_number=3, out_dim=64,
+                              batch_size=2, rounds=1, device="cpu")  # fmt: skip
+    assert dino_step.main(config) == 0  # it compares loss and gradients first
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert {row["variant"] for row in rows} == {f"{who}, {p}" for who in ("plain", "ours") for p in ("fp32", "bf16")}
 
 
 @pytest.mark.slow

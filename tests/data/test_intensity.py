@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden.fill import fill_input, mismatch
 
-from data.intensity import INTENSITIES, minmax, neglog, percentile, window
+from data.intensity import DAX_LOWPASS, INTENSITIES, NeglogVariation, minmax, neglog, percentile, window
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RADIOGRAPH = np.random.default_rng(0).normal(2000, 500, (120, 90)).clip(0, 4095).astype(np.uint16)
@@ -28,7 +28,9 @@ def dax_input() -> np.ndarray:
         ("v1_976_lowpass0", {}),
         ("v1_976_lowpass1", {"lowpass_pixels": 20 / 0.305}),
         ("v2_976_factor2.00_lowpass0", {"contrast": 2.0}),
-        ("v2_976_factor3.25_lowpass1", {"contrast": 3.25, "lowpass_pixels": 20 / 0.305}),
+        ("v2_976_factor3.25_lowpass1", {"contrast": 3.25, "lowpass_fraction": DAX_LOWPASS}),
+        ("v2_976_factor3.25_lowpass0", {"contrast": 3.25}),
+        ("v2_976_identity", {"logarithm": False, "lowpass_fraction": DAX_LOWPASS}),
     ],
 )
 def test_neglog_equals_dax(name, options):
@@ -114,3 +116,45 @@ def test_every_mapping_leaves_its_input_alone_and_stays_in_range(name):
     np.testing.assert_array_equal(RADIOGRAPH, before)
     assert scaled.shape == RADIOGRAPH.shape and scaled.min() == 0
     assert (scaled.dtype, scaled.max()) in ((np.uint8, 255), (np.float32, 1))
+
+
+def test_version_b_draws_its_options_from_the_samples_own_numbers():
+    variation, rng = NeglogVariation(), np.random.default_rng(0)
+    drawn = [variation(rng) for _ in range(2000)]
+    assert np.mean([options["logarithm"] for options in drawn]) == pytest.approx(0.5, abs=0.05)
+    contrasts = [options["contrast"] for options in drawn]
+    assert 2 <= min(contrasts) < 2.02 and 3.48 < max(contrasts) <= 3.5
+    assert drawn == [variation(rng) for rng in [np.random.default_rng(0)] for _ in range(2000)]
+    assert variation.typical == {"contrast": 2.75}
+    for options in (*drawn[:4], variation.typical):
+        assert np.isfinite(neglog(RADIOGRAPH, **options)).all()
+
+
+def test_the_lowpass_scales_with_the_radiograph():
+    small = neglog(RADIOGRAPH, lowpass_fraction=0.05)
+    assert np.array_equal(small, neglog(RADIOGRAPH, lowpass_pixels=0.05 * 120))
+    assert not np.allclose(small, neglog(RADIOGRAPH))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((40, 30), np.uint16), np.full((30, 40), 9, np.uint8)])
+def test_flat_radiographs_are_refused_without_the_logarithm_too(pixels):
+    with pytest.raises(ValueError, match="flat"):
+        neglog(pixels, logarithm=False)
+
+
+@pytest.mark.parametrize("dtype, most", [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535), (np.float32, 1.0)])
+@pytest.mark.parametrize("shape", [(16, 400), (400, 16), (64, 64)])
+def test_neglog_of_any_depth_and_aspect(dtype, most, shape):
+    values = (np.random.default_rng(1).random(shape) * most).astype(dtype)
+    for options in ({}, {"complement": True}, {"logarithm": False}, {"lowpass_fraction": 0.05}):
+        result = neglog(values, **options)
+        assert result.shape == shape and np.isfinite(result).all() and (result.min(), result.max()) == (0, 1)
+
+
+def test_a_floor_keeps_one_pixel_without_counts_from_taking_the_range():
+    counts = RADIOGRAPH.copy()
+    counts[60, 45] = 0
+    plain, floored = neglog(counts), neglog(counts, floor=0.05)
+    assert plain[60, 45] == floored[60, 45] == 1 and np.median(plain) < 0.06 < 0.15 < np.median(floored)
+    untouched = counts > 0.06 * (np.median(counts) + 3 * counts.std())
+    assert np.corrcoef(plain[untouched], floored[untouched])[0, 1] > 0.999

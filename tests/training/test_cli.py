@@ -273,3 +273,35 @@ def test_a_list_without_a_flag(tmp_path, capsys):
         parse(Placed, ["--help"])
     told = capsys.readouterr().out
     assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told and "\n  RUNS ...  " in told
+
+
+@dataclasses.dataclass
+class Switches:
+    """Switches of another project's commands."""
+
+    frozen: bool = flag(True, "frozen", words=True)
+    wandb: bool = flag(False, "wandb", words=True)
+    plain: bool = flag(False, "plain")
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        ([], (True, False)),
+        (["--frozen", "--wandb"], (True, True)),
+        (["--frozen=True", "--wandb=False"], (True, False)),
+        (["--frozen", "False", "--wandb", "true"], (False, True)),
+        (["--no-frozen", "--wandb=1"], (False, True)),
+        (["--frozen=0", "--plain"], (False, False)),
+    ],
+)
+def test_switches_take_words_where_they_may(argv, expected):
+    config = parse(Switches, argv)
+    assert (config.frozen, config.wandb) == expected
+
+
+@pytest.mark.parametrize("argv", [["--frozen=yes"], ["--no-frozen=True"], ["--plain=True"], ["--plain", "True"]])
+def test_other_words_after_a_switch_are_refused(argv, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(Switches, argv)
+    assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,373 @@
+"""Pretrain a backbone without labels by DINO, in the recipe of DAX, on radiographs.
+
+    python scripts/pretrain_dino.py --data_path /data/radiographs --output_dir runs/dino           # one GPU or CPU
+    torchrun --nproc_per_node=4 scripts/pretrain_dino.py --arch=resnet50 --optimizer=lars ...       # one node
+    python scripts/pretrain_dino.py --config configs/dax_resnet50.yaml --data_path A --output_dir runs/dax
+
+The same line after an interruption continues exactly where it was. OUTPUT_DIR/model is the exported teacher, fresh at
+every save: `--backbones OUTPUT_DIR/model` of the benchmark and timm take it. Flags are spelt as in DAX
+(https://github.com/joshua-scheuplein/DAX); its training command works as it is, with only the name of the script
+changed.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import dataclasses
+import importlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import training.pretraining
+from training.cli import flag, run
+from training.pretraining import evenly
+
+METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
+          "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip
+TILE = 128  # pixels of a view in the picture of views
+
+
+@dataclass
+class Config:
+    """Pretrain a backbone by DINO (Caron et al., 2021) in the recipe of DAX (Scheuplein et al., 2025)."""
+
+    data_path: list[str] = flag(help="folders (searched recursively), files, or .txt/.csv lists of radiographs")
+    output_dir: str = flag("runs/dino", "run folder; its checkpoints are continued by the same command")
+    val_path: list[str] = flag([], "radiographs left out of training: their loss is logged")
+    arch: str = flag("vit_small", "resnet18, resnet50, vit_tiny, vit_small, vit_base or vit_mini")
+    patch_size: int = flag(16, "patch side of a Vision Transformer, pixels")
+    out_dim: int = flag(65536, "prototypes")
+    norm_last_layer: bool = flag(True, "prototypes of length 1 (False: their lengths are learned)", words=True)
+    use_bn_in_head: bool = flag(False, "batch norm in the projection head", words=True)
+    head_layers: int = flag(3, "layers of the projection head before the prototypes")
+    head_width: int = flag(2048, "width of its hidden layers")
+    drop_path_rate: float = flag(0.1, "stochastic depth of the student, Vision Transformers only")
+    momentum_teacher: float = flag(0.996, "of the running average at first; 1 at the end")
+    warmup_teacher_temp: float = flag(0.04, "teacher temperature in the first epoch")
+    teacher_temp: float = flag(0.04, "teacher temperature after the warm-up")
+    warmup_teacher_temp_epochs: int = flag(0, "epochs of that warm-up")
+    freeze_last_layer: float = flag(1.0, "epochs in which the prototypes stay as they are")
+    augmentation: str = flag("v1", "of DAX", choices=("v1", "v2"))
+    intensity: str = flag("neglog", "grey values to [0, 1]", choices=("minmax", "percentile", "neglog"))
+    neglog_version: str = flag("auto", "A: fixed, B: random while training; auto: A with v1, B with v2",
+                               choices=("auto", "A", "B"))  # fmt: skip
+    detector_counts: bool = flag(False, "the files hold detector counts, bone dark (as those of DAX)", words=True)
+    neglog_floor: float = flag(0.0, "smallest counts of the neg-log, fraction of the unattenuated beam; 0: as DAX")
+    subtract_lowpass: bool = flag(False, "subtract a low-pass of the neg-log picture", words=True)
+    global_size: int = flag(224, "side of the two global views, pixels")
+    local_size: int = flag(96, "side of the local views, pixels")
+    global_crops_scale: list[float] = flag([0.14, 1.0], "range of a global view, fraction of the area")
+    local_crops_scale: list[float] = flag([0.05, 0.14], "range of a local view, fraction of the area")
+    local_crops_number: int = flag(8, "local views of each radiograph")
+    batch_size: int = flag(64, "radiographs per process and backward pass", alias="batch_size_per_gpu")
+    accum_iter: int = flag(1, "backward passes per optimizer step")
+    epochs: float = flag(100.0, "passes over the data")
+    max_steps: int | None = flag(None, "end after this many optimizer steps (the schedule still spans the epochs)")
+    optimizer: str = flag("adamw", "rule of the steps", choices=("adamw", "sgd", "lars"))
+    lr: float = flag(5e-4, "peak learning rate per 256 radiographs of global batch")
+    warmup_epochs: float | None = flag(None, "linear warm-up of the learning rate; default: 10, or epochs / 10 if less")
+    min_lr: float = flag(1e-6, "learning rate at the end")
+    weight_decay: float = flag(0.04, "weight decay at first, on matrices only")
+    weight_decay_end: float = flag(0.4, "and at the end")
+    clip_grad: float = flag(3.0, "largest gradient norm of each parameter; 0: none")
+    init_from: str | None = flag(None, "backbone (name, folder or file) whose weights to start from",
+                                 alias="pretrained_weights")  # fmt: skip
+    resume: str = flag("auto", "auto: continue the run in output_dir; none: refuse one; or a run folder / checkpoint")
+    seed: int = flag(0, "decides initial weights, order and views")
+    num_workers: int = flag(4, "loader processes per training process")
+    pin_mem: bool = flag(True, "page-locked memory for transfers to a GPU")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    use_fp16: bool | None = flag(None, "True: precision auto; False: fp32; overrides --precision", words=True)
+    strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
+    on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
+    save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)",
+                            alias="saveckp_freq")  # fmt: skip
+    save_minutes: float = flag(15.0, "and after so many minutes")
+    panel_freq: int = flag(10, "held-out loss every so many epochs, and a picture of views at first (0: neither)")
+    log_steps: int = flag(20, "optimizer steps per line of metrics.jsonl")
+    tensorboard: bool = flag(False, "also log to TensorBoard (needs the tensorboard package)")
+    dataset: str | None = flag(None, "what the data are called, for the log and the model card")
+    job_ID: str | None = flag(None, "what the run is called, for the log")
+    use_wandb: bool = flag(False, "also log to Weights & Biases (needs the wandb package)", words=True)
+    azure: bool = flag(False, "accepted and ignored", words=True)
+    licence: str | None = flag(None, "licence of the data, for the model card")
+
+
+def main(config: Config) -> int:
+    """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
+    import torch
+
+    from training import distributed
+    from training.device import choose_device, prepare_cpu
+
+    # setup
+    if config.use_fp16 is not None:
+        config = dataclasses.replace(config, precision="auto" if config.use_fp16 else "fp32")
+    device = choose_device(config.device)
+    prepare_cpu(device, config.strict_fp32)
+    with distributed.process_group(device):
+        torch.manual_seed(config.seed)
+        return Pretraining(config, device, say).run()
+
+
+class Pretraining(training.pretraining.Pretraining):
+    """The paragraphs of `pretrain_mae.py`, for student and teacher."""
+
+    collapsing = False  # when last looked
+    free = training.pretraining.FREE | {"dataset", "job_ID", "use_wandb", "azure", "use_fp16"}
+
+    # data
+
+    def check_flags(self) -> None:
+        """Refuse what cannot work before a million files are read."""
+        from data.intensity import DAX_LOWPASS, NeglogVariation
+        from data.preprocessing import Preprocessing
+        from data.views import MultiCrop
+        from models.dino_backbones import ARCHITECTURES, RESNETS
+        from training.device import resolve_precision
+
+        c = self.config
+        self.check_numbers(("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "lr",
+                            "min_lr", "weight_decay", "weight_decay_end", "clip_grad", "freeze_last_layer",
+                            "warmup_teacher_temp_epochs", "local_crops_number"))  # fmt: skip
+        self.check_numbers(("log_steps", "patch_size", "head_layers", "head_width", "local_size", "global_size"), low=1)
+        self.check_numbers(("out_dim",), low=2)
+        for name in ("global_crops_scale", "local_crops_scale"):
+            if len(getattr(c, name)) != 2:
+                raise ValueError(f"--{name} takes 2 numbers, not {len(getattr(c, name))}")
+        for name in ("teacher_temp", "warmup_teacher_temp"):
+            if not 0 < getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
+        for name in ("momentum_teacher", "drop_path_rate", "neglog_floor"):
+            if not 0 <= getattr(c, name) <= 1:
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 to 1")
+        for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
+            if (value := getattr(c, name)) is not None and value > 0 and value >= c.epochs > 0:
+                raise ValueError(f"--{name} {value}: the run has {c.epochs} epochs; it would never end its warm-up")
+        if c.arch not in ARCHITECTURES:
+            raise ValueError(f"--arch {c.arch!r}: choose {', '.join(ARCHITECTURES)}")
+        sizes = [c.global_size, c.local_size][: 2 if c.local_crops_number else 1]
+        if c.arch not in RESNETS and (wrong := [size for size in sizes if size < 1 or size % c.patch_size]):
+            raise ValueError(f"views of {wrong[0]} pixels: not a multiple of the patch size {c.patch_size}")
+        self.views = MultiCrop(c.augmentation, c.global_size, c.local_size, c.local_crops_number,
+                               tuple(c.global_crops_scale), tuple(c.local_crops_scale))  # fmt: skip
+        resolve_precision(c.precision, self.device)
+        self.check_packages()
+        random = c.neglog_version == "B" or (c.neglog_version == "auto" and c.augmentation == "v2")
+        self.vary = NeglogVariation() if random and c.intensity == "neglog" else None
+        options = {}
+        if c.intensity == "neglog":  # radiographs are read with bone bright
+            options = {"complement": not c.detector_counts} | (self.vary.typical if self.vary else {})
+            options |= {"lowpass_fraction": DAX_LOWPASS} if c.subtract_lowpass else {}
+            options |= {"floor": c.neglog_floor} if c.neglog_floor else {}
+        self.preprocessing = Preprocessing(c.global_size, c.global_size, c.intensity, options, interpolation="bicubic",
+                                           mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
+        self.network = c.arch + (f" with patches of {c.patch_size}" if c.arch not in RESNETS else "")
+        if c.azure:
+            self.say("--azure is ignored: nothing here needs a cloud")
+
+    def read_data(self):
+        """Every file is read once before training starts."""
+        from training import distributed
+
+        c = self.config
+
+        def find():
+            from data.unlabelled import usable_radiographs
+
+            return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
+                                      stop=c.on_bad_image == "stop", note=self.write_quarantine,
+                                      progress=bar("reading files"))  # fmt: skip
+
+        if c.dataset or c.job_ID:
+            self.say(", ".join(f"{k} {v}" for k, v in (("data set", c.dataset), ("job", c.job_ID)) if v))
+        return distributed.from_main(find)
+
+    def write_quarantine(self, bad) -> None:
+        """Main process: which files cannot be used, and why."""
+        from evaluation.output_folder import write_table
+        from training.files import printable
+
+        rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
+        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), rows)
+
+    def dataset(self, paths: list):
+        """Files as samples with their views."""
+        from data.unlabelled import UnlabelledRadiographs
+
+        c = self.config
+        quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
+        return UnlabelledRadiographs(paths, self.preprocessing, self.views, c.seed, quarantine=quarantine,
+                                     vary=self.vary)  # fmt: skip
+
+    def batches(self, paths):
+        from data.loader import step_batches
+        from training import distributed
+
+        c = self.config
+        return step_batches(self.dataset(paths), self.plan, seed=c.seed, rank=distributed.rank(),
+                            num_workers=c.num_workers, pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
+
+    # objective
+
+    def make_objective(self):
+        from models.batch_norm import synchronised
+        from models.card import stated_licence
+        from models.dino import DINO, DINOHead, ProjectedBackbone
+        from models.dino_backbones import dino_backbone, load_initial, width_of
+        from training.device import use_explicit_attention
+        from training.schedules import stairs, warmup_cosine
+
+        c = self.config
+
+        def network(drop_path: float) -> ProjectedBackbone:
+            backbone = dino_backbone(c.arch, c.patch_size, c.global_size, drop_path)
+            head = DINOHead(width_of(backbone), c.out_dim, layers=c.head_layers, hidden=c.head_width,
+                            batch_norm=c.use_bn_in_head, fixed_gain=c.norm_last_layer)  # fmt: skip
+            return ProjectedBackbone(backbone, head)
+
+        student, teacher = network(c.drop_path_rate), network(0.0)
+        self.initial_licence = stated_licence(c.init_from) if c.init_from else None
+        if c.init_from:
+            self.say(f"starting from {c.init_from}: {load_initial(student.backbone, c.init_from)}; the head is new")
+        dino = DINO(
+            synchronised(student, self.device), synchronised(teacher, self.device), self.preprocessing.normalise,
+            teacher_temperature=stairs(c.warmup_teacher_temp, c.teacher_temp, c.warmup_teacher_temp_epochs, c.epochs),
+            momentum=warmup_cosine(c.momentum_teacher, 1.0), freeze_last_layer=c.freeze_last_layer / c.epochs,
+            clip_each_norm=c.clip_grad or None,
+        )  # fmt: skip
+        use_explicit_attention(dino, self.device)
+        return dino
+
+    # optimizer
+
+    def make_optimizer(self):
+        from training.optim import LARS, adamw, parameter_groups, sgd
+        from training.schedules import cosine_by_step, warmup_cosine
+
+        c, plan = self.config, self.plan
+        warmup = min(10.0, c.epochs / 10) if c.warmup_epochs is None else c.warmup_epochs
+        peak = c.lr * plan.global_batch / 256
+        lr = cosine_by_step(peak, c.min_lr, plan.total_steps, round(warmup * plan.steps_per_epoch))
+        schedules = {"lr": lr, "weight_decay": warmup_cosine(c.weight_decay, c.weight_decay_end)}
+        make = {"adamw": adamw, "sgd": sgd, "lars": LARS}[c.optimizer]
+        return make(parameter_groups(self.objective)), schedules
+
+    def clip_norm(self) -> None:
+        """The objective clips each parameter by itself."""
+
+    # during and after
+
+    def prepare(self, paths) -> None:
+        """Main process: a picture of the views of some radiographs, and the fixed views of those held out."""
+        from torch.utils.data import default_collate
+
+        from evaluation.panel import draw_views
+
+        shown = self.dataset(evenly(paths, most=6))
+        samples = [shown[0, i] for i in range(len(shown))]
+        names = [name for name in ("global", "local") if name in samples[0]]
+        columns = [f"{name} {i + 1}" for name in names for i in range(len(samples[0][name]))]
+        rows = [[view[0].numpy() for name in names for view in sample[name]] for sample in samples]
+        draw_views(rows, columns, Path(self.config.output_dir) / "panels" / "views.png", TILE)
+        held_out = self.dataset(self.held_out)
+        size = self.config.batch_size
+        self.fixed = [default_collate([held_out[0, i] for i in range(start, min(start + size, len(held_out)))])
+                      for start in range(0, len(held_out), size)]  # fmt: skip
+
+    def after_epoch(self, epoch: float, step: int) -> None:
+        """Every so many epochs and at the end: the loss of the held-out radiographs, in views that stay the same."""
+        from training import distributed
+
+        every = self.config.panel_freq
+        if self.held_out and every and (epoch % every == 0 or step == self.plan.last_step):
+            distributed.from_main(lambda: self.look(epoch, step))
+
+    def look(self, epoch: float, step: int) -> None:
+        """Main process."""
+        import torch
+
+        from training.fit import to_device
+
+        self.objective.eval()
+        with torch.no_grad():
+            losses = [self.objective(to_device(part, self.device), step / self.plan.total_steps)["loss"].item()
+                      * len(part["index"]) for part in self.fixed]  # fmt: skip
+        record = {"step": step, "epoch": round(epoch, 4), "val_loss": sum(losses) / len(self.held_out)}
+        self.folder.log(record)
+        self.logged(record)
+
+    def watch(self, record) -> None:
+        """Main process: warn of a collapse when it begins; Weights & Biases.
+
+        A network of random weights has no preferences either, so that the first tenth of the training is let pass.
+        """
+        from models.dino import signs_of_collapse
+
+        if METERS.keys() <= record.keys() and record["step"] > self.plan.total_steps / 10:
+            signs = signs_of_collapse(record, self.config.out_dim)
+            for told in signs if not self.collapsing else ():
+                print(f"step {record['step']}: this looks like a collapse: {told}", file=sys.stderr, flush=True)
+            self.collapsing = bool(signs)
+        if self.config.use_wandb:
+            wandb = importlib.import_module("wandb")
+            if wandb.run is None:
+                wandb.init(project="dino", name=self.config.job_ID, config=asdict(self.config))
+            wandb.log(record, step=record["step"])
+
+    def export(self, step: int) -> None:
+        """Main process, at every save: OUTPUT_DIR/model and curves.png."""
+        from evaluation.curves import draw_curves, read_metrics
+        from models.card import dino_card
+        from models.dino_backbones import width_of
+        from models.export import save_backbone
+
+        c, out, backbone = self.config, Path(self.config.output_dir), self.objective.teacher.backbone
+        log = out / "metrics.jsonl"
+        records = read_metrics(log) if log.exists() else []
+        names = {"loss": "loss", "val_loss": "loss, held out"} | METERS
+        figures = {label: record[key] for record in records for key, label in names.items() if key in record}
+        card = dino_card(self.network, width_of(backbone), recipe=self.recipe(),
+                         preprocessing=self.told_preprocessing(), radiographs=self.plan.samples, step=step,
+                         last_step=self.plan.last_step, licence=c.licence, initial_licence=self.initial_licence,
+                         figures=figures)  # fmt: skip
+        save_backbone(backbone, c.arch, out / "model", self.preprocessing.to_dict(), card)
+        if records:
+            draw_curves(log, out / "curves.png", title=c.job_ID or self.network, others=METERS)
+
+    def recipe(self) -> dict:
+        """The flags that decide what is learned, for the model card."""
+        aside = self.free - {"batch_size", "accum_iter", "dataset"} | {"resume", "strict_fp32"}
+        return {key: value for key, value in asdict(self.config).items() if key not in aside}
+
+    def told_preprocessing(self) -> str:
+        """A sentence for the model card."""
+        p = self.preprocessing
+        options = ", ".join(f"{name} {value}" for name, value in p.intensity_options.items())
+        told = f"Grey values went through the intensity mapping {p.intensity!r} ({options or 'as it stands'})."
+        if self.vary:
+            low, high = self.vary.contrast
+            told += (f" While training, the logarithm was taken with probability {self.vary.probability:g}, with a "
+                     f"contrast factor from {low:g} to {high:g}.")  # fmt: skip
+        return told
+
+
+def bar(label: str):
+    """A tqdm wrapper for an iterable, quiet where nobody looks."""
+    from tqdm import tqdm
+
+    return lambda items, total=None: tqdm(items, total=total, desc=label, unit="file", mininterval=1)
+
+
+def say(message: str) -> None:
+    """Print on the main process."""
+    from training import distributed
+
+    if distributed.is_main():
+        print(message, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)
