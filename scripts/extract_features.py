@@ -171,7 +171,7 @@ def write_about(config: Config, backbone, preprocessing, shapes: dict) -> None:
 
 def write_failed(config: Config, failed: list[dict]) -> None:
     """NAME.failed.csv; one of an earlier run goes if nothing failed."""
-    from evaluation.output_folder import write_table
+    from training.tables import write_table
 
     path = beside(config.out, "failed.csv")
     if failed:

@@ -187,7 +187,7 @@ class Pretraining(training.pretraining.Pretraining):
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from evaluation.output_folder import write_table
+        from training.tables import write_table
         from training.files import printable
 
         rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]

@@ -45,6 +45,11 @@ SMALLER = {
     "--precision fp32 --no-verbose",
     "convert_checkpoint.py": "",
     "summarize_benchmark.py": "",
+    "train_region_guided.py": "",
+    "pretrain_dino.py": "--arch vit_mini --patch_size 8 --global_size 32 --local_size 16 --local_crops_number 2 "
+    "--out_dim 64 --head_width 32 --batch_size 4 --epochs 1 --warmup_epochs 0 --num_workers 0 --device cpu "
+    "--precision fp32",
+    "extract_features.py": "--num_workers 0 --device cpu",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
 }  # fmt: skip
@@ -251,6 +256,20 @@ def test_pretraining_as_documented(desk, monkeypatch, capsys):
     assert written <= listed and listed - written == {"quarantine.jsonl"}  # only where there is a cause
 
 
+def test_dino_as_documented(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    scripts = ("scripts/pretrain_dino.py", "scripts/extract_features.py")
+    commands = [c for c in shell_blocks(README) if split(c)[0] in scripts]
+    assert [split(c)[0] for c in commands] == list(scripts)
+    for command in commands:
+        assert run(command, monkeypatch) == 0
+    (example,) = re.findall(r"^```python\n(import numpy as np\nfound.*?)^```", README, re.M | re.S)
+    names: dict = {}
+    exec(example, names)
+    found = names["found"]
+    assert len(found["path"]) == len(found["cls"]) == len(found["mean"]) == 24 and found["cls"].shape[1] == 192
+
+
 def test_heat_maps_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "zero_shot_heatmap.py"]
@@ -307,7 +326,7 @@ def test_comparing_backbones_as_documented(desk, monkeypatch):
             place = name.replace("BACKBONE", backbone).replace("foldK", "fold1")
             assert "COLUMN" in name or (out / place).exists(), place
     (example,) = [c for c in shell_blocks(README) if "data/phantom_fracatlas" in c and "make_phantoms" in c]
-    assert run(example, monkeypatch, "--n", "90") == 0
+    assert run(example, monkeypatch, "--n", "90", "--overwrite") == 0
     for command in (*commands[1:], *summaries()):
         assert run(command, monkeypatch) == 0
     section = README.split("| in `--out` | |")[1].split("\n\n")[0]

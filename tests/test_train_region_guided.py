@@ -77,6 +77,12 @@ def trained(*more):
     return script(train_region_guided, *shlex.split(COMMAND), *SMALLER, *more)
 
 
+def test_the_readme_has_this_command():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```bash\npython train_region_guided.py \\\n(.*?)^```", readme, re.M | re.S)
+    assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(COMMAND)
+
+
 def test_the_command_of_skelex(there):
     done = trained()
     assert done.returncode == 0, done.stderr
