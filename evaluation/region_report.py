@@ -44,7 +44,9 @@ def _groups(page: RegionPage) -> Table:
         for what, row in found["groups"].items():
             shown = [interval_text(row[m]) for m in ("auroc", "balanced_accuracy", "f1", "auprc")]
             rows.append([what, name, f"{row['radiographs']:,}", *shown])
-            reasons.append(f"{what}: {row['auroc']['reason']}" if row["auroc"]["reason"] else "")
+            absent = sum(label["group"] == what and not label["positives"] for label in found["labels"])
+            why = f"{absent} of {len(GROUP[what].labels)} labels have no radiograph and do not count" if absent else ""
+            reasons.append(f"{what}: {why or row['auroc']['reason']}" if row["auroc"]["reason"] else "")
     rows.sort(key=lambda row: [group.name for group in GROUPS].index(row[0]))  # answers of a group beside each other
     head = ("group", "answer", "radiographs", "AUROC (95\u00a0%)", "balanced accuracy (95\u00a0%)", "F1 (95\u00a0%)",
             "AUPRC (95\u00a0%)")  # fmt: skip
@@ -61,10 +63,9 @@ def _at_a_glance(page: RegionPage) -> list[Pictures]:
         found = [page.label_rows(name)[LABELS.index(row["label"])]["auroc"]["value"] for name in page.variants]
         others.append([value for value in found if not math.isnan(value)])
     data = interval_picture([row["label"] for row in rows], others, [three(row["auroc"]) for row in rows], "AUROC",
-                            page.called)  # fmt: skip
-    rings = f" Rings: {', '.join(page.variants)}." if page.variants else ""
+                            page.called, ", ".join(page.variants))  # fmt: skip
     return [Pictures("AUROC at a glance", [Picture(data_uri(data), width=540)],
-                     f"\u201cno bone tumour\u201d is at the same time any tumour against none.{rings}")]  # fmt: skip
+                     "\u201cno bone tumour\u201d is at the same time any tumour against none.")]  # fmt: skip
 
 
 def _three_way(page: RegionPage) -> list[Table | Pictures]:
