@@ -58,11 +58,9 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
             style = {"color": COLOURS[place % len(COLOURS)], "ls": DASHES[place % len(DASHES)], "lw": 1.6}
             x, y = curve.x, curve.y
             if kind == "pr":  # in steps, from the first recall above 0 on; no straight line between two precisions
-                x, y, style = (
-                    np.append(0, x[x > 0]),
-                    np.append(y[x > 0][:1], y[x > 0]),
-                    style | {"drawstyle": "steps-pre"},
-                )
+                later = x > 0
+                x, y = np.append(x[later][:1] * 0, x[later]), np.append(y[later][:1], y[later])
+                style |= {"drawstyle": "steps-pre"}
             names.setdefault(name, axis.plot(x, y, **style)[0])
         if kind == "roc":
             axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
