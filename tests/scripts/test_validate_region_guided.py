@@ -21,6 +21,7 @@ from data.region_sources import read_sources
 from data.regions import sliding_regions
 from data.split_table import file_hashes, seen_in_training, write_splits
 from data.splits import Fold, Splits
+from evaluation import region_details
 from evaluation.region_predictions import SEED_COLUMNS
 from evaluation.region_rule import combined
 from models.backbones import build_backbone
@@ -37,9 +38,13 @@ PREPARED = Preprocessing(32, 32)
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_drawn():
-    """Figures are made and not drawn: that takes seconds, and their look is tested elsewhere."""
+    """Plots are not drawn: that takes seconds, and they are tested elsewhere. Panels are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, file, **_: Image.new("L", (9, 9)).save(file, "PNG"))
+        patch.setattr(region_details, "curve_grid", lambda *_, **__: (b"", 9))
+        patch.setattr(region_details, "reliability_picture", lambda *_: b"")
+        patch.setattr(region_details, "confusion_picture", lambda *_: (b"", 9))
+        patch.setattr(region_details, "MOST_CASES", 3)
         yield
 
 
@@ -65,7 +70,7 @@ def place(tmp_path_factory):
 def btxrd(root):
     folder = root / "BTXRD"
     return ["--btxrd_image_dir", folder / "images", "--btxrd_annotation_dir", folder / "Annotations",
-            "--btxrd_metadata", folder / "dataset.xlsx"]  # fmt: skip
+            "--btxrd_metadata", folder / "dataset.csv"]  # fmt: skip
 
 
 def snuh(root):
@@ -109,7 +114,7 @@ def test_windows_and_folds_by_hand(place, tmp_path):
 
 
 def test_centres_annotations_and_one_fold(place, tmp_path):
-    sheet = pd.read_excel(place / "BTXRD" / "dataset.xlsx")
+    sheet = pd.read_csv(place / "BTXRD" / "dataset.csv")
     center = int(sheet["center"].mode()[0])
     done = run(place, tmp_path, "--regions", "annotation", "--centers", center, model="out/models/fold1")
     assert done.returncode == 0, done.stderr
