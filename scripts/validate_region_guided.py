@@ -41,7 +41,8 @@ class Config(RegionSources):
     overlap: float = flag(0.5, "sliding: what neighbours share, as a fraction of a window")
     boxes: Path | None = flag(None, "csv: table of boxes, see data/regions.py")
     skip_labels: list[str] = flag([], "csv: labels of boxes that are left out, as left right")
-    most_regions: int = flag(10, "csv and error_map: most regions of a radiograph; error_map stops at 3 by itself")
+    most_boxes: int = flag(10, "csv: most boxes of a radiograph, by score")
+    peaks: int = flag(3, "error_map: most regions of a radiograph")
     error_map_model: Path | None = flag(None, "masked autoencoder whose error map points at regions, and is shown")
     error_map_passes: int = flag(4, "error map: how often each radiograph is masked and predicted")
     intermediate: str = flag("benign", "normal, benign or malignant: where intermediate tumours belong",
@@ -93,8 +94,8 @@ def check(c: Config) -> None:
                          f"--boxes is for --regions csv, not {c.regions}")  # fmt: skip
     if c.regions == "error_map" and c.error_map_model is None:
         raise ValueError("--regions error_map needs --error_map_model, a masked autoencoder with its decoder")
-    for name, least in (("most_regions", 1), ("error_map_passes", 1), ("draws", 1), ("batch_size", 1), ("seed", 0),
-                        ("num_workers", 0)):  # fmt: skip
+    for name in ("most_boxes", "peaks", "error_map_passes", "draws", "batch_size", "seed", "num_workers"):
+        least = 0 if name in ("seed", "num_workers") else 1
         if getattr(c, name) < least:
             raise ValueError(f"--{name} {getattr(c, name)}: expected a whole number from {least} on")
     for name in ("tumour_threshold", "malignant_threshold"):
@@ -110,9 +111,8 @@ class Study:
     """One validation: networks, radiographs, regions, probabilities."""
 
     def __init__(self, config: Config):
-        import json
-
         from data.preprocessing import Preprocessing
+        from models.weights import read_json
         from training.device import choose_device, prepare_cpu, resolve_precision
 
         self.config = config
@@ -124,12 +124,12 @@ class Study:
         for folder in self.folds:
             file = folder / "preprocessor_config.json"
             if file.is_file():  # what is missing is told when the network is loaded
-                saved[folder] = json.loads(file.read_text(encoding="utf-8"))
+                saved[folder] = read_json(file)
         if any(one != next(iter(saved.values())) for one in saved.values()):
             raise ValueError(f"{config.model_path}: its folds prepare radiographs differently; give one of them")
         self.network = load_network(self.folds[0])
         self.preprocessing = Preprocessing.from_dict(self.network.preprocessor)
-        self.mapper = None if config.error_map_model is None else ErrorMapper(config, self.device, self.precision)
+        self.mapper = None if config.error_map_model is None else error_mapper(config, self.device, self.precision)
         self.warnings: list[str] = []
 
     def read(self) -> None:
@@ -213,12 +213,29 @@ class Study:
             if not any(self.regions):
                 self.notices.append("none of the radiographs has a mark: only whole images were looked at")
         elif c.regions == "csv":
-            self.regions, told = table_regions(c.boxes, records, most=c.most_regions, left_out=c.skip_labels)
+            self.regions, told = table_regions(c.boxes, records, most=c.most_boxes, left_out=c.skip_labels)
             self.notices += told
         else:
-            self.regions = self.mapper.regions(records, min(c.most_regions, 3))
+            self.regions = self.pointed_at()
         count, networks = sum(map(len, self.regions)), len(self.folds)
         say(f"{len(records):,} radiographs, {count:,} regions ({c.regions}), {networks} networks, on {self.device}")
+
+    def pointed_at(self) -> list:
+        """The peaks of each radiograph's error map as regions, a few radiographs at a time."""
+        from data.loader import ordered_batches
+        from data.regions import RegionViews, around_boxes
+
+        records, mapper, found = self.records, self.mapper, []
+        wholes = RegionViews(records, [[] for _ in range(len(records))], mapper.preprocessing)
+        batches = ordered_batches(wholes, range(len(wholes)), batch_size=mapper.together,
+                                  num_workers=self.config.num_workers)  # fmt: skip
+        for batch in batches:
+            part = records.iloc[len(found) : len(found) + len(batch["image"])]
+            names = [Path(image).name for image in part["image"]]
+            for one, hits, height, width in zip(*mapper.maps(names, batch["image"]), part["height"], part["width"]):
+                size = int(height), int(width)
+                found.append(around_boxes(mapper.boxes(one, hits, size, self.config.peaks), size, "peak"))
+        return found
 
     def predict(self):
         """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]."""
@@ -291,7 +308,10 @@ class Study:
         from evaluation.region_predictions import answer_note
         from training.files import printable
 
-        record, several = self.records.iloc[row], self.regions[row]
+        record, several, error_map = self.records.iloc[row], self.regions[row], None
+        if self.mapper:
+            pixels = self.mapper.preprocessing.read(record["image"])
+            error_map = self.mapper.of_radiograph(Path(record["image"]).name, pixels)[0]
         height, width = int(record["height"]), int(record["width"])
         decisive = {views["tumour"], views["fracture"]}
         marked = [Marked(region.name, (region.box[0] / width, region.box[1] / height, region.box[2] / width,
@@ -301,7 +321,7 @@ class Study:
             Preprocessing().read(record["image"]), probabilities, name=printable(Path(record["image"]).name),
             note=f"What the answer rests on: {answer_note(views, [one[:2] for one in several])}",
             labels=label_array(self.records.iloc[[row]])[0], regions=marked,
-            error_map=self.mapper.map_of(record["image"]) if self.mapper else None,
+            error_map=error_map,
         )  # fmt: skip
 
     def write_predictions(self, page, chosen: list, views) -> None:
@@ -328,71 +348,18 @@ class Study:
         write_table(out / "regions.csv", columns, region_rows(images, sizes, looked, views))
 
 
-class ErrorMapper:
-    """Error maps of a masked autoencoder: regions of many radiographs, and the map of one to be shown."""
+def error_mapper(config: Config, device, precision: str):
+    """The masked autoencoder that points at regions."""
+    from data.preprocessing import Preprocessing
+    from evaluation.region_maps import ErrorMapper
+    from models.weights import load_mae
 
-    def __init__(self, config: Config, device, precision: str):
-        from data.preprocessing import Preprocessing
-        from evaluation.error_maps import complementary_passes
-        from models.mae import visible_count
-        from models.weights import load_mae
-
-        loaded = load_mae(config.error_map_model)
-        self.config, self.device, self.precision = config, device, precision
-        self.model = loaded.model.to(device)
-        height, width = self.model.input_size
-        known = loaded.preprocessor
-        self.preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
-        if (self.preprocessing.height, self.preprocessing.width) != (height, width):
-            raise ValueError(f"{config.error_map_model}: prepares radiographs at {self.preprocessing.height} x "
-                             f"{self.preprocessing.width}, its network takes {height} x {width}")  # fmt: skip
-        patches = self.model.grid[0] * self.model.grid[1]
-        self.visible = visible_count(patches, self.model.mask_ratio)
-        self.passes = complementary_passes(config.error_map_passes, patches, self.visible)
-
-    def maps(self, images: list, tensor):
-        """Maps [B, h, w] and hits [B, rows, columns] of radiographs [B, 1, h, w]; masks come from seed and name."""
-        import numpy as np
-
-        from evaluation.error_maps import error_maps, mask_generator, visible_patches
-        from training.device import autocast
-
-        visible = [visible_patches(self.passes, self.model.grid, self.visible,
-                                   mask_generator(self.config.seed, Path(image).name), "complementary")
-                   for image in images]  # fmt: skip
-        with autocast(self.device, self.precision):
-            found = error_maps(self.model, self.preprocessing.normalise(tensor.to(self.device)), np.stack(visible),
-                               mean=self.preprocessing.mean, std=self.preprocessing.std,
-                               batch_size=self.config.batch_size)  # fmt: skip
-        return found.maps, found.hits
-
-    def regions(self, records, most: int) -> list:
-        """The peaks of each radiograph's map as regions, a few radiographs at a time."""
-        import numpy as np
-
-        from data.loader import ordered_batches
-        from data.regions import RegionViews, around_boxes
-        from evaluation.region_proposals import map_boxes
-
-        together = max(1, self.config.batch_size // self.passes)
-        wholes, found = RegionViews(records, [[] for _ in range(len(records))], self.preprocessing), []
-        batches = ordered_batches(wholes, range(len(wholes)), batch_size=together, num_workers=self.config.num_workers)
-        for batch in batches:
-            first = len(found)
-            images = records["image"].iloc[first : first + len(batch["image"])].tolist()
-            for row, (one, hits) in enumerate(zip(*self.maps(images, batch["image"])), first):
-                size = int(records["height"].iloc[row]), int(records["width"].iloc[row])
-                boxes = map_boxes(one, hits, self.preprocessing.placement(size)[1], most=most)
-                moved = self.preprocessing.back_boxes(np.array(boxes).reshape(-1, 4), size)
-                moved = np.clip(moved, 0, [size[1], size[0], size[1], size[0]])
-                found.append(around_boxes(moved.tolist(), size, "peak"))
-        return found
-
-    def map_of(self, image: str):
-        """The map of a radiograph at its own size, [H, W]; NaN where the network saw nothing."""
-        pixels = self.preprocessing.read(image)
-        maps, _ = self.maps([image], self.preprocessing.fit(pixels)[None])
-        return self.preprocessing.map_back(maps[0], pixels.shape[:2])
+    loaded = load_mae(config.error_map_model)
+    height, width = loaded.model.input_size
+    known = loaded.preprocessor
+    preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+    return ErrorMapper(loaded.model, preprocessing, device, precision=precision, passes=config.error_map_passes,
+                       seed=config.seed, batch_size=config.batch_size)  # fmt: skip
 
 
 def fold_folders(path: Path) -> list[Path]:

@@ -46,14 +46,15 @@ def test_who_has_no_mark_gets_those_of_another():
     marked.append(("a/two.png", "a", [(0, 0, 10, 10), (50, 50, 60, 60)], 100, 200))
     bare = [(f"a/n{k}.png", "a", [], 400, 100) for k in range(40)]
     other = [("b/1.png", "b", [], 50, 50)]
-    regions = annotation_regions(records_of([*marked, *bare, *other]))
+    small = [(f"c/{k}.png", "c", [(1, 1, 2, 2)], 50, 50) for k in range(40)]  # of another source: for those of none
+    regions = annotation_regions(records_of([*marked, *bare, *other, *small]))
     assert regions[1] == around_boxes([(11, 20, 41, 60)], (100, 200), "annotation")
     donors = {tuple((b[0] / 200, b[1] / 100, b[2] / 200, b[3] / 100) for b in boxes) for _, _, boxes, _, _ in marked}
     drawn = Counter(tuple((b[0] / 100, b[1] / 400, b[2] / 100, b[3] / 400) for _, b, _ in several)
                     for several in regions[4:44])  # fmt: skip
     assert set(drawn) == donors and all(several for several in regions)
     assert regions[4][0].name == "pseudo-box 1" and regions[44][0].name == "pseudo-box 1"
-    again = annotation_regions(records_of([*bare[::-1], *marked]))
+    again = annotation_regions(records_of([*bare[::-1], *marked, *small]))
     assert again[:40] == regions[4:44][::-1]  # by the name of the file, not by the order
     assert annotation_regions(records_of(bare)) == [[]] * 40
 
