@@ -82,7 +82,7 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     each = 1.0 if count <= 3 else 0.72 if count <= CELL_TEXT else 0.32
     widest = min(max(len(str(name)) for name in classes), 22) * 0.085 + 0.6
     side, key = max(each * count, 1.9), 0.9 * (count > CELL_TEXT)
-    names = [plain(name, 150) for name in classes]
+    names = [plain(name) for name in classes]
     upright = max(map(len, names)) > 9 * each / 0.72
     figure, axis = _axes(side + widest + key, side + 0.4 + (widest if upright else 0.45), grid=False)
     axis.set_facecolor("#e6e6e6")  # a row without radiographs

@@ -47,17 +47,15 @@ def test_a_map_points_at_its_place_in_the_radiograph(resize, size, monkeypatch):
     assert abs((x0 + x1) / 2 - column) <= 12 / zoom[0] and abs((y0 + y1) / 2 - row) <= 12 / zoom[1]  # 1.5 patches
 
 
-def test_a_box_that_grows_over_the_edge_of_the_radiograph_is_cut():
-    found = mapper(Preprocessing(96, 96, resize="pad"))
-    errors = np.zeros((12, 12))
-    errors[5:7, 4] = 1  # of a radiograph of 96 x 32, which lies in the columns 4 to 7
-    boxes = found.boxes(np.kron(errors, np.ones((8, 8))), np.ones((12, 12), int), (300, 100))
-    assert len(boxes) >= 1
-    for x0, y0, x1, y1 in boxes:
-        assert 0 <= x0 < x1 <= 100 and 0 <= y0 < y1 <= 300
-    grown = region_maps.map_boxes(np.kron(errors, np.ones((8, 8))), np.ones((12, 12), int), (32, 0, 64, 96),
-                                  smallest=0.5)  # fmt: skip
-    assert grown[0][0] < 32  # without the cut it would lie outside
+def test_a_box_that_grows_over_the_edge_of_the_radiograph_is_cut_and_borders_are_no_peak():
+    found = mapper(Preprocessing(192, 192, resize="pad"))
+    errors = np.zeros((24, 24))
+    errors[10:12, 15] = 1  # of a radiograph of 192 x 64, which lies in the columns 8 to 15
+    errors[2:5, 2:5] = 9  # beside it
+    pixels, hits = np.kron(errors, np.ones((8, 8))), np.ones((24, 24), int)
+    assert region_maps.map_boxes(pixels, hits, (64, 0, 128, 192))[0][2] > 128  # four columns wide at least
+    x0, y0, x1, y1 = found.boxes(pixels, hits, (300, 100))[0]
+    assert 50 < x0 < x1 == 100 and 100 < y0 < y1 < 250
 
 
 def test_masks_come_from_seed_and_name_and_batches_do_not_matter():
