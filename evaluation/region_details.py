@@ -95,9 +95,8 @@ def calibration_parts(page: RegionPage) -> list[Table | Pictures]:
 
 
 def _reliability_picture(drawn: list, title: str, said: str, names: tuple[str, ...]) -> Picture:
-    if len(drawn) == 1:  # a single line is drawn twice, the second time over the first
-        drawn, names = drawn * 2, (names[0], "_")
-    return Picture(data_uri(reliability_picture(*drawn, title, said, names)), width=420)
+    first, second = (*drawn, None)[:2]
+    return Picture(data_uri(reliability_picture(first, second, title, said, (*names, "")[:2])), width=420)
 
 
 def case_parts(page: RegionPage) -> list[Pictures]:

@@ -198,6 +198,7 @@ class Study:
 
     def find_regions(self) -> None:
         """`self.regions`: of each radiograph, by --regions."""
+        from data.columns import counted
         from data.regions import annotation_regions, sliding_regions, table_regions
 
         c, records = self.config, self.records
@@ -217,8 +218,9 @@ class Study:
             self.notices += told
         else:
             self.regions = self.pointed_at()
-        count, networks = sum(map(len, self.regions)), len(self.folds)
-        say(f"{len(records):,} radiographs, {count:,} regions ({c.regions}), {networks} networks, on {self.device}")
+        count = sum(map(len, self.regions))
+        networks = counted(len(self.folds), "network")
+        say(f"{len(records):,} radiographs, {count:,} regions ({c.regions}), {networks}, on {self.device}")
 
     def pointed_at(self) -> list:
         """The peaks of each radiograph's error map as regions, a few radiographs at a time."""

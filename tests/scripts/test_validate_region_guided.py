@@ -120,7 +120,7 @@ def test_centres_annotations_and_one_fold(place, tmp_path):
     assert done.returncode == 0, done.stderr
     rows, views = table(tmp_path / "predictions.csv"), table(tmp_path / "regions.csv")
     assert len(rows) == (sheet["center"] == center).sum() and set(rows["center"]) == {center}
-    assert "upper bound" in done.stdout and "1 networks" in done.stdout
+    assert "upper bound" in done.stdout and "1 network," in done.stdout
     names = set(views["name"])
     assert "annotation 1" in names and views.groupby("image").size().min() >= 2  # also those without a mark
     marked = views[views["name"] == "annotation 1"].iloc[0]
