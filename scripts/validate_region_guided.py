@@ -63,6 +63,7 @@ class Config(RegionSources):
 def main(config: Config) -> int:
     """Exit status 0."""
     check(config)
+    from evaluation.benchmark_page import number
     from evaluation.region_report import write_region_report
     from evaluation.region_rule import combined_all
     from evaluation.region_tables import write_region_tables
@@ -82,7 +83,7 @@ def main(config: Config) -> int:
         say(f"WARNING: {warning}")
     decided = page.results["answers"][page.called]
     area = decided["labels"][4]["auroc"]["value"]  # no tumour against any
-    say(f"{len(study.records):,} radiographs, {page.called}: AUROC of any tumour {area:.3f}")
+    say(f"{len(study.records):,} radiographs, {page.called}: AUROC of any tumour {number(area)}")
     say(f"written: {config.output_dir}")
     return 0
 

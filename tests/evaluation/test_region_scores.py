@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, co
 
 from evaluation.calibration import expected_calibration_error
 from evaluation.comparison import holm
+from evaluation.label_group_metrics import label_scores
 from evaluation.region_scores import (
     binary_calibration,
     comparison_table,
@@ -58,6 +59,9 @@ def test_labels_against_scikit_learn():
         assert row["auroc"]["value"] == pytest.approx(roc_auc_score(truth, scores))
         assert row["auprc"]["value"] == pytest.approx(average_precision_score(truth, scores))
         assert row["auroc"]["low"] < row["auroc"]["value"] < row["auroc"]["high"] or row["auroc"]["value"] == 1
+    golden = label_scores(probabilities, labels)  # which equals SKELEX's numbers
+    for metric in ("auroc", "auprc"):
+        np.testing.assert_allclose([row[metric]["value"] for row in rows], [getattr(one, metric) for one in golden])
     alone = label_table(probabilities, np.where(np.arange(38) == 3, labels, np.nan), patients, draws=60)
     assert alone[3] == rows[3]  # whatever else is known
 
