@@ -20,19 +20,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from data.region_sources import RegionSources
 from training.cli import flag, run
-from training.region_flags import RegionFlags
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
 # flags that do not decide the numbers; of the data their content counts
 FREE = {"output_dir", "num_workers", "fold", "splits", "device", "cache_gb", "verbose", "class_file", "on_bad_image",
-        "n_splits", "test_fraction", "pretrained_path"}  # fmt: skip
+        "n_splits", "test_fraction", "pretrained_path", "centers"}  # fmt: skip
 
 
 @dataclass(kw_only=True)
-class Config(RegionFlags):
+class Config(RegionSources):
     """Train the region-guided classifier in folds (SKELEX, 2026)."""
 
+    centers: list[int] = flag([], "BTXRD: only these centres of 1, 2, 3; default: all")
     class_file: Path = flag(CLASSES, "the 38 labels; it must agree with training/label_groups.py")
     pretrained_path: str = flag("./models/skelex", "checkpoint to begin from; or an alias, a timm name, none:NAME")
     num_classes: int = flag(38, "labels; there are 38")
@@ -45,6 +46,7 @@ class Config(RegionFlags):
     drop_path: float = flag(0.0, "stochastic depth")
     n_splits: int = flag(5, "folds")
     test_fraction: float = flag(0.1, "share of the radiographs held out for the test, by patient")
+    num_workers: int = flag(4, "loader processes per training process")
     output_dir: Path = flag(Path("outputs/region_guided"), "folder of networks and results")
     seed: int = flag(42, "decides splits, head, order and augmentation")
     input_size: int | None = flag(None, "side of the network's square input in pixels; default: the network's own")
@@ -113,7 +115,7 @@ class RegionTraining:
 
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
-        from data.region_sources import sources_named
+        from data.region_sources import named_sources
         from training import distributed
         from training.label_groups import LABELS, read_classes
 
@@ -121,7 +123,7 @@ class RegionTraining:
         if c.num_classes != len(LABELS):
             raise ValueError(f"--num_classes {c.num_classes}: the classifier has {len(LABELS)} labels")
         read_classes(c.class_file)
-        sources_named(c)
+        named_sources(c, c.centers)
         if c.batch_size < 1 or c.batch_size % distributed.world_size():
             raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
                              "processes")  # fmt: skip
@@ -138,11 +140,12 @@ class RegionTraining:
     def read(self):
         """Main process: (records, notices); every file is read once."""
         from data.audit import readable_records
-        from data.region_sources import read_region_sources
+        from data.region_sources import read_sources
         from training.tables import write_table
 
         c = self.config
-        records = read_region_sources(c, cache=self.out / "looks.csv", progress=bar("looking for duplicates"))
+        records = read_sources(c, centers=c.centers, cache=self.out / "looks.csv", workers=c.num_workers,
+                               progress=bar("looking for duplicates"))  # fmt: skip
         task, notices, refused = (records.attrs[name] for name in ("task", "notices", "refused"))
         if refused:
             write_table(self.out / "refused.csv", ["path", "why"], [dict(zip(("path", "why"), row)) for row in refused])
@@ -192,7 +195,7 @@ class RegionTraining:
             [(self.hashes[row], np.asarray(told[row][0]).tolist(), told[row][1]) for row in rows]
             for rows in (fold.train, fold.val, self.splits.test)
         ]
-        free = FREE | {field.name for field in fields(RegionFlags)}
+        free = FREE | {field.name for field in fields(RegionSources)}
         fixed = {key: value for key, value in asdict(self.config).items() if key not in free}
         weights = source_hash(self.config.pretrained_path)
         return fixed | {"weights": weights, "precision": self.precision, "split": short_hash(sides), "fold": number}

@@ -1,60 +1,84 @@
-"""The radiographs of the region-guided classifier out of all sources that the flags name, as one table of records."""
+"""The flags that name the sources of the region-guided classifier, for its training and its validation alike.
 
-from collections.abc import Callable, Iterable, Sequence
+Nothing heavy is imported before radiographs are read, so that `--help` is instant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from data.btxrd_regions import read_btxrd_regions
-from data.fracatlas_regions import read_fracatlas_regions
-from data.region_records import LabelRules, join_sources
-from data.region_table import read_region_table
-from data.snuh import read_snuh_regions
-from training.region_flags import RegionFlags
-
-# source -> the flags that belong together
-TOGETHER = {
-    "BTXRD": ("btxrd_metadata", "btxrd_image_dir", "btxrd_annotation_dir"),
-    "FracAtlas": ("fracatlas_metadata", "fracatlas_image_dir", "fracatlas_annotation_dir"),
-    "SNUH-bonetu": ("snuh_bonetu_metadata", "snuh_bonetu_image_dir"),
-}
-READERS: dict[str, Callable[..., pd.DataFrame]] = {
-    "BTXRD": read_btxrd_regions, "FracAtlas": read_fracatlas_regions, "SNUH-bonetu": read_snuh_regions
-}  # fmt: skip
+from training.cli import flag
 
 
-def sources_named(flags: RegionFlags) -> dict[str, list[Path]]:
-    """Source -> its paths, of those that are asked for. ValueError for one named in part, for none, or for `centers`
-    without BTXRD."""
-    named = {}
-    for source, names in TOGETHER.items():
-        given = [getattr(flags, name) for name in names]
-        if any(path is not None for path in given):
-            if lost := [name for name, path in zip(names, given) if path is None]:
-                raise ValueError(f"{source} needs --{', --'.join(names)} together; --{lost[0]} is missing")
-            named[source] = given
-    if flags.centers and "BTXRD" not in named:
-        raise ValueError("--centers is for BTXRD, which is not among the sources")
+@dataclass(kw_only=True)
+class RegionSources:
+    """Which radiographs, and how their labels are read; see data/region_records.py for the rules."""
+
+    btxrd_image_dir: Path | None = flag(None, "BTXRD: folder of the pictures")
+    btxrd_annotation_dir: Path | None = flag(None, "BTXRD: folder of the LabelMe files")
+    btxrd_metadata: Path | None = flag(None, "BTXRD: the sheet, .xlsx or .csv")
+    fracatlas_image_dir: Path | None = flag(None, "FracAtlas: folder with Fractured/ and Non_fractured/")
+    fracatlas_annotation_dir: Path | None = flag(None, "FracAtlas: folder of the YOLO files")
+    fracatlas_metadata: Path | None = flag(None, "FracAtlas: dataset.csv")
+    snuh_bonetu_image_dir: Path | None = flag(None, "SNUH-bonetu (private): folder of the pictures")
+    snuh_bonetu_metadata: Path | None = flag(None, "SNUH-bonetu (private): the table, see data/snuh.py")
+    tables: list[Path] = flag([], "further sets as tables, see data/region_table.py; pictures lie beside their table")
+    giant_cell_tumour: str = flag("intermediate", "of BTXRD, which files them under benign",
+                                  choices=("intermediate", "benign", "unknown"))  # fmt: skip
+    abnormal: str = flag("finding", "of SNUH: any tumour, fracture or implant, or a tumour alone as SKELEX has it",
+                         choices=("finding", "tumour"))  # fmt: skip
+    btxrd_normal: str = flag("unknown", "whether BTXRD's normal radiographs are not abnormal",
+                             choices=("unknown", "normal"))  # fmt: skip
+    fracatlas_tumour: str = flag("none", "whether FracAtlas, which looks for none, has no tumours",
+                                 choices=("none", "unknown"))  # fmt: skip
+    group_distance: int | None = flag(None, "where no patients are known: most bits (of 576) in which pictures of one "
+                                      "group differ; default 58")  # fmt: skip
+    on_bad_image: str = flag("stop", "rows that cannot be used", choices=("stop", "skip"))
+
+
+def read_sources(flags: RegionSources, *, centers: Sequence[int] = (), **looking: Any):
+    """The joined records (`data.region_records.join_sources`) of all sources that are named.
+
+    centers: only these of BTXRD; none is all. looking: cache, workers and progress of `data.columns.grouped`.
+    ValueError: a source named in part, none at all, centres without BTXRD.
+    """
+    from data.btxrd_regions import read_btxrd_regions
+    from data.fracatlas_regions import read_fracatlas_regions
+    from data.region_records import LabelRules, join_sources
+    from data.region_table import read_region_table
+    from data.snuh import read_snuh_regions
+
+    rules = LabelRules(flags.giant_cell_tumour, flags.abnormal, flags.btxrd_normal, flags.fracatlas_tumour)
+    options = {"on_bad": flags.on_bad_image} | looking
+    if flags.group_distance is not None:
+        options["distance"] = flags.group_distance
+    readers = {"btxrd": read_btxrd_regions, "fracatlas": read_fracatlas_regions, "snuh_bonetu": read_snuh_regions}
+    sources = []
+    for source, paths in named_sources(flags, centers).items():
+        own: dict[str, Any] = {"centers": centers} if source == "btxrd" else {}
+        sources.append(readers[source](*paths, rules=rules, **own, **options))
+    sources += [read_region_table(table, **options) for table in flags.tables]
+    return join_sources(sources)
+
+
+def named_sources(flags: RegionSources, centers: Sequence[int] = ()) -> dict[str, list[Path]]:
+    """Source -> its paths, of those that are asked for. ValueErrors as of `read_sources`, before anything is read."""
+    parts = {"btxrd": ("metadata", "image_dir", "annotation_dir"),
+             "fracatlas": ("metadata", "image_dir", "annotation_dir"),
+             "snuh_bonetu": ("metadata", "image_dir")}  # fmt: skip
+    named = {source: paths for source in parts if (paths := _named(flags, source, parts[source]))}
+    if centers and "btxrd" not in named:
+        raise ValueError(f"--centers {' '.join(map(str, centers))}: of BTXRD, which is not given")
     if not named and not flags.tables:
-        choices = "; ".join(f"--{', --'.join(names)}" for names in TOGETHER.values())
-        raise ValueError(f"no radiographs: give {choices}; or --tables")
+        raise ValueError("no radiographs: give --btxrd_..., --fracatlas_..., --snuh_bonetu_... or --tables")
     return named
 
 
-def read_region_sources(
-    flags: RegionFlags, *, cache: Path, progress: Callable[[Sequence], Iterable] | None = None
-) -> pd.DataFrame:
-    """Records as `join_sources` makes them. cache: of near-duplicate hashes. Errors name flag, file and row."""
-    named = sources_named(flags)
-    rules = LabelRules(flags.giant_cell_tumour, flags.abnormal, flags.btxrd_normal, flags.fracatlas_tumour)
-    more: dict[str, Any] = {"on_bad": flags.on_bad_image, "cache": cache, "workers": flags.num_workers,
-                            "progress": progress}  # fmt: skip
-    if flags.group_distance is not None:
-        more["distance"] = flags.group_distance
-    found = []
-    for source, paths in named.items():
-        own = {"centers": flags.centers} if source == "BTXRD" else {}
-        found.append(READERS[source](*paths, rules=rules, **own, **more))
-    found += [read_region_table(table, **more) for table in flags.tables]
-    return join_sources(found)
+def _named(flags: RegionSources, source: str, parts: tuple[str, ...]) -> list[Path]:
+    """The paths of a source, [] if it is not asked for."""
+    given = {f"{source}_{part}": getattr(flags, f"{source}_{part}") for part in parts}
+    missing = [f"--{name}" for name, path in given.items() if path is None]
+    if missing and len(missing) < len(parts):
+        raise ValueError(f"{', '.join(missing)} is missing; the other flags of {source} are given")
+    return [] if missing else list(given.values())

@@ -148,3 +148,21 @@ def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha25
     if len(set(tests)) > 1:
         other = next(k for k, test in enumerate(tests) if test != tests[0])
         raise ValueError(f"{shown}: folds 0 and {other} have different test sets; there is one, held out once")
+
+
+def seen_in_training(
+    file: Path, records: pd.DataFrame, sha256: Sequence[str], folds: Sequence[int] | None = None
+) -> list[tuple[int, str]]:
+    """(row, why) of the records that a training knew, by its splits.csv: the same file, or its patient or group, was
+    used for training or for choosing the epoch in one of `folds` (None: any). Test radiographs are not among them."""
+    table = _read(file)
+    chosen = table[table["split"].isin(("train", "val")) & (table["fold"].isin(folds) if folds is not None else True)]
+    sums = dict(zip(chosen["sha256"], chosen["path"]))
+    groups = set(chosen["group"])
+    found = []
+    for row, (content, patient) in enumerate(zip(sha256, records["patient"].astype(str))):
+        if content in sums:
+            found.append((row, f"the training used the same file, {printable(sums[content])}"))
+        elif patient in groups:
+            found.append((row, "the training used others of the same patient or group"))
+    return found

@@ -29,10 +29,10 @@ def plain(text: object, width: float = 230) -> str:
 
 def interval_picture(
     names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str,
-    of: str = "ensemble",
+    of: str = "ensemble", others: str = "folds",
 ) -> bytes:  # fmt: skip
-    """The estimate of each study (value, low, high; `of` says of what) as a square with its interval, the folds as
-    small rings below."""
+    """The estimate of each study (value, low, high; `of` says of what) as a square with its interval, the folds (or
+    what `others` says) as small rings below."""
     figure, axis = _axes(5.4, 1.1 + 0.44 * len(names))
     for place, (each, (value, low, high)) in enumerate(zip(folds, intervals)):
         colour = COLOURS[0]
@@ -40,7 +40,7 @@ def interval_picture(
             axis.plot([low, high], [place, place], color=colour, lw=2)
         axis.plot([value], [place], "s", color=colour, ms=7, label=f"{of}, 95 % interval" if not place else None)
         axis.plot(each, [place + 0.24] * len(each), "o", mfc="none", color=COLOURS[1], ms=5,
-                  label=None if place else "folds")  # fmt: skip
+                  label=None if place else others)  # fmt: skip
     axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=plain(label))
     axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0),
@@ -83,7 +83,7 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     each = 1.0 if count <= 3 else 0.72 if count <= CELL_TEXT else 0.32
     widest = min(max(len(str(name)) for name in classes), 22) * 0.085 + 0.6
     side, key = max(each * count, 1.9), 0.9 * (count > CELL_TEXT)
-    names = [plain(name, 150) for name in classes]
+    names = [plain(name) for name in classes]
     upright = max(map(len, names)) > 9 * each / 0.72
     figure, axis = _axes(side + widest + key, side + 0.4 + (widest if upright else 0.45), grid=False)
     axis.set_facecolor("#e6e6e6")  # a row without radiographs
@@ -109,12 +109,17 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     return _png(figure), round((side + widest + key) * 100)
 
 
-def reliability_picture(before: Reliability, after: Reliability, title: str, said: str) -> bytes:
-    """What is said against what is so, as the ensemble is and after temperature scaling; size: radiographs of a bin."""
+def reliability_picture(
+    before: Reliability, after: Reliability | None, title: str, said: str,
+    names: tuple[str, str] = ("as it is", "after temperature scaling"),
+) -> bytes:  # fmt: skip
+    """What is said against what is so, as the ensemble is and after temperature scaling (or what else the two `names`
+    say; None is not drawn); size: radiographs of a bin."""
     figure, axis = _axes(4.2, 4.4)
     axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
-    top = max(before.count.max(initial=1), after.count.max(initial=1))
-    for number, (found, name) in enumerate(((before, "as it is"), (after, "after temperature scaling"))):
+    drawn = [(found, name) for found, name in zip((before, after), names) if found is not None]
+    top = max(found.count.max(initial=1) for found, _ in drawn)
+    for number, (found, name) in enumerate(drawn):
         there = found.count > 0
         axis.plot(found.confidence[there], found.frequency[there], ls=DASHES[number], color=COLOURS[number], lw=1)
         axis.scatter(found.confidence[there], found.frequency[there], s=12 + 110 * found.count[there] / top,

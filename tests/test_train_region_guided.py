@@ -151,7 +151,7 @@ def test_what_cannot_be_is_told_in_one_sentence(there, more, told):
 
 def test_sources_are_asked_for_whole(there):
     done = script(train_region_guided, "--btxrd_image_dir", "data/BTXRD/images")
-    assert done.returncode == 2 and "--btxrd_metadata is missing" in done.stderr
+    assert done.returncode == 2 and "--btxrd_metadata, --btxrd_annotation_dir is missing" in done.stderr
     done = script(train_region_guided, "--output_dir", "outputs/none")
-    assert done.returncode == 2 and "no radiographs: give --btxrd_metadata" in done.stderr
+    assert done.returncode == 2 and "no radiographs: give --btxrd_" in done.stderr
     assert not os.path.exists("outputs/none") and build_backbone("./models/skelex").dim == 32

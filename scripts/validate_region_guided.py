@@ -1,0 +1,428 @@
+"""Validate a region-guided tumour classifier on radiographs that it was not trained on.
+
+    python scripts/validate_region_guided.py --model_path ./outputs/skelex_result --centers 2 3 \
+        --btxrd_image_dir ./data/BTXRD/images --btxrd_annotation_dir ./data/BTXRD/Annotations \
+        --btxrd_metadata ./data/BTXRD/dataset.xlsx --regions sliding --output_dir ./outputs/validation
+    ... --regions error_map --error_map_model ./models/skelex
+    ... --regions csv --boxes my_detector.csv
+    ... --tables my_hospital.csv
+
+The whole radiograph and its regions are predicted together and become one answer by --rule (see
+evaluation/region_rule.py); with several folds their mean probabilities count. Written are report.html, predictions.csv
+(with the columns of SKELEX's validation), regions.csv, results.json and tables: see evaluation/region_tables.py.
+Radiographs that the training knew are refused, left out or told, by --on_leak. Exit status: 0, or 2 for a wrong flag
+or file.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data.region_sources import RegionSources
+from training.cli import flag, run
+
+REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
+
+
+@dataclass(kw_only=True)
+class Config(RegionSources):
+    """Validate a region-guided tumour classifier on other radiographs."""
+
+    model_path: Path = flag(help="folder of a fold, or the training's --output_dir: the mean of all its folds")
+    output_dir: Path = flag(Path("outputs/validation"), "folder of the results")
+    centers: list[int] = flag([], "BTXRD: only these centres, of 1, 2, 3; default: all")
+    regions: str = flag("sliding", "what is looked at beside the whole radiograph", choices=REGIONS)
+    rule: str = flag("guided", "how whole and regions become one answer",
+                     choices=("guided", "suspicious", "mean", "whole"))  # fmt: skip
+    window: float = flag(0.5, "sliding: side of a window, as a fraction of the radiograph's")
+    overlap: float = flag(0.5, "sliding: what neighbours share, as a fraction of a window")
+    boxes: Path | None = flag(None, "csv: table of boxes, see data/regions.py")
+    skip_labels: list[str] = flag([], "csv: labels of boxes that are left out, as left right")
+    most_boxes: int = flag(10, "csv: most boxes of a radiograph, by score")
+    peaks: int = flag(3, "error_map: most regions of a radiograph")
+    error_map_model: Path | None = flag(None, "masked autoencoder whose error map points at regions, and is shown")
+    error_map_passes: int = flag(4, "error map: how often each radiograph is masked and predicted")
+    intermediate: str = flag("benign", "normal, benign or malignant: where intermediate tumours belong",
+                             choices=("benign", "malignant", "out"))  # fmt: skip
+    tumour_threshold: float = flag(0.5, "probability from which on a tumour is decided")
+    malignant_threshold: float = flag(0.5, "share of the tumour's probability from which on it is malignant")
+    splits: Path | None = flag(None, "splits.csv of the training; default: the one in its --output_dir")
+    on_leak: str = flag("stop", "radiographs or patients that the training knew", choices=("stop", "skip", "keep"))
+    meta_cols: list[str] = flag([], "columns of the data to score by; default: center, if there is one")
+    draws: int = flag(2000, "bootstrap draws of the intervals")
+    seed: int = flag(0, "of draws, pseudo-boxes and masks")
+    batch_size: int = flag(64, "views that are predicted together")
+    num_workers: int = flag(4, "loader processes")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+
+
+def main(config: Config) -> int:
+    """Exit status 0."""
+    check(config)
+    from evaluation.benchmark_page import number
+    from evaluation.region_report import write_region_report
+    from evaluation.region_rule import combined_all
+    from evaluation.region_tables import write_region_tables
+
+    study = Study(config)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    study.read()
+    study.look_for_leaks()
+    study.find_regions()
+    views, owner = study.predict()
+    answer, chosen = combined_all(views, owner, config.rule)
+    page = study.page(answer, chosen, views)
+    study.write_predictions(page, chosen, views)
+    write_region_tables(config.output_dir, page)
+    write_region_report(config.output_dir / "report.html", page)
+    for warning in page.warnings:
+        say(f"WARNING: {warning}")
+    decided = page.results["answers"][page.called]
+    area = decided["labels"][4]["auroc"]["value"]  # no tumour against any
+    say(f"{len(study.records):,} radiographs, {page.called}: AUROC of any tumour {number(area)}")
+    say(f"written: {config.output_dir}")
+    return 0
+
+
+def check(c: Config) -> None:
+    """Refuse what cannot work before anything is read."""
+    if (c.boxes is None) != (c.regions != "csv"):
+        raise ValueError("--regions csv needs --boxes TABLE" if c.boxes is None else
+                         f"--boxes is for --regions csv, not {c.regions}")  # fmt: skip
+    if c.regions == "error_map" and c.error_map_model is None:
+        raise ValueError("--regions error_map needs --error_map_model, a masked autoencoder with its decoder")
+    for name in ("most_boxes", "peaks", "error_map_passes", "draws", "batch_size", "seed", "num_workers"):
+        least = 0 if name in ("seed", "num_workers") else 1
+        if getattr(c, name) < least:
+            raise ValueError(f"--{name} {getattr(c, name)}: expected a whole number from {least} on")
+    for name in ("tumour_threshold", "malignant_threshold"):
+        if not 0 < getattr(c, name) < 1:
+            raise ValueError(f"--{name} {getattr(c, name)}: expected more than 0 and less than 1")
+    if c.regions == "sliding":
+        from data.regions import sliding_regions
+
+        sliding_regions((100, 100), c.window, c.overlap)
+
+
+class Study:
+    """One validation: networks, radiographs, regions, probabilities."""
+
+    def __init__(self, config: Config):
+        from data.preprocessing import Preprocessing
+        from models.weights import read_json
+        from training.device import choose_device, prepare_cpu, resolve_precision
+
+        self.config = config
+        self.device = choose_device(config.device)
+        prepare_cpu(self.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self.folds = fold_folders(config.model_path)
+        saved = {}
+        for folder in self.folds:
+            file = folder / "preprocessor_config.json"
+            if file.is_file():  # what is missing is told when the network is loaded
+                saved[folder] = read_json(file)
+        if any(one != next(iter(saved.values())) for one in saved.values()):
+            raise ValueError(f"{config.model_path}: its folds prepare radiographs differently; give one of them")
+        self.network = load_network(self.folds[0])
+        self.preprocessing = Preprocessing.from_dict(self.network.preprocessor)
+        self.mapper = None if config.error_map_model is None else error_mapper(config, self.device, self.precision)
+        self.warnings: list[str] = []
+
+    def read(self) -> None:
+        """The records, all of whose files can be decoded, with the sha256 of each."""
+        from data.audit import audit
+        from data.region_sources import read_sources
+        from data.split_table import file_hashes
+
+        c = self.config
+        looking = {"cache": c.output_dir / "looks.csv", "workers": c.num_workers, "progress": bar("duplicates")}
+        records = read_sources(c, centers=c.centers, **looking)
+        self.notices = list(records.attrs["notices"])
+        for column in c.meta_cols:
+            if column not in records:
+                has = ", ".join(name for name in records.columns if name not in ("labels", "boxes", "target"))
+                raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
+        _, bad = audit(records["image"], workers=c.num_workers, cache=c.output_dir / "audit.csv",
+                       progress=bar("reading files"))  # fmt: skip
+        if len(bad):
+            first = f"first {bad.iloc[0]['path']} ({bad.iloc[0]['reason']}: {bad.iloc[0]['detail']})"
+            if c.on_bad_image == "stop":
+                raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
+                                 "--on_bad_image skip")  # fmt: skip
+            self.notices.append(f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}")
+            records = records[~records["image"].isin(bad["path"])]
+        self.records = records.reset_index(drop=True)
+        self.records.attrs.clear()
+        if not len(self.records):
+            raise ValueError("no radiograph is left that can be read")
+        self.hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        for notice in self.notices:
+            say(f"note: {notice}")
+
+    def look_for_leaks(self) -> None:
+        """What the training knew is refused, left out, or told on the page, by --on_leak."""
+        import numpy as np
+
+        from data.split_table import seen_in_training
+        from training.files import printable
+
+        c = self.config
+        file = c.splits or training_splits(self.folds[0])
+        if file is None:
+            self.warnings.append(f"No splits.csv of the training was found beside {printable(c.model_path)}: nobody "
+                                 "checked that these radiographs are new to it. Give --splits.")  # fmt: skip
+            return
+        numbers = None if len(self.folds) > 1 or fold_number(self.folds[0]) is None else [fold_number(self.folds[0])]
+        leaks = seen_in_training(file, self.records, self.hashes, numbers)
+        if not leaks:
+            return
+        row, why = leaks[0]
+        told = (f"{len(leaks)} of {len(self.records)} radiographs were known to the training by {printable(file)}, "
+                f"first {printable(self.records['image'].iloc[row])}: {why}")  # fmt: skip
+        if c.on_leak == "stop":
+            raise ValueError(f"{told}. Results on them say nothing; --on_leak skip leaves them out")
+        if c.on_leak == "keep":
+            self.warnings.append(f"LEAK: {told}. The figures below are too good.")
+            return
+        kept = np.setdiff1d(np.arange(len(self.records)), [row for row, _ in leaks])
+        if not len(kept):
+            raise ValueError(f"{told}. Nothing is left to validate on")
+        self.notices.append(f"{told}; they are left out")
+        self.records = self.records.iloc[kept].reset_index(drop=True)
+        self.hashes = [self.hashes[row] for row in kept]
+        say(f"note: {self.notices[-1]}")
+
+    def find_regions(self) -> None:
+        """`self.regions`: of each radiograph, by --regions."""
+        from data.columns import counted
+        from data.regions import annotation_regions, sliding_regions, table_regions
+
+        c, records = self.config, self.records
+        sizes = list(zip(records["height"].astype(int), records["width"].astype(int)))
+        if c.regions == "none":
+            self.regions = [[] for _ in sizes]
+        elif c.regions == "sliding":
+            self.regions = [sliding_regions(size, c.window, c.overlap) for size in sizes]
+        elif c.regions == "annotation":
+            self.regions = annotation_regions(records, c.seed)
+            self.warnings.append("The regions are what radiologists marked, which nobody has before a diagnosis: the "
+                                 "figures are an upper bound. Who has no mark got the marks of another.")  # fmt: skip
+            if not any(self.regions):
+                self.notices.append("none of the radiographs has a mark: only whole images were looked at")
+        elif c.regions == "csv":
+            self.regions, told = table_regions(c.boxes, records, most=c.most_boxes, left_out=c.skip_labels)
+            self.notices += told
+        else:
+            self.regions = self.pointed_at()
+        count = sum(map(len, self.regions))
+        networks = counted(len(self.folds), "network")
+        say(f"{len(records):,} radiographs, {count:,} regions ({c.regions}), {networks}, on {self.device}")
+
+    def pointed_at(self) -> list:
+        """The peaks of each radiograph's error map as regions, a few radiographs at a time."""
+        from data.loader import ordered_batches
+        from data.regions import RegionViews, around_boxes
+
+        records, mapper, found = self.records, self.mapper, []
+        wholes = RegionViews(records, [[] for _ in range(len(records))], mapper.preprocessing)
+        batches = ordered_batches(wholes, range(len(wholes)), batch_size=mapper.together,
+                                  num_workers=self.config.num_workers)  # fmt: skip
+        for batch in batches:
+            part = records.iloc[len(found) : len(found) + len(batch["image"])]
+            names = [Path(image).name for image in part["image"]]
+            for one, hits, height, width in zip(*mapper.maps(names, batch["image"]), part["height"], part["width"]):
+                size = int(height), int(width)
+                found.append(around_boxes(mapper.boxes(one, hits, size, self.config.peaks), size, "peak"))
+        return found
+
+    def predict(self):
+        """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]."""
+        from data.loader import ordered_batches
+        from data.regions import RegionViews
+        from training.fold import predictions
+
+        c = self.config
+        dataset = RegionViews(self.records, self.regions, self.preprocessing)
+
+        def batches(rows):
+            return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers)
+
+        total = 0.0
+        for folder in bar("networks", unit="network")(self.folds):
+            network = self.network if folder == self.folds[0] else load_network(folder)
+            model, normalise = network.model, self.preprocessing.normalise
+            if model.backbone.input_size != (self.preprocessing.height, self.preprocessing.width):
+                size = f"{self.preprocessing.height} x {self.preprocessing.width}"
+                raise ValueError(f"{folder}: prepares radiographs at {size}, its network takes "
+                                 f"{model.backbone.input_size}")  # fmt: skip
+            model.normalise = normalise
+            total = total + predictions(
+                model.to(self.device), range(len(dataset)), batches, self.device, self.precision
+            )
+            model.to("cpu")
+        return total / len(self.folds), dataset.owner
+
+    def page(self, answer, chosen: list, views):
+        """What the report and the tables are about."""
+        from data.preprocessing import Preprocessing
+        from data.region_records import label_array
+        from evaluation.region_page import RegionPage
+        from training.files import printable
+
+        c, records = self.config, self.records
+        owner_first = [0]
+        for several in self.regions[:-1]:
+            owner_first.append(owner_first[-1] + 1 + len(several))
+        looked = c.regions != "none" and c.rule != "whole"
+        called = f"{c.rule} ({c.regions.replace('_', ' ')})" if looked else "whole image"
+        columns = c.meta_cols or [name for name in ("center",) if name in records and records[name].nunique() > 1]
+        folds = f"the mean of {len(self.folds)} networks" if len(self.folds) > 1 else "one network"
+        return RegionPage(
+            title="Region-guided tumour classifier: validation",
+            lead=f"{folds.capitalize()} on radiographs from {', '.join(dict.fromkeys(records['source']))}. "
+                 "Research use only, not for diagnosis.",
+            probabilities=answer, labels=label_array(records), called=called,
+            variants={"whole image": views[owner_first]} if looked else {},
+            patients=records["patient"].astype(str).tolist(), sources=records["source"].tolist(),
+            names=[printable(Path(image).name) for image in records["image"]],
+            picture=lambda row: Preprocessing().read(records["image"].iloc[row]),
+            panel=lambda row: self.panel(row, answer[row], chosen[row]),
+            columns={name: records[name].tolist() for name in columns},
+            counts={"radiographs": f"{len(records):,}", "patients or groups": f"{records['patient'].nunique():,}",
+                    "sources": str(records["source"].nunique()), "regions": f"{sum(map(len, self.regions)):,}",
+                    "networks": str(len(self.folds))},
+            warnings=self.warnings, notices=[anonymous(notice, set(records["patient"])) for notice in self.notices],
+            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+                      for name, value in asdict(c).items()},
+            intermediate=c.intermediate, tumour_threshold=c.tumour_threshold,
+            malignant_threshold=c.malignant_threshold, seed=c.seed, draws=c.draws,
+        )  # fmt: skip
+
+    def panel(self, row: int, probabilities, views: dict):
+        """The picture of a radiograph with what was looked at."""
+        from data.preprocessing import Preprocessing
+        from data.region_records import label_array
+        from evaluation.region_figures import Marked, case_panel
+        from evaluation.region_predictions import answer_note
+        from training.files import printable
+
+        record, several, error_map = self.records.iloc[row], self.regions[row], None
+        if self.mapper:
+            pixels = self.mapper.preprocessing.read(record["image"])
+            error_map = self.mapper.of_radiograph(Path(record["image"]).name, pixels)[0]
+        height, width = int(record["height"]), int(record["width"])
+        decisive = {views["tumour"], views["fracture"]}
+        marked = [Marked(region.name, (region.box[0] / width, region.box[1] / height, region.box[2] / width,
+                                       region.box[3] / height), number in decisive)
+                  for number, region in enumerate(several, 1)]  # fmt: skip
+        return case_panel(
+            Preprocessing().read(record["image"]), probabilities, name=printable(Path(record["image"]).name),
+            note=f"What the answer rests on: {answer_note(views, [one[:2] for one in several])}",
+            labels=label_array(self.records.iloc[[row]])[0], regions=marked,
+            error_map=error_map,
+        )  # fmt: skip
+
+    def write_predictions(self, page, chosen: list, views) -> None:
+        """predictions.csv and regions.csv."""
+        from evaluation.output_folder import write_table
+        from evaluation.region_predictions import prediction_columns, prediction_row, region_rows
+        from evaluation.region_scores import THREE_WAY
+        from training.files import printable
+        from training.label_groups import LABELS
+
+        records, decisions = self.records, page.three_way(page.probabilities).decision
+        facts = [name for name in records.columns if name not in ("labels", "boxes", "target", "height", "width")]
+        sizes = list(zip(records["height"].astype(int), records["width"].astype(int)))
+        looked = [[(region.name, region.box) for region in several] for several in self.regions]
+        rows = []
+        for row, record in enumerate(records[facts].to_dict("records")):
+            record["image"] = printable(record["image"])
+            rows.append(prediction_row(record, sizes[row], page.probabilities[row], chosen[row], looked[row],
+                                       THREE_WAY[decisions[row]], page.labels[row]))  # fmt: skip
+        out = self.config.output_dir
+        write_table(out / "predictions.csv", prediction_columns(facts), rows)
+        images = [printable(image) for image in records["image"]]
+        columns = ["image", "view", "name", "box", *(f"p_{name}" for name in LABELS)]
+        write_table(out / "regions.csv", columns, region_rows(images, sizes, looked, views))
+
+
+def error_mapper(config: Config, device, precision: str):
+    """The masked autoencoder that points at regions."""
+    from data.preprocessing import Preprocessing
+    from evaluation.region_maps import ErrorMapper
+    from models.weights import load_mae
+
+    loaded = load_mae(config.error_map_model)
+    height, width = loaded.model.input_size
+    known = loaded.preprocessor
+    preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+    return ErrorMapper(loaded.model, preprocessing, device, precision=precision, passes=config.error_map_passes,
+                       seed=config.seed, batch_size=config.batch_size)  # fmt: skip
+
+
+def fold_folders(path: Path) -> list[Path]:
+    """The folder of one network, or those of a training's folds in their order. FileNotFoundError."""
+    from training.files import printable
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"--model_path {printable(path)}: no such folder")
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        return [path]
+    for folder in (path / "models", path):
+        found = [one for one in folder.glob("fold*") if one.is_dir() and fold_number(one) is not None]
+        if found:
+            return sorted(found, key=fold_number)
+    raise FileNotFoundError(f"--model_path {printable(path)}: neither a network (config.json, model.safetensors) nor "
+                            "folds (models/fold0, ...)")  # fmt: skip
+
+
+def fold_number(folder: Path) -> int | None:
+    """K of a folder foldK."""
+    digits = folder.name.removeprefix("fold")
+    return int(digits) if folder.name.startswith("fold") and digits.isdecimal() and digits.isascii() else None
+
+
+def training_splits(fold: Path) -> Path | None:
+    """splits.csv of the training that made a fold: OUT/models/foldK or OUT/foldK."""
+    places = [folder / "splits.csv" for folder in fold.resolve().parents[:2]]
+    return next((file for file in places if file.is_file()), None)
+
+
+def load_network(folder: Path):
+    """A fine-tuned region-guided network."""
+    from models.finetuned import load_finetuned
+
+    return load_finetuned(folder, "region-guided")
+
+
+def anonymous(notice: str, patients: set) -> str:
+    """A notice without the names of patients that it quotes."""
+    import re
+
+    bare = {str(name).partition(":")[2] for name in patients} | {str(name) for name in patients}
+    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in bare else quoted[0], notice)
+
+
+def bar(title: str, unit: str = "file"):
+    """Wraps a sequence with a progress bar."""
+
+    def wrap(items):
+        from tqdm import tqdm
+
+        return tqdm(items, desc=title, unit=f" {unit}s", leave=False)
+
+    return wrap
+
+
+def say(text: str) -> None:
+    """Print."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)
