@@ -17,6 +17,7 @@ from pathlib import Path
 import training.pretraining
 from training.cli import flag, run
 from training.pretraining import evenly
+from training.progress import bar, say
 
 
 @dataclass
@@ -265,21 +266,6 @@ class Pretraining(training.pretraining.Pretraining):
     def references(self) -> dict:
         """Held-out losses of what needs no learning; measured once, on the main process."""
         return self.fixed_set.reference_losses(self.objective)
-
-
-def bar(label: str):
-    """A tqdm wrapper for an iterable, quiet where nobody looks."""
-    from tqdm import tqdm
-
-    return lambda items, total=None: tqdm(items, total=total, desc=label, unit="file", mininterval=1)
-
-
-def say(message: str) -> None:
-    """Print on the main process."""
-    from training import distributed
-
-    if distributed.is_main():
-        print(message, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data.region_sources import RegionSources
 from training.cli import flag, run
+from training.progress import bar, say
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
 # flags that do not decide the numbers; of the data their content counts
@@ -309,56 +310,62 @@ class RegionTraining:
                           identity, facts)  # fmt: skip
 
     def conclude(self) -> None:
-        """Main process: scores of the folds' ensemble on the test set, once all folds are there."""
+        """Main process: what the folds' ensemble says of the test set, once all folds are there."""
         import json
 
         import numpy as np
 
         from evaluation.benchmark_files import is_made, read_predictions
-        from evaluation.label_group_metrics import label_scores, selection_score
-        from training.files import write_text
-        from training.tables import write_table
+        from evaluation.label_group_metrics import selection_score
+        from evaluation.region_page import RegionPage
+        from evaluation.region_report import write_region_report
+        from evaluation.region_tables import write_region_tables
+        from evaluation.report import anonymous
+        from training.files import printable, write_text
 
-        folds, test = [], self.splits.test
+        c, folds, test = self.config, [], self.records.iloc[list(self.splits.test)]
         for number, fold in enumerate(self.splits.folds):
             if is_made(self.file_of(number), self.identity(number)):
                 folds.append(read_predictions(self.file_of(number), self.labels(fold.val), number))
         if len(folds) < len(self.splits.folds):
             say(f"{len(folds)} of {len(self.splits.folds)} folds are made; no results yet")
             return
-        truth, together = self.labels(test), np.mean([fold.test for fold in folds], axis=0)
-        scores = label_scores(together, truth)
-        write_table(self.out / "labels.csv", list(scores[0]._fields), [score._asdict() for score in scores])
+        truth, together = self.labels(self.splits.test), np.mean([fold.test for fold in folds], axis=0)
         each = [selection_score(fold.test, truth) for fold in folds]
         summary = {"folds": [fold.facts | {"test": score} for fold, score in zip(folds, each)],
                    "ensemble": selection_score(together, truth), "test_radiographs": len(test),
                    "notices": self.notices}  # fmt: skip
         write_text(self.out / "summary.json", json.dumps(summary, indent=1) + "\n")
-        for score in scores:
-            if score.positives and score.positives < score.known:
-                say(f"{score.label}: AUROC {score.auroc:.3f}, {score.positives} of {score.known}")
+        patients = self.records["patient"].astype(str)
+        page = RegionPage(
+            title=f"Region-guided tumour classifier: {len(folds)} folds",
+            lead="Folds by patient, the best epoch of each chosen on validation; all look at the same held-out whole "
+                 "radiographs. Research use only, not for diagnosis.",
+            probabilities=together, labels=truth, patients=patients[test.index].tolist(),
+            sources=test["source"].tolist(), names=[printable(Path(image).name) for image in test["image"]],
+            picture=lambda row: self.shown(test["image"].iloc[row]),
+            columns={name: test[name].tolist() for name in ("source", "center") if name in test},
+            counts={"radiographs": f"{len(self.records):,}", "patients or groups": f"{patients.nunique():,}",
+                    "held out": f"{len(test):,}", "folds": str(len(folds))},
+            notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
+            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+                      for name, value in asdict(c).items()},
+            seed=c.seed,
+        )  # fmt: skip
+        write_region_tables(self.out, page)
+        write_region_report(self.out / "report.html", page)
+        for row in page.label_rows(page.called, bones=False):
+            found = row["auroc"]
+            if found["value"] == found["value"]:
+                say(f"{row['label']}: AUROC {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
+                    f"{row['positives']} of {row['known']}")  # fmt: skip
         say(f"written: {self.out}")
 
+    def shown(self, path: str):
+        """A radiograph for people: uint8 [H, W], its own shape."""
+        from data.preprocessing import Preprocessing
 
-def bar(title: str):
-    """Wraps a sequence with a progress bar on the main process."""
-
-    def wrap(items):
-        from tqdm import tqdm
-
-        from training import distributed
-
-        return tqdm(items, desc=title, unit=" files", leave=False, disable=not distributed.is_main())
-
-    return wrap
-
-
-def say(text: str) -> None:
-    """Print on the main process."""
-    from training import distributed
-
-    if distributed.is_main():
-        print(text, flush=True)
+        return Preprocessing(height=160, width=160).read(path)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import functools
 from pathlib import Path, PurePath
 
 from training.cli import flag, run
+from training.progress import say
 
 
 @dataclasses.dataclass
@@ -349,11 +350,6 @@ def conclude(config: Config, count: int, tables: list, failed: list) -> None:
         say(f"{len(failed)} could not be read, see {config.out / 'failed.csv'}:")
     for path, reason, detail in failed[:5]:
         say(f"  {ascii(str(path))[1:-1]}: {reason}: {detail}")
-
-
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.output_folder import write_table
 from evaluation.region_page import RegionPage
 from training.files import write_text
+from training.tables import write_table
 
 
 def write_region_tables(folder: Path, page: RegionPage) -> None:

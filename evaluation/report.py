@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import html
 import os
+import re
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +114,12 @@ def write_page(
     """Write a page of tables and pictures, in their order, without a script."""
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
     _write(path, title, [_header(title, lead, counts), *shown, _settings(settings)])
+
+
+def anonymous(notice: str, patients: set) -> str:
+    """A notice without the names of patients ("NAME" or "SOURCE:NAME") that it quotes."""
+    bare = {str(name).partition(":")[2] for name in patients} | {str(name) for name in patients}
+    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in bare else quoted[0], notice)
 
 
 def data_uri(data: bytes, kind: str = "image/png") -> str:

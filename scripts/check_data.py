@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.progress import bar
 
 Row = tuple[Path | str, str, str]  # path, reason, detail
 MEANINGS = {  # of the reasons that only this script gives
@@ -102,13 +103,6 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> list[Row]
     if config.duplicates:
         wrong += [(path, "duplicate", f"same content as {printable(first)}") for path, first in duplicates(content)]
     return wrong
-
-
-def bar(title: str):
-    """A progress bar over a sequence, for `audit`."""
-    from tqdm import tqdm
-
-    return lambda files: tqdm(files, desc=title, unit=" files", disable=not files)
 
 
 def conclude(config: Config, count: int, usable: int, wrong: list[Row]) -> None:

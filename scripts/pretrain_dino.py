@@ -22,6 +22,7 @@ from pathlib import Path
 import training.pretraining
 from training.cli import flag, run
 from training.pretraining import evenly
+from training.progress import bar, say
 
 METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
           "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip
@@ -352,21 +353,6 @@ class Pretraining(training.pretraining.Pretraining):
             told += (f" While training, the logarithm was taken with probability {self.vary.probability:g}, with a "
                      f"contrast factor from {low:g} to {high:g}.")  # fmt: skip
         return told
-
-
-def bar(label: str):
-    """A tqdm wrapper for an iterable, quiet where nobody looks."""
-    from tqdm import tqdm
-
-    return lambda items, total=None: tqdm(items, total=total, desc=label, unit="file", mininterval=1)
-
-
-def say(message: str) -> None:
-    """Print on the main process."""
-    from training import distributed
-
-    if distributed.is_main():
-        print(message, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.progress import bar, say
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
@@ -575,6 +576,7 @@ class Benchmark:
         from evaluation.benchmark_page import BenchmarkPage, Side
         from evaluation.benchmark_report import write_benchmark_report
         from evaluation.figures import contact_sheet, save_figure
+        from evaluation.report import anonymous
         from training.files import printable
 
         c, records, rows = self.config, self.records, self.splits.test
@@ -647,13 +649,6 @@ class Benchmark:
         return {"views of one training radiograph": views(0, 8), "of others": others}
 
 
-def anonymous(notice: str, patients: set) -> str:
-    """A notice without the names of patients that it quotes."""
-    import re
-
-    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in patients else quoted[0], notice)
-
-
 def hash_of(*values) -> int:
     """A seed from values."""
     import hashlib
@@ -675,27 +670,6 @@ class _Counted:
 
     def __iter__(self):
         return iter(self.items)
-
-
-def bar(title: str, quiet: bool = False):
-    """Wraps a sequence with a progress bar on the main process."""
-
-    def wrap(items):
-        from tqdm import tqdm
-
-        from training import distributed
-
-        return tqdm(items, desc=title, unit=" files", leave=False, disable=quiet or not distributed.is_main())
-
-    return wrap
-
-
-def say(text: str) -> None:
-    """Print on the main process."""
-    from training import distributed
-
-    if distributed.is_main():
-        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from data.region_sources import RegionSources
 from training.cli import flag, run
+from training.progress import bar, say
 
 REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
 
@@ -272,6 +273,7 @@ class Study:
         from data.preprocessing import Preprocessing
         from data.region_records import label_array
         from evaluation.region_page import RegionPage
+        from evaluation.report import anonymous
         from training.files import printable
 
         c, records = self.config, self.records
@@ -329,7 +331,7 @@ class Study:
 
     def write_predictions(self, page, chosen: list, views) -> None:
         """predictions.csv and regions.csv."""
-        from evaluation.output_folder import write_table
+        from training.tables import write_table
         from evaluation.region_predictions import prediction_columns, prediction_row, region_rows
         from evaluation.region_scores import THREE_WAY
         from training.files import printable
@@ -398,30 +400,6 @@ def load_network(folder: Path):
     from models.finetuned import load_finetuned
 
     return load_finetuned(folder, "region-guided")
-
-
-def anonymous(notice: str, patients: set) -> str:
-    """A notice without the names of patients that it quotes."""
-    import re
-
-    bare = {str(name).partition(":")[2] for name in patients} | {str(name) for name in patients}
-    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in bare else quoted[0], notice)
-
-
-def bar(title: str, unit: str = "file"):
-    """Wraps a sequence with a progress bar."""
-
-    def wrap(items):
-        from tqdm import tqdm
-
-        return tqdm(items, desc=title, unit=f" {unit}s", leave=False)
-
-    return wrap
-
-
-def say(text: str) -> None:
-    """Print."""
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

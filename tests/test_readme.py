@@ -46,6 +46,7 @@ SMALLER = {
     "convert_checkpoint.py": "",
     "summarize_benchmark.py": "",
     "train_region_guided.py": "",
+    "validate_region_guided.py": "",
     "pretrain_dino.py": "--arch vit_mini --patch_size 8 --global_size 32 --local_size 16 --local_crops_number 2 "
     "--out_dim 64 --head_width 32 --batch_size 4 --epochs 1 --warmup_epochs 0 --num_workers 0 --device cpu "
     "--precision fp32",

@@ -91,7 +91,9 @@ def test_the_command_of_skelex(there):
     splits = pd.read_csv(out / "splits.csv")
     assert splits.groupby(["fold", "group"])["split"].nunique().max() == 1
     labels = pd.read_csv(out / "labels.csv")
-    assert labels["label"].tolist() == list(LABELS)
+    assert sorted(labels["label"]) == sorted(LABELS) and (labels["answer"] == "ensemble").all()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Region-guided tumour classifier: 2 folds" in page and str(there) not in page.partition("Settings")[0]
     summary = json.loads((out / "summary.json").read_text())
     assert len(summary["folds"]) == 2 and np.isfinite(summary["ensemble"])
     for number in range(2):

@@ -23,6 +23,7 @@ from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
+from evaluation.report import anonymous
 from models import backbone_names
 from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
@@ -162,7 +163,7 @@ def check_kept(folder, table):
 
 
 def test_notices_on_the_page_name_no_patient():
-    told = train_downstream.anonymous("patient 'p 7' has 12 % of all; class 'fracture' is rare", {"p 7", "p"})
+    told = anonymous("patient 'p 7' has 12 % of all; class 'fracture' is rare", {"p 7", "p"})
     assert told == "patient (name left out) has 12 % of all; class 'fracture' is rare"
 
 
