@@ -264,7 +264,7 @@ def test_dino_as_documented(desk, monkeypatch):
     assert [split(c)[0] for c in commands] == list(scripts)
     for command in commands:
         assert run(command, monkeypatch) == 0
-    (example,) = re.findall(r"^```python\n(import numpy as np\nfound.*?)^```", README, re.M | re.S)
+    (example,) = re.findall(r"^```python\n(import numpy as np\n+found.*?)^```", README, re.M | re.S)
     names: dict = {}
     exec(example, names)
     found = names["found"]

@@ -352,7 +352,7 @@ def test_what_a_user_can_mend_is_one_sentence(radiographs, tmp_path, argv, told)
             "cpu", "--output_dir", tmp_path / "run"]  # fmt: skip
     base = base[2:] if argv[0] == "--data_path" else base
     done = script(pretrain_dino, *base, *(word.format(tmp=tmp_path) for word in argv))
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("reading files")]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("reading files")]
     assert done.returncode == 2 and len(lines) == 1, lines
     assert lines[0].startswith("pretrain_dino.py: ") and told in lines[0]
 
