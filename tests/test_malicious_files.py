@@ -162,7 +162,11 @@ def test_scripts_end_with_one_sentence(script, flag, name, marker, content, mode
     if flag == "--in-dirs":  # one unreadable radiograph: listed, nothing mapped
         assert caught.value.code in (2, 3) and "a.png" in told.out + told.err
     else:
-        lines = [line for line in told.err.splitlines() if line and not line.startswith(("reading files", "heat maps"))]
+        lines = [
+            line
+            for line in told.err.splitlines()
+            if line.strip() and not line.startswith(("reading files", "heat maps"))
+        ]
         assert caught.value.code == 2 and len(lines) == 1 and path.name in lines[0], told.err
     assert "Traceback" not in told.err and not marker.exists()
 

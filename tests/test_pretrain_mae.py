@@ -128,7 +128,9 @@ def refusal(monkeypatch, capsys, *argv) -> str:
     monkeypatch.setattr(sys, "argv", ["pretrain_mae.py", *map(str, argv)])
     with pytest.raises(SystemExit) as caught:
         cli.run(pretrain_mae.main, pretrain_mae.Config)
-    told = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("reading files")]
+    told = [
+        line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.startswith("reading files")
+    ]
     assert caught.value.code == 2 and len(told) == 1 and told[0].startswith("pretrain_mae.py: "), told
     return told[0]
 
