@@ -22,7 +22,7 @@ import types
 import typing
 from pathlib import Path
 
-_RECIPE_BYTES = 1 << 13  # a recipe has a thousand; and YAML takes its time over what is deeply nested
+_RECIPE_BYTES = 1 << 12  # a recipe has a thousand; and YAML takes its time over what is deeply nested
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
