@@ -213,7 +213,7 @@ def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 def _read_table(path: Path) -> Truth:
     truth = Truth(path)
-    for where, row in _rows(path):
+    for where, row in table_rows(path):
         marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent)]
         truth.add(row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", ""))
     if not len(truth):
@@ -221,7 +221,7 @@ def _read_table(path: Path) -> Truth:
     return truth
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def table_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """("FILE: row N", cells by column) of a checked table; N is the line in the file."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -84,7 +84,7 @@ def confusion_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
         table = confusion(target, decided(page.test.kind, predicted), len(classes))[0]
         if len(classes) > 2:
             tables.append(Table(f"Classes of {study.name}", ("class", "radiographs", "decided right", "taken for"),
-                                _class_rows(table, classes), folded=True))  # fmt: skip
+                                class_rows(table, classes), folded=True))  # fmt: skip
         data, width = figures.confusion_picture(table, classes, study.name)
         shown.append(Picture(data_uri(data), width=width, wide=width > 520))
     how = "at a probability of 0.5" if page.test.kind == "binary" else "for the most probable class"
@@ -93,7 +93,7 @@ def confusion_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
     return [*_some_open("Confusion matrices", shown, note, 1 if many else OPEN), *tables]
 
 
-def _class_rows(table: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+def class_rows(table: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     """Each class of a confusion matrix [C, C] with the three classes that it is taken for most often."""
     rows = []
     for label, row in enumerate(table):

@@ -108,12 +108,16 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     return _png(figure), round((side + widest + key) * 100)
 
 
-def reliability_picture(before: Reliability, after: Reliability, title: str, said: str) -> bytes:
-    """What is said against what is so, as the ensemble is and after temperature scaling; size: radiographs of a bin."""
+def reliability_picture(
+    before: Reliability, after: Reliability, title: str, said: str,
+    names: tuple[str, str] = ("as it is", "after temperature scaling"),
+) -> bytes:  # fmt: skip
+    """What is said against what is so, as the ensemble is and after temperature scaling (or what else the two `names`
+    say); size: radiographs of a bin."""
     figure, axis = _axes(4.2, 4.4)
     axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
     top = max(before.count.max(initial=1), after.count.max(initial=1))
-    for number, (found, name) in enumerate(((before, "as it is"), (after, "after temperature scaling"))):
+    for number, (found, name) in enumerate(zip((before, after), names)):
         there = found.count > 0
         axis.plot(found.confidence[there], found.frequency[there], ls=DASHES[number], color=COLOURS[number], lw=1)
         axis.scatter(found.confidence[there], found.frequency[there], s=12 + 110 * found.count[there] / top,
