@@ -29,10 +29,10 @@ def plain(text: object, width: float = 230) -> str:
 
 def interval_picture(
     names: Sequence[str], folds: Sequence[Sequence[float]], intervals: Sequence[tuple[float, float, float]], label: str,
-    of: str = "ensemble",
+    of: str = "ensemble", others: str = "folds",
 ) -> bytes:  # fmt: skip
-    """The estimate of each study (value, low, high; `of` says of what) as a square with its interval, the folds as
-    small rings below."""
+    """The estimate of each study (value, low, high; `of` says of what) as a square with its interval, the folds (or
+    what `others` says) as small rings below."""
     figure, axis = _axes(5.4, 1.1 + 0.44 * len(names))
     for place, (each, (value, low, high)) in enumerate(zip(folds, intervals)):
         colour = COLOURS[0]
@@ -40,7 +40,7 @@ def interval_picture(
             axis.plot([low, high], [place, place], color=colour, lw=2)
         axis.plot([value], [place], "s", color=colour, ms=7, label=f"{of}, 95 % interval" if not place else None)
         axis.plot(each, [place + 0.24] * len(each), "o", mfc="none", color=COLOURS[1], ms=5,
-                  label=None if place else "folds")  # fmt: skip
+                  label=None if place else others)  # fmt: skip
     axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=plain(label))
     axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)

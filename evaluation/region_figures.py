@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from evaluation.benchmark_figures import COLOURS, DASHES, _png, plain
-from evaluation.figures import BACKGROUND, FAINT, INK, OUTLINE, blended, fit_within, fitted, font, resized
+from evaluation.figures import BACKGROUND, FAINT, INK, OUTLINE, blended, fitted, font, resized
 from evaluation.operating_points import Curve
 from training.label_groups import ABNORMAL, GROUP, GROUPS, IMPLANT, LABELS
 
-TILE, BARS, GAP = 340, 440, 12  # pixels of the panel
+TILE, WIDEST, BARS, GAP = 330, 248, 410, 12  # pixels: a picture at most so high, so wide; bars; space
 MOST_BONES = 3
 _BAR, _TRUE, _MARK = (86, 180, 233), (230, 159, 0), (255, 210, 70)
 
@@ -56,8 +56,12 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
         axis.grid(alpha=0.25)
         for place, (name, curve) in enumerate(plot.curves):
             style = {"color": COLOURS[place % len(COLOURS)], "ls": DASHES[place % len(DASHES)], "lw": 1.6}
-            steps = {"drawstyle": "steps-pre"} if kind == "pr" else {}  # no straight line between two precisions
-            names.setdefault(name, axis.plot(curve.x, curve.y, **style, **steps)[0])
+            x, y = curve.x, curve.y
+            if kind == "pr":  # in steps, from the first recall above 0 on; no straight line between two precisions
+                later = x > 0
+                x, y = np.append(x[later][:1] * 0, x[later]), np.append(y[later][:1], y[later])
+                style |= {"drawstyle": "steps-pre"}
+            names.setdefault(name, axis.plot(x, y, **style)[0])
         if kind == "roc":
             axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
         else:
@@ -83,7 +87,8 @@ def case_panel(
     probabilities: [L]. labels: [L], 0, 1 or NaN, of what is true; None if nobody knows. error_map: [H, W], NaN where it
     says nothing; `highest`: value at the top of its colours, its own 99.5th percentile if None. note: a line of words.
     """
-    height, width = fit_within(grey.shape, TILE)
+    scale = min(TILE / grey.shape[0], WIDEST / grey.shape[1])
+    height, width = (max(1, round(side * scale)) for side in grey.shape)
     small = resized(grey, (height, width))
     tiles = [("radiograph", Image.fromarray(small).convert("RGB"))]
     if regions:
@@ -116,7 +121,7 @@ def group_bars(probabilities: np.ndarray, labels: np.ndarray | None = None) -> I
     lines: list[tuple[str, int | None]] = []
     for title, indices in _shown_groups(probabilities, truth):
         lines += [(title, None), *((LABELS[index], index) for index in indices)]
-    step, words = 19, 240
+    step, words = 19, 236
     canvas = Image.new("RGB", (BARS, sum(step if index is not None else 23 for _, index in lines) + 6), BACKGROUND)
     draw, top = ImageDraw.Draw(canvas), 0
     for text, index in lines:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.error_maps import patch_errors
+
 
 class Peak(NamedTuple):
     """A region of a map: its box (left, top, right, bottom) in patches, and the peak's smoothed error."""
@@ -89,3 +91,22 @@ def _bounded(low: int, high: int, peak: int, length: int, smallest: float, large
     start = low - (size - (high - low)) // 2 if high - low <= size else peak - size // 2
     start = min(max(start, 0), length - size)
     return int(start), int(start + size)
+
+
+def map_boxes(
+    error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, int, int] | None = None, **settings
+) -> list[tuple[float, float, float, float]]:
+    """Boxes (x0, y0, x1, y1) in pixels of a map [h, w], the highest peak first.
+
+    hits: [rows, columns], how often each patch was hidden. inside: (left, top, right, bottom) where the radiograph lies
+    in the network's input, if borders were added: patches that reach beyond it do not count. settings: `map_regions`.
+    """
+    errors = patch_errors(error_map, hits)
+    high, wide = (side // count for side, count in zip(error_map.shape, hits.shape))
+    if inside is not None:
+        left, top, right, bottom = inside
+        rows, columns = np.arange(hits.shape[0]) * high, np.arange(hits.shape[1]) * wide
+        within = ((rows >= top) & (rows + high <= bottom))[:, None] & ((columns >= left) & (columns + wide <= right))
+        errors = np.where(within, errors, np.nan)
+    found = map_regions(errors, **settings)
+    return [tuple(float(side * size) for side, size in zip(peak.box, (wide, high, wide, high))) for peak in found]

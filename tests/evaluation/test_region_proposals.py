@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.region_proposals import map_regions, smoothed
+from evaluation.region_proposals import map_boxes, map_regions, smoothed
 
 
 def drawn(size=(20, 16), blobs=((5, 4, 1.0), (14, 11, 0.7)), seed=0):
@@ -96,3 +96,14 @@ def test_unknown_patches_hold_no_peak():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         map_regions(np.zeros((4, 4)), **wrong)
+
+
+def test_boxes_of_a_map_are_in_its_pixels_and_inside_the_radiograph():
+    errors = drawn((10, 8), ((2, 1, 1.0), (7, 6, 0.8)))
+    pixels, hits = np.kron(errors, np.ones((4, 5))), np.ones((10, 8), int)
+    wanted = [tuple(side * size for side, size in zip(peak.box, (5, 4, 5, 4))) for peak in map_regions(errors)]
+    assert map_boxes(pixels, hits) == wanted
+    hits[0:5, 0:4] = 0  # never hidden
+    assert inside([side / 5 for side in map_boxes(pixels, hits, most=1)[0]], 7 * 4 / 5, 6)
+    full = map_boxes(pixels, np.ones((10, 8), int), (11, 0, 40, 40), most=1)[0]  # borders on the left
+    assert full[0] >= 0 and inside([full[0] / 5, full[1] / 4, full[2] / 5, full[3] / 4], 7, 6)
