@@ -14,7 +14,6 @@ from PIL import Image
 from evaluation.case_result import (
     BURNT_IN,
     RESEARCH,
-    UNCALIBRATED,
     Case,
     Part,
     calibration_note,
@@ -45,9 +44,11 @@ STYLE = """
 .case svg rect.chosen { stroke: #ffd246; stroke-width: 3 }
 .case figcaption { font-size: 13px; margin-top: 8px; line-height: 1.45 }
 .case .said { flex: 1 1 340px }
-.case table { width: 100%; border-collapse: collapse; font-size: 14px; margin: 0 0 10px }
+#result .case table { border: 0; width: 100%; border-collapse: collapse; font-size: 14px; margin: 0 0 10px }
 .case th, .case td { text-align: left; padding: 3px 6px; border: 0; vertical-align: top }
 .case tr { border: 0 }
+.case svg text { fill: #ffd246; stroke: #111; stroke-width: 3px; paint-order: stroke }
+.case svg text { vector-effect: non-scaling-stroke }
 .case tbody th { font-weight: 600; padding-top: 10px }
 .case tbody th small { font-weight: 400; opacity: 0.75 }
 .case td.bar { width: 38% }
@@ -100,6 +101,10 @@ def _picture(case: Case) -> str:
             f"<rect class='{kind}' x='{x0:.1f}' y='{y0:.1f}' width='{x1 - x0:.1f}' height='{y1 - y0:.1f}'>"
             f"<title>{html.escape(name)}</title></rect>"
         )
+        if number in case.chosen:
+            letters = max(height, width) / 40
+            shapes.append(f"<text x='{x0 + letters / 3:.1f}' y='{y0 + 1.1 * letters:.1f}' font-size='{letters:.1f}'>"
+                          f"{html.escape(name)}</text>")  # fmt: skip
     pieces.append(f"<svg viewBox='0 0 {width} {height}' preserveAspectRatio='none'>{''.join(shapes)}</svg>")
     return f"<div class='picture' style='aspect-ratio: {width} / {height}'>{''.join(pieces)}</div>"
 
@@ -128,7 +133,7 @@ def _part(case: Case, name: str, part: Part) -> str:
     indices = sorted(PARTS[name], key=lambda index: -case.answer[index]) if name == "bone" else PARTS[name]
     shown, rest = (indices[:MOST_BONES], indices[MOST_BONES:]) if name == "bone" else (indices, ())
     if part.temperature is None:
-        how = UNCALIBRATED
+        how = "uncalibrated"
     else:
         how = f"calibrated, temperature {part.temperature:.2f}"
     rows = "".join(_row(case, index, part) for index in shown)

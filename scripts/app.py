@@ -213,6 +213,8 @@ class Networks:
 
     def read_and_look(self, path: Path):
         """`analyse`, but for UnreadableRadiograph."""
+        import numpy as np
+
         from data.intensity import minmax
         from data.radiograph import load_radiograph
         from data.regions import around_boxes, sliding_regions
@@ -228,8 +230,10 @@ class Networks:
         elif self.config.regions == "map":
             error_map, hits, preprocessing = found
             boxes = map_boxes(error_map, hits, preprocessing.placement(pixels.shape)[1])
-            boxes = preprocessing.back_boxes(boxes, pixels.shape) if boxes else []
-            regions, source = around_boxes([tuple(map(float, box)) for box in boxes], pixels.shape, "peak"), "error map"
+            height, width = pixels.shape
+            moved = preprocessing.back_boxes(np.array(boxes).reshape(-1, 4), pixels.shape)
+            moved = np.clip(moved, 0, [width, height, width, height])
+            regions, source = around_boxes(moved.tolist(), pixels.shape, "peak"), "error map"
         views = self.look(path, pixels, [region.crop for region in regions])
         back = None if found is None else lambda size: found[2].map_back(known_errors(*found[:2]), size)
         named = [(region.name, region.box) for region in regions]
