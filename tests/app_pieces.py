@@ -62,7 +62,7 @@ def write_bad(folder: Path) -> dict[Path, str]:
     folder.mkdir(exist_ok=True)
     (folder / "text.png").write_text("no picture at all\n" * 50)
     (folder / "wide.png").write_bytes(png(20_000, 20_000))
-    (folder / "bomb.png").write_bytes(png(60_000, 60_000))
+    (folder / "bomb.png").write_bytes(png(40_000, 40_000))
     (folder / "black.png").write_bytes(png(400, 500))
     report = pydicom.Dataset()
     report.file_meta = pydicom.dataset.FileMetaDataset()
