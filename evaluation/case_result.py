@@ -147,7 +147,7 @@ def calibration_note(case: Case) -> str:
     scaled = [name for name, part in case.parts.items() if part.temperature is not None]
     if not scaled:
         return f"All probabilities are {UNCALIBRATED}; the network came without temperatures."
-    told = f"Calibrated on whole radiographs of its validation set: {', '.join(scaled)}."
+    told = f"Calibrated on whole radiographs of its validation set, and so roughly for regions: {', '.join(scaled)}."
     rest = [name for name in case.parts if name not in scaled]
     return told + (f" Not: {', '.join(rest)}." if rest else "")
 

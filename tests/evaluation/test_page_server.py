@@ -93,7 +93,7 @@ def test_calibration_is_claimed_only_where_it_is():
     bare, part = case_html(a_case()), case_html(a_case(temperatures={"bone": 1.7}))
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
     assert part.count("data-calibrated='yes'") == 1 and "calibrated, temperature 1.70" in part
-    assert "validation set: bone." in part and "Not: abnormal, tumour, fracture, implant." in part
+    assert "and so roughly for regions: bone." in part and "Not: abnormal, tumour, fracture, implant." in part
 
 
 def test_folders_are_private_and_those_of_killed_servers_go(tmp_path):
