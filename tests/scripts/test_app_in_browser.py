@@ -170,6 +170,12 @@ def test_a_reading_with_login_good_and_bad_files(desk, browser):
     assert not elsewhere and not [error for error in browser.errors if "Content Security" in error], browser.errors
     assert set((folder / "connections").read_text().split()) <= {"127.0.0.1", "localhost", "None"}
     assert status(browser, "/gradio_api/file=/etc/passwd") in (403, 404)
+    settings = browser.value("fetch('/config').then((answer) => answer.json())")
+    assert settings["run_history"] is False and settings["analytics_enabled"] is False
+    kept = browser.value("JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])")
+    assert (
+        len(kept) < 500 and "Doe" not in kept and browser.value("indexedDB.databases().then((all) => all.length)") == 0
+    )
     log = (folder / "log").read_text()
     assert "Doe" not in log and PASSWORD not in log and "Traceback" not in log
 
