@@ -7,11 +7,13 @@
 
 Without data, a small network of phantoms in some minutes on a CPU:
 
-    python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 600 --size 160 --difficulty clear
+    python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 400 --size 160 --difficulty clear
+    python scripts/make_phantoms.py --out data/SNUH-bonetu --layout snuh --n 400 --size 160 --difficulty clear
     python pretrain_mae.py --config configs/phantom_mae.yaml --data_path data/BTXRD/images --output_dir runs/mae
     python train_region_guided.py --btxrd_image_dir data/BTXRD/images --btxrd_annotation_dir data/BTXRD/Annotations \
-        --btxrd_metadata data/BTXRD/dataset.xlsx --pretrained_path runs/mae/model --epochs 20 --batch_size 16 \
-        --lr 5e-4 --n_splits 3 --fold 0
+        --btxrd_metadata data/BTXRD/dataset.xlsx --snuh_bonetu_image_dir data/SNUH-bonetu/images \
+        --snuh_bonetu_metadata data/SNUH-bonetu/metadata.csv --pretrained_path runs/mae/model --epochs 20 \
+        --batch_size 16 --lr 5e-4 --n_splits 3 --fold 0
 
 PNG, JPEG, TIFF, BMP and DICOM are judged by their content. Only pixels are read; tags and file names are neither shown
 nor kept. An upload is deleted as soon as it has been read, its temporary folder when the server ends; results are in
@@ -170,7 +172,8 @@ class Networks:
                 loaded = load_finetuned(folder, "region-guided")
                 temperatures = kept_temperatures(loaded.about)
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{error}; train_region_guided.py makes one, see --help and README") from None
+                told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
+                raise FileNotFoundError(f"{error}; {told}") from None
             except ValueError as error:
                 told = str(error)
                 raise ValueError(told if str(folder) in told else f"{printable(folder)}: {told}") from None

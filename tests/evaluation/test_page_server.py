@@ -197,6 +197,7 @@ def test_every_answer_has_the_walls():
 
     asyncio.run(Walls(application)({"type": "http"}, None, send))
     headers = dict(sent[0]["headers"])
+    assert len(headers) == len(sent[0]["headers"])
     assert headers[b"cache-control"] == b"no-store" and headers[b"a"] == b"b" and len(sent) == 2
     policy = headers[b"content-security-policy"].decode()
     assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
