@@ -36,7 +36,7 @@ STYLE = """
 .banner { background: #5b3a00; color: #fff4dc; padding: 10px 14px; border-radius: 8px; line-height: 1.45 }
 .banner b { color: inherit }
 .case { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start }
-.case .look { flex: 1 1 380px; max-width: 720px; margin: 0 }
+.case .look { flex: 1 1 380px; margin: 0 }
 .case .picture { position: relative; background: #111; line-height: 0 }
 .case .picture img, .case .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 }
 .case .picture img.map { opacity: var(--map) }
@@ -65,9 +65,11 @@ STYLE = """
 
 def case_html(case: Case) -> str:
     """The picture with map and regions, what is said of it, and the downloads."""
+    width = f"min(720px, calc(85vh * {case.size[1] / case.size[0]:.4f}))"  # a tall radiograph fits the screen, too
     return (
         f"<div class='case' data-number='{secrets.token_hex(8)}'>"  # no two results are the same text to the page
-        f"<figure class='look'>{_picture(case)}<figcaption>{_caption(case)}</figcaption></figure>"
+        f"<figure class='look' style='max-width: {width}'>{_picture(case)}"
+        f"<figcaption>{_caption(case)}</figcaption></figure>"
         f"<div class='said'>{_table(case)}<p class='note'>{html.escape(calibration_note(case))}</p>"
         f"{_downloads(case)}</div></div>"
     )
@@ -136,6 +138,7 @@ def _part(case: Case, name: str, part: Part) -> str:
         how = "uncalibrated"
     else:
         how = f"calibrated, temperature {part.temperature:.2f}"
+    any_of = "" if part.present is None else f" (any {_TITLES[name]}: {100 * part.present:.0f} %)"
     rows = "".join(_row(case, index, part) for index in shown)
     if rest:
         share = 100 * float(case.answer[list(rest)].sum())
@@ -144,7 +147,7 @@ def _part(case: Case, name: str, part: Part) -> str:
         f"<tr data-part='{name}' data-decision='{html.escape(part.decision)}' "
         f"data-confidence='{part.confidence:.6f}' data-calibrated='{'no' if part.temperature is None else 'yes'}'>"
         f"<th colspan='3'>{_TITLES[name]}: {html.escape(part.decision)} "
-        f"<small>{100 * part.confidence:.0f} %, {how}; from {html.escape(part.view)}</small></th></tr>"
+        f"<small>{100 * part.confidence:.0f} %{any_of}, {how}; from {html.escape(part.view)}</small></th></tr>"
     )
     return head + rows
 

@@ -30,12 +30,16 @@ Box = tuple[float, float, float, float]
 
 
 class Part(NamedTuple):
-    """One of `PARTS`: what is decided, how sure, the temperature (None: uncalibrated), the view that it rests on."""
+    """One of `PARTS`: what is decided, its probability, the temperature (None: uncalibrated), the view it rests on.
+
+    present: probability of any tumour or any fracture, None for the others.
+    """
 
     decision: str
     confidence: float
     temperature: float | None
     view: str
+    present: float | None = None
 
 
 class Case(NamedTuple):
@@ -74,22 +78,35 @@ def make_case(
     for name, indices in PARTS.items():
         view = answer.views[name]
         values = answer.probabilities[list(indices)]
-        if len(indices) == 1:
-            probable = float(values[0])
-            decision = LABELS[indices[0]] if probable >= 0.5 else f"no{'t' * (name == 'abnormal')} {LABELS[indices[0]]}"
-            confidence = max(probable, 1 - probable)
-        else:
-            decision, confidence = LABELS[indices[int(values.argmax())]], float(values.max())
+        decision, confidence, present = _decided(name, values)
         rests = "all views" if view == ALL else names[view]
         if rule == "guided" and view > WHOLE:
             rests = f"whole image and {rests}"
-        parts[name] = Part(decision, confidence, temperatures.get(name), rests)
+        parts[name] = Part(decision, confidence, temperatures.get(name), rests, present)
     size = pixels.shape[:2]
     small = fit_within(size, LONGEST) if max(size) > LONGEST else size
     chosen = frozenset(view for view in answer.views.values() if view > WHOLE)
     error_map = None if map_back is None else map_back(small)
     return Case(resized(pixels, small), size, list(regions), np.asarray(views), answer.probabilities, parts, chosen,
                 error_map, {"rule": rule, **(facts or {})})  # fmt: skip
+
+
+def _decided(name: str, values: np.ndarray) -> tuple[str, float, float | None]:
+    """(decision, its probability, probability of any) out of the probabilities of a part.
+
+    Tumour and fracture have "none" as their last label: three kinds of tumour of 20 % each are a tumour, though "no
+    bone tumour" is the most probable of the four. So it is first decided whether there is any, at 50 %, then which.
+    """
+    labels = [LABELS[index] for index in PARTS[name]]
+    if len(labels) == 1:
+        here = float(values[0]) >= 0.5
+        absent = f"not {labels[0]}" if name == "abnormal" else f"no {labels[0]}"
+        return (labels[0], float(values[0]), None) if here else (absent, 1 - float(values[0]), None)
+    if name == "bone":
+        return labels[int(values.argmax())], float(values.max()), None
+    present = 1 - float(values[-1])
+    chosen = int(values[:-1].argmax()) if present >= 0.5 else len(labels) - 1
+    return labels[chosen], float(values[chosen]), present
 
 
 def result(case: Case) -> dict[str, Any]:

@@ -89,6 +89,20 @@ def test_a_map_is_clear_where_it_knows_nothing():
     assert not np.asarray(map_picture(np.full((4, 4), np.nan)))[..., 3].any()
 
 
+def test_several_improbable_tumours_are_a_tumour():
+    said = views(1)
+    said[0, [1, 2, 3, 4]] = 0.18, 0.04, 0.38, 0.40  # malignant, intermediate, benign, none
+    said[0, [34, 35, 36]] = 0.25, 0.24, 0.51
+    said[0, [0, 37]] = 0.5, 0.2
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 50)).astype(np.uint8)
+    case = make_case(pixels, [], said, {})
+    assert case.parts["tumour"][:2] == ("benign", 0.38) and case.parts["tumour"].present == pytest.approx(0.6)
+    assert case.parts["fracture"][:2] == ("no fracture", 0.51) and case.parts["fracture"].present == pytest.approx(0.49)
+    assert case.parts["abnormal"][:2] == ("abnormal", 0.5) and case.parts["implant"][:2] == ("no implant", 0.8)
+    assert case.parts["bone"][:2] == (LABELS[5 + said[0, 5:34].argmax()], said[0, 5:34].max())
+    assert "tumour: benign <small>38 % (any tumour: 60 %)" in case_html(case)
+
+
 def test_calibration_is_claimed_only_where_it_is():
     bare, part = case_html(a_case()), case_html(a_case(temperatures={"bone": 1.7}))
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
