@@ -287,6 +287,7 @@ class RegionTraining:
     def keep(self, number: int, model, preprocessing, made: dict, identity: dict, facts: dict) -> None:
         """Main process: the network of the best epoch, then what it predicts."""
         from evaluation.benchmark_files import write_predictions
+        from evaluation.group_calibration import fit_group_temperatures
         from models.backbone_names import find
         from models.card import finetuned_card, stated_licence
         from models.finetuned import save_finetuned
@@ -299,6 +300,7 @@ class RegionTraining:
         card = finetuned_card(f"Region-guided tumour classifier, fold {number}", f"38 labels, trained on {sources}.",
                               c.pretrained_path, facts, licence)  # fmt: skip
         about = {"labels": list(LABELS), "backbone": c.pretrained_path, "fold": number} | facts
+        about["temperatures"] = fit_group_temperatures(made["val"], self.labels(self.splits.folds[number].val))
         save_finetuned(model, self.out / "models" / f"fold{number}", preprocessing.to_dict(), about, card)
         truth = [f"is {label}" for label in LABELS]
         sides = []

@@ -18,7 +18,7 @@ LIBRARY = sorted(path for room in ROOMS for path in (ROOT / room).glob("*.py"))
 SOURCES = [*SCRIPTS, *LIBRARY]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"torch", "numpy", "pandas", "PIL", "scipy", "sklearn", "matplotlib", "timm", "torchvision", "transformers",
-         "pydicom", "yaml", "tqdm", "safetensors"}  # fmt: skip
+         "pydicom", "yaml", "tqdm", "safetensors", "gradio"}  # fmt: skip
 
 
 def name(path: Path) -> str:
@@ -154,7 +154,7 @@ def test_help_comes_without_heavy_imports(path):
     assert not HEAVY & set(json.loads(modules))
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "requirements-app.txt"])
 def test_every_requirement_has_a_floor_and_no_pin(file):
     lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("-r ")]
@@ -165,8 +165,11 @@ def test_requirements_name_what_is_imported():
     distribution = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "scipy": "scikit-learn"}
     given = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements.txt").read_text(), re.M))
     own = set(ROOMS) | {path.stem for path in SCRIPTS}
+    page = {"gradio", "starlette"}  # of requirements-app.txt, which brings both, and in one file alone
+    assert "gradio>=" in (ROOT / "requirements-app.txt").read_text()
+    assert [name(path) for path in SOURCES if imported(path) & page] == ["evaluation/page_server.py"]
     for path in SOURCES:
-        outside = imported(path) - own - set(sys.stdlib_module_names) - {"tensorboard"}
+        outside = imported(path) - own - set(sys.stdlib_module_names) - {"tensorboard"} - page
         missing = {distribution.get(module, module) for module in outside} - given
         assert not missing, f"{name(path)} imports {missing}"
 

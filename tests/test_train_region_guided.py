@@ -17,6 +17,7 @@ from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
+from evaluation.group_calibration import PARTS, kept_temperatures
 from models.backbones import build_backbone
 from models.finetuned import load_finetuned
 from training.label_groups import LABELS
@@ -103,6 +104,7 @@ def test_the_command_of_skelex(there):
             set(table["split"]) == {"val", "test"} and not (out / "training" / f"fold{number}" / "checkpoints").exists()
         )
         loaded = load_finetuned(out / "models" / f"fold{number}", "region-guided")
+        assert set(loaded.about["temperatures"]) == set(PARTS) and "tumour" in kept_temperatures(loaded.about)
         preprocessing = Preprocessing.from_dict(loaded.preprocessor)
         loaded.model.normalise = preprocessing.normalise
         images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:4]])

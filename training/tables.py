@@ -9,7 +9,12 @@ from training.files import write_text
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
-    """A UTF-8 CSV table, written as a whole; missing values are empty cells.
+    """`table_text` as a UTF-8 file, written as a whole."""
+    write_text(path, table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[dict]) -> str:
+    """A CSV table; missing values are empty cells.
 
     A text cell that a spreadsheet would run as a formula gets an apostrophe in front.
     """
@@ -18,7 +23,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> Non
     writer.writerow(map(_cell, columns))
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
-    write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _cell(value) -> str:

@@ -1,0 +1,302 @@
+#!/usr/bin/env python
+"""A web page on this machine: upload one radiograph, see what the region-guided classifier says of it.
+
+    pip install -r requirements-app.txt
+    python scripts/app.py --model_path outputs/region_guided/models/fold0 --mae_path runs/mae/model
+    # then open http://127.0.0.1:7860; from elsewhere: ssh -L 7860:127.0.0.1:7860 HOST
+
+Without data, a small network of phantoms in some minutes on a CPU:
+
+    python scripts/make_phantoms.py --out data/BTXRD --layout btxrd --n 400 --size 160 --difficulty clear
+    python scripts/make_phantoms.py --out data/SNUH-bonetu --layout snuh --n 400 --size 160 --difficulty clear
+    python pretrain_mae.py --config configs/phantom_mae.yaml --data_path data/BTXRD/images --output_dir runs/mae
+    python train_region_guided.py --btxrd_image_dir data/BTXRD/images --btxrd_annotation_dir data/BTXRD/Annotations \
+        --btxrd_metadata data/BTXRD/dataset.xlsx --snuh_bonetu_image_dir data/SNUH-bonetu/images \
+        --snuh_bonetu_metadata data/SNUH-bonetu/metadata.csv --pretrained_path runs/mae/model --epochs 20 \
+        --batch_size 16 --lr 5e-4 --n_splits 3 --fold 0
+
+PNG, JPEG, TIFF, BMP and DICOM are judged by their content. Only pixels are read; tags and file names are neither shown
+nor kept. An upload is deleted as soon as it has been read, its temporary folder when the server ends; results are in
+the page alone. The server connects to nobody, and tells browsers to fetch nothing from elsewhere.
+
+A login: --auth FILE with lines USER:PASSWORD that only its owner can read (chmod 600), or the environment variable
+APP_AUTH=USER:PASSWORD. Without a login only this machine is served. Exit status: 2 for a wrong flag or file.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+
+SHORTEST_PASSWORD = 8
+
+
+@dataclass
+class Config:
+    """A web page on this machine that shows what the region-guided classifier says of one radiograph."""
+
+    model_path: list[Path] = flag(
+        [Path("outputs/region_guided/models/fold0")],
+        "folders of train_region_guided.py's networks, OUTPUT/models/foldK; of several the mean",
+    )
+    mae_path: Path | None = flag(None, "masked autoencoder with its decoder, for the error map and the regions")
+    regions: str | None = flag(
+        None, "where to look besides the whole: the error map (the default with --mae_path), windows, none",
+        choices=("map", "windows", "none"),
+    )  # fmt: skip
+    rule: str = flag(
+        "guided", "how all views become one answer", choices=("guided", "suspicious", "mean", "whole")
+    )  # fmt: skip
+    passes: int = flag(8, "how often a radiograph is masked and predicted for its error map")
+    host: str = flag("127.0.0.1", "address to serve; others than this machine only with a login")
+    port: int = flag(7860, "of the address")
+    max_mb: float = flag(100, "size limit of an upload, in MiB")
+    auth: Path | None = flag(None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "bf16", "fp16"))
+
+
+def main(config: Config) -> int:
+    """Serve until Ctrl-C or SIGTERM; 0 then."""
+    import shutil
+    import signal
+    import threading
+
+    from evaluation.page_server import build_page, forbid_connections, keep_tidy, own_folder, serve, shut_off
+
+    users = check(config)
+    networks, end = Networks(config), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end.set())
+    folder, lock = own_folder()
+    try:
+        shut_off(folder)
+        forbid_connections(config.host)
+        page = build_page(networks.analyse, folder)
+        serve(page, host=config.host, port=config.port, max_bytes=int(config.max_mb * 2**20), users=users)
+        print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
+        keep_tidy(folder, end)
+        page.close(verbose=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+    return 0
+
+
+# flags -----------------------------------------------------------------------------------------------------------
+
+
+def check(config: Config) -> dict[str, str]:
+    """Refuse what cannot work or would be open to others; returns user -> password."""
+    import importlib.util
+    import ipaddress
+
+    if not config.model_path:
+        raise ValueError("--model_path: give at least one folder of train_region_guided.py, OUTPUT/models/foldK")
+    for name, fine in (("port", 0 < config.port < 65536), ("max_mb", 0 < config.max_mb <= 4096),
+                       ("passes", 1 <= config.passes <= 1000)):  # fmt: skip
+        if not fine:
+            raise ValueError(f"--{name} {getattr(config, name)} is out of range")
+    if config.regions == "map" and config.mae_path is None:
+        raise ValueError("--regions map needs a masked autoencoder: --mae_path")
+    config.regions = config.regions or ("windows" if config.mae_path is None else "map")
+    users = read_users(config.auth)
+    try:
+        here = config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback
+    except ValueError:
+        raise ValueError(f"--host {config.host!r}: expected an address such as 127.0.0.1 or 0.0.0.0") from None
+    if not (here or users):
+        raise ValueError(f"--host {config.host} is open to other machines: give --auth FILE or APP_AUTH=USER:PASSWORD")
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("gradio is not installed: pip install -r requirements-app.txt")
+    return users
+
+
+def read_users(file: Path | None) -> dict[str, str]:
+    """User -> password out of a file of lines USER:PASSWORD, or of APP_AUTH; {} without both.
+
+    A password on the command line would be seen by everyone who lists the processes of this machine.
+    """
+    import stat
+
+    from training.files import read_small
+
+    if file is None:
+        lines, where = [os.environ.pop("APP_AUTH", "")], "APP_AUTH"  # children and error reports do not get it
+        if not lines[0]:
+            return {}
+    else:
+        if not file.is_file():
+            raise FileNotFoundError("--auth: no such file; it takes a file of lines USER:PASSWORD, never a password")
+        if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError(f"{file}: others than its owner can read it; chmod 600 {file}")
+        lines, where = read_small(file).splitlines(), str(file)
+    users: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, colon, password = line.strip().partition(":")
+        if not (user and colon) or len(password) < SHORTEST_PASSWORD or user in users:
+            raise ValueError(f"{where}: line {number}: expected USER:PASSWORD, each user once, with at least "
+                             f"{SHORTEST_PASSWORD} characters of password")  # fmt: skip
+        users[user] = password
+    if not users:
+        raise ValueError(f"{where}: no line USER:PASSWORD")
+    return users
+
+
+# networks --------------------------------------------------------------------------------------------------------
+
+
+class Networks:
+    """Classifiers and, where there is one, the masked autoencoder; `analyse` is all that the page asks for."""
+
+    def __init__(self, config: Config):
+        from data.preprocessing import Preprocessing
+        from evaluation.group_calibration import kept_temperatures
+        from models.finetuned import load_finetuned
+        from training.device import choose_device, prepare_cpu, resolve_precision
+        from training.files import printable, sha256_of
+
+        self.config, self.device = config, choose_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        prepare_cpu(self.device)
+        self.classifiers, self.facts = [], {"networks": [], "precision": self.precision}
+        for folder in config.model_path:
+            try:
+                loaded = load_finetuned(folder, "region-guided")
+                temperatures = kept_temperatures(loaded.about)
+            except FileNotFoundError as error:
+                told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
+                raise FileNotFoundError(f"{error}; {told}") from None
+            except ValueError as error:
+                told = str(error)
+                raise ValueError(told if str(folder) in told else f"{printable(folder)}: {told}") from None
+            preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+            loaded.model.normalise = preprocessing.normalise
+            self.classifiers.append((loaded.model.to(self.device), preprocessing, temperatures))
+            self.facts["networks"].append({"sha256": sha256_of(folder / "model.safetensors")})
+        self.mae = None
+        if config.mae_path is not None:
+            self.mae = self.load_autoencoder(config.mae_path)
+        shared = set.intersection(*(set(temperatures) for _, _, temperatures in self.classifiers))
+        self.temperatures = {  # shown; each network is scaled by its own
+            name: sum(own[name] for _, _, own in self.classifiers) / len(self.classifiers) for name in sorted(shared)
+        }
+
+    def load_autoencoder(self, path: Path):
+        """(network, preprocessing)"""
+        from data.preprocessing import Preprocessing
+        from models.weights import load_mae
+
+        loaded = load_mae(path)
+        height, width = loaded.model.input_size
+        known = loaded.preprocessor
+        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+        if (preprocessing.height, preprocessing.width) != (height, width):
+            raise ValueError(f"{path}: prepares radiographs at another size than its network takes")
+        return loaded.model.to(self.device), preprocessing
+
+    def analyse(self, path: Path):
+        """A `Case` of one file. Refused says why there is none, without the name of the file."""
+        from data.radiograph import REASONS, UnreadableRadiograph
+        from evaluation.page_server import Refused
+
+        try:
+            return self.read_and_look(path)
+        except UnreadableRadiograph as error:
+            detail = f" ({error.detail})" if error.detail else ""
+            told = f"This file cannot be used as a radiograph: {REASONS.get(error.reason, error.reason)}{detail}."
+            raise Refused(told) from error
+
+    def read_and_look(self, path: Path):
+        """`analyse`, but for UnreadableRadiograph."""
+        import numpy as np
+
+        from data.intensity import minmax
+        from data.radiograph import load_radiograph
+        from data.regions import around_boxes, sliding_regions
+        from evaluation.case_result import make_case
+        from evaluation.region_proposals import map_boxes
+
+        pixels, found = load_radiograph(path), None
+        regions, source = [], "none"
+        if self.mae is not None:
+            found = self.error_map(path, pixels)
+        if self.config.regions == "windows":
+            regions, source = sliding_regions(pixels.shape), "windows"
+        elif self.config.regions == "map":
+            error_map, hits, preprocessing = found
+            boxes = map_boxes(error_map, hits, preprocessing.placement(pixels.shape)[1])
+            height, width = pixels.shape
+            moved = preprocessing.back_boxes(np.array(boxes).reshape(-1, 4), pixels.shape)
+            moved = np.clip(moved, 0, [width, height, width, height])
+            regions, source = around_boxes(moved.tolist(), pixels.shape, "peak"), "error map"
+        views = self.look(path, pixels, [region.crop for region in regions])
+        back = None if found is None else lambda size: found[2].map_back(known_errors(*found[:2]), size)
+        named = [(region.name, region.box) for region in regions]
+        return make_case(minmax(pixels), named, views, self.temperatures, back, rule=self.config.rule,
+                         facts=self.facts | {"regions": source})  # fmt: skip
+
+    def look(self, path: Path, pixels, crops: list):
+        """Probabilities [V, L] of the whole and of `crops`: each network after its temperatures, then their mean."""
+        import numpy as np
+        import torch
+
+        from evaluation.group_calibration import with_temperatures
+        from training.device import autocast
+
+        answers = []
+        for model, preprocessing, temperatures in self.classifiers:
+            scaled, parts = self.scaled(path, pixels, preprocessing), []
+            images = [preprocessing.fit(scaled)]
+            images += [preprocessing.fit(np.ascontiguousarray(scaled[y0:y1, x0:x1])) for x0, y0, x1, y1 in crops]
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                for start in range(0, len(images), 8):
+                    batch = torch.stack(images[start : start + 8]).to(self.device)
+                    parts.append(model.predict(batch).double().cpu().numpy())
+            answers.append(with_temperatures(np.concatenate(parts), temperatures))
+        return np.mean(answers, axis=0)
+
+    def error_map(self, path: Path, pixels):
+        """(map [h, w], hits [rows, columns], preprocessing); the same pixels give the same map."""
+        from evaluation.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+        from models.mae import visible_count
+        from training.device import autocast
+
+        model, preprocessing = self.mae
+        batch = preprocessing.normalise(preprocessing.fit(self.scaled(path, pixels, preprocessing))[None])
+        patches = model.grid[0] * model.grid[1]
+        visible = visible_count(patches, model.mask_ratio)
+        passes = complementary_passes(self.config.passes, patches, visible)
+        masks = visible_patches(passes, model.grid, visible, mask_generator(0, "page"), "complementary")
+        with autocast(self.device, self.precision):
+            found = error_maps(model, batch.to(self.device), masks[None], mean=preprocessing.mean,
+                               std=preprocessing.std, batch_size=8)  # fmt: skip
+        return found.maps[0], found.hits[0], preprocessing
+
+    def scaled(self, path: Path, pixels, preprocessing):
+        """Pixels as a network's preprocessing scales them, refused where there is no contrast."""
+        from data.radiograph import UnreadableRadiograph
+
+        try:
+            return preprocessing.scale(pixels)
+        except ValueError as error:
+            raise UnreadableRadiograph(path, "constant", str(error)) from error
+
+
+def known_errors(error_map, hits):
+    """The map [h, w] with NaN for patches that were never hidden."""
+    import numpy as np
+
+    side = error_map.shape[0] // hits.shape[0]
+    return np.where(np.kron(hits > 0, np.ones((side, side), bool)), error_map, np.nan)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,168 @@
+"""scripts/app.py without its page: one file analysed, against the networks asked by hand; flags, users, bad files."""
+
+import csv
+import dataclasses
+import io
+import json
+import stat
+
+import numpy as np
+import pytest
+import torch
+from app_pieces import BAD, app, write_bad, write_networks, write_phantom
+from in_process import script
+
+from data.preprocessing import Preprocessing
+from data.radiograph import load_radiograph
+from data.regions import sliding_regions
+from evaluation.case_page import case_html
+from evaluation.case_result import result, result_csv, result_json, result_panel
+from evaluation.page_server import FAILED, Refused, answer
+from evaluation.region_rule import combined
+from models.finetuned import load_finetuned
+from training.label_groups import LABELS
+
+TEMPERATURES = {"tumour": {"temperature": 2.0, "reason": "", "radiographs": 50}, "abnormal": 0.5, "bone": None}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    """A folder with two small networks, a phantom as PNG and as DICOM, and bad files."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("app")
+    write_networks(folder, TEMPERATURES)
+    write_phantom(folder / "phantom")
+    write_phantom(folder / "phantom", "dicom")
+    write_bad(folder / "bad")
+    return folder
+
+
+def networks(there, **flags):
+    config = app().Config(**{"model_path": [there / "fold0"], "mae_path": there / "mae"} | flags)
+    config.regions = config.regions or "map"
+    return app().Networks(config)
+
+
+def test_the_answer_is_that_of_whole_and_regions(there):
+    case = networks(there, regions="windows").analyse(there / "phantom.png")
+    loaded = load_finetuned(there / "fold0", "region-guided")
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+    loaded.model.normalise = preprocessing.normalise
+    pixels = load_radiograph(there / "phantom.png")
+    crops = [region.crop for region in sliding_regions(pixels.shape)]
+    scaled = preprocessing.scale(pixels)
+    parts = [scaled, *(scaled[y0:y1, x0:x1] for x0, y0, x1, y1 in crops)]
+    with torch.no_grad():
+        logits = loaded.model.outputs(torch.stack([preprocessing.fit(np.ascontiguousarray(p)) for p in parts])).double()
+    wanted = torch.sigmoid(logits)
+    wanted[:, 0] = torch.sigmoid(logits[:, 0] / 0.5)
+    wanted[:, 1:5] = torch.softmax(logits[:, 1:5] / 2, 1)
+    wanted[:, 5:34], wanted[:, 34:37] = torch.softmax(logits[:, 5:34], 1), torch.softmax(logits[:, 34:37], 1)
+    assert len(case.regions) == 9 and wanted[:, 1:5].std(0).max() > 0.01
+    np.testing.assert_allclose(case.views, wanted, atol=1e-5)
+    answered = combined(wanted.numpy())
+    np.testing.assert_allclose(case.answer, answered.probabilities, atol=1e-5)
+    assert case.chosen == {view for view in answered.views.values() if view > 0}
+    assert {name: part.temperature for name, part in case.parts.items()} == {
+        "abnormal": 0.5, "tumour": 2.0, "bone": None, "fracture": None, "implant": None,
+    }  # fmt: skip
+    assert np.array_equal(case.grey, scaled) and case.size == pixels.shape
+    again = networks(there, regions="windows", model_path=[there / "fold0"] * 2).analyse(there / "phantom.png")
+    np.testing.assert_allclose(again.answer, case.answer, atol=1e-6)
+
+
+def test_map_regions_and_downloads_of_a_phantom(there):
+    case = networks(there).analyse(there / "phantom.png")
+    assert case.error_map.shape == case.grey.shape and np.nanmax(case.error_map) > 0
+    assert 1 <= len(case.regions) <= 3 and len(case.views) == 1 + len(case.regions)
+    height, width = case.size
+    for name, (x0, y0, x1, y1) in case.regions:
+        assert name.startswith("peak") and 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+    told = json.loads(result_json(case))
+    assert told == result(case) and list(told["probabilities"]) == list(LABELS)
+    assert told["decisions"]["tumour"]["calibrated"] and not told["decisions"]["bone"]["calibrated"]
+    assert told["made"]["regions"] == "error map" and len(told["made"]["networks"][0]["sha256"]) == 64
+    rows = list(csv.DictReader(io.StringIO(result_csv(case))))
+    assert [row["label"] for row in rows] == list(LABELS)
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], case.answer, rtol=1e-6)
+    np.testing.assert_allclose([float(row["peak 1"]) for row in rows], case.views[1], rtol=1e-6)
+    assert result_panel(case).width > 700
+    again = networks(there).analyse(there / "phantom.png")
+    assert np.array_equal(again.error_map, case.error_map) and again.regions == case.regions
+    page = case_html(case)
+    assert page.count("<rect ") == len(case.regions) and "alt='error map'" in page
+    bare = networks(there, mae_path=None, regions="none").analyse(there / "phantom.png")
+    assert bare.error_map is None and not bare.regions and "alt='error map'" not in case_html(bare)
+    assert json.loads(result_json(bare))["error map"] is None
+
+
+def test_a_dicom_is_the_same_radiograph_and_its_tags_are_nowhere(there):
+    content = (there / "phantom.dcm").read_bytes()
+    assert b"PHANTOM" in content.upper()
+    case = networks(there).analyse(there / "phantom.dcm")
+    page = case_html(case) + result_json(case)
+    assert "phantom" not in page.lower() and str(there) not in page
+
+
+def test_bad_files_are_a_sentence_on_the_page(there, tmp_path):
+    reader = networks(there)
+    for name, told in BAD.items():
+        with pytest.raises(Refused, match=told) as refused:
+            reader.analyse(there / "bad" / name)
+        assert name not in str(refused.value) and "CANARY" not in str(refused.value)
+        upload = tmp_path / "0f" / name
+        upload.parent.mkdir(exist_ok=True)
+        upload.write_bytes((there / "bad" / name).read_bytes())
+        page = answer(reader.analyse, str(upload), tmp_path)
+        assert told in page and "class='refusal'" in page and FAILED not in page and name not in page
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags, told", [
+    ({"host": "0.0.0.0"}, "--host 0.0.0.0 is open to other machines"),
+    ({"host": "example.org"}, "--host 'example.org': expected an address"),
+    ({"regions": "map", "mae_path": None}, "--regions map needs a masked autoencoder"),
+    ({"port": 0}, "--port 0 is out of range"), ({"max_mb": 0.0}, "--max_mb 0.0 is out of range"),
+    ({"model_path": []}, "--model_path: give at least one folder"),
+])  # fmt: skip
+def test_wrong_flags(flags, told, there, monkeypatch):
+    monkeypatch.delenv("APP_AUTH", raising=False)
+    with pytest.raises(ValueError, match=told):
+        app().check(dataclasses.replace(app().Config(mae_path=there / "mae"), **flags))
+
+
+def test_without_a_model_or_gradio_one_sentence_says_what_to_do(there, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="train_region_guided.py makes one"):
+        networks(there, model_path=[there / "nowhere"])
+    with pytest.raises(ValueError, match="of no fine-tuned network"):
+        networks(there, model_path=[there / "mae"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = script(app(), "--model_path", there / "nowhere")
+    assert (
+        done.returncode == 2 and done.stderr == "app.py: gradio is not installed: pip install -r requirements-app.txt\n"
+    )
+
+
+def test_users_come_from_a_private_file_or_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "users"
+    file.write_text("# reading room\nann:a long: password\n\nbob:12345678\n")
+    file.chmod(0o600)
+    read = app().read_users
+    assert read(file) == {"ann": "a long: password", "bob": "12345678"}
+    file.chmod(0o640)
+    with pytest.raises(ValueError, match="others than its owner can read it; chmod 600"):
+        read(file)
+    file.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    for content, line in (("ann:short\n", 1), ("\nann\n", 2), (":longpassword", 1), ("a:12345678\na:12345678", 2)):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=f"users: line {line}: expected USER:PASSWORD") as refused:
+            read(file)
+        assert "1234" not in str(refused.value) and "short" not in str(refused.value)
+    file.write_text("# nobody\n")
+    with pytest.raises(ValueError, match="no line USER:PASSWORD"):
+        read(file)
+    with pytest.raises(FileNotFoundError, match="never a password") as refused:
+        read(tmp_path / "ann:secret99")
+    assert "secret99" not in str(refused.value)
+    monkeypatch.setenv("APP_AUTH", "eve:environment")
+    assert read(None) == {"eve": "environment"} and read(None) == {}  # no child process inherits it
