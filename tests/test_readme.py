@@ -56,6 +56,7 @@ SMALLER = {
 }  # fmt: skip
 NOT_RUN = (  # they make, fill or enter the environment that this test runs in
     "python3 -m venv .venv",
+    "python3 -m pip install -r requirements-app.txt",
     "source .venv/bin/activate",
     "python3 -m pip download -r requirements.txt -r requirements-dev.txt -d wheels",
     "bash scripts/demo.sh",
