@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Set up (.venv, packages) and run the tests: `bash scripts/test.sh`, or with pytest's arguments, e.g. `-m slow`.
+# Set up (.venv, packages) and run the tests: `bash scripts/test.sh`, on two cores; or with pytest's own arguments, on one,
+# e.g. `bash scripts/test.sh -m slow`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 python -m ruff check .
 python -m ruff format --check .
-python -m pytest "$@"
+if [ $# -eq 0 ]; then set -- -n 2 --dist loadfile; fi
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" python -m pytest "$@"
