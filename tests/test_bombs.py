@@ -262,7 +262,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "laughs_in_a_list.yaml": (lambda: yaml_laughs("data_path"), recipe),
     "unknown.yaml": (lambda: yaml_laughs("unknown"), recipe),
     "deep.yaml": (lambda: b"model: " + b"[" * 16_000, recipe),
-    "deep_below_the_limit.yaml": (lambda: b"model: " + b"[" * 4_000, recipe),
+    "dashes.yaml": (lambda: b"model:\n " + b"- " * 4_000, recipe),
+    "deep_below_the_limit.yaml": (lambda: b"model: " + b"[" * 8_000, recipe),
     "large.yaml": (lambda: b"model: [" + b"a, " * 2_000_000 + b"a]", recipe),
     "key.yaml": (lambda: b"? " + b"k" * 16_000 + b"\n: 1\n", recipe),
 }

@@ -22,7 +22,7 @@ import types
 import typing
 from pathlib import Path
 
-_RECIPE_BYTES = 1 << 12  # a recipe has a thousand; and YAML takes its time over what is deeply nested
+_RECIPE_BYTES, _BRACKETS = 1 << 13, 64  # a recipe has a thousand bytes and a few lists
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
@@ -229,7 +229,10 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
     from training.files import read_small
 
     try:
-        content = yaml.safe_load(read_small(path, _RECIPE_BYTES)) or {}
+        text = read_small(path, _RECIPE_BYTES)
+        if text.count("[") + text.count("{") > _BRACKETS:  # YAML takes its time over what is deeply nested
+            raise ValueError(f"more than {_BRACKETS} brackets")
+        content = yaml.safe_load(text) or {}
     except OSError as error:
         parser.error(f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
