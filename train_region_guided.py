@@ -26,7 +26,7 @@ from training.progress import bar, say
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
 # flags that do not decide the numbers; of the data their content counts
-FREE = {"output_dir", "num_workers", "fold", "splits", "device", "cache_gb", "verbose", "class_file", "on_bad_image",
+FREE = {"output_dir", "num_workers", "fold", "splits", "device", "verbose", "class_file", "on_bad_image",
         "n_splits", "test_fraction", "pretrained_path", "centers"}  # fmt: skip
 
 
@@ -83,6 +83,7 @@ class RegionTraining:
 
         self.config, self.device, self.out = config, device, config.output_dir
         self.precision = resolve_precision(config.precision, device)
+        self.weights: str | None = None  # hash of what is begun from
 
     def run(self) -> int:
         from models.backbone_names import find
@@ -94,8 +95,9 @@ class RegionTraining:
         distributed.from_main(lambda: find(c.pretrained_path))
         distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
         self.records, notices = distributed.from_main(self.read)
-        self.splits, self.hashes, self.root = distributed.from_main(self.make_splits)
-        self.notices = [*notices, *self.splits.notices]
+        self.splits, self.hashes, patients, told, self.root = distributed.from_main(self.make_splits)
+        self.records = self.records.assign(patient=patients)
+        self.notices = [*notices, *told]
         for notice in self.notices:
             say(f"note: {notice}")
         fold, folds = self.splits.folds[0], len(self.splits.folds)
@@ -159,22 +161,24 @@ class RegionTraining:
         return records, [*notices, *told]
 
     def make_splits(self):
-        """Main process: (splits, sha256 of each file, the folder that holds all files)."""
+        """Main process: (splits, sha256 of each file, patients, notices, the folder that holds all files)."""
         import os
 
+        from data.duplicates import with_copies_joined
         from data.split_table import file_hashes, read_splits, write_splits
         from data.splits import grouped_splits
 
         c, task = self.config, self.records.attrs["task"]
         root = Path(os.path.commonpath([str(Path(image).parent) for image in self.records["image"]]))
         hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        self.records, told = with_copies_joined(self.records, hashes)  # also of other sources
         if c.splits is not None:
             splits = read_splits(c.splits, self.records, root, hashes)
         else:
             splits = grouped_splits(self.records, task, folds=c.n_splits, test_fraction=c.test_fraction, seed=c.seed)
         made = (self.out / "predictions").exists()
         write_splits(self.out / "splits.csv", self.records, splits, root, hashes, final=made, flag="--output_dir")
-        return splits, hashes, root
+        return splits, hashes, self.records["patient"], [*told, *splits.notices], root
 
     def data(self, rows, preprocessing, policy=None):
         """The data set of some rows; findings are known of the training rows alone."""
@@ -198,8 +202,14 @@ class RegionTraining:
         ]
         free = FREE | {field.name for field in fields(RegionSources)}
         fixed = {key: value for key, value in asdict(self.config).items() if key not in free}
-        weights = source_hash(self.config.pretrained_path)
-        return fixed | {"weights": weights, "precision": self.precision, "split": short_hash(sides), "fold": number}
+        if self.weights is None:  # some gigabytes, once
+            self.weights = source_hash(self.config.pretrained_path)
+        return fixed | {
+            "weights": self.weights,
+            "precision": self.precision,
+            "split": short_hash(sides),
+            "fold": number,
+        }
 
     def fold(self, number: int) -> bool:
         """Train a fold, keep its network and predictions, unless they are there already; False after a signal."""

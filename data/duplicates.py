@@ -62,6 +62,15 @@ def near_duplicate_groups(
     return groups_of(paths, looks, distance=distance, hints=hints, hint_distance=hint_distance)
 
 
+def with_copies_joined(records: pd.DataFrame, sha256: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """(records whose column `patient` is that of `patients_with_copies`, a notice if that joined any)."""
+    patients = records["patient"].astype(str).tolist()
+    joined = patients_with_copies(patients, sha256)
+    count = len(set(patients)) - len(set(joined))
+    told = [f"{count} patients hold copies of files of other patients and count as one with these"] if count else []
+    return records.assign(patient=joined), told
+
+
 def patients_with_copies(patients: Sequence[str], sha256: Sequence[str]) -> list[str]:
     """The patient of each radiograph, where patients that share the same file are one, by the first name of them all:
     a copy under another patient's name would be on two sides of a split."""

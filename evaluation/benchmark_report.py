@@ -109,6 +109,7 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
         verdict = f"{better} is better" if better else "no difference shown"
         rows.append([f"{row['first']} less {row['second']}", interval_text(difference, signed=True), p_text(row["p"]),
                      p_text(row["p_holm"]), p_text(row["p_folds"]), p_text(row["p_folds_holm"]), verdict])  # fmt: skip
+    both = "p is the larger of both, so that a claim holds for other patients and other draws. " * page.test.single
     delong = page.test.kind == "binary" and not page.test.single
     test = "DeLong's test with patients as clusters" if delong else "the paired bootstrap"
     return [
@@ -120,7 +121,7 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
             ),
             rows,
             f"{_of(page).capitalize()} on the same test radiographs by {test}; over folds by the t-test corrected for "
-            f"shared training data. Holm's p allows for the number of comparisons with as many labels; below "
+            f"shared training data. {both}Holm's p allows for the number of comparisons with as many labels; below "
             f"{SIGNIFICANT:g} it counts. " + told([row["reason"] for row in page.comparisons]),
         )
     ]  # fmt: skip

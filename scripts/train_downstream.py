@@ -238,18 +238,13 @@ class Benchmark:
     def make_splits(self, root):
         """Main process: (splits, sha256 of each file, patients, notices); made, or read from --splits, and written to
         splits.csv. ValueError if OUTDIR holds results of another split."""
-        from data.duplicates import patients_with_copies
+        from data.duplicates import with_copies_joined
         from data.split_table import file_hashes, read_splits, write_splits
         from data.splits import grouped_splits, official_splits
 
         c = self.config
-        hashes, told = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256")), []
-        patients = self.records["patient"].astype(str).tolist()
-        joined = patients_with_copies(patients, hashes)
-        if joined != patients:
-            count = len(set(patients)) - len(set(joined))
-            told = [f"{count} patients hold copies of files of other patients and count as one with these"]
-            self.records = self.records.assign(patient=joined)
+        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        self.records, told = with_copies_joined(self.records, hashes)
         if c.splits is not None:
             splits = read_splits(c.splits, self.records, root, hashes, crossing=c.split == "official")
         elif c.split == "official":

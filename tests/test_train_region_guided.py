@@ -159,3 +159,21 @@ def test_sources_are_asked_for_whole(there):
     done = script(train_region_guided, "--output_dir", "outputs/none")
     assert done.returncode == 2 and "no radiographs: give --btxrd_" in done.stderr
     assert not os.path.exists("outputs/none") and build_backbone("./models/skelex").dim == 32
+
+
+def test_a_copy_in_another_source_is_on_the_same_side(there):
+    """Only the split is made: there is no fold 9."""
+    folder = there / "mine"
+    folder.mkdir()
+    originals = sorted((there / "data" / "FracAtlas" / "images").rglob("*.jpg"))[:12]
+    for number, path in enumerate(originals):
+        (folder / f"c{number}.jpg").write_bytes(path.read_bytes())
+    rows = [f"c{number}.jpg,p{number},0" for number in range(len(originals))]
+    (folder / "mine.csv").write_text("\n".join(["image,patient,implant", *rows]) + "\n")
+    done = trained("--tables", "mine/mine.csv", "--fold", 9, "--output_dir", "outputs/copies")
+    assert done.returncode == 2 and re.search(r"note: \d+ patients hold copies of files of other patients", done.stdout)
+    splits = pd.read_csv(there / "outputs" / "copies" / "splits.csv")
+    copies = splits[splits["path"].str.contains("mine/c")]
+    assert copies["sha256"].nunique() == 12
+    for _, same in splits[splits["sha256"].isin(copies["sha256"])].groupby(["fold", "sha256"]):
+        assert len(same) == 2 and same["split"].nunique() == 1 and same["group"].nunique() == 1

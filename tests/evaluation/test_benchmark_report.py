@@ -179,4 +179,5 @@ def test_draws_of_few_labels_are_compared_as_draws():
     (few,), (many,) = (compare(found, page.test, size, 300) for size in (6, 300))
     assert few["p_folds"] == pytest.approx(plain, rel=0.1) and many["p_folds"] > 0.99
     together = dataclasses.replace(page.test, single=False)
+    assert few["p"] >= few["p_folds"] and many["p"] == many["p_folds"]  # what patients alone say is not enough
     assert compare(found, together, 6, 300)[0]["p_folds"] > few["p_folds"]
