@@ -114,6 +114,32 @@ def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
     return FineTuned(model.eval(), preprocessor, dict(config.get("about") or {}))
 
 
+def fold_folders(path: Path) -> list[Path]:
+    """The folder of one network, or those of a training's folds (OUT or OUT/models) in order. FileNotFoundError."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{printable(path)}: no such folder")
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        return [path]
+    for folder in (path / "models", path):
+        found = [one for one in folder.glob("fold*") if one.is_dir() and fold_number(one) is not None]
+        if found:
+            return sorted(found, key=fold_number)
+    raise FileNotFoundError(f"{printable(path)}: neither a network (config.json, model.safetensors) nor "
+                            "folds (models/fold0, ...)")  # fmt: skip
+
+
+def fold_number(folder: Path) -> int | None:
+    """K of a folder foldK."""
+    digits = folder.name.removeprefix("fold")
+    return int(digits) if folder.name.startswith("fold") and digits.isdecimal() and digits.isascii() else None
+
+
+def training_splits(fold: Path) -> Path | None:
+    """splits.csv of the training that made a fold: OUT/models/foldK or OUT/foldK."""
+    places = [folder / "splits.csv" for folder in fold.resolve().parents[:2]]
+    return next((file for file in places if file.is_file()), None)
+
+
 def _built(folder: Path, config: dict[str, Any]) -> Supervised | RegionGuided:
     head: dict[str, Any] = config["head"]
     make: Callable[..., Any] = RegionGuided

@@ -42,7 +42,7 @@ class Config:
 
     model_path: list[Path] = flag(
         [Path("outputs/region_guided/models/fold0")],
-        "folders of train_region_guided.py's networks, OUTPUT/models/foldK; of several the mean",
+        "a training's --output_dir, or folders OUTPUT/models/foldK; of several networks the mean",
     )
     mae_path: Path | None = flag(None, "masked autoencoder with its decoder, for the error map and the regions")
     regions: str | None = flag(
@@ -159,7 +159,7 @@ class Networks:
     def __init__(self, config: Config):
         from data.preprocessing import Preprocessing
         from evaluation.group_calibration import kept_temperatures
-        from models.finetuned import load_finetuned
+        from models.finetuned import fold_folders, load_finetuned
         from training.device import choose_device, prepare_cpu, resolve_precision
         from training.files import printable, sha256_of
 
@@ -167,16 +167,20 @@ class Networks:
         self.precision = resolve_precision(config.precision, self.device)
         prepare_cpu(self.device)
         self.classifiers, self.facts = [], {"networks": [], "precision": self.precision}
-        for folder in config.model_path:
+        told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
+        try:
+            folders = [fold for path in config.model_path for fold in fold_folders(path)]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--model_path {error}; {told}") from None
+        for folder in folders:
             try:
                 loaded = load_finetuned(folder, "region-guided")
                 temperatures = kept_temperatures(loaded.about)
             except FileNotFoundError as error:
-                told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
                 raise FileNotFoundError(f"{error}; {told}") from None
             except ValueError as error:
-                told = str(error)
-                raise ValueError(told if str(folder) in told else f"{printable(folder)}: {told}") from None
+                why = str(error)
+                raise ValueError(why if str(folder) in why else f"{printable(folder)}: {why}") from None
             preprocessing = Preprocessing.from_dict(loaded.preprocessor)
             loaded.model.normalise = preprocessing.normalise
             self.classifiers.append((loaded.model.to(self.device), preprocessing, temperatures))

@@ -114,6 +114,7 @@ class Study:
 
     def __init__(self, config: Config):
         from data.preprocessing import Preprocessing
+        from models.finetuned import fold_folders
         from models.weights import read_json
         from training.device import choose_device, prepare_cpu, resolve_precision
 
@@ -170,6 +171,7 @@ class Study:
         import numpy as np
 
         from data.split_table import seen_in_training
+        from models.finetuned import fold_number, training_splits
         from training.files import printable
 
         c = self.config
@@ -365,34 +367,6 @@ def error_mapper(config: Config, device, precision: str):
     preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
     return ErrorMapper(loaded.model, preprocessing, device, precision=precision, passes=config.error_map_passes,
                        seed=config.seed, batch_size=config.batch_size)  # fmt: skip
-
-
-def fold_folders(path: Path) -> list[Path]:
-    """The folder of one network, or those of a training's folds in their order. FileNotFoundError."""
-    from training.files import printable
-
-    if not path.is_dir():
-        raise FileNotFoundError(f"--model_path {printable(path)}: no such folder")
-    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
-        return [path]
-    for folder in (path / "models", path):
-        found = [one for one in folder.glob("fold*") if one.is_dir() and fold_number(one) is not None]
-        if found:
-            return sorted(found, key=fold_number)
-    raise FileNotFoundError(f"--model_path {printable(path)}: neither a network (config.json, model.safetensors) nor "
-                            "folds (models/fold0, ...)")  # fmt: skip
-
-
-def fold_number(folder: Path) -> int | None:
-    """K of a folder foldK."""
-    digits = folder.name.removeprefix("fold")
-    return int(digits) if folder.name.startswith("fold") and digits.isdecimal() and digits.isascii() else None
-
-
-def training_splits(fold: Path) -> Path | None:
-    """splits.csv of the training that made a fold: OUT/models/foldK or OUT/foldK."""
-    places = [folder / "splits.csv" for folder in fold.resolve().parents[:2]]
-    return next((file for file in places if file.is_file()), None)
 
 
 def load_network(folder: Path):

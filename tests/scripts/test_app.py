@@ -69,6 +69,8 @@ def test_the_answer_is_that_of_whole_and_regions(there):
     assert np.array_equal(case.grey, scaled) and case.size == pixels.shape
     again = networks(there, regions="windows", model_path=[there / "fold0"] * 2).analyse(there / "phantom.png")
     np.testing.assert_allclose(again.answer, case.answer, atol=1e-6)
+    of_training = networks(there, regions="windows", model_path=[there]).analyse(there / "phantom.png")  # its folds
+    assert np.array_equal(of_training.answer, case.answer)
 
 
 def test_map_regions_and_downloads_of_a_phantom(there):
