@@ -189,15 +189,15 @@ class Pretraining(training.pretraining.Pretraining):
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
         from evaluation.curves import draw_curves
-        from models.card import mae_card
+        from models.card import Provenance, mae_card
         from models.weights import save_mae
 
         c, out = self.config, Path(self.config.output_dir)
         references = self.references if self.held_out and c.panel_freq else {}
         figures = self.latest_losses() | {f"{name}, held out": loss for name, loss in references.items()}
-        card = mae_card(self.objective.config, recipe=asdict(c), radiographs=self.plan.samples, step=step,
-                        last_step=self.plan.last_step, licence=c.licence, figures=figures,
-                        initial_licence=self.initial_licence)  # fmt: skip
+        run = Provenance(recipe=asdict(c), radiographs=self.plan.samples, step=step, last_step=self.plan.last_step,
+                         licence=c.licence, initial_licence=self.initial_licence, figures=figures)  # fmt: skip
+        card = mae_card(self.objective.config, run)
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
             draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)

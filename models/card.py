@@ -1,6 +1,7 @@
 """The model card (README.md of a checkpoint folder): what it is, what it learned from, what it may be used for."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,152 +92,98 @@ For research. Not a medical device; not evaluated for any clinical decision.
 """
 
 
-def mae_card(
-    config: MAEConfig,
-    *,
-    recipe: dict[str, Any],
-    radiographs: int,
-    step: int,
-    last_step: int,
-    licence: str | None = None,
-    initial_licence: str | None = None,
-    figures: dict[str, float] | None = None,
-) -> str:
-    """Markdown. No file names, no paths and no radiographs: a card may travel further than they do.
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the card of a pretrained model tells of its run. No file names, no paths and no radiographs: a card may
+    travel further than they do.
 
-    `licence`: of the data; `initial_licence`: what the card of the initial weights states; both go on to whoever
-    trains from these weights. `figures`: losses by name.
+    `recipe`: the flags that decided it, in the order in which they are shown; `init_from` among them where weights were
+    given. `licence`: of the data; `initial_licence`: what the card of the initial weights states; both go on to
+    whoever trains from these weights. `figures`: losses by name.
     """
+
+    recipe: dict[str, Any]
+    radiographs: int
+    step: int
+    last_step: int
+    licence: str | None = None
+    initial_licence: str | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def mae_card(config: MAEConfig, run: Provenance) -> str:
+    """Markdown of a masked autoencoder."""
     h, w = config.input_size
-    front = _front_matter("; ".join(dict.fromkeys(filter(None, (initial_licence, licence)))))
-    licence = licence or "not stated"
-    start, terms = "random weights", "the data"
-    if recipe.get("init_from"):
-        start, terms = "another checkpoint, whose licence applies here too", "the data and of the initial weights"
-        stated = initial_licence or "not stated by their card; ask whoever published them"
-        licence = f"{licence}\n\nInitial weights: {stated}"
-    rows = "\n".join(f"| {key} | {recipe[key]} |" for key in _RECIPE if recipe.get(key) is not None)
-    return f"""---
-{front}library_name: transformers
-pipeline_tag: image-feature-extraction
-tags: [radiography, masked-autoencoder]
----
-
-# Masked autoencoder for radiographs, {recipe.get("model", "")}
-
-Pretrained without labels on {radiographs:,} radiographs; step {step:,} of {last_step:,}.
-Started from {start}.
-
-| architecture | |
+    return _pretrained_card(
+        run,
+        shown=[key for key in _RECIPE if key in run.recipe],
+        front="library_name: transformers\npipeline_tag: image-feature-extraction\n"
+        "tags: [radiography, masked-autoencoder]",
+        title=f"Masked autoencoder for radiographs, {run.recipe.get('model', '')}",
+        lead="Pretrained without labels",
+        about=f"""| architecture | |
 |---|---|
 | input | {h} x {w} pixels, patches of {config.patch_size} |
 | encoder | {config.depth} blocks, width {config.dim}, {config.heads} heads |
 | decoder | {config.decoder_depth} blocks, width {config.decoder_dim}, {config.decoder_heads} heads |
-| LayerNorm epsilon | {config.layer_norm_eps} |
-
-| recipe | |
-|---|---|
-{rows}
-
-{_figures(figures or {})}## Use
-
-`preprocessor_config.json` holds the preprocessing it was trained with. In transformers:
+| LayerNorm epsilon | {config.layer_norm_eps} |""",
+        measured="loss: mean squared error of hidden patches, as trained",
+        use="""`preprocessor_config.json` holds the preprocessing it was trained with. In transformers:
 
 ```python
 from transformers import AutoImageProcessor, ViTMAEForPreTraining
 model = ViTMAEForPreTraining.from_pretrained("THIS_FOLDER")
 processor = AutoImageProcessor.from_pretrained("THIS_FOLDER")  # expects 8-bit RGB pictures, min-max scaled
-```
-
-## Limits
-
-For research. Not a medical device; not evaluated for any clinical decision. Error maps show where reconstruction
-fails, which is often a bone edge and not a lesion.
-
-## Licence
-
-Data: {licence}
-
-Whoever shares these weights must respect the terms of {terms}.
-"""
-
-
-def dino_card(
-    architecture: str,
-    width: int,
-    *,
-    recipe: dict[str, Any],
-    preprocessing: str,
-    radiographs: int,
-    step: int,
-    last_step: int,
-    licence: str | None = None,
-    initial_licence: str | None = None,
-    figures: dict[str, float] | None = None,
-) -> str:
-    """Markdown of a backbone that DINO trained; what is said of `mae_card` holds.
-
-    `recipe`: the flags that decided it, `init_from` among them if it is set. `preprocessing`: a sentence.
-    """
-    front = _front_matter("; ".join(dict.fromkeys(filter(None, (initial_licence, licence)))))
-    start = "random weights"
-    if recipe.get("init_from"):
-        start = "another checkpoint, whose licence applies here too"
-        start += f" ({initial_licence})" if initial_licence else ""
-    rows = "\n".join(
-        f"| {key} | {value} |" for key, value in recipe.items() if value is not None and key != "init_from"
+```""",
+        limits=" Error maps show where reconstruction\nfails, which is often a bone edge and not a lesion.",
     )
-    terms = "the data and of the initial weights" if recipe.get("init_from") else "the data"
-    measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in (figures or {}).items())
-    measured = f"| as last logged | |\n|---|---|\n{measured}\n\n" if measured else ""
-    return f"""---
-{front}library_name: timm
-pipeline_tag: image-feature-extraction
-tags: [radiography, dino, dax]
----
 
-# Backbone for radiographs, {architecture}, DINO
 
-The teacher of a self-distillation without labels (DINO, in the recipe of DAX) on {radiographs:,} radiographs;
-step {step:,} of {last_step:,}. Started from {start}. It gives {width} features.
-
-{preprocessing}
-`preprocessor_config.json` holds this preprocessing; pictures that are prepared in another way give other features.
-
-| recipe | |
-|---|---|
-{rows}
-
-{measured}## Use
-
-```python
+def dino_card(architecture: str, width: int, preprocessing: str, run: Provenance) -> str:
+    """Markdown of a backbone that DINO trained. `width`: of its features; `preprocessing`: a sentence."""
+    return _pretrained_card(
+        run,
+        shown=[key for key in run.recipe if key != "init_from"],
+        front="library_name: timm\npipeline_tag: image-feature-extraction\ntags: [radiography, dino, dax]",
+        title=f"Backbone for radiographs, {architecture}, DINO",
+        lead="The teacher of a self-distillation without labels (DINO, in the recipe of DAX)",
+        about=f"""It gives {width} features. {preprocessing}
+`preprocessor_config.json` holds this preprocessing; pictures that are prepared in another way give other features.""",
+        measured="as last logged",
+        use="""```python
 import timm
 model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True)  # expects what preprocessor_config.json says
-```
+```""",
+    )
 
-## Limits
 
-For research. Not a medical device; not evaluated for any clinical decision.
-
-## Licence
-
-Data: {licence or "not stated"}
-
-Whoever shares these weights must respect the terms of {terms}.
-"""
+def _pretrained_card(
+    run: Provenance, *, shown: list[str], front: str, title: str, lead: str, about: str, measured: str, use: str,
+    limits: str = "",
+) -> str:  # fmt: skip
+    """The frame of the cards of pretrained models. `shown`: keys of the recipe; `measured`: head of the losses."""
+    begun = bool(run.recipe.get("init_from"))
+    rows = [f"| {key} | {run.recipe[key]} |" for key in shown if run.recipe[key] is not None]
+    figures = [f"| {name} | {value:.4g} |" for name, value in run.figures.items()]
+    parts = [
+        f"---\n{_front_matter('; '.join(dict.fromkeys(filter(None, (run.initial_licence, run.licence)))))}{front}\n---",
+        f"# {title}",
+        f"{lead} on {run.radiographs:,} radiographs; step {run.step:,} of {run.last_step:,}.\n"
+        f"Started from {'another checkpoint, whose licence applies here too' if begun else 'random weights'}.",
+        about,
+        "\n".join(["| recipe | |", "|---|---|", *rows]),
+        *(["\n".join([f"| {measured} | |", "|---|---|", *figures])] if figures else []),
+        f"## Use\n\n{use}",
+        f"## Limits\n\nFor research. Not a medical device; not evaluated for any clinical decision.{limits}",
+        f"## Licence\n\nData: {run.licence or 'not stated'}",
+        *(
+            [f"Initial weights: {run.initial_licence or 'not stated by their card; ask whoever published them'}"]
+            * begun
+        ),
+        f"Whoever shares these weights must respect the terms of the data{' and of the initial weights' * begun}.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _front_matter(licence: str | None) -> str:
     return f"license: other\nlicense_name: {json.dumps(licence)}\n" if licence else ""
-
-
-def _figures(figures: dict[str, float]) -> str:
-    """A table of losses, nothing if there are none."""
-    if not figures:
-        return ""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
-    return f"""| loss: mean squared error of hidden patches, as trained | |
-|---|---|
-{rows}
-
-"""

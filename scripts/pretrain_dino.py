@@ -321,7 +321,7 @@ class Pretraining(training.pretraining.Pretraining):
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
         from evaluation.curves import draw_curves, read_metrics
-        from models.card import dino_card
+        from models.card import Provenance, dino_card
         from models.dino_backbones import width_of
         from models.export import save_backbone
 
@@ -330,10 +330,9 @@ class Pretraining(training.pretraining.Pretraining):
         records = read_metrics(log) if log.exists() else []
         names = {"loss": "loss", "val_loss": "loss, held out"} | METERS
         figures = {label: record[key] for record in records for key, label in names.items() if key in record}
-        card = dino_card(self.network, width_of(backbone), recipe=self.recipe(),
-                         preprocessing=self.told_preprocessing(), radiographs=self.plan.samples, step=step,
-                         last_step=self.plan.last_step, licence=c.licence, initial_licence=self.initial_licence,
-                         figures=figures)  # fmt: skip
+        run = Provenance(recipe=self.recipe(), radiographs=self.plan.samples, step=step, last_step=self.plan.last_step,
+                         licence=c.licence, initial_licence=self.initial_licence, figures=figures)  # fmt: skip
+        card = dino_card(self.network, width_of(backbone), self.told_preprocessing(), run)
         save_backbone(backbone, c.arch, out / "model", self.preprocessing.to_dict(), card)
         if records:
             draw_curves(log, out / "curves.png", title=c.job_ID or self.network, others=METERS)

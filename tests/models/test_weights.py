@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.card import converted_card, mae_card, stated_licence
+from models.card import Provenance, converted_card, mae_card, stated_licence
 from models.keys import to_huggingface, to_ours
 from models.mae import MAEConfig, MaskedAutoencoder, named_config
 from models.vit import resize_positions, sincos_2d
@@ -39,7 +39,8 @@ def inputs():
 
 
 def card(model):
-    return mae_card(model.config, recipe={"model": "x", "seed": 0}, radiographs=10, step=1, last_step=2, licence="CC0")
+    run = Provenance(recipe={"model": "x", "seed": 0}, radiographs=10, step=1, last_step=2, licence="CC0")
+    return mae_card(model.config, run)
 
 
 def test_our_folder_loads_in_transformers_and_gives_the_same(mae, inputs, tmp_path):
@@ -248,10 +249,8 @@ def test_names_of_architectures():
 
 
 def test_card_holds_no_paths():
-    text = mae_card(
-        small(), recipe={"model": "m", "data_path": ["/secret/name"], "init_from": "/secret/w.pth", "seed": 1},
-        radiographs=5, step=1, last_step=2, licence="CC BY 4.0",
-    )  # fmt: skip
+    recipe = {"model": "m", "data_path": ["/secret/name"], "init_from": "/secret/w.pth", "seed": 1}
+    text = mae_card(small(), Provenance(recipe=recipe, radiographs=5, step=1, last_step=2, licence="CC BY 4.0"))
     assert "/secret" not in text and "CC BY 4.0" in text and "another checkpoint" in text
 
 
@@ -291,18 +290,17 @@ def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
 
 def test_a_card_tells_licences_and_figures():
     facts = {"recipe": {"model": "m", "init_from": "w"}, "radiographs": 5, "step": 1, "last_step": 2, "licence": "CC0"}
-    text = mae_card(small(), **facts, initial_licence="CC BY-NC 4.0", figures={"training": 0.1234567, "held out": 0.2})
+    figures = {"training": 0.1234567, "held out": 0.2}
+    text = mae_card(small(), Provenance(**facts, initial_licence="CC BY-NC 4.0", figures=figures))
     assert "Initial weights: CC BY-NC 4.0" in text and "| training | 0.1235 |\n| held out | 0.2 |" in text
-    assert "Initial weights: not stated" in mae_card(small(), **facts)
-    assert "Initial weights" not in mae_card(small(), **facts | {"recipe": {"model": "m"}})
+    assert "Initial weights: not stated" in mae_card(small(), Provenance(**facts))
+    assert "Initial weights" not in mae_card(small(), Provenance(**facts | {"recipe": {"model": "m"}}))
 
 
 @pytest.mark.parametrize("own", [None, "CC0", 'hospital\'s own: "none", yes'])
 @pytest.mark.parametrize("initial", [None, "CC BY-NC 4.0"])
 def test_licences_reach_the_second_generation(own, initial, tmp_path):
-    card = mae_card(
-        small(), recipe={"model": "m", "init_from": initial and "w"}, radiographs=5, step=1, last_step=2, licence=own,
-        initial_licence=initial,
-    )  # fmt: skip
-    (tmp_path / "README.md").write_text(card)
+    run = Provenance(recipe={"model": "m", "init_from": initial and "w"}, radiographs=5, step=1, last_step=2,
+                     licence=own, initial_licence=initial)  # fmt: skip
+    (tmp_path / "README.md").write_text(mae_card(small(), run))
     assert stated_licence(tmp_path) == ("; ".join(filter(None, (initial, own))) or None)

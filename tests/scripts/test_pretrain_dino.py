@@ -156,7 +156,7 @@ def test_the_teacher_is_exported_for_timm_and_for_us(radiographs, whole):
     with torch.no_grad():
         torch.testing.assert_close(theirs.eval()(images), backbone(images), rtol=1e-4, atol=1e-5)
     card = (whole / "model" / "README.md").read_text()
-    assert "16 radiographs;\nstep 6 of 6" in card and "| arch | vit_mini |" in card
+    assert "16 radiographs; step 6 of 6" in card and "| arch | vit_mini |" in card
     assert str(whole) not in card and str(radiographs) not in card and "r05" not in card
 
 
