@@ -321,7 +321,7 @@ def test_continuing_from_a_masked_autoencoder(radiographs, tmp_path):
     found = build_backbone(out / "model").network.state_dict()
     assert torch.equal(found["blocks.0.attn.qkv.weight"], mae.state_dict()["blocks.0.attn.qkv.weight"])
     assert found["pos_embed"].shape == (1, 17, 48)
-    assert "another checkpoint, whose licence applies here too (CC)" in (out / "model" / "README.md").read_text()
+    assert "Initial weights: CC" in (out / "model" / "README.md").read_text()
 
 
 # ------------------------------------------------------------------------------------------------ refusals
