@@ -13,11 +13,14 @@ N: radiographs, T: views, L: 38 labels.
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evaluation.region_rule import ALL, WHOLE
+from training.files import printable
 from training.label_groups import GROUP, LABELS
 
 _ORIGIN = {"class_0": "abnormal", "class_37": "implant", **dict.fromkeys(("class_1", "class_2", "class_3"), "tumour"),
@@ -50,6 +53,38 @@ def prediction_columns(facts: Sequence[str]) -> list[str]:
     """The columns of predictions.csv, in their order."""
     own = ["decision", "bone", "bone_label", *(f"p_{name}" for name in LABELS), *(f"true_{name}" for name in LABELS)]
     return [*facts, *SEED_COLUMNS, *own]
+
+
+def answers_elsewhere(file: Path, images: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """The probabilities [N, L] that another predictions.csv gives for `images`, whose labels are `labels` [N, L].
+
+    FileNotFoundError; ValueError that names the file if it is no such table, or not of these radiographs and labels.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{printable(file)}: no such file")
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{printable(file)}: not a table ({str(error)[:100]})") from None
+    known = ["image", *(f"{kind}_{name}" for kind in ("p", "true") for name in LABELS)]
+    if lost := [name for name in known if name not in table]:
+        raise ValueError(f"{printable(file)}: no column {lost[0]!r}; expected the predictions.csv of a validation")
+    place = {image: row for row, image in enumerate(table["image"])}
+    if lost := [image for image in images if image not in place]:
+        raise ValueError(
+            f"{printable(file)}: says nothing of {len(lost)} of {len(images)} radiographs, first {lost[0]}"
+        )
+    table = table.iloc[[place[image] for image in images]]
+    found, truth = (table[[f"{kind}_{name}" for name in LABELS]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+                    for kind in ("p", "true"))  # fmt: skip
+    if not ((found >= 0) & (found <= 1)).all():
+        raise ValueError(f"{printable(file)}: not all probabilities are numbers from 0 to 1")
+    wrong = ~(np.isclose(truth, labels) | (np.isnan(truth) & np.isnan(labels)))
+    if wrong.any():
+        row, label = np.argwhere(wrong)[0]
+        raise ValueError(f"{printable(file)}: other labels in {wrong.any(axis=1).sum()} of {len(images)} radiographs, "
+                         f"first {LABELS[label]} of {images[row]}")  # fmt: skip
+    return found
 
 
 def viewed(view: int, size: tuple[int, int], regions: Sequence[Viewed]) -> tuple[str, str]:

@@ -52,6 +52,9 @@ class Config(RegionSources):
     malignant_threshold: float = flag(0.5, "share of the tumour's probability from which on it is malignant")
     splits: Path | None = flag(None, "splits.csv of the training; default: the one in its --output_dir")
     on_leak: str = flag("stop", "radiographs or patients that the training knew", choices=("stop", "skip", "keep"))
+    against: list[str] = flag(
+        [], "other validations of the same radiographs to compare with: NAME=FOLDER or FOLDER ..."
+    )
     meta_cols: list[str] = flag([], "columns of the data to score by; default: center, if there is one")
     draws: int = flag(2000, "bootstrap draws of the intervals")
     seed: int = flag(0, "of draws, pseudo-boxes and masks")
@@ -74,6 +77,7 @@ def main(config: Config) -> int:
     study.read()
     study.look_for_leaks()
     study.find_regions()
+    study.read_others()
     views, owner = study.predict()
     answer, chosen = combined_all(views, owner, config.rule)
     page = study.page(answer, chosen, views)
@@ -243,6 +247,29 @@ class Study:
                 found.append(around_boxes(mapper.boxes(one, hits, size, self.config.peaks), size, "peak"))
         return found
 
+    def read_others(self) -> None:
+        """`self.others`: name -> what another validation says of the same radiographs, [N, 38]."""
+        from data.region_records import label_array
+        from evaluation.region_predictions import answers_elsewhere
+        from training.files import printable
+
+        images, labels, self.others = [printable(image) for image in self.records["image"]], None, {}
+        for told in self.config.against:
+            name, equals, folder = told.partition("=")
+            file = Path(folder if equals else told)
+            file = file / "predictions.csv" if file.is_dir() else file
+            name = name if equals else file.parent.name
+            if not name or name in self.others or name in self.taken_names():
+                raise ValueError(f"--against {told}: it needs a name of its own, NAME=FOLDER")
+            labels = label_array(self.records) if labels is None else labels
+            self.others[name] = answers_elsewhere(file, images, labels)
+
+    def taken_names(self) -> list[str]:
+        """What the answers of this validation are called; the first is the one that counts."""
+        c = self.config
+        looked = c.regions != "none" and c.rule != "whole"
+        return [f"{c.rule} ({c.regions.replace('_', ' ')})", "whole image"] if looked else ["whole image"]
+
     def predict(self):
         """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]."""
         from data.loader import ordered_batches
@@ -282,8 +309,7 @@ class Study:
         owner_first = [0]
         for several in self.regions[:-1]:
             owner_first.append(owner_first[-1] + 1 + len(several))
-        looked = c.regions != "none" and c.rule != "whole"
-        called = f"{c.rule} ({c.regions.replace('_', ' ')})" if looked else "whole image"
+        called, *whole = self.taken_names()
         columns = c.meta_cols or [name for name in ("center",) if name in records and records[name].nunique() > 1]
         folds = f"the mean of {len(self.folds)} networks" if len(self.folds) > 1 else "one network"
         return RegionPage(
@@ -291,7 +317,7 @@ class Study:
             lead=f"{folds.capitalize()} on radiographs from {', '.join(dict.fromkeys(records['source']))}. "
                  "Research use only, not for diagnosis.",
             probabilities=answer, labels=label_array(records), called=called,
-            variants={"whole image": views[owner_first]} if looked else {},
+            variants={name: views[owner_first] for name in whole} | self.others,
             patients=records["patient"].astype(str).tolist(), sources=records["source"].tolist(),
             names=[printable(Path(image).name) for image in records["image"]],
             picture=lambda row: Preprocessing().read(records["image"].iloc[row]),

@@ -11,6 +11,7 @@ import torch
 from in_process import script
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import scripts.validate_region_guided as validate
 from data.crop_places import context_crop
@@ -251,6 +252,45 @@ def test_sources_and_networks_that_are_not_there(place, tmp_path):
     file = both / "models" / "fold1" / "preprocessor_config.json"
     file.write_text(json.dumps(Preprocessing(32, 32, resize="pad").to_dict()))
     assert "its folds prepare radiographs differently" in words(model=both)
+
+
+def test_two_classifiers_on_the_same_radiographs(place, tmp_path):
+    first = ["--regions", "none", "--model_path", place / "out" / "models" / "fold0"]
+    assert run(place, tmp_path / "zero", *first).returncode == 0
+    flags = ["--regions", "none", "--against", f"fold 0={tmp_path / 'zero'}", tmp_path / "zero" / "predictions.csv"]
+    done = run(place, tmp_path / "one", *flags, model="out/models/fold1")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    before = json.loads((tmp_path / "zero" / "results.json").read_text())
+    assert list(results["answers"]) == ["whole image", "fold 0", "zero"]
+    for name in ("fold 0", "zero"):
+        told = json.dumps(results["answers"][name]["labels"])
+        assert told == json.dumps(before["answers"]["whole image"]["labels"]) and '"auroc"' in told
+    own, other = table(tmp_path / "one" / "predictions.csv"), table(tmp_path / "zero" / "predictions.csv")
+    truth = 1 - own["true_no bone tumour"].astype(float)
+    areas = [roc_auc_score(truth, 1 - each["p_no bone tumour"].astype(float)) for each in (own, other)]
+    rows = table(tmp_path / "one" / "comparisons.csv")
+    row = rows[(rows["second"] == "fold 0") & (rows["what"] == "no bone tumour")].iloc[0]
+    assert float(row["difference"]) == pytest.approx(areas[0] - areas[1], abs=1e-5)
+
+    def refused(file, told):
+        done = run(place, tmp_path / "o", "--regions", "none", "--against", file)
+        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+    changed = tmp_path / "changed.csv"
+
+    def write(change):
+        text = table(tmp_path / "zero" / "predictions.csv")
+        change(text).to_csv(changed, index=False)
+        return f"x={changed}"
+
+    refused(tmp_path / "nowhere", "nowhere: no such file")
+    refused(f"whole image={tmp_path / 'zero'}", "it needs a name of its own")
+    refused(write(lambda t: t.drop(columns="p_implant")), "no column 'p_implant'")
+    refused(write(lambda t: t.iloc[2:]), "says nothing of 2 of 16 radiographs, first ")
+    refused(write(lambda t: t.assign(p_implant="maybe")), "not all probabilities are numbers")
+    refused(write(lambda t: t.assign(**{"true_no bone tumour": 1 - t["true_no bone tumour"].astype(float)})),
+            "other labels in 16 of 16 radiographs")  # fmt: skip
 
 
 def test_a_radiograph_that_cannot_be_decoded(place, tmp_path):
