@@ -70,12 +70,8 @@ def main(config: Config) -> int:
     import torch
 
     from training import distributed
-    from training.device import choose_device, prepare_cpu
 
-    # setup
-    device = choose_device(config.device)
-    prepare_cpu(device, config.strict_fp32)
-    with distributed.process_group(device):
+    with distributed.job(config.device, config.strict_fp32) as device:
         torch.manual_seed(config.seed)
         return Pretraining(config, device, say).run()
 

@@ -101,14 +101,10 @@ def main(config: Config) -> int:
     import torch
 
     from training import distributed
-    from training.device import choose_device, prepare_cpu
 
-    # setup
     if config.use_fp16 is not None:
         config = dataclasses.replace(config, precision="auto" if config.use_fp16 else "fp32")
-    device = choose_device(config.device)
-    prepare_cpu(device, config.strict_fp32)
-    with distributed.process_group(device):
+    with distributed.job(config.device, config.strict_fp32) as device:
         torch.manual_seed(config.seed)
         return Pretraining(config, device, say).run()
 

@@ -88,11 +88,8 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
     from training import distributed
-    from training.device import choose_device, prepare_cpu
 
-    device = choose_device(config.device)
-    prepare_cpu(device)
-    with distributed.process_group(device):
+    with distributed.job(config.device) as device:
         return Benchmark(config, device).run()
 
 

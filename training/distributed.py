@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.device import choose_device, prepare_cpu
+
 TIMEOUT_SECONDS = 600
 
 
@@ -40,6 +42,16 @@ def process_group(device: torch.device) -> Iterator[None]:
     _gloo_group.cache_clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def job(device: str, strict_fp32: bool = False) -> Iterator[torch.device]:
+    """What every training begins with: the device of that name (see `choose_device`), the CPU prepared, the group
+    joined. ValueError for a device that is not there."""
+    chosen = choose_device(device)
+    prepare_cpu(chosen, strict_fp32)
+    with process_group(chosen):
+        yield chosen
 
 
 def timeout_seconds() -> int:
