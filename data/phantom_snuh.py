@@ -60,7 +60,7 @@ class SnuhWriter:
             "Tumor type": int(kind != "no bone tumour"), _CLASSES[kind]: 1,
             "non-pathologic fracture" if fractured else "No_fracture": 1,
             "Implant": int(phantom.condition == "implant"),
-            "patient": f"P{phantom.patient:05d}", "age": int(phantom.age_years), "sex": phantom.sex,
+            "patient": f"P{self.seed}-{phantom.patient:05d}", "age": int(phantom.age_years), "sex": phantom.sex,
             "boxes": json.dumps(phantom.boxes) if fractured or kind != "no bone tumour" else "",
         })  # fmt: skip
         return f"images/{name}"

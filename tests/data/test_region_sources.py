@@ -140,7 +140,7 @@ def test_labels_and_boxes_are_what_was_drawn(releases):
                 truth = {0: tumour or fracture or implant, 4: not tumour, 36: not fracture, 37: implant}
                 names = told(row["labels"])
                 assert tumour_class(phantom, 1) in names and bone_label(phantom) in names
-                assert row["patient"] == f"snuh:P{phantom.patient:05d}"
+                assert row["patient"] == f"snuh:P1-{phantom.patient:05d}"
             elif layout == "fracatlas":
                 truth = {0: True} if fracture or implant else {}
                 truth |= {4: True, 36: not fracture, 37: implant}
