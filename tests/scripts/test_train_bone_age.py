@@ -1,12 +1,16 @@
 """Bone-age training as a user meets it: BoneXage's places, releases, tables of one's own, and what is refused."""
 
 import json
+import os
 import shutil
+import signal
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fork_harness import exit_status, group, spawn
 from in_process import script
 
 import evaluation.bone_age_report
@@ -20,6 +24,7 @@ from evaluation.bone_age_folds import left_out_intervals, together
 from evaluation.bone_age_reference import BoneAgeReference
 from models.bone_age_weights import load_bone_age
 from scripts import train_bone_age
+from training import fold
 
 SMALL = ("--backbone", "none:convnext_atto", "--input_size", 32, "--batch_size", 8, "--epochs", 1, "--num_workers", 0,
          "--precision", "fp32", "--device", "cpu", "--no-verbose")  # fmt: skip
@@ -245,12 +250,42 @@ def test_intervals_of_left_out_hands_never_use_their_own_error():
     target = rng.uniform(20, 200, 60)
     predicted = target + rng.normal(0, 5, 60)
     predicted[7] += 300  # one gross error
-    sex, fold = ["F", "M"] * 30, np.arange(60)
-    low, high = left_out_intervals(target, predicted, sex, None, fold, 0.9)
+    sex, left_out = ["F", "M"] * 30, np.arange(60)
+    low, high = left_out_intervals(target, predicted, sex, None, left_out, 0.9)
     k = int(np.ceil(60 * 0.9))  # of 59 other errors, (59 + 1) x level
     for row in range(60):
         others = np.sort(np.abs(np.delete(predicted - target, row)))
         half = others[k - 1]
         assert low[row] == pytest.approx(np.clip(predicted[row] - half, 0, 240), abs=1e-3)
         assert high[row] == pytest.approx(np.clip(predicted[row] + half, 0, 240), abs=1e-3)
-    assert np.isnan(left_out_intervals(target[:8], predicted[:8], sex[:8], None, fold[:8], 0.9)[0]).all()
+    assert np.isnan(left_out_intervals(target[:8], predicted[:8], sex[:8], None, left_out[:8], 0.9)[0]).all()
+
+
+def test_killed_and_run_again_it_ends_like_an_uninterrupted_run(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(fold, "SAVE_GAP", 0.0)  # every epoch is saved, however short
+    flags = ("--data_root", release, "--epochs", 6, "--loss", "laplace")
+    assert trained(*flags, "--output_dir", tmp_path / "whole").returncode == 0
+    child = spawn(lambda: trained(*flags, "--output_dir", tmp_path / "killed").returncode)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed/training/fold0/checkpoints").glob("step_*.pt")):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    assert exit_status(child) == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "predictions").exists()
+    assert trained(*flags, "--output_dir", tmp_path / "killed").returncode == 0
+    for name in ("predictions.csv", "summary.json", "model/model.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(release, tmp_path, monkeypatch):
+    """Without dropout, whose draws belong to a process; batch norm counts the radiographs of both."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, values: values)
+    flags = ("--data_root", release, "--drop_path", 0, "--backbone", "none:resnet10t", "--epochs", 2)
+    assert trained(*flags, "--output_dir", tmp_path / "1").returncode == 0
+    pids = group(2, lambda: trained(*flags, "--output_dir", tmp_path / "2").returncode)
+    assert [exit_status(pid, 200) for pid in pids] == [0, 0]
+    one, two = (pd.read_csv(tmp_path / name / "predictions.csv") for name in "12")
+    assert one["path"].tolist() == two["path"].tolist()
+    np.testing.assert_allclose(one["months"], two["months"], atol=0.05)
