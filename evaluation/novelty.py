@@ -19,6 +19,7 @@ from PIL import Image
 
 NEIGHBOURS = 5
 SIDE, CELLS, DIRECTIONS = 64, 8, 6  # of `look`
+LOOK = CELLS**2 * (1 + DIRECTIONS)  # numbers that it gives
 
 
 @dataclasses.dataclass
