@@ -21,7 +21,8 @@ SCHEMAS = (
     ("Image ID", "male", "Bone Age (months)"),
     ("Case ID", "Sex", "Ground truth bone age (months)"),
 )
-SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
+SEXES = {"true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F"}
+MALE_FLAGS = {"1": "M", "0": "F", "1.0": "M", "0.0": "F"}  # in a column `male` alone: elsewhere 1 may be a girl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,30 @@ class BoneAge(RadiographDataset):
         return finished(root / parts["train"][1], records, cls.task, told)
 
 
+def own_table(
+    root: str | Path | None, *, csv: str | Path, image_col: str = "image", target_col: str = "boneage",
+    sex_col: str = "sex", patient_col: str | None = None, keep_missing: bool = False, **looking,
+) -> pd.DataFrame:  # fmt: skip
+    """The records of a table of one's own, with `target` in months and `sex` ("M", "F", NaN); see `CsvTable.read`.
+
+    Sex is m or f, male or female, true or false in any case, 1 and 0 only in a column called `male`. ValueError names
+    the row of anything else and of a bone age beyond `MONTHS`.
+    """
+    from data.csv_table import CsvTable
+
+    table = Path(csv)
+    rows = read_table(table, text=[sex_col, target_col])
+    require_columns(table, rows, [sex_col, target_col])
+    sexes = _sexes(table, rows, sex_col)
+    _months(table, rows, target_col)
+    records = CsvTable.read(root, csv=csv, image_col=image_col, target_col=target_col, patient_col=patient_col,
+                            task="regression", unit="months", keep_missing=keep_missing, **looking)  # fmt: skip
+    told = records.attrs
+    records = records.assign(sex=sexes.to_numpy())
+    records.attrs = told
+    return records
+
+
 def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.DataFrame:
     """The records of one set."""
     table = root / name
@@ -156,9 +181,10 @@ def _months(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
-    """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
+    """M, F or NaN, from True/False or M/F, and from 1/0 in a column `male`; ValueError names the row of all else."""
     words = rows[column].astype("string").str.strip()
-    sexes = (words.str.lower() if column == "male" else words).map(SEXES[column])
-    wanted = "True or False" if column == "male" else "M or F"
-    refuse(table, column, words, words.notna() & sexes.isna(), f"is {{!r}}; expected {wanted}")
+    known = SEXES | (MALE_FLAGS if column == "male" else {})
+    sexes = words.str.lower().map(known)
+    wanted = "M or F, male or female" if column.lower() != "male" else "True or False"
+    refuse(table, column, words, words.notna() & (words != "") & sexes.isna(), f"is {{!r}}; expected {wanted}")
     return sexes.astype(object).where(sexes.notna(), np.nan)

@@ -8,9 +8,9 @@ from training.files import write_bytes
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The records of a metrics.jsonl that carry a loss."""
+    """The records of a metrics.jsonl that carry a loss, or what a fold was judged by."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [r for r in map(json.loads, filter(None, lines)) if "loss" in r or "val_loss" in r]
+    return [r for r in map(json.loads, filter(None, lines)) if {"loss", "val_loss", "validation"} & set(r)]
 
 
 def draw_curves(
@@ -19,11 +19,12 @@ def draw_curves(
     title: str = "",
     references: dict[str, float] | None = None,
     others: dict[str, str] | None = None,
+    judged: str = "",
 ) -> None:
     """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG.
 
     `references`: losses on the held-out radiographs of what needs no learning, as dotted lines. `others`: titles of
-    more quantities of the log, by their names there.
+    more quantities of the log, by their names there. `judged`: which of them a fold's "validation" is of.
     """
     import matplotlib
 
@@ -32,6 +33,7 @@ def draw_curves(
     from matplotlib.ticker import LogLocator, NullFormatter
 
     records = read_metrics(metrics)
+    records = [r | {f"val_{judged}": r["validation"]} if judged and "validation" in r else r for r in records]
     if not records:
         return
     titles = {"lr": "learning rate", "grad_norm": "gradient norm"} | (others or {})
