@@ -60,8 +60,10 @@ def write_bone_age_page(
     parts.append(_table(results, aged, sd_of_table))
     if pictures:
         shown = [_case(results[number], picture) for number, picture in pictures.items()]
-        note = ("Colours: which places of the network's last map speak for more months (Grad-CAM), each radiograph on "
-                "its own scale. The map is coarse; it shows what moved the number, not why, and marks no finding. ")  # fmt: skip
+        note = (
+            "Colours: which places of the network's last map speak for more months (Grad-CAM), each radiograph on its "
+            "own scale. The map is coarse; it shows what moved the number, not why, and marks no finding. "
+        )
         more = "" if len(shown) == len(results) else f"The first {len(shown):,} of {len(results):,}. "
         parts.append(Pictures("Radiographs", shown, more + note, dark=True))
     if reference is not None:
@@ -126,8 +128,10 @@ def _case(result: BoneAgeResult, picture: Image.Image) -> Picture:
 
 def _training(reference: BoneAgeReference) -> Table:
     rows = [[name, f"{count:,}", _number(sd), _number(half)] for name, count, sd, half in reference.bands()]
-    note = (f"{len(reference.error):,} validation radiographs, not trained on. Bands of predicted age; one with too few "
-            "takes the errors of all. ")  # fmt: skip
+    note = (
+        f"{len(reference.error):,} validation radiographs, not trained on. Bands of predicted age; one with too few "
+        "takes the errors of all. "
+    )
     if reference.novelty:
         note += (f"A hand like them is called unlike the training hands in at most {100 * reference.rate:.2g} % (a "
                  "false alarm); hands of other hospitals or machines more often. ")  # fmt: skip
