@@ -28,7 +28,9 @@ def test_the_published_lines_but_for_truncated_months():
     """The months shown are the reference's; years and months are those of the months shown."""
     found = GOLDEN["predict_stdout"]
     for number, (months, line) in enumerate(zip(found["months"], found["lines"])):
-        there = line.replace("\u5c81", " years ").replace("\u4e2a\u6708)", " months)").replace("\u4e2a\u6708", " months")
+        there = (
+            line.replace("\u5c81", " years ").replace("\u4e2a\u6708)", " months)").replace("\u4e2a\u6708", " months")
+        )
         ours = BoneAgeResult(f"img_{number}.png", f"img_{number}.png", "M", months).line
         shown = float(ours.split("(")[1].split()[0])
         assert ours.split("(")[1] == there.split("(")[1]
@@ -132,10 +134,12 @@ def test_the_page_says_what_must_be_said(tmp_path):
                         failed=[(Path("lost.png"), "missing", "no such file")], reference=reference, notes=["a note"],
                         settings={"tta": "False"})  # fmt: skip
     text = page.read_text()
-    for wanted in ("For research only", "10 years 6 months", "110 to 140", "perhaps no hand", "&lt;b&gt;.png", "+26.5 months",
-                   "+2.7 SD", "not how widely healthy children", "sex unknown: 133.0 months if a girl, 120.0 if a boy",
-                   "true bone age 118.0 months, off by +8.5", "lost.png", "no such file", "Grad-CAM", "a note",
-                   "burnt into the pixels", "60 validation radiographs"):  # fmt: skip
+    for wanted in (
+        "For research only", "10 years 6 months", "110 to 140", "perhaps no hand", "&lt;b&gt;.png", "+26.5 months",
+        "+2.7 SD", "not how widely healthy children", "sex unknown: 133.0 months if a girl, 120.0 if a boy",
+        "true bone age 118.0 months, off by +8.5", "lost.png", "no such file", "Grad-CAM", "a note",
+        "burnt into the pixels", "60 validation radiographs",
+    ):  # fmt: skip
         assert wanted in text, wanted
     assert "http" not in text.replace("http-equiv", "") and "<script" not in text and text.count("<img") == 2
     bare = tmp_path / "bare.html"
