@@ -163,11 +163,13 @@ class Network:
     def __init__(self, c: Config):
         import torch
 
+        from data.age_spread import AgeSpread
         from data.preprocessing import Preprocessing
         from models.bone_age_weights import load_bone_age
         from training.device import choose_device, prepare_cpu, resolve_precision
 
         self.device, self.notes = choose_device(c.device), []
+        self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
         prepare_cpu(self.device)
         self.precision = resolve_precision(c.precision, self.device)
         found = load_bone_age(c.model_path)
@@ -336,11 +338,14 @@ def described(c: Config, network: Network, records, rows: list[int], months, spr
         if reference is not None:
             warnings += likeness_warning(likeness[place], reference.rate) + age_warnings(mean[place], reference.ages)
         sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
+        girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
+        sex, age = "" if unknown else "FM"[int(codes[place])], float(record["age_months"])
+        one_sd = network.age_spread.sd(sex, age) if network.age_spread else float(unit[place])
         found.append(BoneAgeResult(
-            str(record["image"]), str(record["name"]), "" if unknown else "FM"[int(codes[place])], float(mean[place]),
-            float(low[place]), float(high[place]), c.level, float(sd),
-            float(months[1, place]) if unknown else math.nan, float(months[0, place]) if unknown else math.nan,
-            float(likeness[place]), warnings, float(record["age_months"]), float(unit[place]), float(record["target"]),
+            path=str(record["image"]), name=str(record["name"]), sex=sex, months=float(mean[place]),
+            low=float(low[place]), high=float(high[place]), level=c.level, sd=float(sd), male=boy, female=girl,
+            likeness=float(likeness[place]), warnings=warnings, age=age, unit_sd=one_sd,
+            target=float(record["target"]),
         ))  # fmt: skip
     return found
 
@@ -371,7 +376,8 @@ def write(c: Config, network: Network, records, results: list, pictures: dict, f
                 for name, value in dataclasses.asdict(c).items()}  # fmt: skip
     settings |= {"network": network.report, "preprocessing": str(network.preprocessing), "speed": network.told}
     write_bone_age_page(out / "index.html", results, pictures, about=f"{network.report}.", failed=failed,
-                        reference=network.reference, notes=network.notes, settings=settings)  # fmt: skip
+                        reference=network.reference, notes=network.notes, settings=settings,
+                        sd_of_table=network.age_spread is not None)  # fmt: skip
     if any(not math.isnan(result.target) for result in results):
         evaluate(c, network, records, results, settings)
 
