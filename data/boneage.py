@@ -21,7 +21,8 @@ SCHEMAS = (
     ("Image ID", "male", "Bone Age (months)"),
     ("Case ID", "Sex", "Ground truth bone age (months)"),
 )
-SEXES = {"true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F"}
+SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
+WORDS = {"true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F"}  # of tables of one's own
 MALE_FLAGS = {"1": "M", "0": "F", "1.0": "M", "0.0": "F"}  # in a column `male` alone: elsewhere 1 may be a girl
 
 
@@ -122,7 +123,7 @@ def own_table(
     table = Path(csv)
     rows = read_table(table, text=[sex_col, target_col])
     require_columns(table, rows, [sex_col, target_col])
-    sexes = _sexes(table, rows, sex_col)
+    sexes = _own_sexes(table, rows, sex_col)
     _months(table, rows, target_col)
     records = CsvTable.read(root, csv=csv, image_col=image_col, target_col=target_col, patient_col=patient_col,
                             task="regression", unit="months", keep_missing=keep_missing, **looking)  # fmt: skip
@@ -181,10 +182,20 @@ def _months(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
-    """M, F or NaN, from True/False or M/F, and from 1/0 in a column `male`; ValueError names the row of all else."""
+    """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
     words = rows[column].astype("string").str.strip()
-    known = SEXES | (MALE_FLAGS if column == "male" else {})
-    sexes = words.str.lower().map(known)
-    wanted = "M or F, male or female" if column.lower() != "male" else "True or False"
-    refuse(table, column, words, words.notna() & (words != "") & sexes.isna(), f"is {{!r}}; expected {wanted}")
+    sexes = (words.str.lower() if column == "male" else words).map(SEXES[column])
+    return _known(table, column, words, sexes, "True or False" if column == "male" else "M or F")
+
+
+def _own_sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
+    """The same of a table of one's own, with more words; empty cells are unknown."""
+    words = rows[column].astype("string").str.strip().replace("", pd.NA)
+    is_flag = column.strip().lower() == "male"
+    sexes = words.str.lower().map(WORDS | (MALE_FLAGS if is_flag else {}))
+    return _known(table, column, words, sexes, "True or False, 1 or 0" if is_flag else "M or F, male or female")
+
+
+def _known(table: Path, column: str, words: pd.Series, sexes: pd.Series, wanted: str) -> pd.Series:
+    refuse(table, column, words, words.notna() & sexes.isna(), f"is {{!r}}; expected {wanted}")
     return sexes.astype(object).where(sexes.notna(), np.nan)
