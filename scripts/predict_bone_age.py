@@ -229,25 +229,10 @@ class Network:
         return tuple(torch.stack(part).float().cpu().numpy() for part in zip(*both))
 
     def maps(self, there, codes):
-        """Grad-CAM [B, r, c] of the months, from the last map; of unknown sex (NaN), of the mean of both."""
-        import torch
-        from torch import nn
+        """Grad-CAM [B, r, c] of the months."""
+        from models.bone_age_saliency import month_maps
 
-        from models.grad_cam import grad_cam
-
-        class Head(nn.Module):
-            def __init__(self, model):
-                super().__init__()
-                self.model, self.map = model, nn.Identity()
-
-            def forward(self, there):
-                features = self.model.pool(self.map(there))
-                male, female = (self.model.answers(features, torch.full_like(codes, one))[0] for one in (1.0, 0.0))
-                share = torch.nan_to_num(codes, 0.5)
-                return share * male + (1 - share) * female
-
-        head = Head(self.model)
-        return grad_cam(head, head.map, there.float(), lambda months: months).cpu().numpy()
+        return month_maps(self.model, there, codes).cpu().numpy()
 
 
 def predict(c: Config, network: Network, records):
