@@ -10,16 +10,10 @@ def test_the_distance_is_that_of_a_plain_loop():
     rng = np.random.default_rng(0)
     training, asked = rng.normal(size=(30, 7)) * np.arange(1, 8), rng.normal(size=(4, 7)) * np.arange(1, 8)
     novelty = Novelty.fit(training, rng.normal(size=(9, 7)))
-    centre, scale = training.mean(0), training.std(0)
-
-    def unit(row):
-        standard = (row - centre) / scale
-        return standard / np.sqrt((standard**2).sum())
-
+    unit = np.sqrt(((training - training.mean(0)) ** 2).mean())
     for row, found in zip(asked, novelty.distance(asked)):
-        each = sorted(np.sqrt(((unit(row) - unit(other)) ** 2).sum()) for other in training)
-        assert found == pytest.approx(each[NEIGHBOURS - 1], abs=2e-3)  # kept ones are at half precision
-    assert novelty.distance(training[:1])[0] < novelty.distance(-training[:1])[0]
+        each = sorted(np.sqrt(((row - other) ** 2).sum()) / unit for other in training)
+        assert found == pytest.approx(each[NEIGHBOURS - 1], abs=5e-3)  # kept ones are at half precision
     few = Novelty.fit(training[:3], training[3:5])  # fewer than neighbours: the farthest of them
     assert few.kept.shape == (3, 7) and np.isfinite(few.distance(asked)).all()
 
@@ -32,7 +26,7 @@ def test_false_alarms_are_as_rare_as_promised():
         likeness = novelty.likeness(rng.normal(size=(100, 5)))
         alarms, asked = alarms + (likeness <= 0.05).sum(), asked + 100
     assert 0.03 < alarms / asked <= 0.06
-    assert novelty.likeness(np.full((1, 5), 3.0) * [1, -1, 1, -1, 40])[0] <= 0.2
+    assert novelty.likeness(np.full((1, 5), 3.0))[0] <= 0.02
     assert novelty.likeness([[np.nan] * 5])[0] == pytest.approx(1 / 100)
 
 

@@ -1,6 +1,7 @@
 """Bone ages from the command line: BoneXage's own line, tables, tags, doubts, the files; with a tiny random network."""
 
 import csv
+import io
 import math
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from evaluation.bone_age_reference import BoneAgeReference
 from evaluation.bone_age_result import COLUMNS
 from models.backbones import build_backbone
 from models.bone_age import BoneAge
+from models.bone_age_weights import load_bone_age, save_published
 from models.finetuned import save_finetuned
 
 SIDE = 64
@@ -87,8 +89,6 @@ def rows_of(folder: Path) -> list[dict]:
 
 def months_of(model: Path, path: Path, sex: float) -> float:
     """What the network says, called by hand."""
-    from models.bone_age_weights import load_bone_age
-
     loaded = load_bone_age(model)
     preprocessing = Preprocessing.from_dict(loaded.preprocessor)
     loaded.model.normalise = preprocessing.normalise
@@ -247,22 +247,44 @@ def test_sex_and_age_of_dicom_files_only_if_asked(model, hands, monkeypatch):
     assert "CANARY" not in told and "20100301" not in told and "20200915" not in told
 
 
-def test_a_published_file_has_no_intervals_and_says_so(model, hands, tmp_path):
-    from models.bone_age_weights import save_published
-
-    preprocessing = Preprocessing(SIDE, SIDE)
-    network = BoneAge(build_backbone("none:convnext_tiny", input_size=(SIDE, SIDE)), preprocessing.normalise)
-    path = tmp_path / "best_model.pth"
-    assert save_published(network, path, preprocessing.to_dict(), {}, {})
-    out = tmp_path / "out"
-    ran = run("--images", hands / "h0.png", "--sex", "M", "--model_path", path, "--output_dir", out)
+def test_without_the_training_nothing_is_promised(model, hands, tmp_path):
+    bare, out = tmp_path / "bare", tmp_path / "out"
+    bare.mkdir()
+    for file in model.iterdir():
+        if file.name != "reference.npz":
+            (bare / file.name).symlink_to(file)
+    common = ("--images", hands / "h0.png", "--sex", "M", "--output_dir", out, "--overwrite", "--model_path")
+    ran = run(*common, bare)
     assert ran.returncode == 0 and "no reference.npz of its training: no intervals" in ran.stderr, ran.stderr
     (row,) = rows_of(out)
-    assert row["low_months"] == row["likeness"] == "" and "Read this first" in (out / "index.html").read_text()
-    (tmp_path / "model").symlink_to(model)  # beside it lies another network
-    ran = run("--images", hands / "h0.png", "--sex", "M", "--model_path", path, "--output_dir", out, "--overwrite")
-    assert "holds another network" in ran.stderr and rows_of(out)[0]["low_months"] == ""
-    ran = run(
-        "--images", hands / "h0.png", "--image_size", 96, "--model_path", model, "--output_dir", out, "--overwrite"
-    )
+    assert row["low_months"] == row["likeness"] == row["level"] == "" and row["bone_age"]
+    assert "Read this first" in (out / "index.html").read_text()
+    ran = run(*common, model, "--level", 0.999)
+    assert "an interval of 99.9 % needs 999 validation radiographs" in ran.stderr and not rows_of(out)[0]["low_months"]
+    ran = run(*common, model, "--image_size", 96)
     assert ran.returncode == 0 and "trained on 64 x 64 pixels, not 96" in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_published_file_takes_the_intervals_of_its_own_training_alone(model, hands, tmp_path):
+    preprocessing, path, out = Preprocessing(SIDE, SIDE), tmp_path / "best_model.pth", tmp_path / "out"
+    network = BoneAge(build_backbone("none:convnext_tiny", input_size=(SIDE, SIDE)), preprocessing.normalise)
+    assert save_published(network, path, preprocessing.to_dict(), {}, {})
+    common = ("--images", hands / "h0.png", "--sex", "M", "--model_path", path, "--output_dir", out, "--overwrite")
+    ran = run(*common)
+    assert ran.returncode == 0 and "no reference.npz" in ran.stderr and not rows_of(out)[0]["low_months"]
+    (tmp_path / "model").symlink_to(model)  # beside it lies another network
+    assert "holds another network" in run(*common).stderr and not rows_of(out)[0]["low_months"]
+    (tmp_path / "model").unlink()
+    save_finetuned(network, tmp_path / "model", preprocessing.to_dict(), {}, "card")
+    (tmp_path / "model" / "reference.npz").write_bytes(reference_without_features(model))
+    assert "holds another" not in run(*common).stderr and rows_of(out)[0]["low_months"]
+
+
+def reference_without_features(model: Path) -> bytes:
+    """The reference of another network, whose features do not fit."""
+    with np.load(model / "reference.npz") as stored:
+        arrays = {name: values for name, values in stored.items() if not name.startswith("network")}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
