@@ -38,13 +38,13 @@ Lost = tuple[Path, str, str]  # path, reason (of `data.radiograph.REASONS`), det
 
 
 def read_inputs(
-    entries: Sequence[Path], *, recursive: bool = True, sex: str = "", beside: Path | None = None
-) -> tuple[pd.DataFrame, list[Lost]]:  # fmt: skip
+    entries: Sequence[Path], *, recursive: bool = True, beside: Path | None = None
+) -> tuple[pd.DataFrame, list[Lost]]:
     """(records, what is lost) of folders, files, .txt lists and .csv or .xlsx tables, each radiograph once.
 
-    Records: `image` (path), `name` (as written), `sex` (a word, "" where there is none, else `sex` for those without
-    one), `said` (who says so, for messages), `age_months` (chronological) and `target` (true bone age), both NaN where
-    unknown, `patient` (or the path). A table has a column `image` with paths relative to itself, or RSNA's `id`, and
+    Records: `image` (path), `name` (as written), `sex` (a word, "" where there is none), `said` (who says so,
+    for messages), `age_months` (chronological) and `target` (true bone age), both NaN where unknown, `patient` (or the
+    path). A table has a column `image` with paths relative to itself, or RSNA's `id`, and
     perhaps `sex` (or `male`), `age_months` (or `age_years`), `bone_age_months` (or RSNA's names) and `patient`. Paths
     of a .txt list are relative to the list or, if there is no such file, to the folder `beside`.
     FileNotFoundError, PermissionError and ValueError name the file, and the row, of what is wrong with them.
@@ -59,10 +59,8 @@ def read_inputs(
             rows += _from_list(entry, beside, lost)
         else:
             rows += [{"image": str(path), "name": str(path)} for path in list_radiographs([entry], recursive=recursive)]
-    for row in rows:
-        if not row.get("sex"):
-            row |= {"sex": sex, "said": "--sex"}
     records = pd.DataFrame(_once(rows), columns=list(COLUMNS))
+    records[["sex", "said"]] = records[["sex", "said"]].fillna("")
     records = records.astype({"age_months": float, "target": float})
     records["patient"] = records["patient"].where(records["patient"].notna(), records["image"])
     if not len(records) and not lost:
@@ -193,10 +191,14 @@ def _place(source: Path, name: str, is_path: bool) -> Path | None:
 
 
 def _once(rows: list[dict]) -> list[dict]:
-    """Each file once; ValueError for one with two sexes."""
+    """Each file once, as the row says it that has a sex; ValueError for one with two sexes."""
     first: dict[str, dict] = {}
     for row in rows:
-        before = first.setdefault(os.path.realpath(row["image"]), row)
-        if before is not row and before["sex"] != row["sex"]:
-            raise ValueError(f"{printable(row['image'])} is named twice, with sex {before['sex']!r} and {row['sex']!r}")
+        real = os.path.realpath(row["image"])
+        before = first.setdefault(real, row)
+        words = [one.get("sex", "") for one in (before, row)]
+        if all(words) and words[0].lower() != words[1].lower():
+            raise ValueError(f"{printable(row['image'])} is named twice, with sex {words[0]!r} and {words[1]!r}")
+        if words[1] and not words[0]:
+            first[real] = row
     return list(first.values())

@@ -201,11 +201,12 @@ def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
 
 def _parts(page: BoneAgePage, by: str, title: str, note: str) -> Table:
     rows, reasons = [], []
+    names = [name for name in page.metrics if name not in ("r2", "width")]  # of little use within a band of ages
     for row in page.results[by]:
         rows.append([row["part"], f"{row['radiographs']:,}", f"{row['patients']:,}",
-                     *(score_text(name, row[name]) for name in page.metrics)])  # fmt: skip
+                     *(score_text(name, row[name]) for name in names)])  # fmt: skip
         reasons.append(f"{row['part']}: {row['mae'].reason}" if row["mae"].reason else "")
-    head = ("part", "radiographs", "patients", *(NAMES[name] for name in page.metrics))
+    head = ("part", "radiographs", "patients", *(NAMES[name] for name in names))
     return Table(title, head, rows, f"{note}A difference between two parts can be chance. " + told(reasons))
 
 

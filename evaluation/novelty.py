@@ -1,9 +1,10 @@
 """Is this radiograph like those of the training? Distance to the nearest of them, judged by held-out ones.
 
-Features are standardised by the training's mean and SD, brought to unit length, and compared with the kept training
-features: the distance to the k-th nearest (Sun et al. 2022, https://arxiv.org/abs/2204.06507). What is far is decided
-by radiographs of the same kind that were not trained on: the share of them that is as far, or further, is the chance
-of a false alarm for another radiograph of that kind (a conformal p value). Nothing is assumed about the features.
+The distance of its features to the k-th nearest of the kept training features (Sun et al. 2022,
+https://arxiv.org/abs/2204.06507), as they are: brought to unit length, as there, features of a regression lose what
+tells a chest from a hand. What is far is decided by radiographs of the same kind that were not trained on: the share
+of them that is as far, or further, is the chance of a false alarm for another radiograph of that kind (a conformal p
+value). Nothing is assumed about the features.
 
 A network that has learnt one task may see no difference between things that its task does not need, so `look`
 describes a picture without any network, too.
@@ -19,12 +20,13 @@ from PIL import Image
 
 NEIGHBOURS = 5
 SIDE, CELLS, DIRECTIONS = 64, 8, 6  # of `look`
+LOOK = CELLS**2 * (1 + DIRECTIONS)  # numbers that it gives
 
 
 @dataclasses.dataclass
 class Novelty:
-    """kept: [K, D] training features, standardised by `centre` and `scale` [D] and of unit length (half precision).
-    held_out: [V] distances of held-out radiographs, ascending."""
+    """kept: [K, D] training features less `centre` [D], divided by `scale`, the SD over all of them (half precision).
+    held_out: [V] distances of held-out radiographs in the same unit, ascending."""
 
     kept: np.ndarray
     centre: np.ndarray
@@ -39,7 +41,7 @@ class Novelty:
             setattr(self, field.name, value)
         if self.kept.ndim != 2 or self.held_out.ndim != 1 or not len(self.held_out) or not len(self.kept):
             raise ValueError("a novelty needs kept features [K, D] and distances [V] of held-out radiographs")
-        if not self.centre.shape == self.scale.shape == (self.kept.shape[1],) or not (self.scale > 0).all():
+        if self.centre.shape != self.kept.shape[1:] or self.scale.shape or not self.scale > 0:
             raise ValueError("centre and scale of a novelty do not fit its features")
 
     @classmethod
@@ -48,18 +50,18 @@ class Novelty:
         training = np.asarray(training, np.float64)
         if training.ndim != 2 or len(training) < 2 or not np.isfinite(training).all():
             raise ValueError(f"training features of shape {training.shape}; expected finite [K, D] of two or more")
-        centre, scale = training.mean(0), training.std(0)
-        scale = np.maximum(scale, 0.1 * np.median(scale) + 1e-12).astype(np.float32)
-        centre = centre.astype(np.float32)
-        made = cls(_unit(training, centre, scale), centre, scale, np.zeros(1))
+        centre = training.mean(0).astype(np.float32)
+        scale = np.float32(max(np.sqrt(((training - centre) ** 2).mean()), 1e-12))
+        made = cls((training - centre) / scale, centre, scale, np.zeros(1))
         return dataclasses.replace(made, held_out=np.sort(made.distance(held_out)))
 
     def distance(self, features: np.ndarray) -> np.ndarray:
-        """Of features [B, D] to the `NEIGHBOURS`-th nearest kept one: [B], 0 to 2."""
+        """Of features [B, D] to the `NEIGHBOURS`-th nearest kept one: [B], Euclidean, in units of `scale`."""
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != self.kept.shape[1]:
             raise ValueError(f"features of shape {features.shape}; this novelty compares {self.kept.shape[1]} of each")
-        near = np.maximum(2 - 2 * _unit(features, self.centre, self.scale) @ self.kept.astype(np.float64).T, 0)
+        asked, kept = (features - self.centre) / self.scale, self.kept.astype(np.float64)
+        near = np.maximum((asked**2).sum(1)[:, None] + (kept**2).sum(1) - 2 * asked @ kept.T, 0)
         place = min(NEIGHBOURS, near.shape[1]) - 1
         return np.sqrt(np.partition(near, place, axis=1)[:, place]).astype(np.float32)
 
@@ -100,8 +102,3 @@ def look(picture: np.ndarray) -> np.ndarray:
     layers = [small, *(np.where(which == k, 4 * slope, 0) for k in range(DIRECTIONS))]
     each = SIDE // CELLS
     return np.concatenate([one.reshape(CELLS, each, CELLS, each).mean((1, 3)).ravel() for one in layers])
-
-
-def _unit(features: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    standard = (features - centre) / scale
-    return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
