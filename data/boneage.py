@@ -22,6 +22,8 @@ SCHEMAS = (
     ("Case ID", "Sex", "Ground truth bone age (months)"),
 )
 SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
+WORDS = {"true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F"}  # of tables of one's own
+MALE_FLAGS = {"1": "M", "0": "F", "1.0": "M", "0.0": "F"}  # in a column `male` alone: elsewhere 1 may be a girl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,30 @@ class BoneAge(RadiographDataset):
         return finished(root / parts["train"][1], records, cls.task, told)
 
 
+def own_table(
+    root: str | Path | None, *, csv: str | Path, image_col: str = "image", target_col: str = "boneage",
+    sex_col: str = "sex", patient_col: str | None = None, keep_missing: bool = False, **looking,
+) -> pd.DataFrame:  # fmt: skip
+    """The records of a table of one's own, with `target` in months and `sex` ("M", "F", NaN); see `CsvTable.read`.
+
+    Sex is m or f, male or female, true or false in any case, 1 and 0 only in a column called `male`. ValueError names
+    the row of anything else and of a bone age beyond `MONTHS`.
+    """
+    from data.csv_table import CsvTable
+
+    table = Path(csv)
+    rows = read_table(table, text=[sex_col, target_col])
+    require_columns(table, rows, [sex_col, target_col])
+    sexes = _own_sexes(table, rows, sex_col)
+    _months(table, rows, target_col)
+    records = CsvTable.read(root, csv=csv, image_col=image_col, target_col=target_col, patient_col=patient_col,
+                            task="regression", unit="months", keep_missing=keep_missing, **looking)  # fmt: skip
+    told = records.attrs
+    records = records.assign(sex=sexes.to_numpy())
+    records.attrs = told
+    return records
+
+
 def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.DataFrame:
     """The records of one set."""
     table = root / name
@@ -159,6 +185,17 @@ def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
     words = rows[column].astype("string").str.strip()
     sexes = (words.str.lower() if column == "male" else words).map(SEXES[column])
-    wanted = "True or False" if column == "male" else "M or F"
+    return _known(table, column, words, sexes, "True or False" if column == "male" else "M or F")
+
+
+def _own_sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
+    """The same of a table of one's own, with more words; empty cells are unknown."""
+    words = rows[column].astype("string").str.strip().replace("", pd.NA)
+    is_flag = column.strip().lower() == "male"
+    sexes = words.str.lower().map(WORDS | (MALE_FLAGS if is_flag else {}))
+    return _known(table, column, words, sexes, "True or False, 1 or 0" if is_flag else "M or F, male or female")
+
+
+def _known(table: Path, column: str, words: pd.Series, sexes: pd.Series, wanted: str) -> pd.Series:
     refuse(table, column, words, words.notna() & sexes.isna(), f"is {{!r}}; expected {wanted}")
     return sexes.astype(object).where(sexes.notna(), np.nan)

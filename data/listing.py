@@ -110,8 +110,12 @@ def _is_radiograph_name(path: Path) -> bool:
         return True  # whoever reads it says why it cannot be
 
 
-def _read_list(source: Path) -> list[Path]:
-    """The files that a .txt or .csv list names; all of them must exist."""
+def named_files(source: Path) -> list[tuple[int, str]]:
+    """(line, name) of every file that a .txt list (one a line) or a .csv list (column `image`) names.
+
+    Windows line ends, a byte order mark, blank lines and blanks around a name do not matter. ValueError for a list that
+    is UTF-16, no file, or has no such column.
+    """
     if not source.is_file():  # reading a pipe would wait for ever
         raise ValueError(f"{printable(source)}: a pipe or a device, not a list of files")
     raw = source.read_bytes()
@@ -129,7 +133,12 @@ def _read_list(source: Path) -> list[Path]:
             raise ValueError(f"{printable(source)}: line {table.line_num} is no line of a table ({error})") from None
     else:
         named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    paths = [(number, source.parent / name) for number, name in named if name]
+    return [(number, name) for number, name in named if name]
+
+
+def _read_list(source: Path) -> list[Path]:
+    """The files that a .txt or .csv list names; all of them must exist."""
+    paths = [(number, source.parent / name) for number, name in named_files(source)]
     lost = [(number, path) for number, path in paths if not os.path.isfile(path)]  # also too long, or with a NUL
     if lost:
         number, path = lost[0]

@@ -94,6 +94,48 @@ def official_splits(records: pd.DataFrame, task: Task, *, folds: int = 5, seed: 
     return _checked(Splits(made, rows[held_out], notices), records, task)
 
 
+def training_splits(
+    records: pd.DataFrame,
+    task: Task,
+    *,
+    val_fraction: float = 0.2,
+    folds: int = 0,
+    official: bool = False,
+    seed: int = 0,
+) -> Splits:
+    """What a network learns from and what its epoch is chosen on, where the release holds the test sets itself.
+
+    Only rows whose `official` is "train" are divided (all of them without that column): about `val_fraction` of the
+    radiographs validate, by patient and stratified; or `folds` parts, each of which is left out in one fold. The test
+    set, perhaps empty, is what the release calls "val" and "test". With `official` its "val" validates instead.
+    ValueError: no official validation set, too few patients.
+    """
+    rows, patients, notices = _usable(records, task)
+    part = records["official"].to_numpy() if "official" in records else np.full(len(records), "train")
+    train, test = part[rows] == "train", part[rows] != "train"
+    if not train.any():
+        raise ValueError("no radiograph of the training set has a target")
+    strata = _strata(records, rows[train], patients[train], task)
+    if official:
+        val, test = part[rows] == "val", part[rows] == "test"
+        if not val.any():
+            raise ValueError("an official split needs the release's validation set with its labels; it is not there")
+        made = (Fold(rows[train], rows[val]),)
+    elif folds:
+        made = _folds(rows[train], patients[train], strata, folds, seed)
+    else:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"validation fraction {val_fraction}: choose one above 0 and below 1")
+        side = _deal(patients[train], strata, [1 - val_fraction, val_fraction], f"{seed}/val")
+        made = (Fold(rows[train][side == 0], rows[train][side == 1]),)
+    splits = Splits(made, rows[test], notices)
+    crossing = _crossing(splits, records)
+    if crossing:
+        told = f"{len(crossing)} patients are on two sides of the official split, first {crossing[0]!r}"
+        splits = Splits(made, rows[test], (*notices, told))
+    return _checked(splits, records, task)
+
+
 def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: float, *, seed: int = 0) -> np.ndarray:
     """About `fraction` of the training `rows`, whole patients, stratified: the few labels of a label-efficiency curve.
 

@@ -122,6 +122,56 @@ class RotateFlipJitter:
         return _sampled(fitted, column, row)
 
 
+@dataclasses.dataclass(frozen=True)
+class CropTurnShift:
+    """Crop, horizontal flip, rotation and shift of a fitted radiograph, in one resampling: BoneXage's augmentation.
+
+    `preprocessing` brings the radiograph to the network's size. Of that picture a crop of `scale` of its area, `ratio`
+    times as wide for its height, fills the picture again; it is mirrored with probability `flip`, turned by up to
+    `degrees` about the middle and shifted by up to `shift` of width and height. Corners become black. As in
+    `RotateFlipJitter` the rotation is one of the radiograph itself, not of the squashed picture.
+    """
+
+    preprocessing: Preprocessing
+    scale: tuple[float, float] = (0.85, 1.0)
+    ratio: tuple[float, float] = (0.9, 1.1)
+    flip: float = 0.5
+    degrees: float = 20.0
+    shift: float = 0.05
+    takes_size = True  # of the radiograph, where the pixels have been fitted before
+
+    def __post_init__(self):
+        for name, most in (("degrees", 180), ("flip", 1), ("shift", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 0 to {most}")
+        CropFlip(1, 1, self.scale, self.ratio)
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+        """`size` (H, W): of the radiograph, if `pixels` are already at the network's size."""
+        fitted = pixels if size else self.preprocessing.fit(pixels)[0].numpy()
+        h, w = fitted.shape
+        crop = CropFlip(h, w, self.scale, self.ratio).box((h, w), rng) if self.scale != (1, 1) else (0, 0, w, h)
+        flip, angle = rng.random() < self.flip, math.radians(rng.uniform(-self.degrees, self.degrees))
+        shift = rng.uniform(-self.shift, self.shift, 2) * (w, h)
+        return _sampled(fitted, *self.places((h, w), size or pixels.shape[:2], crop, flip, angle, shift))
+
+    def places(self, fitted, size, crop, flip: bool, angle: float, shift) -> tuple[tuple, tuple]:
+        """Where each pixel (x, y) of the result is taken from, for `_sampled`: column, row. `angle` in radians."""
+        (h, w), (x0, y0, x1, y1) = fitted, crop
+        (left, top, right, bottom), (into_left, into_top, into_right, into_bottom) = self.preprocessing.placement(size)
+        stretch = (into_right - into_left) / (right - left) / ((into_bottom - into_top) / (bottom - top))
+        cos, sin = math.cos(angle), math.sin(angle)
+        mirror = -1 if flip else 1
+        wide, high = mirror * (x1 - x0) / w, (y1 - y0) / h
+        # from the middle of the result: undo the shift, the rotation, the mirror, the crop
+        across, down = -shift[0] - w / 2, -shift[1] - h / 2
+        x = (cos, -sin * stretch, cos * across - sin * stretch * down)
+        y = (sin / stretch, cos, sin / stretch * across + cos * down)
+        column = tuple(wide * part for part in x)
+        row = tuple(high * part for part in y)
+        return (*column[:2], column[2] + (x0 + x1) / 2), (*row[:2], row[2] + (y0 + y1) / 2)
+
+
 def _sampled(pixels: np.ndarray, column: tuple[float, ...], row: tuple[float, ...]) -> np.ndarray:
     """`pixels` [h, w] seen through an affine map, bilinear, black outside: output pixel (x, y) shows what lies at
     column[0] * x + column[1] * y + column[2], and `row` likewise. A third of Pillow's time for the same.

@@ -133,14 +133,23 @@ def reliability_picture(
     return _png(figure)
 
 
-def truth_picture(target: np.ndarray, predicted: np.ndarray, title: str, unit: str) -> bytes:
-    """Predicted against true values; dotted: equal."""
+def truth_picture(
+    target: np.ndarray, predicted: np.ndarray, title: str, unit: str, groups: Sequence[str] | None = None
+) -> bytes:
+    """Predicted against true values; dotted: equal. `groups` [R]: points of each get their own colour and sign."""
     figure, axis = _axes(4.4, 4.4)
     ends = [min(target.min(), predicted.min()), max(target.max(), predicted.max())]
     axis.plot(ends, ends, ":", color="0.4", lw=1.2)
-    axis.plot(target, predicted, "o", color=COLOURS[0], ms=4, alpha=_alpha(len(target)), mew=0)
+    names = np.asarray([""] * len(target) if groups is None else groups, object)
+    for number, name in enumerate(dict.fromkeys(names)):
+        axis.plot(target[names == name], predicted[names == name], "osD^v"[number % 5], ms=4, mew=0, label=name or None,
+                  color=COLOURS[number % len(COLOURS)], alpha=_alpha(len(target)))  # fmt: skip
     axis.set(xlabel=f"true ({unit})" if unit else "true", ylabel=f"predicted ({unit})" if unit else "predicted")
     axis.set_title(plain(title), fontsize=10)
+    if groups is not None:
+        legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
     return _png(figure)
 
 

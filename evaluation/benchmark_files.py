@@ -43,8 +43,10 @@ def write_predictions(
     write_text(file.with_suffix(".json"), json.dumps(note, default=str) + "\n")
 
 
-def is_made(file: Path, identity: dict[str, Any]) -> bool:
-    """Whether predictions with this identity (all that decides them) are at FOLD.csv; ValueError if others are."""
+def is_made(file: Path, identity: dict[str, Any], flag: str = "--outdir") -> bool:
+    """Whether predictions with this identity (all that decides them) are at FOLD.csv; ValueError if others are.
+
+    flag: of the folder."""
     note = file.with_suffix(".json")
     if not note.exists():
         return False
@@ -53,7 +55,7 @@ def is_made(file: Path, identity: dict[str, Any]) -> bool:
     if there != mine:
         keys = sorted(key for key in {*there, *mine} if there.get(key) != mine.get(key))
         told = ", ".join(f"{key} was {there.get(key)!r} and is {mine.get(key)!r}" for key in keys)
-        raise ValueError(f"{file}: made by another run ({told}); give another --outdir")
+        raise ValueError(f"{file}: made by another run ({told}); give another {flag}")
     return True
 
 
@@ -70,7 +72,7 @@ def write_study(
     summary, main = study.summary, MAIN[test.kind]
     write_table(out / f"{study.name}_folds.csv", list(summary["folds"][0]), summary["folds"])
     about = about | {"backbone": study.backbone, "metric": main, "kind": test.kind}
-    text = json.dumps(_with_null(about | summary), indent=1, default=str, allow_nan=False)
+    text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
     write_text(out / f"{study.name}_summary.json", text + "\n")
     for column in metadata:
         table = by_subgroup(study.folds, test, metadata[column].tolist())
@@ -100,10 +102,10 @@ def write_comparisons(
     return compared
 
 
-def _with_null(value):
+def with_null(value):
     """A nested value with null in place of NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _with_null(item) for key, item in value.items()}
+        return {key: with_null(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_with_null(item) for item in value]
+        return [with_null(item) for item in value]
     return None if isinstance(value, float) and value != value else value

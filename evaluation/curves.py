@@ -8,9 +8,9 @@ from training.files import write_bytes
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """The records of a metrics.jsonl that carry a loss."""
+    """The records of a metrics.jsonl that carry a loss, or what a fold was judged by."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [r for r in map(json.loads, filter(None, lines)) if "loss" in r or "val_loss" in r]
+    return [r for r in map(json.loads, filter(None, lines)) if {"loss", "val_loss", "validation"} & set(r)]
 
 
 def draw_curves(
@@ -19,11 +19,12 @@ def draw_curves(
     title: str = "",
     references: dict[str, float] | None = None,
     others: dict[str, str] | None = None,
+    judged: str = "",
 ) -> None:
     """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG.
 
     `references`: losses on the held-out radiographs of what needs no learning, as dotted lines. `others`: titles of
-    more quantities of the log, by their names there.
+    more quantities of the log, by their names there. `judged`: which of them a fold's "validation" is of.
     """
     import matplotlib
 
@@ -32,6 +33,7 @@ def draw_curves(
     from matplotlib.ticker import LogLocator, NullFormatter
 
     records = read_metrics(metrics)
+    records = [r | {f"val_{judged}": r["validation"]} if judged and "validation" in r else r for r in records]
     if not records:
         return
     titles = {"lr": "learning rate", "grad_norm": "gradient norm"} | (others or {})
@@ -49,6 +51,8 @@ def draw_curves(
                 axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
         axis.set(xlabel="epoch", title=titles.get(name, name))
         axis.grid(alpha=0.25)
+        if name != "loss" and len(axis.lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
         if name == "loss":
             for shade, (label, level) in zip(("0.3", "0.5", "0.7"), (references or {}).items()):
                 axis.axhline(level, ls=":", lw=1.2, color=shade, label=f"{label}, held out")

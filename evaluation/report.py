@@ -109,11 +109,12 @@ def write_report(path: Path, report: Report) -> None:
 
 def write_page(
     path: Path, title: str, lead: str, counts: dict[str, str], parts: Sequence[Table | Pictures],
-    settings: dict[str, str],
+    settings: dict[str, str], banner: str = "",
 ) -> None:  # fmt: skip
-    """Write a page of tables and pictures, in their order, without a script."""
+    """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all."""
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
-    _write(path, title, [_header(title, lead, counts), *shown, _settings(settings)])
+    above = [f"<div class=banner role=note>{_text(banner)}</div>"] if banner else []
+    _write(path, title, [*above, _header(title, lead, counts), *shown, _settings(settings)])
 
 
 def anonymous(notice: str, patients: set) -> str:
@@ -256,6 +257,7 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0 auto;padding:28px 32px 60px;max-width:1500px;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+.banner{background:#5b3a00;color:#fff4dc;padding:10px 14px;border-radius:8px;margin:0 0 18px;font-weight:600}
 h1{font-size:25px;margin:0 0 6px}h2{font-size:17px;margin:0}header p{max-width:78ch;margin:0 0 14px;color:var(--faint)}
 .counts{display:flex;flex-wrap:wrap;gap:10px;margin:0 0 22px}
 .counts div{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 16px;min-width:110px}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.backbone_aliases import ALIASES
 from models.backbone_names import OURS, Source, find, is_timm
 from models.export import statistics
-from models.keys import resnet_to_timm, timm_name
+from models.keys import is_torchvision_convnext, resnet_to_timm, timm_name, torchvision_convnext_to_timm
 from models.mae import MaskedAutoencoder, named_config
 from models.timm_weights import create, load_timm
 from models.vit import class_token, ends_plainly
@@ -179,6 +179,8 @@ def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
         named = None if checkpoint.config.get("model_args") else checkpoint.config.get("architecture")
     if any("embedder.embedder.convolution.weight" in key for key in checkpoint.state):
         checkpoint.state = resnet_to_timm(checkpoint.state)
+    if is_torchvision_convnext(checkpoint.state):
+        checkpoint.state = torchvision_convnext_to_timm(checkpoint.state)
     if named is None:
         return timm_name(checkpoint.state)
     if not isinstance(named, str) or not is_timm(named):

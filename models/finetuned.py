@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from models.backbones import Backbone
+from models.bone_age import BoneAge
 from models.region_guided import RegionGuided
 from models.supervised import Supervised
 from models.timm_weights import create
@@ -26,6 +27,7 @@ from models.vit import ViT
 from models.weights import check_tensors, load_strictly, read_json, read_tensors
 from training.files import atomic, printable, write_text
 
+Network = Supervised | RegionGuided | BoneAge
 _MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "outputs": 10_000, "covariates": 100}
 
 
@@ -33,7 +35,7 @@ _MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "outputs
 class FineTuned:
     """`model` in eval mode, float32, on the CPU; `preprocessor` and `about` as they were saved."""
 
-    model: Supervised | RegionGuided
+    model: Network
     preprocessor: dict[str, Any]
     about: dict[str, Any]
 
@@ -68,13 +70,15 @@ def rebuild(facts: dict[str, Any]) -> Backbone:
 
 
 def save_finetuned(
-    model: Supervised | RegionGuided, folder: str | Path, preprocessor: dict[str, Any], about: dict[str, Any], card: str
+    model: Network, folder: str | Path, preprocessor: dict[str, Any], about: dict[str, Any], card: str
 ) -> None:
     """Write the folder, each file as a whole, the tensors last."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, Supervised):
         head = {"kind": model.kind, "outputs": model.head.out_features, "covariates": model.covariates}
+    elif isinstance(model, BoneAge):
+        head = {"kind": "bone-age", "loss": model.loss}
     else:
         head = {"kind": "region-guided"}
     config = {"backbone": describe(model.backbone), "head": head, "about": about}
@@ -87,7 +91,7 @@ def save_finetuned(
 
 
 def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
-    """Read what `save_finetuned` wrote; `kind`: what the head must be ("region-guided", "binary", ...).
+    """Read what `save_finetuned` wrote; `kind`: what the head must be ("region-guided", "bone-age", "binary", ...).
 
     The model still needs `normalise` (`Preprocessing.from_dict(preprocessor).normalise`). FileNotFoundError or
     ValueError that names the file.
@@ -140,12 +144,14 @@ def training_splits(fold: Path) -> Path | None:
     return next((file for file in places if file.is_file()), None)
 
 
-def _built(folder: Path, config: dict[str, Any]) -> Supervised | RegionGuided:
+def _built(folder: Path, config: dict[str, Any]) -> Network:
     head: dict[str, Any] = config["head"]
     make: Callable[..., Any] = RegionGuided
     try:
         if head["kind"] == "region-guided":
             return make(rebuild(config["backbone"]))
+        if head["kind"] == "bone-age":
+            return BoneAge(rebuild(config["backbone"]), loss=head["loss"])
         if head["kind"] not in ("binary", "multiclass", "regression"):
             raise ValueError(f"a head {head['kind']!r}")
         return Supervised(rebuild(config["backbone"]), head["kind"], _bounded("outputs", head["outputs"]),

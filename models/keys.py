@@ -9,6 +9,7 @@ Ours are the names of the MAE paper's code (`blocks.0.attn.qkv.weight`, ...), wh
     Hugging Face ViT            the same without decoder; with `classifier`, or bare with `pooler`
     DINO (DAX, Adam-v2)         teacher: backbone.blocks.0. ..., backbone.conv1. ..., with a head beside it
     MoCo (Adam-v1)              encoder_q.conv1. ..., encoder_k. ..., queue
+    torchvision ConvNeXt        features.1.0.block.0.weight
     Hugging Face ResNet         resnet.encoder.stages.0.layers.0.layer.0.convolution.weight
 """
 
@@ -98,6 +99,53 @@ def timm_name(state: dict[str, Tensor]) -> str | None:
                         and ("dwconv" in k or "conv_dw" in k)}) for i in range(4))  # fmt: skip
     stem = next((state[k] for k in ("stem.0.weight", "downsample_layers.0.0.weight") if k in state), None)
     return None if stem is None else _CONVNEXTS.get((*depths, len(stem)))
+
+
+def is_torchvision_convnext(state: dict[str, Tensor]) -> bool:
+    """Whether the names are those of torchvision's ConvNeXts."""
+    return "features.0.0.weight" in state and "features.1.0.block.0.weight" in state
+
+
+def torchvision_convnext_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's names of a ConvNeXt -> timm's; names that belong to neither are kept."""
+    inner = {"block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2"}
+    renamed = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"features\.([0-7])\.(\d+)\.(.+)", key)
+        if match is None:
+            key = re.sub(r"^classifier\.0\.", "head.norm.", re.sub(r"^classifier\.2\.", "head.fc.", key))
+        elif match[1] == "0":
+            key = f"stem.{match[2]}.{match[3]}"
+        elif int(match[1]) % 2 == 0:
+            key = f"stages.{int(match[1]) // 2}.downsample.{match[2]}.{match[3]}"
+        else:
+            part, _, kind = match[3].rpartition(".")
+            name = f"{inner.get(part, part)}.{kind}"
+            if match[3] == "layer_scale":  # [D, 1, 1] there
+                name, value = "gamma", value.flatten()
+            key = f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{name}"
+        renamed[key] = value
+    return renamed
+
+
+def timm_convnext_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `torchvision_convnext_to_timm` for the stem and the stages."""
+    inner = {"conv_dw": "block.0", "norm": "block.2", "mlp.fc1": "block.3", "mlp.fc2": "block.5"}
+    renamed = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "stem":
+            key = f"features.0.{parts[1]}.{parts[2]}"
+        elif parts[0] == "stages" and parts[2] == "downsample":
+            key = f"features.{2 * int(parts[1])}.{parts[3]}.{parts[4]}"
+        elif parts[0] == "stages":
+            key = f"features.{2 * int(parts[1]) + 1}.{parts[3]}."
+            if parts[4] == "gamma":
+                key, value = key + "layer_scale", value[:, None, None]
+            else:
+                key += f"{inner['.'.join(parts[4:-1])]}.{parts[-1]}"
+        renamed[key] = value
+    return renamed
 
 
 def resnet_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Draw the pictures of the README and docs/, from phantoms only: docs/phantoms.png and docs/heatmaps.png.
+"""Draw the pictures of the README from phantoms only: docs/phantoms.png, docs/heatmaps.png, docs/bone_age.png.
 
     python scripts/draw_docs.py --model-path demo/mae/model
+    python scripts/draw_docs.py --bone-age-model checkpoints/model   # trained on phantom hands: bone_age.png alone
     python scripts/draw_docs.py --model-path demo/mae/model --examples knee:implant wrist:lytic --seed 1000
 
 The model should have been trained on phantoms of the difficulty `clear`, of the regions in --examples, with another
@@ -19,6 +20,7 @@ from training.cli import flag, run
 SIZE = 512  # pixels, longer side of the phantoms
 SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
 PASSES = 8
+AGES = (2.5, 5.0, 7.5, 10.0, 12.5, 15.5)  # years, of the hands
 TOP = 0.98  # quantile of the errors at the top of the colours
 CONDITIONS = [  # (region, condition) of the contact sheet's second half
     ("hand", "lytic"), ("wrist", "fracture"), ("elbow", "fracture"), ("shoulder", "lytic"), ("hip", "implant"),
@@ -28,17 +30,25 @@ CONDITIONS = [  # (region, condition) of the contact sheet's second half
 
 @dataclasses.dataclass
 class Config:
-    """Draw docs/phantoms.png and docs/heatmaps.png from phantoms."""
+    """Draw docs/phantoms.png and docs/heatmaps.png from phantoms, or docs/bone_age.png."""
 
-    model_path: Path = flag(help="checkpoint folder of a masked autoencoder that was trained on phantoms")
-    out: Path = flag(Path("docs"), "folder of the two pictures")
+    model_path: Path | None = flag(None, "checkpoint folder of a masked autoencoder that was trained on phantoms")
+    bone_age_model: Path | None = flag(None, "model folder of train_bone_age.py, trained on phantom hands")
+    out: Path = flag(Path("docs"), "folder of the pictures")
     seed: int = flag(1000, "of the phantoms and the masks")
     examples: list[str] = flag(["knee:implant", "wrist:osteochondroma"], "REGION:CONDITION of each row of heat maps")
 
 
 def main(config: Config) -> int:
+    if config.model_path is None and config.bone_age_model is None:
+        raise ValueError("give --model-path or --bone-age-model")
     config.out.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("phantoms", phantoms(config.seed)), ("heatmaps", heatmaps(config))):
+    drawn = {}
+    if config.model_path is not None:
+        drawn = {"phantoms": phantoms(config.seed), "heatmaps": heatmaps(config)}
+    if config.bone_age_model is not None:
+        drawn["bone_age"] = bone_ages(config)
+    for name, picture in drawn.items():
         path = config.out / f"{name}.png"
         picture.save(path, optimize=True)
         print(f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB")
@@ -134,6 +144,44 @@ def measure(loaded, phantom, seed: int, number: int):
     return tuple(
         preprocessing.map_back(values.astype(np.float32), size) for values in (hidden[0], predicted, maps.maps[0])
     )
+
+
+def bone_ages(config: Config):
+    """Phantom hands of several ages beside their Grad-CAM maps, with the true and the predicted bone age."""
+    import numpy as np
+    import torch
+
+    from data.phantom import study
+    from data.preprocessing import Preprocessing
+    from evaluation.bone_age_page import case_picture
+    from evaluation.bone_age_reference import FILE, BoneAgeReference
+    from evaluation.bone_age_result import age_text
+    from evaluation.figures import contact_sheet
+    from models.bone_age_saliency import month_maps
+    from models.bone_age_weights import load_bone_age
+
+    found = load_bone_age(config.bone_age_model)
+    preprocessing = Preprocessing.from_dict(found.preprocessor)
+    found.model.normalise = preprocessing.normalise
+    reference = BoneAgeReference.load(config.bone_age_model / FILE)
+    plan = {"size": SIZE, "region": "hand", "condition": "normal", "views": ("pa",)}
+    hands = [study(config.seed, patient, age_years=age, **plan)[0] for patient, age in enumerate(AGES)]
+    images = torch.stack([preprocessing(hand.pixels) for hand in hands])
+    sex = torch.tensor([float(hand.sex == "M") for hand in hands])
+    with torch.no_grad():
+        there = found.model.last_map(images)
+        answer = found.model.months(found.model.pool(there), sex)
+    low, high = reference.interval(answer.months.numpy(), None if answer.sd is None else answer.sd.numpy())
+    pictures, labels = [], []
+    for number, (hand, cam) in enumerate(zip(hands, month_maps(found.model, there, sex))):
+        cam = torch.nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bicubic")[0, 0].clamp(min=0)
+        grey = preprocessing(hand.pixels)[0].numpy()
+        pictures.append(case_picture(grey, cam.numpy(), hand.pixels.shape))
+        ends = f" ({low[number]:.0f} to {high[number]:.0f})" if low[number] == low[number] else ""
+        labels.append(f"{age_text(float(answer.months[number]))}: {answer.months[number]:.0f}{ends}, "
+                      f"true {hand.bone_age_months:.0f} months")  # fmt: skip
+    return contact_sheet([np.asarray(picture) for picture in pictures], labels, columns=2, tile=420,
+                         title="Bone age of phantom hands; right: what speaks for more months")  # fmt: skip
 
 
 def centred(tile, side: int):

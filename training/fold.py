@@ -22,10 +22,11 @@ SAVE_GAP = 30.0  # seconds of training that a kill may cost; epochs of few radio
 RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs")
 
 
-def fold_plan(samples: int, batch_size: int, epochs: float) -> Plan:
-    """The plan of a fold; `batch_size`: of all processes together, fewer if there are fewer samples."""
+def fold_plan(samples: int, batch_size: int, epochs: float, accumulate: int = 1) -> Plan:
+    """The plan of a fold; `batch_size`: of a step of all processes together, fewer if there are fewer samples."""
     world = distributed.world_size()
-    return Plan(samples, max(1, min(batch_size, samples) // world), processes=world, epochs=epochs)
+    each = max(1, min(batch_size, samples) // (world * accumulate))
+    return Plan(samples, each, accumulate, processes=world, epochs=epochs)
 
 
 def train_fold(
@@ -35,8 +36,8 @@ def train_fold(
     """Train `model` (with AdamW, layer decay, warm-up and cosine: `RECIPE`) and leave it with the weights of its best
     epoch. Continues where an earlier process was; None after a signal, with everything saved.
 
-    `score()` judges the model on validation, on every process alike. `about`: for config.json. `settings`: of
-    `training.fit.Fit`. Returns epoch, validation (its score) and steps.
+    `score()` judges the model on validation, on every process alike; if it is always NaN, the last epoch is kept.
+    `about`: for config.json. `settings`: of `training.fit.Fit`. Returns epoch, validation (its score) and steps.
     """
     best = BestEpoch(folder.folder, larger_is_better) if distributed.is_main() else None
 
@@ -53,7 +54,7 @@ def train_fold(
         warmup = min(recipe["warmup_epochs"] / recipe["epochs"], 1.0)
         outcome = fit(model, Fit(
             plan=plan, optimizer=adamw(groups, (recipe["beta1"], recipe["beta2"])),
-            schedules={"lr": warmup_cosine(recipe["lr"], warmup=warmup),
+            schedules={"lr": warmup_cosine(recipe["lr"], recipe.get("min_lr", 0.0), warmup),
                        "weight_decay": constant(recipe["weight_decay"])},
             run=folder, save_every=plan.steps_per_epoch, save_gap=SAVE_GAP, on_epoch=validate,
             before_save=best.keep if best else None, **settings,

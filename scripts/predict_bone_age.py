@@ -1,0 +1,404 @@
+"""Bone age of children's hands from radiograph and sex, with an interval, a map of what spoke for it, and doubts.
+
+    python scripts/predict_bone_age.py image_list.txt M 512 checkpoints/best_model.pth
+    python scripts/predict_bone_age.py --images hands/ more.csv --sex F --model_path checkpoints/model --tta
+
+The first form is BoneXage's: a text file with one path a line, one sex for all, the side of the input in pixels (the
+checkpoint's, if left out) and the network; it prints `path: 10 years 6 months (126.5 months)`, years and months being
+the completed ones of the months shown. The second takes radiographs (also DICOM), folders, .txt lists and tables (.csv,
+.xlsx: columns image, sex or male, and if known age_months or age_years, bone_age_months, patient; also RSNA's own) and
+writes OUTPUT_DIR/
+  predictions.csv   path, sex, bone_age_months, bone_age, low_months, high_months, level, sd_months, male_months,
+                    female_months, likeness, warnings, chronological_age_months, deviation_months, deviation_sd,
+                    true_bone_age_months
+  index.html        all of it with the radiographs and Grad-CAM maps; open it in a browser
+  failed.csv        what could not be read, and why
+  report.html, scores.csv, subgroups.csv, comparisons.csv   where true bone ages are known
+
+Sex: M, male, true, 1 (as in RSNA's column male) or F, female, false, 0, in any case; none, unknown or u is unknown, and
+gives the mean of both answers with an interval that covers both. It is never guessed. Research use only. Exit status:
+0 all radiographs were read, 3 some were not, 2 a wrong flag or file.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import dataclasses
+import math
+from pathlib import Path
+
+from training.cli import flag, run
+from training.progress import bar, say
+
+MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
+CONTENT = ("predictions.csv", "index.html", "failed.csv", "report.html", "scores.csv", "subgroups.csv",
+           "comparisons.csv")  # fmt: skip
+
+
+@dataclasses.dataclass
+class Config:
+    """Bone age of children's hands from radiograph and sex. Research use only."""
+
+    line: list[str] = flag([], "BoneXage's form: IMAGE_LIST SEX [SIZE [MODEL]]", positional=True)
+    images: list[Path] = flag([], "radiographs, folders, .txt lists, tables (.csv, .xlsx) with a sex for each")
+    model_path: Path = flag(MODEL, "model folder of train_bone_age.py, or BoneXage's best_model.pth")
+    output_dir: Path | None = flag(None, "folder of the results [outputs/bone_age; none for BoneXage's form]")
+    sex: str = flag("", "of radiographs for which nothing else says it")
+    sex_from_dicom: bool = flag(False, "PatientSex of DICOM files, where no table says it")
+    age_from_dicom: bool = flag(False, "chronological age in months from DICOM files, where no table says it")
+    recursive: bool = flag(True, "also radiographs in subfolders")
+    image_size: int | None = flag(None, "side of the input, pixels; default the checkpoint's")
+    tta: bool = flag(False, "mean with the flipped radiograph")
+    level: float = flag(0.9, "chance with which an interval holds the true bone age")
+    age_sd: Path | None = flag(None, "table sex,age_months,sd_months: one SD of the deviation, by sex and age")
+    saliency: bool = flag(True, "Grad-CAM maps on the page")
+    most_shown: int = flag(200, "radiographs shown on the page")
+    overwrite: bool = flag(False, "replace the results in OUTPUT_DIR")
+    draws: int = flag(2000, "bootstrap draws of the intervals of scores")
+    seed: int = flag(0, "of the draws")
+    batch_size: int = flag(16, "radiographs that go through the network together")
+    num_workers: int = flag(2, "loader processes")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("fp32", "of the backbone", choices=("fp32", "auto", "bf16", "fp16"))
+
+
+def main(config: Config) -> int:
+    """Exit status: 0, or 3 if some radiographs could not be read."""
+    check(config)
+    from training.files import printable
+
+    records, lost = inputs(config)
+    if not len(records):
+        raise ValueError(f"none of the {len(lost)} files is there, first {printable(lost[0][0])} ({lost[0][2]})")
+    lock = prepare_output(config)
+    network = Network(config)
+    for note in network.notes:
+        say_aside(f"note: {note}")
+    results, pictures, failed = predict(config, network, records)
+    failed = [*lost, *failed]
+    for result in results:
+        say(result.line)
+        for warning in result.warnings:
+            say_aside(f"WARNING: {printable(result.name)}: {warning}")
+    for path, reason, detail in failed:
+        say_aside(f"not read: {printable(path)}: {reason}: {detail}")
+    if config.output_dir is not None:
+        write(config, network, records, results, pictures, failed)
+        say(f"{len(results):,} radiographs, {network.told}; open {config.output_dir / 'index.html'}")
+        lock.close()
+    return 3 if failed else 0
+
+
+def check(c: Config) -> None:
+    """Take BoneXage's form apart; refuse what could only fail later."""
+    if c.line and c.images:
+        raise ValueError(f"either BoneXage's form ({' '.join(c.line)[:80]}) or --images, not both")
+    if c.line:
+        if len(c.line) not in (2, 3, 4):
+            raise ValueError(f"{len(c.line)} words without a flag; expected IMAGE_LIST SEX [SIZE [MODEL]]")
+        c.images, c.sex, c.saliency = [Path(c.line[0])], c.line[1], c.output_dir is not None
+        if len(c.line) > 2:
+            if not (c.line[2].isascii() and c.line[2].isdigit()):
+                raise ValueError(f"SIZE {c.line[2]!r}: expected the side of the input in pixels, e.g. 512")
+            c.image_size = int(c.line[2])
+        c.model_path = Path(c.line[3]) if len(c.line) > 3 else c.model_path
+    elif not c.images:
+        raise ValueError("give --images (radiographs, folders, lists, tables), or IMAGE_LIST SEX [SIZE [MODEL]]")
+    elif c.output_dir is None:
+        c.output_dir = Path("outputs/bone_age")
+    limits = {
+        "batch_size": c.batch_size >= 1, "num_workers": c.num_workers >= 0, "most_shown": c.most_shown >= 0,
+        "level": 0 < c.level < 1, "image_size": c.image_size is None or 32 <= c.image_size <= 4096,
+        "draws": c.draws >= 1, "seed": c.seed >= 0,
+    }  # fmt: skip
+    for name, fine in limits.items():
+        if not fine:
+            raise ValueError(f"--{name} {getattr(c, name)} is out of range")
+
+
+def inputs(c: Config):
+    """(records with `sex_code` 1, 0 or NaN, files that are not there)."""
+    from data.bone_age_inputs import add_patient_tags, read_inputs
+    from models.bone_age import sex_code
+    from training.files import printable
+
+    beside = Path() if c.line else None
+    records, lost = read_inputs(c.images, recursive=c.recursive, beside=beside)
+    if c.sex_from_dicom or c.age_from_dicom:
+        count = add_patient_tags(records, sex=c.sex_from_dicom, age=c.age_from_dicom)
+        say_aside(f"note: sex or age of {count} of {len(records)} files from DICOM tags")
+    codes = []
+    for word, said, image in zip(records["sex"], records["said"], records["image"]):
+        try:
+            code = sex_code(word)
+            codes.append(sex_code(c.sex) if math.isnan(code) and not word else code)
+        except ValueError as error:
+            raise ValueError(f"{said if word else '--sex'}: {error} (of {printable(image)})") from None
+    records["sex_code"] = codes
+    if unknown := sum(map(math.isnan, codes)):
+        say_aside(f"note: the sex of {unknown} of {len(records)} radiographs is unknown: mean of both answers")
+    return records, lost
+
+
+def prepare_output(c: Config):
+    """The locked folder of the results, whose old results go; None without one."""
+    from training.files import lock_folder
+
+    if c.output_dir is None:
+        return None
+    c.output_dir.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(c.output_dir, "another run is writing into this folder; wait for it or give another one")
+    there = [name for name in CONTENT if (c.output_dir / name).exists()]
+    if there and not c.overwrite:
+        raise FileExistsError(f"{c.output_dir} holds results ({there[0]}); give another --output_dir, or --overwrite")
+    for name in there:
+        (c.output_dir / name).unlink()
+    return lock
+
+
+class Network:
+    """The network, how it wants its radiographs, and what is known of its training."""
+
+    def __init__(self, c: Config):
+        import torch
+
+        from data.age_spread import AgeSpread
+        from data.preprocessing import Preprocessing
+        from models.bone_age_weights import load_bone_age
+        from training.device import choose_device, prepare_cpu, resolve_precision
+
+        self.device, self.notes = choose_device(c.device), []
+        self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
+        prepare_cpu(self.device)
+        self.precision = resolve_precision(c.precision, self.device)
+        found = load_bone_age(c.model_path)
+        self.model, self.about, self.report = found.model, found.about, found.report
+        self.preprocessing = Preprocessing.from_dict(found.preprocessor)
+        trained = self.preprocessing.height, self.preprocessing.width
+        if c.image_size and trained != (c.image_size, c.image_size):
+            self.preprocessing = dataclasses.replace(self.preprocessing, height=c.image_size, width=c.image_size)
+            self.notes.append(f"the network was trained on {trained[0]} x {trained[1]} pixels, not {c.image_size}: "
+                              "neither its errors nor its intervals are known there")  # fmt: skip
+        self.reference = self.find_reference(c.model_path)
+        layout = torch.channels_last  # convolutions are faster so
+        self.model.to(self.device, memory_format=layout).eval().requires_grad_(False)
+        self.model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
+        if self.reference is None:
+            self.notes.append(f"{c.model_path}: no reference.npz of its training: no intervals, and nobody looks "
+                              "whether a radiograph is like the training's")  # fmt: skip
+        elif reason := self.reference.reason(c.level):
+            self.notes.append(f"no intervals: {reason}")
+        self.told = ""
+
+    def find_reference(self, path: Path):
+        """reference.npz of a model folder, or of the folder beside a .pth that holds the same weights."""
+        from evaluation.bone_age_reference import FILE, BoneAgeReference
+        from models.bone_age_weights import load_bone_age
+        from models.features import weights_hash
+
+        folder = path if path.is_dir() else path.parent / "model"
+        if not (folder / FILE).is_file():
+            return None
+        if not path.is_dir() and weights_hash(load_bone_age(folder).model) != weights_hash(self.model):
+            self.notes.append(f"{folder} holds another network than {path}; its reference.npz is not used")
+            return None
+        return BoneAgeReference.load(folder / FILE)
+
+    def answers(self, images):
+        """(pooled features [B, D], last map [B, C, r, c]) of images [B, 1, h, w] on the device."""
+        import torch
+
+        from training.device import autocast
+
+        with torch.no_grad(), autocast(self.device, self.precision):
+            there = self.model.last_map(images)
+            return self.model.pool(there), there
+
+    def months(self, features, flipped):
+        """[2, B] months and [2, B] spreads (NaN without), for girls and for boys; the mean with `flipped` features."""
+        import torch
+
+        both = []
+        for code in (0.0, 1.0):
+            sex = torch.full((len(features),), code, device=features.device)
+            each = [self.model.months(one, sex) for one in (features, flipped) if one is not None]
+            months = torch.stack([one.months for one in each]).mean(0)
+            spread = [torch.full_like(months, math.nan) if one.sd is None else one.sd for one in each]
+            both.append((months, torch.stack(spread).mean(0)))
+        return tuple(torch.stack(part).float().cpu().numpy() for part in zip(*both))
+
+    def maps(self, there, codes):
+        """Grad-CAM [B, r, c] of the months."""
+        from models.bone_age_saliency import month_maps
+
+        return month_maps(self.model, there, codes).cpu().numpy()
+
+
+def predict(c: Config, network: Network, records):
+    """(results, number of a result -> picture of the first `most_shown`, what could not be read)."""
+    import time
+
+    import torch
+
+    from data.bone_age_inputs import BoneAgeInputs
+    from data.loader import ordered_batches
+    from evaluation.bone_age_checks import DESCRIPTION, describe
+    from evaluation.bone_age_page import case_picture
+
+    dataset = BoneAgeInputs(records["image"].tolist(), network.preprocessing, describe, DESCRIPTION)
+    batches = ordered_batches(dataset, range(len(dataset)), batch_size=c.batch_size, num_workers=c.num_workers,
+                              pin_memory=network.device.type == "cuda")  # fmt: skip
+    results, pictures, failed, waited, begun = [], {}, [], 0.0, time.perf_counter()
+    batches = iter(bar("bone ages", "batch")(batches, total=-(-len(dataset) // c.batch_size)))
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            break
+        good = [place for place, reason in enumerate(batch["reason"]) if not reason]
+        failed += [(Path(records["image"][int(batch["row"][place])]), reason, batch["detail"][place])
+                   for place, reason in enumerate(batch["reason"]) if reason]  # fmt: skip
+        if not good:
+            continue
+        images = batch["image"][good].to(network.device, non_blocking=True)
+        features, there = network.answers(images)
+        flipped = network.answers(images.flip(-1))[0] if c.tta else None
+        months, spreads = network.months(features, flipped)
+        rows = [int(batch["row"][place]) for place in good]
+        new = described(c, network, records, rows, months, spreads, features.cpu().numpy(), batch["look"][good].numpy())
+        shown = min(c.most_shown - len(results), len(new)) if c.output_dir is not None else 0
+        if shown > 0:
+            codes = torch.tensor(records["sex_code"].to_numpy()[rows[:shown]], device=network.device).float()
+            maps = network.maps(there[:shown], codes) if c.saliency else [None] * shown
+            for number in range(shown):
+                size = tuple(batch["size"][good[number]].tolist())
+                pictures[len(results) + number] = case_picture(
+                    *displayed(network, images[number, 0], maps[number], size)
+                )
+        results += new
+    share = 100 * waited / max(time.perf_counter() - begun, 1e-9)
+    network.told = (
+        f"{len(records) / max(time.perf_counter() - begun, 1e-9):.1f}/s, {share:.0f} % of it waiting for files"
+    )
+    return results, pictures, failed
+
+
+def displayed(network: Network, image, cam, size: tuple[int, int]):
+    """(uint8 [h, w], map at the same size or None, size to show) of a network's input: at the radiograph's own aspect
+    where it was squashed, else as the network saw it."""
+    import numpy as np
+    from PIL import Image
+
+    grey = image.cpu().numpy()
+    grey = grey if grey.dtype == np.uint8 else (grey * 255 + 0.5).astype(np.uint8)
+    if cam is not None:
+        cam = np.asarray(Image.fromarray(cam).resize(grey.shape[::-1], Image.Resampling.BICUBIC)).clip(0)
+    return grey, cam, size if network.preprocessing.resize == "squash" else grey.shape
+
+
+def described(c: Config, network: Network, records, rows: list[int], months, spreads, features, looks) -> list:
+    """A `BoneAgeResult` for each of `rows`; months, spreads: [2, B] for girls and boys; features: [B, D]; looks:
+    [B, L], what `describe` gives."""
+    import numpy as np
+
+    from evaluation.bone_age_checks import FACTS, age_warnings, likeness_warning, picture_warnings
+    from evaluation.bone_age_result import BoneAgeResult
+
+    if not np.isfinite(months).all():
+        raise ValueError(f"{c.model_path}: the network gives ages that are not finite ({network.precision})")
+    codes, reference = records["sex_code"].to_numpy()[rows], network.reference
+    share = np.where(np.isnan(codes), 0.5, codes)
+    mean = (1 - share) * months[0] + share * months[1]
+    low = high = likeness = unit = np.full(len(rows), math.nan)
+    if reference is not None:
+        low, high = bounds(c, reference, codes, months, spreads)
+        likeness = reference.likeness(features, looks[:, :-FACTS])
+        unit = reference.sd(mean)
+    found = []
+    for place, row in enumerate(rows):
+        record, unknown = records.iloc[row], math.isnan(codes[place])
+        warnings = picture_warnings(looks[place, -FACTS:])
+        if reference is not None:
+            warnings += likeness_warning(likeness[place], reference.rate) + age_warnings(mean[place], reference.ages)
+        sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
+        girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
+        sex, age = "" if unknown else "FM"[int(codes[place])], float(record["age_months"])
+        one_sd = network.age_spread.sd(sex, age) if network.age_spread else float(unit[place])
+        found.append(BoneAgeResult(
+            path=str(record["image"]), name=str(record["name"]), sex=sex, months=float(mean[place]),
+            low=float(low[place]), high=float(high[place]), level=c.level, sd=float(sd), male=boy, female=girl,
+            likeness=float(likeness[place]), warnings=warnings, age=age, unit_sd=one_sd,
+            target=float(record["target"]),
+        ))  # fmt: skip
+    return found
+
+
+def bounds(c: Config, reference, codes, months, spreads):
+    """Ends of the intervals [B]; of unknown sex they cover those of both sexes."""
+    import numpy as np
+
+    with_spread = not np.isnan(spreads).any()
+    ends = [reference.interval(months[k], spreads[k] if with_spread else None, c.level) for k in (0, 1)]
+    chosen = [np.where(codes == 1, ends[1][part], ends[0][part]) for part in (0, 1)]
+    widest = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
+    return tuple(np.where(np.isnan(codes), wide, one) for wide, one in zip(widest, chosen))
+
+
+def write(c: Config, network: Network, records, results: list, pictures: dict, failed: list) -> None:
+    """All files of OUTPUT_DIR."""
+    from evaluation.bone_age_page import write_bone_age_page
+    from evaluation.bone_age_result import write_predictions
+    from training.files import printable
+    from training.tables import write_table
+
+    out = c.output_dir
+    write_predictions(out / "predictions.csv", results)
+    names = ("path", "reason", "detail")
+    write_table(out / "failed.csv", names, (dict(zip(names, (printable(p), *rest))) for p, *rest in failed))
+    settings = {name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+                for name, value in dataclasses.asdict(c).items()}  # fmt: skip
+    settings |= {"network": network.report, "preprocessing": str(network.preprocessing), "speed": network.told}
+    write_bone_age_page(out / "index.html", results, pictures, about=f"{network.report}.", failed=failed,
+                        reference=network.reference, notes=network.notes, settings=settings,
+                        sd_of_table=network.age_spread is not None)  # fmt: skip
+    if any(not math.isnan(result.target) for result in results):
+        evaluate(c, network, records, results, settings)
+
+
+def evaluate(c: Config, network: Network, records, results: list, settings: dict) -> None:
+    """The scores, where the truth is known."""
+    import numpy as np
+
+    from data.preprocessing import Preprocessing
+    from evaluation.bone_age_report import BoneAgePage, score_text, write_bone_age_report, write_bone_age_tables
+    from training.files import printable
+
+    patient = dict(zip(records["image"].astype(str), records["patient"].astype(str)))
+    ended = any(not math.isnan(result.low) for result in results)
+    page = BoneAgePage(
+        "Bone age: predictions against the truth", f"{network.report}. Research use only, not for diagnosis.",
+        [result.target for result in results], [result.months for result in results],
+        [result.sex for result in results], [patient[result.path] for result in results],
+        [printable(Path(result.path).name) for result in results],
+        baseline=None if network.reference is None else network.reference.baseline,
+        picture=lambda row: Preprocessing().read(results[row].path),
+        low=np.array([result.low for result in results]) if ended else None,
+        high=np.array([result.high for result in results]) if ended else None, level=c.level,
+        counts={"radiographs": f"{len(results):,}"}, notices=network.notes, settings=settings, seed=c.seed,
+        draws=c.draws,
+    )  # fmt: skip
+    write_bone_age_report(c.output_dir / "report.html", page)
+    write_bone_age_tables(c.output_dir, page)
+    mae = score_text("mae", page.results["scores"]["mae"])
+    say(f"mean absolute error {mae} months; open {c.output_dir / 'report.html'}")
+
+
+def say_aside(text: str) -> None:
+    """To the error stream, so that the lines of ages stay alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main, Config)

@@ -1,0 +1,560 @@
+"""Train a network that tells bone age from a radiograph of the hand and the sex.
+
+    python scripts/train_bone_age.py              # data/boneage-training-dataset{,.csv}, as BoneXage has them
+    torchrun --nproc_per_node 4 scripts/train_bone_age.py --batch_size 320 --split official --data_root ./data/boneage
+    python scripts/train_bone_age.py --csv hands/table.csv --sex_col sex --backbone none:resnet18 --k_folds 10
+
+A fifth of the training patients (or the release's validation set) chooses the epoch; labelled test sets of the release
+are scored once. With --k_folds every hand is predicted by a network that has not seen it, and nothing is chosen on it:
+for small sets. The same command goes on after any interruption. Results are in OUTPUT_DIR: see the README.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.cli import flag, run
+from training.progress import bar, say
+
+ROOTS = (Path("data"), Path("data/boneage"))  # BoneXage's place, and train_downstream's
+LEVEL = 0.95  # of the intervals
+# flags that do not decide the numbers; of data and weights their content counts
+FREE = {"data_root", "output_dir", "num_workers", "cache_gb", "device", "verbose", "on_bad_image", "backbone", "csv",
+        "image_col", "target_col", "sex_col", "patient_col", "group_distance", "splits", "fold", "k_folds", "split",
+        "val_split"}  # fmt: skip
+SHOWN = {"backbone", "input_size", "loss", "batch_size", "epochs", "lr", "min_lr", "weight_decay", "layer_decay",
+         "warmup_epochs", "clip_grad", "drop_path", "crop", "flip", "degrees", "shift", "seed", "split", "val_split",
+         "k_folds", "precision"}  # fmt: skip
+
+
+@dataclass
+class Config:
+    """Train a bone-age network (BoneXage: GeM pooling, the sex, 240 x sigmoid) on RSNA's hands or your own."""
+
+    data_root: Path | None = flag(None, "folder of the release; default data or data/boneage; with --csv the table's")
+    csv: Path | None = flag(None, "a table of your own instead of RSNA's")
+    image_col: str = flag("image", "for --csv: column of the paths, below the table's folder")
+    target_col: str = flag("boneage", "for --csv: column of the bone ages in months")
+    sex_col: str = flag("sex", "for --csv: column of the sex: M or F, male or female; true or false if it is `male`")
+    patient_col: str | None = flag(None, "for --csv: column of the patients; without it near-duplicates are grouped")
+    group_distance: int | None = flag(None, "for --csv without patients: most bits (of 576) in which pictures of one "
+                                      "group differ; default 58")  # fmt: skip
+    split: str = flag("random", "what chooses the epoch: --val_split of the training patients, or the release's "
+                      "validation set", choices=("random", "official"))  # fmt: skip
+    val_split: float = flag(0.2, "share of the training radiographs that choose the epoch, by patient")
+    k_folds: int = flag(
+        0, "instead: so many parts by patient, each left out by one network (as many as patients: leave one out)"
+    )
+    fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
+    splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
+    backbone: str = flag("convnext_tiny", "a timm name, alias of configs/backbones.yaml, checkpoint, or none:NAME for "
+                         "random weights", alias="backbone_name")  # fmt: skip
+    input_size: int = flag(512, "side of the network's square input in pixels", alias="image_size")
+    loss: str = flag("hybrid", "hybrid: .7 absolute + .3 relative error; l1l2: half each; laplace: learns its own "
+                     "spread", choices=("hybrid", "l1", "l1l2", "laplace"))  # fmt: skip
+    batch_size: int = flag(80, "radiographs per optimizer step, of all processes together")
+    accum_iter: int = flag(1, "passes that make a step, for little memory")
+    epochs: float = flag(200, "passes over the training radiographs")
+    lr: float = flag(5e-4, "peak learning rate")
+    min_lr: float = flag(5e-6, "learning rate at the end")
+    weight_decay: float = flag(1e-4, "decoupled weight decay, on matrices only")
+    layer_decay: float = flag(1.0, "learning rate of each layer relative to the one above")
+    warmup_epochs: float = flag(1, "linear warm-up, then cosine")
+    clip_grad: float = flag(1.0, "largest norm of the gradient; 0: any")
+    drop_path: float = flag(0.1, "stochastic depth")
+    crop: float = flag(0.85, "smallest crop of a training view, as a share of the area")
+    flip: float = flag(0.5, "share of training views that are mirrored")
+    degrees: float = flag(20.0, "largest rotation of a training view")
+    shift: float = flag(0.05, "largest shift of a training view, as a share of its side")
+    output_dir: Path = flag(Path("checkpoints"), "folder of the network and the results")
+    num_workers: int = flag(4, "loader processes per training process")
+    seed: int = flag(42, "decides split, head, order and augmentation")
+    on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
+    cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    verbose: bool = flag(True, "a progress bar for each fold")
+
+
+def main(config: Config) -> int:
+    """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
+    from training import distributed
+
+    with distributed.job(config.device) as device:
+        return BoneAgeTraining(config, device).run()
+
+
+class BoneAgeTraining:
+    """From the tables to the network and its results."""
+
+    def __init__(self, config: Config, device):
+        from training.device import resolve_precision
+
+        self.config, self.device, self.out = config, device, config.output_dir
+        self.precision = resolve_precision(config.precision, device)
+        self.weights: str | None = None  # hash of what is begun from
+        self.kept = None  # radiographs in memory
+
+    def run(self) -> int:
+        from models.backbone_names import find
+        from training import distributed
+        from training.fit import EXIT_STOPPED
+
+        c = self.config
+        self.check_flags()
+        distributed.from_main(lambda: find(c.backbone))
+        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        self.records, self.task, self.notices, self.root = distributed.from_main(self.read)
+        self.splits, self.hashes, patients, told = distributed.from_main(self.make_splits)
+        self.records = self.records.assign(patient=patients)
+        self.notices += told
+        for notice in self.notices:
+            say(f"note: {notice}")
+        fold, folds = self.splits.folds[0], len(self.splits.folds)
+        parts = f"{len(fold.train):,} to learn from, {len(fold.val):,} to choose the epoch"
+        parts = f"{folds} folds of about {len(fold.train):,} + {len(fold.val):,}" if self.crossed else parts
+        say(f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients; {parts}, "
+            f"{len(self.splits.test):,} to test, on {self.device}")  # fmt: skip
+        if c.fold is not None and not 0 <= c.fold < folds:
+            raise ValueError(f"--fold {c.fold}: there are {folds} folds, counted from 0")
+        for number in range(folds) if c.fold is None else [c.fold]:
+            if not self.fold(number):
+                say(f"stopped by a signal; saved. The same command continues {self.out}")
+                return EXIT_STOPPED
+        distributed.from_main(self.conclude)
+        distributed.barrier()
+        return 0
+
+    @property
+    def crossed(self) -> bool:
+        """Whether there are several folds, whose left-out parts choose nothing."""
+        return len(self.splits.folds) > 1
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    def check_flags(self) -> None:
+        """Refuse what cannot work before thousands of files are read."""
+        from training import distributed
+
+        c, world = self.config, distributed.world_size()
+        if c.csv is not None and c.split == "official":
+            raise ValueError("--split official: a table of your own has no official split")
+        if c.k_folds < 0 or c.k_folds == 1:
+            raise ValueError(f"--k_folds {c.k_folds}: expected 0 or at least 2")
+        if c.k_folds and c.split == "official":
+            raise ValueError("--k_folds divides the training set; it takes no --split official")
+        for name in ("batch_size", "accum_iter"):
+            if getattr(c, name) < 1:
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a whole number from 1 on")
+        if c.batch_size % (world * c.accum_iter) or c.batch_size < 2 * world * c.accum_iter:
+            raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of {world} processes x {c.accum_iter} "
+                             "--accum_iter, with at least 2 radiographs in each pass (batch norm)")  # fmt: skip
+        for name in ("epochs", "lr", "layer_decay", "input_size"):
+            if not 0 < getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
+        for name in ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "num_workers", "cache_gb", "seed"):
+            if not 0 <= getattr(c, name) < float("inf"):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
+        if not 0 < c.val_split < 1:
+            raise ValueError(f"--val_split {c.val_split}: expected a share above 0 and below 1")
+        for name, most in (("drop_path", 1), ("crop", 1), ("flip", 1), ("degrees", 180), ("shift", 1)):
+            if not 0 <= getattr(c, name) <= most or (name == "crop" and not c.crop):
+                raise ValueError(f"--{name} {getattr(c, name)}: expected 0 to {most}")
+
+    def read(self):
+        """Main process: (records, task, notices, root); every file is read once."""
+        from data.audit import readable_records
+        from data.boneage import BoneAge, own_table
+
+        c = self.config
+        missing = {"keep_missing": c.on_bad_image == "skip"}  # the audit tells of them
+        if c.csv is not None:
+            looking = {"cache": self.out / "looks.csv", "workers": c.num_workers,
+                       "progress": bar("looking for duplicates")}  # fmt: skip
+            looking |= {} if c.group_distance is None else {"distance": c.group_distance}
+            records = own_table(c.data_root, csv=c.csv, image_col=c.image_col, target_col=c.target_col,
+                                sex_col=c.sex_col, patient_col=c.patient_col, **missing,
+                                **({} if c.patient_col else looking))  # fmt: skip
+            root = c.data_root or c.csv.parent
+        else:
+            root = c.data_root or self.found_root()
+            records = BoneAge.read(root, **missing)
+        task, notices = records.attrs["task"], list(records.attrs.get("notices", []))
+        unknown = records["sex"].isna().to_numpy()
+        if unknown.any():
+            notices.append(
+                f"{unknown.sum()} of {len(records)} radiographs are of nobody knows which sex and are left out"
+            )
+        records = records[~unknown].reset_index(drop=True)
+        records, told, _ = readable_records(
+            records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
+            workers=c.num_workers, progress=bar("reading files"),
+        )  # fmt: skip
+        records = records.assign(male=(records["sex"] == "M").astype(float))
+        records.attrs.clear()
+        return records, task, notices + told, root
+
+    def found_root(self) -> Path:
+        """The first of `ROOTS` that holds RSNA's training table."""
+        from data.boneage import PARTS
+
+        for root in ROOTS:
+            if any((root / table).is_file() for table in PARTS[0].tables):
+                return root
+        places = " or ".join(str(root / PARTS[0].tables[0]) for root in ROOTS)
+        raise FileNotFoundError(f"no table {places}; the README says where to get RSNA's data and the tree to put it "
+                                "in; --data_root if it is elsewhere, --csv for your own")  # fmt: skip
+
+    def make_splits(self):
+        """Main process: (splits, sha256 of each file, patients, notices)."""
+        from data.duplicates import with_copies_joined
+        from data.split_table import file_hashes, read_splits, write_splits
+        from data.splits import training_splits
+
+        c = self.config
+        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
+        self.records, told = with_copies_joined(self.records, hashes)
+        if c.splits is not None:
+            splits = read_splits(c.splits, self.records, self.root, hashes, crossing=c.split == "official")
+        else:
+            splits = training_splits(self.records, self.task, val_fraction=c.val_split, folds=c.k_folds,
+                                     official=c.split == "official", seed=c.seed)  # fmt: skip
+        made = (self.out / "predictions").exists()
+        write_splits(self.out / "splits.csv", self.records, splits, self.root, hashes, final=made, flag="--output_dir")
+        return splits, hashes, self.records["patient"], [*told, *splits.notices]
+
+    def data(self, rows, preprocessing, transform=None):
+        """The data set of some rows, its radiographs from memory, with the sex."""
+        from data.dataset import RadiographDataset
+        from data.kept_radiographs import KeptRadiographs
+
+        c = self.config
+        if self.kept is None:
+            kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, c.cache_gb)
+            self.kept = kept.fill(c.num_workers, progress=bar("decoding", quiet=not c.verbose))
+            for note in kept.notes:
+                say(f"note: {note}")
+        return RadiographDataset(self.records.iloc[list(rows)], preprocessing, transform, seed=c.seed, keep=self.kept,
+                                 extra=("male",))  # fmt: skip
+
+    def batches(self, preprocessing):
+        """rows -> their batches in order, for predicting."""
+        from data.loader import ordered_batches
+
+        return lambda rows: ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=32)
+
+    # one fold ------------------------------------------------------------------------------------------------------
+
+    def identity(self, number: int) -> dict:
+        """What decides the predictions of a fold: flags, content of files, ages, sexes and weights."""
+        from models.backbone_names import source_hash
+        from training.run import short_hash
+
+        fold, told = self.splits.folds[number], self.records[["target", "sex"]].values
+        sides = [
+            [(self.hashes[row], *map(str, told[row])) for row in rows]
+            for rows in (fold.train, fold.val, self.splits.test)
+        ]
+        fixed = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        if self.weights is None:
+            self.weights = source_hash(self.config.backbone)
+        return fixed | {"weights": self.weights, "precision": self.precision, "split": short_hash(sides),
+                        "fold": number, "chosen": not self.crossed}  # fmt: skip
+
+    def fold(self, number: int) -> bool:
+        """Train a fold, keep its network and predictions, unless they are there already; False after a signal."""
+        import math
+
+        import numpy as np
+
+        from data.loader import step_batches
+        from data.transforms import CropTurnShift
+        from evaluation.benchmark_files import is_made
+        from training import distributed
+        from training.fold import RECIPE, fold_plan, forget_states, predictions, train_fold
+        from training.run import RunFolder
+
+        c, fold = self.config, self.splits.folds[number]
+        file, folder = self.file_of(number), self.out / "training" / f"fold{number}"
+        identity = distributed.from_main(lambda: self.identity(number))
+        if distributed.from_main(lambda: is_made(file, identity, "--output_dir")):
+            distributed.from_main(lambda: forget_states(folder))
+            return True
+        say(f"fold {number}: {len(fold.train):,} radiographs to train on")
+        model, preprocessing = self.network(number)
+        transform = CropTurnShift(preprocessing, (c.crop, 1.0), flip=c.flip, degrees=c.degrees, shift=c.shift)
+        dataset, batches = self.data(fold.train, preprocessing, transform), self.batches(preprocessing)
+        plan = fold_plan(len(dataset), c.batch_size, c.epochs, c.accum_iter)
+        if plan.batch_size < 2:
+            raise ValueError(f"{len(dataset)} radiographs to train on leave one for a pass; batch norm needs two: use "
+                             "fewer processes or a smaller --accum_iter")  # fmt: skip
+        truth = self.records["target"].to_numpy(float)[fold.val]
+
+        def predicted(rows):
+            return predictions(model, list(rows), batches, self.device, self.precision, ("image", "extra"))
+
+        def score() -> float:
+            return math.nan if self.crossed else float(np.abs(predicted(fold.val)[:, 0] - truth).mean())
+
+        recipe = {name: getattr(c, name, None) for name in (*RECIPE, "min_lr")} | {"beta1": 0.9, "beta2": 0.999}
+        facts = train_fold(
+            model, RunFolder(folder, identity), recipe, plan=plan, larger_is_better=False, about=asdict(c), score=score,
+            batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers),
+            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,
+            clip_norm=c.clip_grad or None, log_every=max(1, min(50, plan.steps_per_epoch)),
+            name_of=lambda row: str(dataset.records["image"].iloc[row]),
+        )  # fmt: skip
+        if facts is None:
+            return False
+        made = {side: predicted(rows) for side, rows in (("val", fold.val), ("test", self.splits.test))}
+        facts["validation"] = float(np.abs(made["val"][:, 0] - truth).mean())
+        seen = self.seen(model, preprocessing, number)
+        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, seen, identity, facts))
+        distributed.from_main(lambda: forget_states(folder))
+        return True
+
+    def file_of(self, number: int) -> Path:
+        """Where the predictions of a fold are."""
+        return self.out / "predictions" / f"fold{number}.csv"
+
+    def seen_file(self, number: int) -> Path:
+        """Where the features of a fold are until its reference is made of them."""
+        return self.out / "training" / f"fold{number}" / "seen.npz"
+
+    def folder_of(self, number: int) -> Path:
+        """Where the network of a fold is."""
+        return self.out / "models" / f"fold{number}" if self.crossed else self.out / "model"
+
+    def network(self, number: int):
+        """(objective on its device, preprocessing) of a fold; the same random weights whatever was made before."""
+        import torch
+
+        from data.preprocessing import Preprocessing
+        from models.backbones import build_backbone
+        from models.batch_norm import synchronised
+        from models.bone_age import BoneAge
+        from training.device import use_explicit_attention
+
+        c = self.config
+        torch.manual_seed(c.seed + number)
+        side = (c.input_size, c.input_size)
+        backbone = build_backbone(c.backbone, input_size=side, drop_path=c.drop_path)
+        if number == 0 or c.fold is not None:
+            say(f"{c.backbone}: {backbone.report}")
+        known = backbone.preprocessing
+        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=side[0], width=side[1])
+        model = BoneAge(backbone, preprocessing.normalise, c.loss)
+        use_explicit_attention(model.to(self.device), self.device)
+        return synchronised(model, self.device), preprocessing
+
+    def seen(self, model, preprocessing, number: int) -> dict:
+        """Of some training radiographs and those left out, what tells whether a hand is like them: features, looks."""
+        import numpy as np
+        import torch
+
+        from evaluation.bone_age_reference import BoneAgeReference
+        from evaluation.novelty import look
+        from training.fold import predictions
+
+        fold = self.splits.folds[number]
+        few = fold.train[BoneAgeReference.sample(len(fold.train), self.config.seed)]
+
+        class Seen:
+            """Both side by side, as `predictions` asks a model."""
+
+            eval = model.eval
+
+            @staticmethod
+            def predict(images):
+                looks = np.stack([look(picture) for picture in images[:, 0].cpu().numpy()])
+                return torch.cat([model.features(images).cpu(), torch.from_numpy(looks).float()], dim=1)
+
+        found, width = {}, model.backbone.network.num_features
+        for name, rows in (("training_", few), ("", fold.val)):
+            both = predictions(Seen, list(rows), self.batches(preprocessing), self.device, self.precision)
+            found |= {f"{name}features": both[:, :width], f"{name}looks": both[:, width:]}
+        return found
+
+    # results -------------------------------------------------------------------------------------------------------
+
+    def keep(self, number: int, model, preprocessing, made: dict, seen: dict, identity: dict, facts: dict) -> None:
+        """Main process: the network, then what it predicts."""
+        import io
+
+        import numpy as np
+
+        from evaluation.benchmark_files import write_predictions
+        from models.backbone_names import find
+        from models.bone_age_weights import save_published
+        from models.card import finetuned_card, stated_licence
+        from models.finetuned import save_finetuned
+        from training.files import write_bytes
+
+        c, source, licence, folder = self.config, find(self.config.backbone), None, self.folder_of(number)
+        if source.weights is not None:
+            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        side = "left out" if self.crossed else "validation"
+        what = "RSNA Pediatric Bone Age" if c.csv is None else "a table of the user's"
+        card = finetuned_card(
+            "Bone age from a radiograph of the hand" + (f", fold {number}" if self.crossed else ""),
+            f"Bone age in months (0 to 240) from a radiograph and the sex; trained on {what}.",
+            c.backbone, {"loss": c.loss, "input": f"{c.input_size} pixels", "epoch": f"{facts['epoch']:g}",
+                         "steps": facts["steps"],
+                         f"mean absolute error, {side}": f"{facts['validation']:.1f} months"},
+            licence, "scripts/predict_bone_age.py",
+        )  # fmt: skip
+        about = {"backbone": c.backbone, "loss": c.loss, "fold": number, "val_mae": facts["validation"]} | facts
+        save_finetuned(model, folder, preprocessing.to_dict(), about, card)
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: values.astype(np.float32) for name, values in seen.items()})
+        write_bytes(self.seen_file(number), buffer.getvalue())
+        if not self.crossed:
+            told = {"epoch": int(facts["epoch"]), "val_mae": facts["validation"]}
+            if not save_published(model, self.out / "best_model.pth", preprocessing.to_dict(), about, told):
+                say(
+                    f"note: BoneXage's layout has no place for this network ({c.backbone}, {c.loss}): no best_model.pth"
+                )
+        sides = [("val", self.records.iloc[self.splits.folds[number].val], made["val"]),
+                 ("test", self.records.iloc[self.splits.test], made["test"])]  # fmt: skip
+        write_predictions(self.file_of(number), sides, ["months", "sd"], ["sex"], identity, facts)
+
+    def conclude(self) -> None:
+        """Main process: intervals, tables, page and summary, once all folds are there."""
+        import numpy as np
+
+        from evaluation.benchmark_files import is_made, read_predictions
+        from evaluation.bone_age_folds import left_out_intervals, together
+        from evaluation.curves import draw_curves
+
+        target, sex = self.records["target"].to_numpy(float), self.records["sex"].tolist()
+        made, rows, folds = [], [], []
+        for number, fold in enumerate(self.splits.folds):
+            if is_made(self.file_of(number), self.identity(number), "--output_dir"):
+                made.append(read_predictions(self.file_of(number), target[fold.val], number))
+                rows, folds = [*rows, *fold.val], [*folds, *[number] * len(fold.val)]
+        if len(made) < len(self.splits.folds):
+            say(f"{len(made)} of {len(self.splits.folds)} folds are made; no results yet")
+            return
+        months, sd = np.concatenate([one.val for one in made]).T
+        spread = None if np.isnan(sd).any() else sd
+        reference = self.write_references(target[rows], months, [sex[row] for row in rows], spread)
+        low = high = None
+        if self.crossed:
+            low, high = left_out_intervals(target[rows], months, [sex[row] for row in rows], spread, np.array(folds),
+                                           LEVEL)  # fmt: skip
+        judged = {"left out" if self.crossed else "validation": (rows, months, sd, low, high)}
+        if len(self.splits.test):
+            months, sd = together(*np.moveaxis([one.test for one in made], 2, 0))
+            ends = reference.interval(months, sd if spread is not None else None, LEVEL)
+            judged = {"test": (list(self.splits.test), months, sd, *ends)} | judged
+        if reason := reference.reason(LEVEL):
+            self.notices.append(reason)
+            say(f"note: {reason}")
+        log = self.out / "training" / "fold0" / "metrics.jsonl"
+        draw_curves(log, self.out / "curves.png", title=f"{self.config.backbone}, {self.config.loss}",
+                    others={"mae": "mean absolute error, months"}, judged="" if self.crossed else "mae")  # fmt: skip
+        self.write_results(judged, [one.facts for one in made])
+
+    def write_references(self, target, months, sex: list, spread):
+        """reference.npz beside each network, of the errors of all folds and its own features; returns the last."""
+        import numpy as np
+
+        from evaluation.bone_age_reference import FILE, BoneAgeReference
+        from training.files import check_archive
+
+        records, reference = self.records, None
+        for number, fold in enumerate(self.splits.folds):
+            check_archive(self.seen_file(number))
+            with np.load(self.seen_file(number), allow_pickle=False) as seen:
+                found = {name: seen[name] for name in seen.files}
+            learnt = np.concatenate([fold.train, fold.val]) if self.crossed else fold.train
+            reference = BoneAgeReference.fit(
+                target, months, sex, spread=spread, training_target=records["target"].to_numpy(float)[learnt],
+                training_sex=[records["sex"].iloc[row] for row in learnt], **found,
+            )  # fmt: skip
+            reference.save(self.folder_of(number) / FILE)
+        return reference
+
+    def write_results(self, judged: dict, facts: list[dict]) -> None:
+        """predictions.csv and summary.json; report.html and tables of what is judged first, others in a folder."""
+        import json
+
+        import numpy as np
+
+        from evaluation.benchmark_files import with_null
+        from evaluation.bone_age_report import write_bone_age_report, write_bone_age_tables
+        from training.files import printable, write_text
+        from training.tables import write_table
+
+        table, summary = [], {"folds": facts, "notices": self.notices}
+        for side, (rows, *values) in judged.items():
+            page, first = self.page(side, rows, *values), side == next(iter(judged))
+            folder = self.out if first else self.out / side.replace(" ", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_bone_age_report(folder / "report.html", page)
+            write_bone_age_tables(folder, page)
+            scores = {name: found._asdict() for name, found in page.results["scores"].items()}
+            baselines = {name: {metric: found._asdict() for metric, found in several.items()}
+                         for name, several in page.results["baselines"].items()}  # fmt: skip
+            summary[side] = {"radiographs": len(rows), "scores": scores, "baselines": baselines,
+                             "against": page.results["against"]}  # fmt: skip
+            given = [np.full(len(rows), np.nan) if one is None else one for one in values]
+            for row, months, sd, low, high in zip(rows, *given):
+                record = self.records.iloc[row]
+                table.append({"path": printable(record["image"]), "patient": record["patient"], "split": side,
+                              "sex": record["sex"], "target": record["target"], "months": months, "sd": sd,
+                              "low": low, "high": high})  # fmt: skip
+            found = page.results["scores"]["mae"]
+            baseline = ", ".join(f"{name} {several['mae'].estimate:.1f}"
+                                 for name, several in page.results["baselines"].items())  # fmt: skip
+            say(f"{side}, {len(rows):,} radiographs: mean absolute error {found.estimate:.2f} months "
+                f"({found.low:.2f} to {found.high:.2f}); {baseline}")  # fmt: skip
+        columns = ("path", "patient", "split", "sex", "target", "months", "sd", "low", "high")
+        write_table(self.out / "predictions.csv", columns, table)
+        write_text(self.out / "summary.json", json.dumps(with_null(summary), indent=1, default=str) + "\n")
+        say(f"written: {self.out}")
+
+    def page(self, side: str, rows: list, months, sd, low, high):
+        """What the page of one side shows."""
+        import numpy as np
+
+        from evaluation.bone_age_report import BoneAgePage
+        from evaluation.report import anonymous
+        from training.files import printable
+
+        c, records, fold = self.config, self.records.iloc[rows], self.splits.folds[0]
+        learnt = self.records.iloc[np.concatenate([fold.train, fold.val]) if self.crossed else fold.train]
+        patients = set(self.records["patient"].astype(str))
+        lead = {
+            "test": "The release's own test radiographs, scored once.",
+            "validation": "Radiographs that chose the epoch: a little too good to be those of other hands.",
+            "left out": f"Each hand by one of {len(self.splits.folds)} networks, which has not seen its patient; "
+                        "nothing was chosen on it.",
+        }[side]  # fmt: skip
+        return BoneAgePage(
+            title=f"Bone age: {Path(c.backbone).name}, {side}",
+            lead=f"{lead} Research use only, not for diagnosis.",
+            target=records["target"].to_numpy(float), predicted=months, sex=records["sex"].tolist(),
+            patients=records["patient"].astype(str).tolist(),
+            names=[printable(Path(image).name) for image in records["image"]],
+            training_target=learnt["target"].to_numpy(float), training_sex=learnt["sex"].tolist(),
+            picture=lambda row: self.shown(records["image"].iloc[row]), low=low, high=high, level=LEVEL,
+            counts={"radiographs": f"{len(self.records):,}", "patients": f"{len(patients):,}",
+                    "to learn from": f"{len(fold.train):,}", "networks": str(len(self.splits.folds))},
+            notices=[anonymous(notice.replace(f"{self.root}/", ""), patients) for notice in self.notices],
+            settings={name: str(value) for name, value in asdict(c).items() if name in SHOWN}, seed=c.seed,
+        )  # fmt: skip
+
+    def shown(self, path: str):
+        """A radiograph for people: uint8 [H, W], its own shape."""
+        from data.preprocessing import Preprocessing
+
+        return Preprocessing(height=160, width=160).read(path)
+
+
+if __name__ == "__main__":
+    run(main, Config)
