@@ -64,8 +64,6 @@ def test_without_class_token_all_patches_ask():
     torch.manual_seed(0)
     bare = {"class_token": False, "global_pool": "avg"}
     network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **bare)
-        "vit_tiny_patch16_224", class_token=False, global_pool="avg", img_size=32, num_classes=0
-    )
     images = torch.randn(1, 3, 32, 32)
     maps = attention_maps(network, images)
     torch.testing.assert_close(maps.flatten(2), last_attention(network, images).mean(2))
