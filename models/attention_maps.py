@@ -16,7 +16,7 @@ def last_attention(network: nn.Module, images: Tensor) -> Tensor:
     to the mode it was in. ValueError for other networks, and for attention that is more than this softmax.
     """
     network = getattr(network, "network", network)
-    layer = _last_layer(network)
+    layer = last_layer(network)
     modes = [(part, part.training) for part in network.modules()]
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
@@ -32,8 +32,8 @@ def last_attention(network: nn.Module, images: Tensor) -> Tensor:
             part.training = mode
 
 
-def _last_layer(network: nn.Module) -> Attention:
-    """The attention of the last block."""
+def last_layer(network: nn.Module) -> Attention:
+    """The attention of the last block of timm's plain Vision Transformers; ValueError for other networks."""
     blocks = getattr(network, "blocks", None)
     layer = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else None
     if not isinstance(layer, Attention):

@@ -148,7 +148,7 @@ def build_backbone(
             report += ", 0 missing, 0 unexpected" + (f"; left out {beside} of decoder and head" if beside else "")
             size = network.patch_embed.img_size
         else:
-            match = alias.match if alias else "name"
+            match, size = alias.match if alias else "name", size or _own_size(checkpoint.preprocessor)
             network, size, report = load_timm(architecture, checkpoint, size, drop_path, match)
         facts = checkpoint.preprocessor or _from_timm(checkpoint.config.get("pretrained_cfg"))
     backbone = Backbone(network, pool, size).eval()
@@ -186,6 +186,13 @@ def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
             f"{checkpoint.path}: config.json says architecture {str(named)[:80]!r}, which timm does not have"
         )
     return named
+
+
+def _own_size(preprocessor: dict[str, Any] | None) -> tuple[int, int] | None:
+    """The input (h, w) of a checkpoint of ours: a convolutional network takes any, and its config.json knows timm's."""
+    size = (preprocessor or {}).get("size") if "radiograph" in (preprocessor or {}) else None
+    sides = tuple(size.get(side) for side in ("height", "width")) if isinstance(size, dict) else ()
+    return sides if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) else None
 
 
 def _trained_pool(checkpoint: Checkpoint) -> str:
