@@ -23,6 +23,7 @@ class Source:
     architecture: str | None  # timm's or our name; None: the weights say it
     weights: Path | None  # None: random
     alias: Alias | None = None
+    untrained: bool = False  # the network and the preprocessing of `weights`, but random weights
 
 
 def find(name: str, aliases: Path = ALIASES) -> Source:
@@ -31,6 +32,8 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
     plain = name.removeprefix("none:")
     alias = known.get(plain)
     if name.startswith("none:"):
+        if not alias and os.path.exists(plain):
+            return Source(name, None, Path(plain), untrained=True)
         architecture = alias.architecture if alias else plain
         if architecture is None or not _is_architecture(architecture):
             raise ValueError(f"backbone {name!r}: {_unknown(plain, known)}")
@@ -117,5 +120,5 @@ def _unknown(name: str, aliases: dict[str, Alias]) -> str:
     told = f"did you mean {', '.join(near)}? " if near else ""
     return (
         f"{name!r} is no alias, file, folder, timm name or repository in the local Hugging Face cache. {told}"
-        f"Aliases: {', '.join(aliases)}. Random weights: none:NAME"
+        f"Aliases: {', '.join(aliases)}. Random weights: none:NAME, none:FOLDER"
     )

@@ -5,6 +5,7 @@
     backbone = build_backbone("resnet50")                # a timm name; weights from models/resnet50 or the local cache
     backbone = build_backbone("resnet50@weights.pth")    # a timm name and its weights
     backbone = build_backbone("none:vit_small_patch16_224")  # random weights of timm's, our or an alias's network
+    backbone = build_backbone("none:runs/dino/model")    # what a checkpoint began with: its network and preprocessing
 
 Nothing is ever downloaded. Shapes: B radiographs, h x w network pixels, D width.
 """
@@ -21,8 +22,8 @@ from models.export import statistics
 from models.keys import is_torchvision_convnext, resnet_to_timm, timm_name, torchvision_convnext_to_timm
 from models.mae import MaskedAutoencoder, named_config
 from models.timm_weights import create, load_timm
-from models.vit import class_token, ends_plainly
-from models.weights import Checkpoint, as_transformer, encoder_of, read_weights
+from models.vit import ViT, class_token, ends_plainly
+from models.weights import Checkpoint, as_transformer, encoder_of, mae_config, read_weights, resized
 from training.optim import Layers, layers_of
 
 POOLS = ("cls", "mean")
@@ -147,9 +148,12 @@ def build_backbone(
             beside = len(set(checkpoint.state) - set(network.state_dict()))
             report += ", 0 missing, 0 unexpected" + (f"; left out {beside} of decoder and head" if beside else "")
             size = network.patch_embed.img_size
+            network = _random_transformer(checkpoint, drop_path, size) if source.untrained else network
         else:
-            match = alias.match if alias else "name"
+            match, size = alias.match if alias else "name", size or _own_size(checkpoint.preprocessor)
             network, size, report = load_timm(architecture, checkpoint, size, drop_path, match)
+            network = create(architecture, size, drop_path)[0] if source.untrained else network
+        report = f"{report}; then its weights were drawn anew" if source.untrained else report
         facts = checkpoint.preprocessor or _from_timm(checkpoint.config.get("pretrained_cfg"))
     backbone = Backbone(network, pool, size).eval()
     facts = facts or _from_timm(getattr(network, "pretrained_cfg", None))
@@ -167,6 +171,15 @@ def _random(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[
         return MaskedAutoencoder(config).backbone(drop_path=drop_path), config.input_size, f"{name}, random weights"
     network, size = create(name, size, drop_path)
     return network, size, f"timm {name}, random weights"
+
+
+def _random_transformer(checkpoint: Checkpoint, drop_path: float, size: tuple[int, int]) -> nn.Module:
+    """The transformer of a checkpoint as its training began: a masked autoencoder's encoder in its own way."""
+    config, pool = resized(mae_config(checkpoint), size), _trained_pool(checkpoint)
+    if any(key.startswith("decoder_") for key in checkpoint.state):
+        return MaskedAutoencoder(config).backbone(pool, drop_path)
+    return ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
+               mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
 
 
 def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
@@ -188,6 +201,13 @@ def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
             f"{checkpoint.path}: config.json says architecture {str(named)[:80]!r}, which timm does not have"
         )
     return named
+
+
+def _own_size(preprocessor: dict[str, Any] | None) -> tuple[int, int] | None:
+    """The input (h, w) of a checkpoint of ours: a convolutional network takes any, and its config.json knows timm's."""
+    size = (preprocessor or {}).get("size") if "radiograph" in (preprocessor or {}) else None
+    sides = tuple(size.get(side) for side in ("height", "width")) if isinstance(size, dict) else ()
+    return sides if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) else None
 
 
 def _trained_pool(checkpoint: Checkpoint) -> str:

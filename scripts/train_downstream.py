@@ -35,7 +35,9 @@ class Config:
     """Cross-validate backbones on a labelled data set (protocol and tasks of SKELEX, 2026)."""
 
     data: str = flag(help="data set", choices=DATA)
-    backbones: list[str] = flag(help="aliases of configs/backbones.yaml, checkpoints, timm names, or none:NAME")
+    backbones: list[str] = flag(
+        help="aliases of configs/backbones.yaml, checkpoints, timm names; random: none:NAME, none:FOLDER"
+    )
     data_root: Path | None = flag(None, "folder of the release; default ./data/<its name>, for csv the table's folder")
     cv: int = flag(5, "folds")
     epochs: float = flag(50, "passes over the training radiographs of a fold")
@@ -444,7 +446,7 @@ class Benchmark:
         from models.finetuned import save_finetuned
 
         source, task, licence = find(backbone), self.task, None
-        if source.weights is not None:
+        if source.weights is not None and not source.untrained:
             licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
         told = f"Fine-tuned on {self.config.data} ({task.kind}); see its data card in data/."
         card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts, licence)

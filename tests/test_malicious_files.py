@@ -18,6 +18,9 @@ from PIL import Image
 import models.vit
 import pretrain_mae
 import scripts.convert_checkpoint
+import scripts.draw_attention
+import scripts.extract_features
+import scripts.pretrain_dino
 import zero_shot_heatmap
 from data.phantom_folder import PhantomFolder
 from data.preprocessing import Preprocessing
@@ -131,7 +134,10 @@ def model(tmp_path_factory) -> Path:
     return out
 
 
-SCRIPTS = {"convert": scripts.convert_checkpoint, "heatmap": zero_shot_heatmap, "pretrain": pretrain_mae}
+SCRIPTS = {
+    "convert": scripts.convert_checkpoint, "heatmap": zero_shot_heatmap, "pretrain": pretrain_mae,
+    "dino": scripts.pretrain_dino, "features": scripts.extract_features, "attention": scripts.draw_attention,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -140,6 +146,9 @@ SCRIPTS = {"convert": scripts.convert_checkpoint, "heatmap": zero_shot_heatmap, 
         ("convert", "--in", "w.pt"), ("heatmap", "--model-path", "w.pth"), ("heatmap", "--reference", "r.npz"),
         ("heatmap", "--truth", "t.csv"), ("heatmap", "--in-dirs", "a.png"), ("pretrain", "--init_from", "w.pt"),
         ("pretrain", "--resume", "s.pt"), ("pretrain", "--config", "c.yaml"), ("pretrain", "--data_path", "a.dcm"),
+        ("dino", "--init_from", "w.pth"), ("dino", "--resume", "s.pt"), ("dino", "--config", "c.yaml"),
+        ("dino", "--data_path", "a.dcm"), ("features", "--model-path", "w.pt"), ("features", "--in-dirs", "a.png"),
+        ("attention", "--model-path", "w.pth"), ("attention", "--in-dirs", "a.png"),
     ],
 )  # fmt: skip
 def test_scripts_end_with_one_sentence(script, flag, name, marker, content, model, tmp_path, capsys, monkeypatch):
@@ -152,15 +161,23 @@ def test_scripts_end_with_one_sentence(script, flag, name, marker, content, mode
         "heatmap": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu", "--passes": 16},
         "pretrain": {"--data_path": radiographs, "--model": "mae_vit_tiny_patch16_dec64d1b", "--input_size": 32,
                      "--batch_size": 1, "--epochs": 1, "--num_workers": 0, "--device": "cpu"},
+        "dino": {"--data_path": radiographs, "--arch": "vit_tiny", "--global_size": 32, "--local_size": 16,
+                 "--out_dim": 8, "--head_width": 8, "--batch_size": 1, "--epochs": 1, "--warmup_epochs": 0,
+                 "--num_workers": 0, "--device": "cpu"},
+        "features": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu", "--num_workers": 0},
+        "attention": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu"},
     }[script] | {flag: path}  # fmt: skip
-    flags["--output_dir" if script == "pretrain" else "--out"] = out
+    flags["--output_dir" if script in ("pretrain", "dino") else "--out"] = (
+        out / "f.npz" if script == "features" else out
+    )
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *(str(word) for pair in flags.items() for word in pair)])
     module = SCRIPTS[script]
     with pytest.raises(SystemExit) as caught:
         cli.run(module.main, module.Config)
     told = capsys.readouterr()
     if flag == "--in-dirs":  # one unreadable radiograph: listed, nothing mapped
-        assert caught.value.code in (2, 3) and "a.png" in told.out + told.err
+        listed = "".join(file.read_text() for file in out.rglob("*failed.csv"))
+        assert caught.value.code in (2, 3) and "a.png" in told.out + told.err + listed
     else:
         lines = [
             line

@@ -67,6 +67,19 @@ def test_backbones(name):
             close(meta, npz, "train_features_96x96", backbone.train()(given(meta, "images_96x96")))
 
 
+def test_running_mean_moves_by_a_tenth():
+    """The fixtures' train_running_mean_bn1 is no oracle: it was noted before the pass in training mode, and is the
+    filled value. So what a pass does is checked against the rule: a tenth of the way to the mean of the batch."""
+    meta, npz, backbone = network("resnet18")
+    before, images = backbone.bn1.running_mean.clone(), given(meta, "images_96x96")
+    assert np.array_equal(npz["train_running_mean_bn1_96x96"], before.numpy())
+    with torch.no_grad():
+        mean = backbone.conv1(images).mean((0, 2, 3))
+        backbone.train()(images)
+    torch.testing.assert_close(backbone.bn1.running_mean, 0.9 * before + 0.1 * mean)
+    assert (backbone.bn1.running_mean - before).abs().max() > 0.01
+
+
 FILES = {"resnet18": "v1", "vit_tiny16": "v1", "vit_small16": "v2", "vit_small8": "v1", "resnet50": "v2"}
 
 

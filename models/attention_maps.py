@@ -1,0 +1,58 @@
+"""Where the last block of a Vision Transformer looks: the attention of its class token, head by head (Caron et al.,
+2021, https://arxiv.org/abs/2104.14294, figure 1; Dosovitskiy et al., 2021, appendix D.8).
+
+Shapes: B radiographs, H heads, T tokens, d width of a head, rows x columns patches.
+"""
+
+import torch
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+
+def last_attention(network: nn.Module, images: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt d) of the last block on `images` [B, 3, h, w]: [B, H, T, T] float32, rows sum to 1.
+
+    `network` is a Vision Transformer of timm's blocks, or holds one as `.network`; it runs in eval mode and goes back
+    to the mode it was in. ValueError for other networks, and for attention that is more than this softmax.
+    """
+    network = getattr(network, "network", network)
+    layer = last_layer(network)
+    modes = [(part, part.training) for part in network.modules()]
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    try:
+        network.eval()
+        with torch.no_grad():
+            network.forward_features(images)
+            q, k = layer.qkv(seen[0]).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)[:2].float()
+            return (layer.q_norm(q) * layer.scale @ layer.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
+    finally:
+        hook.remove()
+        for part, mode in modes:
+            part.training = mode
+
+
+def last_layer(network: nn.Module) -> Attention:
+    """The attention of the last block of timm's plain Vision Transformers; ValueError for other networks."""
+    blocks = getattr(network, "blocks", None)
+    layer = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else None
+    if not isinstance(layer, Attention):
+        raise ValueError(f"{type(network).__name__} has no attention that can be shown (timm's plain Vision "
+                         "Transformers have); for a convolutional network use Grad-CAM")  # fmt: skip
+    return layer
+
+
+def attention_maps(network: nn.Module, images: Tensor) -> Tensor:
+    """What the class token attends to in the last block, head by head: [B, H, rows, columns] float32.
+
+    The shares of all patches and the class token itself sum to 1, so that a head's map sums to at most 1. Without a
+    class token: the mean over all patches that attend. Raises as `last_attention`.
+    """
+    network = getattr(network, "network", network)
+    attention, prefix = last_attention(network, images), network.num_prefix_tokens
+    rows, columns = (side // patch for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size))
+    if attention.shape[-1] != prefix + rows * columns:
+        raise ValueError(f"{type(network).__name__}: {attention.shape[-1]} tokens in the last block; expected "
+                         f"{prefix} and {rows} x {columns} patches")  # fmt: skip
+    asking = attention[:, :, 0] if network.cls_token is not None else attention[:, :, prefix:].mean(dim=2)
+    return asking[:, :, prefix:].unflatten(-1, (rows, columns))

@@ -1,0 +1,307 @@
+"""Where does a network look? Attention of a Vision Transformer's heads, or Grad-CAM, over the radiographs.
+
+    python scripts/draw_attention.py --model-path runs/dino/model --in-dirs /data/radiographs --out runs/attention
+    python scripts/draw_attention.py --model-path runs/fracatlas/ckpts/dax/fold0 --in-dirs A --out B --kind gradcam
+
+Takes every backbone that the benchmark takes, and the folders of networks that it has fine-tuned. attention: what the
+class token attends to in the last block. gradcam: which places of the last map speak for a number that the network
+gives: the answer of a fine-tuned network (--label chooses the class), else the similarity to another radiograph
+(--like) or, without any, the length of the radiograph's own features. OUT/index.html shows all; NAME_attention.npy or
+NAME_gradcam.npy is the map, float32, at the radiograph's own height and width, NaN where the network saw nothing.
+Such a map shows what moves a number, not where a finding is. Exit status: 0 all radiographs were read, 3 some were not
+(failed.csv), 2 a wrong flag or file.
+"""
+
+import sys, pathlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+
+from training.cli import flag, run
+from training.progress import bar, say
+
+
+@dataclass
+class Config:
+    """Attention maps or Grad-CAM of radiographs, from any network that can be read."""
+
+    model_path: str = flag(help="backbone (alias, checkpoint folder or file, timm name), or a fine-tuned folder")
+    in_dirs: list[Path] = flag(help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path")
+    out: Path = flag(help="output folder")
+    kind: str = flag("auto", "auto: attention of a transformer, Grad-CAM of a convolutional network",
+                     choices=("auto", "attention", "gradcam"))  # fmt: skip
+    label: str | None = flag(None, "Grad-CAM of a fine-tuned network: for this class; default: the one it predicts")
+    like: Path | None = flag(None, "Grad-CAM of a backbone: for the likeness to this radiograph")
+    input_size: list[int] = flag([], "side of a backbone's input, or height and width, pixels; default its own")
+    colours: str = flag("ember", "colour table of the maps", choices=("ember", "hot", "grey"))
+    alpha: float = flag(0.55, "opacity of the overlay at the top of the scale, 0 to 1")
+    recursive: bool = flag(True, "also radiographs in subfolders")
+    overwrite: bool = flag(False, "replace what OUT holds")
+    batch_size: int = flag(16, "radiographs that go through the network together")
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+
+
+def main(config: Config) -> int:
+    """Look, draw, report; 3 if a radiograph could not be read, else 0."""
+    check(config)
+    from training.device import choose_device, prepare_cpu
+
+    device = choose_device(config.device)
+    prepare_cpu(device)
+    sources = find_sources(config)
+    looker = Looker(config, device)
+    say(looker.report)
+    config.out.mkdir(parents=True, exist_ok=True)
+    rows, cards, failed = [], [], []
+    for stem, path, scaled, maps, told in looked(config, looker, sources, failed):
+        row, card = drawn(config, looker, stem, path, scaled, maps, told, len(rows), len(sources))
+        rows.append(row)
+        cards.append(card)
+    write_results(config, looker, rows, cards, failed)
+    say(f"{len(rows)} radiographs; open {config.out / 'index.html'}")
+    if failed:
+        say(f"{len(failed)} could not be read, see {config.out / 'failed.csv'}")
+    return 3 if failed else 0
+
+
+def check(config: Config) -> None:
+    """Refuse what could only fail later."""
+    if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
+        raise FileExistsError(f"--out {config.out}: holds files; --overwrite replaces those of the same names")
+    if not 0 <= config.alpha <= 1:
+        raise ValueError(f"--alpha {config.alpha}: expected a number from 0 to 1")
+    if config.batch_size < 1:
+        raise ValueError(f"--batch_size {config.batch_size}: expected at least 1")
+    if len(config.input_size) > 2 or any(side < 1 for side in config.input_size):
+        raise ValueError(f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels")
+    if config.kind == "attention" and (config.label or config.like):
+        raise ValueError("--label and --like are for --kind gradcam: attention does not depend on an answer")
+    if config.label and config.like:
+        raise ValueError("--label and --like exclude each other")
+
+
+def find_sources(config: Config) -> list[tuple[PurePath, Path]]:
+    """(where its outputs go, file) of every radiograph once; names never collide."""
+    import os
+
+    from data.radiograph import list_radiographs
+    from evaluation.attention_figures import ENDINGS
+    from evaluation.output_folder import folder_labels, output_stems
+
+    listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
+    for entry in config.in_dirs:
+        for path in list_radiographs([entry], recursive=config.recursive):
+            listed.setdefault(os.path.realpath(path), (entry if entry.is_dir() else path.parent, path))
+    labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
+    places = [PurePath(labels[root]) / path.relative_to(root) for root, path in listed.values()]
+    return list(zip(output_stems(places, ENDINGS), (path for _, path in listed.values())))
+
+
+class Looker:
+    """The network, how radiographs are prepared for it, and what its maps show."""
+
+    def __init__(self, config: Config, device):
+        from data.preprocessing import Preprocessing
+        from models.attention_maps import last_layer
+        from models.backbones import build_backbone
+        from models.finetuned import load_finetuned
+
+        self.config, self.device, self.head, self.about = config, device, None, {}
+        folder, size = Path(config.model_path), tuple(config.input_size * 2)[:2] or None
+        if is_finetuned(folder):
+            if size:
+                raise ValueError(f"--input_size: {folder} was fine-tuned at its own size")
+            found = load_finetuned(folder)
+            self.backbone, self.head, self.about = found.model.backbone, found.model, found.about
+            known, self.report = found.preprocessor, f"{folder}: fine-tuned"
+        else:
+            self.backbone = build_backbone(config.model_path, input_size=size)
+            known, self.report = self.backbone.preprocessing, self.backbone.report
+        self.preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(*self.backbone.input_size)
+        if not known:
+            say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
+        self.backbone.eval().to(device)
+        self.transformer = hasattr(self.backbone.network, "blocks") and hasattr(self.backbone.network, "patch_embed")
+        self.kind = config.kind if config.kind != "auto" else (
+            "gradcam" if config.label or config.like or not self.transformer else "attention")  # fmt: skip
+        if self.kind == "gradcam":
+            self.aim()
+        else:
+            last_layer(self.backbone.network)  # or a sentence, before anything is read
+
+    def aim(self) -> None:
+        """Settle what Grad-CAM asks for."""
+        from torch import nn
+
+        c = self.config
+        if self.head is None and c.label:
+            raise ValueError(f"--label {c.label}: {c.model_path} is a backbone and knows no classes; --like takes a "
+                             "radiograph")  # fmt: skip
+        if self.head is None:
+            self.module = self.backbone
+            self.reference = self.reference_features() if c.like else None
+            return
+        if c.like:
+            raise ValueError(f"--like: {c.model_path} is fine-tuned; --label chooses among its classes")
+        if type(self.head).__name__ != "Supervised" or self.head.covariates:
+            raise ValueError(f"{c.model_path}: Grad-CAM is for heads with one answer from the radiograph alone; "
+                             "--kind attention for others")  # fmt: skip
+        classes = list(self.about.get("classes") or [])
+        if c.label and (self.head.kind == "regression" or c.label not in classes):
+            choices = ", ".join(classes) if classes and self.head.kind != "regression" else "none: it gives a number"
+            raise ValueError(f"--label {c.label}: choices of {c.model_path}: {choices}")
+        self.module = nn.Sequential(self.backbone, self.head.head).eval().to(self.device)
+
+    def reference_features(self):
+        """[D] of the radiograph --like."""
+        import torch
+
+        with torch.no_grad():
+            return self.backbone(self.pixels([self.preprocessing.read(self.config.like)]))[0]
+
+    def pixels(self, several: list):
+        """Network pixels [B, 3, h, w] of radiographs [H, W] as `Preprocessing.read` gives them."""
+        import torch
+
+        return self.preprocessing.normalise(torch.stack([self.preprocessing.fit(s) for s in several]).to(self.device))
+
+    def maps(self, several: list) -> tuple:
+        """(maps [B, M, rows, columns], what each shows) of radiographs [H, W]."""
+        from models.attention_maps import attention_maps
+        from models.grad_cam import grad_cam, last_map
+
+        images = self.pixels(several)
+        if self.kind == "attention":
+            return attention_maps(self.backbone, images).cpu().numpy(), [self.shows] * len(several)
+        target, told = self.target(images)
+        if self.transformer:
+            network = self.backbone.network
+            sides = [side // patch for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size)]
+            prefix = network.num_prefix_tokens
+            layer = network.blocks[-1].norm1
+
+            def as_map(tokens):
+                return tokens[:, prefix:].transpose(1, 2).unflatten(2, sides)
+
+            found = grad_cam(self.module, layer, images, target, as_map=as_map)
+        else:
+            found = grad_cam(self.module, last_map(self.backbone, images[:1]), images, target)
+        return found[:, None].cpu().numpy(), told
+
+    @property
+    def shows(self) -> str:
+        """A line on what attention maps show."""
+        asks = "class token" if getattr(self.backbone.network, "cls_token", None) is not None else "patches"
+        return f"attention of the {asks} in the last block, mean of the heads, own scale"
+
+    def target(self, images) -> tuple:
+        """(what Grad-CAM asks for: outputs -> [B], what it is called for each radiograph)."""
+        import torch
+
+        from models.grad_cam import likeness, own_features
+
+        if self.head is None:
+            if self.reference is None:
+                return own_features, ["Grad-CAM of the length of its features, own scale"] * len(images)
+            return likeness(self.reference), [f"Grad-CAM of the likeness to {self.config.like.name}, own scale"] * len(
+                images
+            )
+        classes = [str(name) for name in self.about.get("classes") or []]
+        with torch.no_grad():
+            outputs = self.module(images)
+        if self.head.kind == "regression":
+            return lambda out: out[:, 0], ["Grad-CAM of the value, own scale"] * len(images)
+        if self.head.kind == "binary":
+            wanted = [classes.index(self.config.label) if self.config.label else 1] * len(images)
+            sign = 1 if wanted[0] else -1
+            answer = lambda out: sign * out[:, 0]  # noqa: E731
+        else:
+            wanted = outputs.argmax(1).tolist()
+            wanted = [classes.index(self.config.label)] * len(images) if self.config.label else wanted
+            chosen = torch.tensor(wanted, device=images.device)[:, None]
+            answer = lambda out: out.gather(1, chosen)[:, 0]  # noqa: E731
+        names = classes if classes else [str(number) for number in range(max(2, outputs.shape[1]))]
+        return answer, [f"Grad-CAM for {names[which]!r}, own scale" for which in wanted]
+
+
+def is_finetuned(folder: Path) -> bool:
+    """Whether a folder is one of `models.finetuned`."""
+    from models.weights import read_json
+
+    return (folder / "config.json").is_file() and isinstance(read_json(folder / "config.json").get("head"), dict)
+
+
+def looked(config: Config, looker: Looker, sources: list, failed: list):
+    """(stem, path, radiograph [H, W], maps [M, rows, columns], what they show) of all that can be read, in order."""
+    from data.radiograph import UnreadableRadiograph
+
+    waiting = []
+    for number, (stem, path) in enumerate(bar("radiographs")(sources, len(sources))):
+        try:
+            waiting.append((stem, path, looker.preprocessing.read(path)))
+        except UnreadableRadiograph as error:
+            failed.append((path, error.reason, error.detail))
+        if waiting and (len(waiting) == config.batch_size or number + 1 == len(sources)):
+            maps, told = looker.maps([scaled for _, _, scaled in waiting])
+            yield from ((*one, found, word) for one, found, word in zip(waiting, maps, told))
+            waiting = []
+
+
+def drawn(config: Config, looker: Looker, stem, path, scaled, maps, told: str, number: int, total: int) -> tuple:
+    """Write the files of a radiograph; returns its row of summary.csv and its card."""
+    import numpy as np
+
+    from evaluation.attention_figures import focus, write_pictures
+    from evaluation.figures import resized
+    from evaluation.report import Card, thumbnail
+    from training.files import printable
+
+    p = looker.preprocessing
+
+    def back(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return p.map_back(resized(values.astype(np.float32), (p.height, p.width)), size)
+
+    def file(ending: str) -> Path:
+        return config.out / f"{stem}{ending}"
+
+    endings, small = write_pictures(file, looker.kind, scaled, maps, back, title=path.name, told=told,
+                                    alpha=config.alpha, colours=config.colours)  # fmt: skip
+    share = focus(maps.mean(axis=0))
+    shown = {ending[1:].removesuffix(".png"): f"{stem}{ending}" for ending in endings if ending.endswith(".png")}
+    facts = [told.removesuffix(", own scale"), f"{scaled.shape[1]}\u00d7{scaled.shape[0]}"]
+    card = Card(printable(stem), share, facts, thumbnail(small, config.out, number, total), shown)
+    (heads, rows, columns), (height, width) = maps.shape, scaled.shape
+    row = {"path": printable(path), "outputs": printable(stem), "shows": told, "focus": share, "heads": heads,
+           "rows": rows, "columns": columns, "height": height, "width": width}  # fmt: skip
+    return row, card
+
+
+def write_results(config: Config, looker: Looker, rows: list, cards: list, failed: list) -> None:
+    """summary.csv, failed.csv and the page."""
+    from evaluation.report import Report, write_report
+    from training.files import printable
+    from training.tables import write_table
+
+    columns = ("path", "outputs", "shows", "focus", "heads", "rows", "columns", "height", "width")
+    write_table(config.out / "summary.csv", columns, rows)
+    lost = [(printable(path), reason, detail) for path, reason, detail in failed]
+    write_table(config.out / "failed.csv", ("path", "reason", "detail"),
+                [dict(zip(("path", "reason", "detail"), row)) for row in lost])  # fmt: skip
+    name = {"attention": "Attention of the last block", "gradcam": "Grad-CAM"}[looker.kind]
+    settings = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in asdict(config).items()}
+    write_report(config.out / "index.html", Report(
+        title=name,
+        lead="Where the network looks, on the radiograph's own geometry. A map shows what moves a number inside the "
+             "network; it finds nothing, and a bright place is no sign of disease. Colours of different radiographs "
+             "cannot be compared. Focus: the share of the map in its highest tenth of places (0.1: even). "
+             "Not for diagnosis.",
+        counts={"radiographs": f"{len(rows):,}", "unreadable": f"{len(failed):,}",
+                "places of a map": f"{rows[0]['rows']} \u00d7 {rows[0]['columns']}" if rows else "-"},
+        settings=settings, cards=cards, score_name="focus", failed=lost,
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main, Config)
