@@ -34,6 +34,7 @@ PLACES = {
     "demo/mae/model": "models/skelex",
     "data/phantom_train": "radiographs",
     "data/phantom_test": "films",
+    "data/hands": "data/boneage-training-dataset",
 }
 SMALLER = {
     "pretrain_mae.py": "--model mae_vit_tiny_patch8_dec32d1b --input_size 32 --batch_size 4 --accum_iter 1 --epochs 1 "
@@ -50,6 +51,9 @@ SMALLER = {
     "pretrain_dino.py": "--arch vit_mini --patch_size 8 --global_size 32 --local_size 16 --local_crops_number 2 "
     "--out_dim 64 --head_width 32 --batch_size 4 --epochs 1 --warmup_epochs 0 --num_workers 0 --device cpu "
     "--precision fp32",
+    "train_bone_age.py": "--backbone none:convnext_tiny --input_size 32 --batch_size 4 --epochs 1 --num_workers 0 "
+    "--device cpu --precision fp32 --no-verbose",
+    "predict_bone_age.py": "--num_workers 0 --device cpu --draws 20",
     "extract_features.py": "--num_workers 0 --device cpu",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
@@ -288,9 +292,9 @@ def test_heat_maps_as_documented(desk, monkeypatch):
 def test_phantoms_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/make_phantoms.py"]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
-        assert run(command, monkeypatch) == 0
+        assert run(command, monkeypatch, "--overwrite") == 0
         assert any(understood(*split(command)).out.iterdir())
     assert Path("data/phantoms/images").is_dir() and Path("data/phantoms/records.csv").is_file()
     assert Path("sheet.png").is_file()
@@ -335,6 +339,43 @@ def test_comparing_backbones_as_documented(desk, monkeypatch):
     for name in named_files(section) - {"table_SETTING.csv", "rank_pairs.csv"}:  # pairs: of three backbones or more
         assert (Path("runs/summary") / name).is_file(), name
     assert list(Path("runs/summary").glob("table_*.csv"))
+
+
+def test_bone_age_as_documented(desk, monkeypatch, capsys):
+    """Phantom hands where BoneXage has RSNA's; the list that its line names."""
+    from data.phantom_layouts import WRITERS, fit_plan
+    from data.phantom_plan import Plan, phantoms
+
+    monkeypatch.chdir(desk)
+    writer = WRITERS["rsna_bone_age"](desk / "hands", "png8", 3)
+    for phantom in phantoms(fit_plan("rsna_bone_age", Plan(3, 48)), 12):
+        writer.add(phantom)
+    writer.close()
+    (desk / "data").mkdir(exist_ok=True)
+    for path in (desk / "hands").glob("boneage-training-dataset*"):
+        path.rename(desk / "data" / path.name)
+    images = sorted(Path("data/boneage-training-dataset").rglob("*.png"))
+    Path("image_list.txt").write_text("\n".join(map(str, images[:2])) + "\n")
+    names = ("scripts/train_bone_age.py", "scripts/predict_bone_age.py")
+    commands = [c for c in shell_blocks(README) if split(c)[0] in names]
+    assert [split(c)[0] for c in commands] == [names[0], names[0], names[1], names[1]]
+    (drawing,) = [c for c in shell_blocks(README) if "make_phantoms" in c and "phantom_hands" in c]
+    assert run(drawing, monkeypatch, "--overwrite") == 0
+    for command in commands:
+        assert run(command, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"^{re.escape(str(images[0]))}: \d+ years? \d+ months? \(\d+\.\d months\)$", said, re.M)
+    for head, folder in (("| in `--output_dir` (`checkpoints`) | |", "checkpoints"),
+                         ("| in `--output_dir` | |\n|---|---|\n| `index.html`", "outputs/bone_age")):  # fmt: skip
+        listed = named_files(head.split("\n")[-1] + README.split(head)[1].split("\n\n")[0])
+        lost = {name for name in listed if not (Path(folder) / name).exists()}
+        assert len(listed) >= 3 and lost <= {
+            "failed.csv",
+            "scores.csv",
+            "subgroups.csv",
+            "comparisons.csv",
+            "report.html",
+        }
 
 
 def summaries() -> list[str]:
