@@ -25,6 +25,7 @@ FULL = {
     "heatmap.py": ["--rounds", "2"],
     "reader.py": ["--rounds", "5"],
     "finetune_step.py": ["--rounds", "3"],
+    "bone_age_step.py": ["--rounds", "3"],
     "linear_protocol.py": ["--rounds", "2"],
     "loader.py": ["--rounds", "3"],
     "start_up.py": ["--rounds", "5"],
@@ -35,6 +36,7 @@ QUICK = {
     "heatmap.py": "--rounds 1 --size mini --images 1 --height 600 --width 450 --passes 4".split(),
     "reader.py": ["--rounds", "1", "--height", "400", "--width", "300", "--files", "1"],
     "finetune_step.py": ["--rounds", "1", "--sizes", "mini", "--batch_size", "2", "--compile", "none"],
+    "bone_age_step.py": ["--rounds", "1", "--side", "64"],
     "linear_protocol.py": "--rounds 1 --size mini --radiographs 60 --pixels 64 --measured 2".split(),
     "loader.py": "--rounds 1 --size 200 --files 2 --epochs 2".split(),
     "start_up.py": ["--rounds", "1"],
@@ -65,6 +67,13 @@ SECTIONS = {
         "radiographs, loss and gradients compared first. Against a plain loop over transformers' "
         "`ViTForImageClassification` in float32 as installed; ours is the backbone, the head and the loop of "
         "`scripts/train_downstream.py`, which makes of the last block only the class token. Columns as above.",
+    ),
+    "bone_age_step.py": (
+        "Bone age",
+        "A training step (forward, hybrid loss, backward, clipping, AdamW) and a prediction at 512 pixels with "
+        "ConvNeXt-T, one thread; the same weights and radiographs, loss, gradients and months compared first. Against "
+        "plain loops over torchvision's network in float32 as installed; ours are the networks and the loop of "
+        "`scripts/train_bone_age.py`, from 8-bit radiographs on. Columns as above.",
     ),
     "linear_protocol.py": (
         "A whole run with a frozen encoder",

@@ -1,6 +1,6 @@
 """Timing training steps: ours and a yardstick's in turns, with the peak of matrix products measured in the same rounds.
 
-Used by mae_step.py and finetune_step.py.
+Used by mae_step.py, finetune_step.py and bone_age_step.py.
 """
 
 from collections.abc import Callable
@@ -67,8 +67,10 @@ class Steps:
         return lambda: torch.nn.functional.linear(a, b)
 
 
-def report_steps(size: str, pair: Steps, batch_size: int, rounds: int, compiled: bool) -> None:
-    """Print one line for each variant of a `size` of network, and one for each peak."""
+def report_steps(
+    size: str, pair: Steps, batch_size: int, rounds: int, compiled: bool, case: str = "ViT-{}, batch {}"
+) -> None:
+    """Print one line for each variant of a `size` of network, and one for each peak. `case`: how it is called."""
     from benchmarks.paired import device_clock, report, seconds_of
 
     variants, operations = pair.variants(compiled), pair.operations()
@@ -86,9 +88,10 @@ def report_steps(size: str, pair: Steps, batch_size: int, rounds: int, compiled:
             share = operations / multiply * median(map(truediv, products[precision], times))
             more["peak_share"][name] = share
     rates = {n.removeprefix("peak").strip(" ,"): multiply / median(t) for n, t in seconds.items() if "peak" in n}
-    report(f"ViT-{size}, batch {batch_size}", timed, f"{pair.yardstick}, fp32", **more)
+    report(case.format(size, batch_size), timed, f"{pair.yardstick}, fp32", **more)
+    name = case.format(size, batch_size).partition(", batch")[0]
     for precision, rate in rates.items():
-        print(f'{{"peak": "{precision}", "case": "ViT-{size}", "gflops": {rate / 1e9:.0f}}}', flush=True)
+        print(f'{{"peak": "{precision}", "case": "{name}", "gflops": {rate / 1e9:.0f}}}', flush=True)
 
 
 def in_turn(set_up: Callable[[], None], work: Callable[[], object]) -> Callable[[], None]:

@@ -51,6 +51,8 @@ def draw_curves(
                 axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
         axis.set(xlabel="epoch", title=titles.get(name, name))
         axis.grid(alpha=0.25)
+        if name != "loss" and len(axis.lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
         if name == "loss":
             for shade, (label, level) in zip(("0.3", "0.5", "0.7"), (references or {}).items()):
                 axis.axhline(level, ls=":", lw=1.2, color=shade, label=f"{label}, held out")

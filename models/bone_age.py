@@ -56,6 +56,7 @@ class BoneAge(Objective):
             raise ValueError(f"loss {loss!r}: choose {', '.join(LOSSES)}")
         self.backbone, self.normalise, self.loss, width = backbone, normalise, loss, backbone.network.num_features
         _forget_head(backbone.network)
+        backbone.network.to(memory_format=torch.channels_last)  # convolutions and GPUs are a little quicker with it
         self.pool, self.sex_encoder = GeM(), SexEncoder()
         self.head = nn.Sequential(
             nn.BatchNorm1d(width + 32), nn.Dropout(0.5), nn.Linear(width + 32, 512), nn.Mish(),
@@ -78,8 +79,7 @@ class BoneAge(Objective):
 
     def last_map(self, images: Tensor) -> Tensor:
         """The backbone's last map, or its patch tokens as one: [B, D, rows, columns], with its gradient."""
-        images = images if self.normalise is None else self.normalise(images)
-        tokens = self.backbone.tokens(images)["patch"]
+        tokens = self._tokens(images)
         rows = max(1, round((tokens.shape[1] * images.shape[2] / images.shape[3]) ** 0.5))
         if tokens.shape[1] % rows:
             raise ValueError(f"{tokens.shape[1]} patches of {list(images.shape[2:])} pixels make no grid")
@@ -87,8 +87,12 @@ class BoneAge(Objective):
 
     def features(self, images: Tensor) -> Tensor:
         """The pooled radiograph, [B, D] float32; it does not depend on the sex."""
+        return self.pool(self._tokens(images))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """[B, N, D], row by row."""
         images = images if self.normalise is None else self.normalise(images)
-        return self.pool(self.backbone.tokens(images)["patch"])
+        return self.backbone.tokens(images.contiguous(memory_format=torch.channels_last))["patch"]
 
     def answers(self, features: Tensor, sex: Tensor) -> tuple[Tensor, Tensor | None]:
         """Months [B] and the scale of Laplace's distribution [B] or None, with gradients; `sex` [B] of 1 and 0."""

@@ -59,9 +59,12 @@ For research. Not a medical device; not evaluated for any clinical decision.
 """
 
 
-def finetuned_card(title: str, task: str, backbone: str, facts: dict[str, Any], initial_licence: str | None) -> str:
+def finetuned_card(
+    title: str, task: str, backbone: str, facts: dict[str, Any], initial_licence: str | None,
+    reader: str = "models.finetuned.load_finetuned",
+) -> str:  # fmt: skip
     """The card of a fine-tuned network. `task`: what it tells and of what data; `backbone`: the name that it was asked
-    for by, which is shown without folders; `facts`: figures and settings by name."""
+    for by, which is shown without folders; `facts`: figures and settings by name; `reader`: what reads the folder."""
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     random = backbone.startswith("none:")
     start = "random weights" if random else f"the weights called {Path(backbone).name}"
@@ -79,7 +82,7 @@ def finetuned_card(title: str, task: str, backbone: str, facts: dict[str, Any], 
 |---|---|
 {rows}
 
-`models.finetuned.load_finetuned` reads this folder; `preprocessor_config.json` holds the preprocessing.
+`{reader}` reads this folder; `preprocessor_config.json` holds the preprocessing.
 
 ## Limits
 

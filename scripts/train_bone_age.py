@@ -400,11 +400,15 @@ class BoneAgeTraining:
         c, source, licence, folder = self.config, find(self.config.backbone), None, self.folder_of(number)
         if source.weights is not None:
             licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        side = "left out" if self.crossed else "validation"
         what = "RSNA Pediatric Bone Age" if c.csv is None else "a table of the user's"
         card = finetuned_card(
             "Bone age from a radiograph of the hand" + (f", fold {number}" if self.crossed else ""),
             f"Bone age in months (0 to 240) from a radiograph and the sex; trained on {what}.",
-            c.backbone, {"loss": c.loss, "input": f"{c.input_size} pixels"} | facts, licence,
+            c.backbone, {"loss": c.loss, "input": f"{c.input_size} pixels", "epoch": f"{facts['epoch']:g}",
+                         "steps": facts["steps"],
+                         f"mean absolute error, {side}": f"{facts['validation']:.1f} months"},
+            licence, "scripts/predict_bone_age.py",
         )  # fmt: skip
         about = {"backbone": c.backbone, "loss": c.loss, "fold": number, "val_mae": facts["validation"]} | facts
         save_finetuned(model, folder, preprocessing.to_dict(), about, card)

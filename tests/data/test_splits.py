@@ -9,7 +9,7 @@ import pytest
 
 from data.dataset import Task
 from data.split_table import file_hashes, read_splits, write_splits
-from data.splits import few_shots, grouped_splits, label_subset, official_splits
+from data.splits import few_shots, grouped_splits, label_subset, official_splits, training_splits
 
 BINARY, GRADES, MONTHS = Task("binary", ("normal", "fracture")), Task("multiclass", tuple("abcde")), Task("regression")
 
@@ -428,3 +428,32 @@ def test_new_radiographs_are_left_out_and_told(folder, tmp_path):
     again = read_splits(file, more, root, file_hashes(more))
     assert sides(more, again) == sides(records, splits)
     assert again.notices[0].startswith(f"1 of {len(more)} radiographs are not in ")
+
+
+def test_only_the_training_part_of_a_release_is_divided():
+    """Its own validation and test sets stay what they are; parts are by patient and cover the training part once."""
+    records = made(MONTHS, 120)
+    patients = records["patient"].astype(int)
+    records["official"] = np.where(patients < 80, "train", np.where(patients < 100, "val", "test"))
+    train = np.flatnonzero(records["official"] == "train")
+    for count, seed in ((0, 1), (4, 1)):
+        splits = training_splits(records, MONTHS, val_fraction=0.2, folds=count, seed=seed)
+        assert set(records["official"].iloc[splits.test]) == {"val", "test"} and len(splits.folds) == max(count, 1)
+        for fold in splits.folds:
+            np.testing.assert_array_equal(np.sort(np.concatenate([fold.train, fold.val])), train)
+            assert not set(patients.iloc[fold.train]) & set(patients.iloc[fold.val])
+        if count:
+            np.testing.assert_array_equal(np.sort(np.concatenate([fold.val for fold in splits.folds])), train)
+        else:
+            assert len(splits.folds[0].val) == pytest.approx(0.2 * len(train), rel=0.1)
+    official = training_splits(records, MONTHS, official=True)
+    assert set(records["official"].iloc[official.folds[0].val]) == {"val"}
+    assert set(records["official"].iloc[official.test]) == {"test"}
+    alone = training_splits(records.drop(columns="official"), MONTHS)
+    assert not len(alone.test) and len(alone.folds[0].train) + len(alone.folds[0].val) == len(records)
+    every = training_splits(records[train[0] : train[-1] + 1].reset_index(drop=True), MONTHS, folds=80)
+    assert all(patients.iloc[fold.val].nunique() == 1 for fold in every.folds)  # leave one patient out
+    with pytest.raises(ValueError, match="needs the release's validation set"):
+        training_splits(records[records["official"] != "val"].reset_index(drop=True), MONTHS, official=True)
+    with pytest.raises(ValueError, match="validation fraction 1.0"):
+        training_splits(records, MONTHS, val_fraction=1.0)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data.preprocessing import Preprocessing
-from data.transforms import CropFlip, RotateFlipJitter, brightened, contrasted
+from data.transforms import CropFlip, CropTurnShift, RotateFlipJitter, brightened, contrasted
+from training.sampling import sample_generator
 
 SIZES = [(300, 400), (400, 300), (64, 64), (1000, 60), (60, 1000), (16, 17), (16, 320)]
 
@@ -223,3 +224,79 @@ def test_the_fine_tuning_augmentation_draws_what_it_says():
     assert values.dtype == np.float32 and np.abs(values * 255 - drawn[3]).max() < 4
     with pytest.raises(ValueError, match="flip 2: expected 0 to 1"):
         RotateFlipJitter(Preprocessing(32, 32), flip=2)
+
+
+# crop, turn, shift -------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A generator whose numbers are known: uniform() gives the next of `values`, random() the next of `chances`."""
+
+    def __init__(self, values, chances=(0.9,)):
+        self.values, self.chances = list(values), list(chances)
+
+    def uniform(self, low, high, size=None):
+        return self.values.pop(0) if size is None else np.array([self.values.pop(0) for _ in range(size)])
+
+    def random(self):
+        return self.chances.pop(0)
+
+    def integers(self, low, high):
+        return (low + high) // 2
+
+
+def hand(h=60, w=60):
+    y, x = np.mgrid[:h, :w]
+    return (120 + 60 * np.sin(x / 9) + 50 * np.cos(y / 7 + x / 15)).astype(np.uint8)
+
+
+def test_a_shift_moves_whole_pixels_and_leaves_black():
+    pixels = hand()
+    view = CropTurnShift(Preprocessing(60, 60), (1, 1), flip=0.5, degrees=0)
+    found = view(pixels, Scripted([0.0, 3.0 / 60, -2.0 / 60]))
+    expected = np.zeros_like(pixels)
+    expected[:-2, 3:] = pixels[2:, :-3]
+    np.testing.assert_array_equal(found, expected)
+    mirrored = view(pixels, Scripted([0.0, 0.0, 0.0], [0.1]))
+    np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
+
+
+def test_a_crop_is_pillows_and_a_rotation_that_of_the_other_transform():
+    pixels = hand(60, 90)
+    preprocessing = Preprocessing(60, 60)
+    fitted = preprocessing.fit(pixels)[0].numpy()
+    crop = CropTurnShift(preprocessing, (0.8, 0.9), flip=0, degrees=0, shift=0)
+    found = crop(pixels, Scripted([0.85, math.log(1.05), 0.0, 0.0, 0.0]))
+    x0, y0, x1, y1 = CropFlip(60, 60, (0.8, 0.9), (0.9, 1.1)).box((60, 60), Scripted([0.85, math.log(1.05)]))
+    assert (x1 - x0, y1 - y0) == (57, 54)
+    expected = Image.fromarray(fitted).resize((60, 60), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    assert np.abs(found.astype(int)[2:-2, 2:-2] - np.asarray(expected).astype(int)[2:-2, 2:-2]).max() <= 1
+    turn = CropTurnShift(preprocessing, (1, 1), flip=0, degrees=20, shift=0)
+    for given in (pixels, fitted):
+        size = None if given is pixels else pixels.shape
+        found = turn(given, Scripted([11.0, 0.0, 0.0]), size=size)
+        expected = RotateFlipJitter(preprocessing).rotated(fitted, 11.0, pixels.shape)
+        assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_parts_are_joined_in_the_published_order():
+    """Crop, then mirror, then rotation, then shift: the product of their matrices, in homogeneous coordinates."""
+
+    def matrix(column, row):
+        return np.array([column, row, (0, 0, 1)], float)
+
+    view, size = CropTurnShift(Preprocessing(40, 50)), (80, 100)
+    alone = {"crop": (0, 0, 50, 40), "flip": False, "angle": 0.0, "shift": (0.0, 0.0)}
+    parts = {"crop": (3, 5, 47, 38), "flip": True, "angle": 0.3, "shift": (2.5, -1.5)}
+    each = [matrix(*view.places((40, 50), size, **alone | {name: parts[name]})) for name in parts]
+    together = matrix(*view.places((40, 50), size, **parts))
+    np.testing.assert_allclose(together, each[0] @ each[1] @ each[2] @ each[3], atol=1e-9)
+
+
+def test_the_augmentation_is_the_samples_own_and_its_flags_are_checked():
+    pixels, view = hand(), CropTurnShift(Preprocessing(32, 32))
+    first, same, other = (view(pixels, sample_generator(1, epoch, 7)) for epoch in (0, 0, 1))
+    assert np.array_equal(first, same) and not np.array_equal(first, other)
+    for wrong, told in (({"degrees": 181}, "degrees 181"), ({"shift": -1}, "shift -1"), ({"scale": (0, 1)}, "scale 0")):
+        with pytest.raises(ValueError, match=told):
+            CropTurnShift(Preprocessing(32, 32), **wrong)

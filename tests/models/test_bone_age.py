@@ -13,6 +13,7 @@ from models.bone_age import BoneAge, hybrid_loss, l1_l2_loss, laplace_loss, sex_
 from models.bone_age_weights import load_bone_age, published_preprocessor, save_published
 from models.finetuned import load_finetuned, save_finetuned
 from models.gem import GeM
+from models.weights import read_tensors
 from training.schedules import warmup_cosine
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -232,7 +233,7 @@ def test_our_training_writes_the_published_layout_where_it_has_a_place(published
     told = published_preprocessor() | {"image_mean": [0.4] * 3}
     assert save_published(loaded.model, tmp_path / "again.pth", told, {"backbone": "x"}, {"epoch": 3, "val_mae": 5.0})
     content = torch.load(tmp_path / "again.pth", weights_only=True)
-    original = torch.load(published, weights_only=False)["model_state_dict"]
+    original = read_tensors(published)["model_state_dict"]
     assert {f"module.{key}" for key in content["model_state_dict"]} == set(original)
     for key, value in content["model_state_dict"].items():
         assert torch.equal(value, original[f"module.{key}"])
