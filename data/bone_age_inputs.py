@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from data.boneage import PARTS
 from data.columns import refuse
 from data.dataset import read_table
 from data.dicom_patient import patient_facts
@@ -139,9 +140,10 @@ def _from_table(source: Path, lost: list[Lost]) -> list[dict]:
     ages = ages * 12 if found.get("age", "").strip().lower() == "age_years" else ages
     targets = _numbers(source, rows, found.get("target"), 0, 240)
     patients = rows[found["patient"]].astype("string") if "patient" in found else [None] * len(rows)
-    kept = []
-    for row, (name, sex, age, target, patient) in enumerate(zip(names, sexes, ages, targets, patients), 2):
-        path = _place(source, name, found["image"].strip().lower() == "image")
+    paths, kept = _files(source, list(names), found["image"].strip().lower() == "image"), []
+    for row, (path, name, sex, age, target, patient) in enumerate(
+        zip(paths, names, sexes, ages, targets, patients), 2
+    ):  # fmt: skip
         if path is None:
             lost.append((Path(name), "missing", f"no such file; row {row} of {printable(source)}"))
             continue
@@ -182,12 +184,17 @@ def _numbers(source: Path, rows: pd.DataFrame, column: str | None, low: float, h
     return numbers
 
 
-def _place(source: Path, name: str, is_path: bool) -> Path | None:
-    """The file that a cell means: a path relative to the table, or an id of RSNA's in the folders beside it."""
-    folders = [source.parent] if is_path else [source.parent, source.parent / source.stem,
-                                               source.parent / source.stem / source.stem]  # fmt: skip
-    places = [folder / (name if is_path else f"{name}.png") for folder in folders]
-    return next((place for place in places if os.path.isfile(place)), None)
+def _files(source: Path, names: Sequence[str], are_paths: bool) -> list[Path | None]:
+    """The file that each cell means: a path relative to the table, or an id of RSNA's in the folders beside it."""
+    if are_paths:
+        return [path if os.path.isfile(path := source.parent / name) else None for name in names]
+    folders = dict.fromkeys([source.stem, *(Path(folder).name for part in PARTS for folder in part.folders)])
+    found: dict[str, Path] = {}
+    for folder in (Path(), *(Path(name) for name in folders), *(Path(name, name) for name in folders)):
+        place = source.parent / folder
+        if place.is_dir():
+            found |= {file: place / file for file in os.listdir(place) if file.endswith(".png")}
+    return [found.get(f"{name}.png") for name in names]
 
 
 def _once(rows: list[dict]) -> list[dict]:

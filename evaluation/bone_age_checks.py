@@ -60,7 +60,7 @@ def likeness_warning(likeness: float, rate: float) -> list[str]:
     """The sentence for a picture that is unlike the training's hands; none if it is like them, or nobody knows."""
     if not likeness <= rate:
         return []
-    return [f"unlike the training hands: at most {100 * likeness:.2g} % of hands are as unlike; perhaps no hand"]
+    return [f"unlike the training hands: at most {100 * likeness:.2g}\u00a0% of hands are as unlike; perhaps no hand"]
 
 
 def age_warnings(months: float, ages: Sequence[float]) -> list[str]:

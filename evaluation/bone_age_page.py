@@ -19,7 +19,7 @@ from evaluation.figures import blended, encoded, fit_within, resized
 from evaluation.report import MOST_SHOWN, Best, Picture, Pictures, Table, data_uri, write_page
 from training.files import printable
 
-TILE = 300  # pixels, longer side of a radiograph
+TILE = 260  # pixels, longer side of a radiograph
 GAP = 6
 SD_OF_ERRORS = (
     "Deviation: bone age less chronological age. One SD is that of the network's own errors at this age, on the "
@@ -72,7 +72,9 @@ def write_bone_age_page(
         rows = [(printable(lost), reason, detail) for lost, reason, detail in failed[:MOST_SHOWN]]
         title = f"{len(failed):,} file{'s' * (len(failed) != 1)} could not be read"
         parts.append(Table(title, ("file", "reason", "detail"), rows, "They have no bone age; failed.csv lists them."))
-    lead = f"{about} Bone ages after Greulich and Pyle, as the readers of the training set gave them. {BURNT_IN}"
+    lead = (
+        f"{about} Bone ages as the readers of the training set gave them (RSNA's: after Greulich and Pyle). {BURNT_IN}"
+    )
     write_page(path, "Bone age", lead, counts, parts, settings or {}, RESEARCH)
 
 

@@ -72,6 +72,14 @@ def test_the_tables_of_rsna(hands):
         records, lost = read_inputs([place / name])
         assert names(records) == ["1377.png", "1378.png"] and not lost
         assert [word.lower() for word in records["sex"]] in (["false", "true"], ["f", "m"])
+    images = hands.parent / "Test Set Images"
+    hands.rename(images)
+    table = hands.parent / "truth.csv"
+    table.write_text("Case ID,Sex,Ground truth bone age (months)\n1377,F,136.5\n1378,M,42\n9,M,42\n")
+    records, lost = read_inputs([table])
+    assert names(records) == ["1377.png", "1378.png"] and records["target"].tolist() == [136.5, 42]
+    assert lost[0][2].startswith("no such file; row 4")
+    images.rename(hands)
     records, _ = read_inputs([hands.parent / "hands.csv"])
     assert records["target"].tolist() == [136, 42]
 

@@ -102,7 +102,7 @@ def test_a_glance_tells_noise_emptiness_and_inversion():
 
 def test_warnings_only_where_there_is_reason():
     assert likeness_warning(0.02, 0.01) == [] and likeness_warning(math.nan, 0.01) == []
-    assert "1 % of hands" in likeness_warning(0.01, 0.01)[0]
+    assert "1\u00a0% of hands" in likeness_warning(0.01, 0.01)[0]
     assert age_warnings(100.0, (10, 228)) == [] and "10 to 228" in age_warnings(10.0, (10, 228))[0]
     assert age_warnings(229.0, (10, 228))
 
@@ -110,14 +110,14 @@ def test_warnings_only_where_there_is_reason():
 def test_the_picture_keeps_the_aspect_and_shows_the_map_beside():
     grey = hand(64)
     alone = case_picture(grey, None, (900, 600))
-    assert alone.size == (200, 300)
+    assert alone.size == (173, 260)
     cam = np.zeros((64, 64), np.float32)
     cam[8:16, 40:56] = 2.0
     both = np.asarray(case_picture(grey, cam, (900, 600))).astype(int)
-    assert both.shape == (300, 406, 3) and (both[:, :200] == np.asarray(alone)).all()
-    coloured = np.abs(both[:, 206:] - both[:, :200]).sum(-1)
-    assert coloured[45:60, 145:160].min() > 30 and coloured[150:].max() == 0
-    assert case_picture(grey, np.zeros((64, 64), np.float32), (10, 10)).size == (606, 300)
+    assert both.shape == (260, 352, 3) and (both[:, :173] == np.asarray(alone)).all()
+    coloured = np.abs(both[:, 179:] - both[:, :173]).sum(-1)
+    assert coloured[40:50, 125:140].min() > 30 and coloured[130:].max() == 0
+    assert case_picture(grey, np.zeros((64, 64), np.float32), (10, 10)).size == (526, 260)
 
 
 def test_the_page_says_what_must_be_said(tmp_path):
