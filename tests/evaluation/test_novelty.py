@@ -32,8 +32,11 @@ def test_false_alarms_are_as_rare_as_promised():
 
 def test_likeness_counts_held_out_ones_that_are_as_far():
     rng = np.random.default_rng(2)
-    novelty = Novelty.fit(rng.normal(size=(20, 3)), rng.normal(size=(11, 3)))
+    held_out = rng.normal(size=(11, 3))
+    novelty = Novelty.fit(rng.normal(size=(20, 3)), held_out)
     asked = rng.normal(size=(6, 3))
+    asked = np.concatenate([asked, held_out])  # as far as one of them: that one counts
+    assert sorted(novelty.likeness(held_out) * 12) == list(range(2, 13))
     for distance, likeness in zip(novelty.distance(asked), novelty.likeness(asked)):
         assert likeness == (1 + sum(other >= distance for other in novelty.held_out)) / 12
 
@@ -61,6 +64,7 @@ def test_what_a_picture_looks_like():
     assert (np.diff(cells, axis=1) > 0).all() and np.allclose(np.diff(cells, axis=0), 0)
     slopes = found[64:].reshape(6, 8, 8)
     assert (slopes[0] > 0).all() and not slopes[1:].any()  # a slope across is in the first direction alone
+    assert np.allclose(look(across[:, ::-1])[64:].reshape(6, 8, 8)[0], slopes[0])  # up or down is one direction
     assert look(across.T)[64:].reshape(6, 8, 8)[3].all()  # one down is a quarter turn further
     assert np.allclose(look(across.astype(np.float32) / 255), found, atol=1e-6)
     with pytest.raises(ValueError, match=r"expected \[h, w\]"):
