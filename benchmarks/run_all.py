@@ -25,6 +25,7 @@ FULL = {
     "heatmap.py": ["--rounds", "2"],
     "reader.py": ["--rounds", "5"],
     "finetune_step.py": ["--rounds", "3"],
+    "dino_step.py": ["--batch_size", "2", "--rounds", "3"],
     "linear_protocol.py": ["--rounds", "2"],
     "loader.py": ["--rounds", "3"],
     "start_up.py": ["--rounds", "5"],
@@ -35,6 +36,8 @@ QUICK = {
     "heatmap.py": "--rounds 1 --size mini --images 1 --height 600 --width 450 --passes 4".split(),
     "reader.py": ["--rounds", "1", "--height", "400", "--width", "300", "--files", "1"],
     "finetune_step.py": ["--rounds", "1", "--sizes", "mini", "--batch_size", "2", "--compile", "none"],
+    "dino_step.py": "--arch vit_mini --global_size 64 --local_size 32 --local_crops_number 2 --out_dim 64 "
+    "--batch_size 2 --rounds 1".split(),
     "linear_protocol.py": "--rounds 1 --size mini --radiographs 60 --pixels 64 --measured 2".split(),
     "loader.py": "--rounds 1 --size 200 --files 2 --epochs 2".split(),
     "start_up.py": ["--rounds", "1"],
@@ -65,6 +68,13 @@ SECTIONS = {
         "radiographs, loss and gradients compared first. Against a plain loop over transformers' "
         "`ViTForImageClassification` in float32 as installed; ours is the backbone, the head and the loop of "
         "`scripts/train_downstream.py`, which makes of the last block only the class token. Columns as above.",
+    ),
+    "dino_step.py": (
+        "One step of DINO",
+        "Both networks, loss, backward, clipping, AdamW and the running average, one thread; the same weights and "
+        "views, loss and gradients compared first. Against a straightforward step: a softmax for every pair of views, "
+        "one parameter after the other clipped and averaged, the last block for all tokens, float32, PyTorch as "
+        "installed. Columns as above.",
     ),
     "linear_protocol.py": (
         "A whole run with a frozen encoder",
