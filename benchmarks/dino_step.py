@@ -3,8 +3,9 @@
     python benchmarks/dino_step.py --batch_size 4 --rounds 5
 
 The straightforward step does what published code does, as plainly: a softmax for every pair of views, one parameter
-after the other clipped and averaged, fused attention, PyTorch as installed. Equal weights, views and prototypes; loss
-and gradients of both are compared first, and a difference ends the benchmark. Prints JSON lines.
+after the other clipped and averaged, all tokens of the last block, fused attention, PyTorch as installed. Equal
+weights, views and prototypes; loss and gradients are compared first, and a difference ends the benchmark. Prints JSON
+lines.
 """
 
 import sys, pathlib
@@ -12,8 +13,10 @@ import sys, pathlib
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import copy
+from functools import partial
 from dataclasses import dataclass
 
+from benchmarks.steps import Steps
 from training.cli import flag, run
 
 
@@ -36,23 +39,26 @@ def main(config: Config) -> int:
     """Print one line for each variant."""
     import torch
 
-    from benchmarks.paired import device_clock, report, seconds_of
+    from benchmarks.steps import report_steps
     from training.device import choose_device
 
     torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
-    pair = Pair(config, device)
-    seconds = seconds_of(pair.variants(), config.rounds, device_clock(device))
+    pair = Pair(config, choose_device(config.device))
     views = f"2 x {config.global_size} + {config.local_crops_number} x {config.local_size}"
-    report(f"{config.arch}, {views}, {config.out_dim} prototypes, batch {config.batch_size}", seconds, "plain, fp32")
+    case = f"{config.arch.removeprefix('vit_')}, {views}, {config.out_dim} prototypes"
+    report_steps(case, pair, config.batch_size, config.rounds, compiled=False)
     return 0
 
 
-class Pair:
+class Pair(Steps):
     """The same student and teacher twice, with one batch of views."""
+
+    yardstick = "plain"
 
     def __init__(self, config: Config, device):
         import torch
+
+        from timm.models.vision_transformer import VisionTransformer
 
         from models.dino import DINO, DINOHead, ProjectedBackbone
         from models.dino_backbones import dino_backbone, width_of
@@ -68,6 +74,9 @@ class Pair:
         self.ours = DINO(*networks, teacher_temperature=constant(0.04), momentum=constant(0.996), clip_each_norm=3.0)
         self.ours.to(device).train()
         self.plain = copy.deepcopy(self.ours)  # its loss and its hooks are not used
+        for part in (self.plain.student, self.plain.teacher):
+            if isinstance(part.backbone, VisionTransformer):  # all tokens of the last block, as timm makes them
+                part.backbone.forward = partial(VisionTransformer.forward, part.backbone)
         use_explicit_attention(self.ours, device)
         self.batch = {"global": torch.randn(B, 2, 3, config.global_size, config.global_size, device=device)}
         if config.local_crops_number:
@@ -87,10 +96,14 @@ class Pair:
         for name in ("backbone.patch_embed.proj.weight", last):
             found, expected = (part.student.get_parameter(name).grad for part in (self.ours, self.plain))
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-        for part in (self.ours, self.plain):
-            part.zero_grad(set_to_none=True)
+        self.zero()
         self.ours.centre.zero_()
         self.plain.centre.zero_()
+
+    def zero(self) -> None:
+        """Drop the gradients of both."""
+        for part in (self.ours, self.plain):
+            part.zero_grad(set_to_none=True)
 
     def our_loss(self):
         """Ours, through the objective as the training loop calls it."""
@@ -111,7 +124,7 @@ class Pair:
                  for t, target in enumerate(targets) for s, logits in enumerate(student) if s != t]  # fmt: skip
         return sum(terms) / len(terms)
 
-    def variants(self) -> dict:
+    def steps(self, compiled: bool) -> dict:
         """{name: a function that makes one step}."""
         import torch
 
@@ -129,9 +142,8 @@ class Pair:
 
     def our_step(self, optimizer, precision: str) -> None:
         """As the training loop makes it."""
-        from training.device import autocast, prepare_cpu
+        from training.device import autocast
 
-        prepare_cpu(self.device)
         with autocast(self.device, precision):
             loss = self.our_loss()
         loss.backward()
@@ -144,10 +156,8 @@ class Pair:
         """One parameter after the other."""
         import torch
 
-        from benchmarks.mae_step import as_installed
         from training.device import autocast
 
-        as_installed()
         with autocast(self.device, precision):
             loss = self.plain_loss()
         loss.backward()

@@ -26,6 +26,7 @@ FULL = {
     "reader.py": ["--rounds", "5"],
     "finetune_step.py": ["--rounds", "3"],
     "bone_age_step.py": ["--rounds", "3"],
+    "dino_step.py": ["--batch_size", "2", "--rounds", "3"],
     "linear_protocol.py": ["--rounds", "2"],
     "loader.py": ["--rounds", "3"],
     "start_up.py": ["--rounds", "5"],
@@ -37,6 +38,8 @@ QUICK = {
     "reader.py": ["--rounds", "1", "--height", "400", "--width", "300", "--files", "1"],
     "finetune_step.py": ["--rounds", "1", "--sizes", "mini", "--batch_size", "2", "--compile", "none"],
     "bone_age_step.py": ["--rounds", "1", "--side", "64"],
+    "dino_step.py": "--arch vit_mini --global_size 64 --local_size 32 --local_crops_number 2 --out_dim 64 "
+    "--batch_size 2 --rounds 1".split(),
     "linear_protocol.py": "--rounds 1 --size mini --radiographs 60 --pixels 64 --measured 2".split(),
     "loader.py": "--rounds 1 --size 200 --files 2 --epochs 2".split(),
     "start_up.py": ["--rounds", "1"],
@@ -74,6 +77,13 @@ SECTIONS = {
         "ConvNeXt-T, one thread; the same weights and radiographs, loss, gradients and months compared first. Against "
         "plain loops over torchvision's network in float32 as installed; ours are the networks and the loop of "
         "`scripts/train_bone_age.py`, from 8-bit radiographs on. Columns as above.",
+    ),
+    "dino_step.py": (
+        "One step of DINO",
+        "Both networks, loss, backward, clipping, AdamW and the running average, one thread; the same weights and "
+        "views, loss and gradients compared first. Against a straightforward step: a softmax for every pair of views, "
+        "one parameter after the other clipped and averaged, the last block for all tokens, float32, PyTorch as "
+        "installed. Columns as above.",
     ),
     "linear_protocol.py": (
         "A whole run with a frozen encoder",

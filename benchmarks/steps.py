@@ -1,6 +1,6 @@
 """Timing training steps: ours and a yardstick's in turns, with the peak of matrix products measured in the same rounds.
 
-Used by mae_step.py, finetune_step.py and bone_age_step.py.
+Used by mae_step.py, finetune_step.py, bone_age_step.py and dino_step.py.
 """
 
 from collections.abc import Callable

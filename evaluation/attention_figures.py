@@ -70,7 +70,7 @@ def _heads(scaled, maps: np.ndarray, back: Back, grey: np.ndarray, title: str, a
     empty = np.zeros_like(tiles[0])
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     rows[-1] += [empty] * (columns - len(rows[-1]))
-    caption = f"{title}\nEach head has its own colours; later rows go on with the next heads."
+    caption = f"{title}\nEach head has its own colours{'; read row by row' if len(rows) > 1 else ''}."
     return panel(rows, names[:columns] if len(rows) == 1 else [""] * columns, caption=caption)
 
 

@@ -6,6 +6,7 @@ Shapes: B radiographs, h x w network pixels, P patch side, N = (h/P)(w/P) patche
 from functools import partial
 
 import torch
+from timm.layers import DropPath
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -29,7 +30,8 @@ def blocks(dim: int, depth: int, heads: int, mlp_ratio: float, eps: float) -> nn
 def rows_of_block(block: Block, x: Tensor, rows: Tensor) -> Tensor:
     """What a block of `blocks` makes of tokens x [B, T, D], but only its output rows `rows` [B, M]: [B, M, D].
 
-    Every token is attended to; queries, products and the MLP of the other rows are not computed.
+    Every token is attended to; queries, products and the MLP of the other rows are not computed. Stochastic depth drops
+    what it would drop of the whole block: it draws one number for each radiograph.
     """
     attention = block.attn
     q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -38,8 +40,8 @@ def rows_of_block(block: Block, x: Tensor, rows: Tensor) -> Tensor:
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
     else:
         mixed = (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    x = take(x, rows) + attention.proj(mixed.transpose(1, 2).flatten(2))
-    return x + block.mlp(block.norm2(x))
+    x = take(x, rows) + block.drop_path1(attention.proj(mixed.transpose(1, 2).flatten(2)))
+    return x + block.drop_path2(block.mlp(block.norm2(x)))
 
 
 def class_token(network: VisionTransformer, images: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def class_token(network: VisionTransformer, images: Tensor) -> Tensor:
 
 def ends_plainly(network: nn.Module) -> bool:
     """Whether `class_token` knows all that `network` does: timm's own forward pass with a class token, and a last block
-    without layer scale, drop path, dropout, query and key norms or gates."""
+    without layer scale, dropout, query and key norms or gates."""
     if getattr(type(network), "forward_features", None) is not VisionTransformer.forward_features:
         return False
     if network.cls_token is None or network.grad_checkpointing or not len(network.blocks):
@@ -65,10 +67,10 @@ def ends_plainly(network: nn.Module) -> bool:
     attention = getattr(block, "attn", None)
     if type(block) is not Block or type(attention) is not Attention or getattr(attention, "gate", None) is not None:
         return False
-    parts = (block.ls1, block.ls2, block.drop_path1, block.drop_path2, attention.q_norm, attention.k_norm,
-             getattr(attention, "norm", nn.Identity()))  # fmt: skip
-    drops = (attention.attn_drop, attention.proj_drop)
-    return all(isinstance(part, nn.Identity) for part in parts) and all(drop.p == 0 for drop in drops)
+    parts = (block.ls1, block.ls2, attention.q_norm, attention.k_norm, getattr(attention, "norm", nn.Identity()))
+    paths, drops = (block.drop_path1, block.drop_path2), (attention.attn_drop, attention.proj_drop)
+    return (all(isinstance(part, nn.Identity) for part in parts) and all(drop.p == 0 for drop in drops)
+            and all(isinstance(path, (nn.Identity, DropPath)) for path in paths))  # fmt: skip
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
@@ -147,6 +149,12 @@ class MultiSizeViT(ViT):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.patch_embed.strict_img_size = self.patch_embed.flatten = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, h, w] -> [B, D]; of the last block only the class token is made, where that is all that is used."""
+        return (
+            class_token(self, images) if self.global_pool == "token" and ends_plainly(self) else super().forward(images)
+        )
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """[B, D, rows, columns] -> [B, 1 + rows * columns, D]."""

@@ -89,10 +89,10 @@ class _Loop:
             if self.epoch_pending:
                 self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
-                losses, bad_indices = self._forward_backward(model, batches)
-                stop, save, bad = self._agree(signals.received, bad_indices)
+                losses, finite = self._forward_backward(model, batches)
+                stop, save, bad = self._agree(signals.received, finite)
                 if bad:
-                    self._skip(bad_indices)
+                    self._skip(finite)
                 else:
                     self._update(losses)
                 self.step += 1
@@ -127,12 +127,13 @@ class _Loop:
 
     # one step ------------------------------------------------------------------------------------------------
 
-    def _forward_backward(self, model: nn.Module, batches) -> tuple[dict[str, Tensor], list[int]]:
-        """Gradients of the mean loss over the micro-batches; the samples of those whose loss is not finite."""
+    def _forward_backward(self, model: nn.Module, batches) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Gradients of the mean loss over the micro-batches; of each, whether its loss is finite (on the device: a GPU
+        is waited for once a step, by `_agree`)."""
         plan, device = self.s.plan, self.s.device
         progress = self.step / plan.total_steps
         means: dict[str, Tensor] = {}
-        bad: list[int] = []
+        finite: list[Tensor] = []
         self.used: list[Any] = []  # sample indices of this step
         for k in range(plan.accumulate):
             batch = to_device(next(batches), device)
@@ -146,20 +147,18 @@ class _Loop:
             for name, value in losses.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / plan.accumulate
             self.used.append(batch.get("index", ()))
-            if not torch.isfinite(losses["loss"].detach()):
-                bad += [int(i) for i in batch.get("index", [-1])]
-        return means, bad
+            finite.append(torch.isfinite(losses["loss"].detach()))
+        return means, finite
 
-    def _agree(self, signalled: bool, bad_indices: list[int]) -> tuple[bool, bool, bool]:
+    def _agree(self, signalled: bool, finite: list[Tensor]) -> tuple[bool, bool, bool]:
         """The same (stop, save, skip) on every process."""
         self.scaler.unscale_(self.s.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.grad_norm = norm
-        overflow = not bool(torch.isfinite(norm))
-        bad = bool(bad_indices) or overflow
+        bad = ~torch.stack([*finite, torch.isfinite(norm).to(self.s.device)]).all()
         due = self.s.save_seconds is not None and time.monotonic() - self.saved_at > self.s.save_seconds
-        flags = [float(signalled), float(due and distributed.is_main()), float(bad)]
-        flags = distributed.maximum(torch.tensor(flags, device=self.s.device)).tolist()
+        told = torch.tensor([float(signalled), float(due and distributed.is_main())], device=self.s.device)
+        flags = distributed.maximum(torch.cat([told, bad.float()[None]])).tolist()
         return flags[0] > 0, flags[1] > 0, flags[2] > 0
 
     def _update(self, losses: dict[str, Tensor]) -> None:
@@ -178,8 +177,9 @@ class _Loop:
         self.totals["grad_norm"] = self.totals.get("grad_norm", 0.0) + self.grad_norm.detach().float()
         self.counted += 1
 
-    def _skip(self, bad_indices: list[int]) -> None:
+    def _skip(self, finite: list[Tensor]) -> None:
         """No update: name the samples; after `max_bad_steps` in a row save the last good state and stop."""
+        bad_indices = [int(i) for good, part in zip(finite, self.used) if not good for i in part]
         self.s.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             self.scaler.update()

@@ -69,7 +69,7 @@ def test_the_class_token_alone_is_what_the_whole_network_gives(arguments, fused)
     for block in network.blocks:
         block.attn.fused_attn = fused
     backbone = Backbone(network, "cls", (64, 64)).eval()
-    special = {"init_values", "qk_norm", "drop_path_rate", "attn_drop_rate", "proj_drop_rate", "drop_rate"}
+    special = {"init_values", "qk_norm", "attn_drop_rate", "proj_drop_rate", "drop_rate"}
     assert backbone._class_token_alone == (not special & set(arguments))
     pictures = images(3, 64)
 
@@ -84,6 +84,13 @@ def test_the_class_token_alone_is_what_the_whole_network_gives(arguments, fused)
     assert all(value is not None for value in found.values())
     for name, value in expected.items():
         same(found[name], value, atol=1e-4 * max(1.0, float(value.abs().max())))
+    if "drop_path_rate" in arguments:  # while training: the same parts of the same radiographs are dropped
+        backbone.train()
+        torch.manual_seed(5)
+        whole = network.forward_features(pictures)[:, 0]
+        torch.manual_seed(5)
+        same(backbone(pictures), whole)
+        assert not torch.allclose(whole, backbone.eval()(pictures), atol=1e-3)
 
 
 def test_the_class_token_of_another_forward_pass_is_left_to_it():
