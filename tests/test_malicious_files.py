@@ -23,6 +23,7 @@ from data.phantom_folder import PhantomFolder
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
 from data.truth import read_truth
+from evaluation.bone_age_reference import BoneAgeReference
 from evaluation.reference import NormalReference
 from models.backbone_aliases import read_aliases
 from models.backbones import build_backbone
@@ -89,6 +90,7 @@ READERS = {
     "configs/backbones.yaml": read_aliases,
     "step_1.pt": resume,
     "reference.npz": NormalReference.load,
+    "bone_age/reference.npz": BoneAgeReference.load,
     "truth.csv": read_truth,
     "masks/a.png": annotated,
     "labelme/a.json": annotated,

@@ -20,6 +20,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 import models.vit
 import pretrain_mae
 import zero_shot_heatmap
+from data.dicom_patient import patient_facts
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from evaluation import heatmap_figures
 
@@ -164,6 +165,21 @@ def test_errors_say_no_word_of_it(radiographs, tmp_path):
 
     assert exit_status(spawn(read)) == 0
     assert not any(word in (tmp_path / "log.txt").read_bytes() for word in CANARIES)
+
+
+def test_sex_and_age_are_read_without_a_word(radiographs, tmp_path):
+    def read() -> int:
+        talkative(tmp_path / "log.txt")
+        facts = [patient_facts(path) for path in sorted(radiographs.rglob("*.*"))]
+        logging.shutdown()
+        return 0 if sum(one.age_months == 12 for one in facts) >= 4 else 1  # only the days between two dates
+
+    for path in radiographs.rglob("good*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionDate = "18480213"
+        dataset.save_as(path)
+    assert exit_status(spawn(read)) == 0
+    assert not any(word in (tmp_path / "log.txt").read_bytes() for word in (*CANARIES, b"18480213"))
 
 
 def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
