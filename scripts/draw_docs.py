@@ -150,13 +150,13 @@ def bone_ages(config: Config):
     """Phantom hands of several ages beside their Grad-CAM maps, with the true and the predicted bone age."""
     import numpy as np
     import torch
+    from PIL import Image
 
     from data.phantom import study
     from data.preprocessing import Preprocessing
-    from evaluation.bone_age_page import case_picture
+    from evaluation.bone_age_page import GAP, case_picture
     from evaluation.bone_age_reference import FILE, BoneAgeReference
-    from evaluation.bone_age_result import age_text
-    from evaluation.figures import contact_sheet
+    from evaluation.figures import levels, panel, resized
     from models.bone_age_saliency import month_maps
     from models.bone_age_weights import load_bone_age
 
@@ -172,16 +172,17 @@ def bone_ages(config: Config):
         there = found.model.last_map(images)
         answer = found.model.months(found.model.pool(there), sex)
     low, high = reference.interval(answer.months.numpy(), None if answer.sd is None else answer.sd.numpy())
-    pictures, labels = [], []
+    cells = []
     for number, (hand, cam) in enumerate(zip(hands, month_maps(found.model, there, sex))):
         cam = torch.nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bicubic")[0, 0].clamp(min=0)
-        grey = preprocessing(hand.pixels)[0].numpy()
-        pictures.append(case_picture(grey, cam.numpy(), hand.pixels.shape))
+        grey = levels(hand.pixels.astype(np.float32), float(hand.pixels.max()))
+        both = np.asarray(case_picture(grey, resized(cam.numpy(), grey.shape), grey.shape))
+        wide = (both.shape[1] - GAP) // 2
         ends = f" ({low[number]:.0f} to {high[number]:.0f})" if low[number] == low[number] else ""
-        labels.append(f"{age_text(float(answer.months[number]))}: {answer.months[number]:.0f}{ends}, "
-                      f"true {hand.bone_age_months:.0f} months")  # fmt: skip
-    return contact_sheet([np.asarray(picture) for picture in pictures], labels, columns=2, tile=420,
-                         title="Bone age of phantom hands; right: what speaks for more months")  # fmt: skip
+        told = [f"true {hand.bone_age_months:.0f} months", f"predicted {answer.months[number]:.0f}{ends}"]
+        cells.append(np.asarray(panel([[both[:, :wide], both[:, wide + GAP :]]], told)))
+    rows = [np.concatenate(cells[at : at + 3], axis=1) for at in range(0, len(cells), 3)]
+    return Image.fromarray(np.concatenate(rows)).quantize(256)  # half the bytes
 
 
 def centred(tile, side: int):
