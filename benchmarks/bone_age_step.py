@@ -138,6 +138,15 @@ class Training(Pair):
         """Ours, through the objective as the training loop calls it."""
         return self.ours(self.batch)["loss"]
 
+    def operations(self) -> int:
+        """Three times those of a forward pass: the counter takes the gradients of depthwise convolutions for dense."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.our_loss()
+        return 3 * counter.get_total_flops()
+
     def their_loss(self):
         """Theirs, of radiographs that are normalised already."""
         from models.bone_age import hybrid_loss

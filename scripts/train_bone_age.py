@@ -451,6 +451,7 @@ class BoneAgeTraining:
                                            LEVEL)  # fmt: skip
         judged = {"left out" if self.crossed else "validation": (rows, months, sd, low, high)}
         if len(self.splits.test):
+            # the errors are those of single networks: of their mean, intervals are rather too wide
             months, sd = together(*np.moveaxis([one.test for one in made], 2, 0))
             ends = reference.interval(months, sd if spread is not None else None, LEVEL)
             judged = {"test": (list(self.splits.test), months, sd, *ends)} | judged

@@ -27,6 +27,7 @@ from evaluation.bone_age_reference import BoneAgeReference
 from evaluation.reference import NormalReference
 from models.backbone_aliases import read_aliases
 from models.backbones import build_backbone
+from models.bone_age_weights import load_bone_age
 from models.mae import MaskedAutoencoder, named_config
 from models.weights import load_encoder, load_mae, read_tensors, save_mae
 from training import cli
@@ -84,6 +85,7 @@ READERS = {
         scripts.convert_checkpoint.Config(str(path.parent), "timm", str(path.parent.parent / "out"))
     ),
     "b.pth": build_backbone,
+    "best_model.pth": load_bone_age,
     "hub/pytorch_model.bin": lambda path: build_backbone(f"resnet18@{path.parent}"),
     "configs/backbones.yaml": read_aliases,
     "step_1.pt": resume,

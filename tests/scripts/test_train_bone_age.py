@@ -1,10 +1,12 @@
 """Bone-age training as a user meets it: BoneXage's places, releases, tables of one's own, and what is refused."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ from evaluation.bone_age_folds import left_out_intervals, together
 from evaluation.bone_age_reference import BoneAgeReference
 from models.bone_age_weights import load_bone_age
 from scripts import train_bone_age
-from training import fold
+from training import cli, fold
 
 SMALL = ("--backbone", "none:mae_vit_mini_patch16", "--input_size", 32, "--batch_size", 8, "--epochs", 1,
          "--num_workers", 0,
@@ -291,3 +293,11 @@ def test_two_processes_equal_one(release, tmp_path, monkeypatch):
     one, two = (pd.read_csv(tmp_path / name / "predictions.csv") for name in "12")
     assert one["path"].tolist() == two["path"].tolist()
     np.testing.assert_allclose(one["months"], two["months"], atol=0.05)
+
+
+def test_the_recipe_of_bonexage_is_the_defaults_with_four_gpus():
+    recipe = cli.parse(
+        train_bone_age.Config, ["--config", str(Path(__file__).parents[2] / "configs" / "bonexage.yaml")]
+    )
+    plain = cli.parse(train_bone_age.Config, [])
+    assert dataclasses.replace(recipe, batch_size=80) == plain and recipe.batch_size == 4 * 80
