@@ -54,6 +54,7 @@ SMALLER = {
     "train_bone_age.py": "--backbone none:convnext_tiny --input_size 32 --batch_size 4 --epochs 1 --num_workers 0 "
     "--device cpu --precision fp32 --no-verbose",
     "predict_bone_age.py": "--num_workers 0 --device cpu --draws 20",
+    "draw_attention.py": "--device cpu",
     "extract_features.py": "--num_workers 0 --device cpu",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
@@ -264,7 +265,7 @@ def test_pretraining_as_documented(desk, monkeypatch, capsys):
 
 def test_dino_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
-    scripts = ("scripts/pretrain_dino.py", "scripts/extract_features.py")
+    scripts = ("scripts/pretrain_dino.py", "scripts/extract_features.py", "scripts/draw_attention.py")
     commands = [c for c in shell_blocks(README) if split(c)[0] in scripts]
     assert [split(c)[0] for c in commands] == list(scripts)
     for command in commands:
