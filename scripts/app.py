@@ -214,9 +214,9 @@ class Networks:
         try:
             return self.read_and_look(path)
         except UnreadableRadiograph as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            told = f"This file cannot be used as a radiograph: {REASONS.get(error.reason, error.reason)}{detail}."
-            raise Refused(told) from error
+            why = REASONS.get(error.reason, error.reason)
+            detail = f" ({error.detail})" if error.detail and error.detail not in why else ""
+            raise Refused(f"This file cannot be used as a radiograph: {why}{detail}.") from error
 
     def read_and_look(self, path: Path):
         """`analyse`, but for UnreadableRadiograph."""
