@@ -134,7 +134,7 @@ def _training(reference: BoneAgeReference) -> Table:
         f"{len(reference.error):,} validation radiographs, not trained on. Bands of predicted age; one with too few "
         "takes the errors of all. "
     )
-    if reference.novelty:
+    if reference.knows_hands:
         note += (f"A hand like them is called unlike the training hands in at most {100 * reference.rate:.2g} % (a "
                  "false alarm); hands of other hospitals or machines more often. ")  # fmt: skip
     head = ("predicted bone age", "validation radiographs", "SD of the errors (months)",

@@ -32,7 +32,7 @@ OLDEST = 240.0  # months, the end of the network's scale
 FEWEST_IN_BAND = 50  # validation radiographs below which a band takes the errors of all
 FEWEST_FOR_SD = 10
 MOST_KEPT = 2000  # training features
-RATE = 0.01  # of false alarms
+RATE, MOST_RATE = 0.01, 0.1  # of false alarms; where validation is too small for the second, nothing is said
 _ARRAYS = ("predicted", "error", "spread", "baseline", "ages")
 _KINDS = ("network", "look")
 
@@ -161,6 +161,11 @@ class BoneAgeReference:
         """A likeness of at most this is warned about: 1 %, or more where validation is too small to tell."""
         smallest = [len(self.novelty) / (1 + len(one.held_out)) for one in self.novelty.values()]
         return max([RATE, *smallest])
+
+    @property
+    def knows_hands(self) -> bool:
+        """Whether there are features, and enough validation radiographs to tell what is unlike them."""
+        return bool(self.novelty) and self.rate <= MOST_RATE
 
     # ------------------------------------------------------------------------------------------------ file
 

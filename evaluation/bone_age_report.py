@@ -200,14 +200,15 @@ def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
 
 
 def _parts(page: BoneAgePage, by: str, title: str, note: str) -> Table:
-    rows, reasons = [], []
+    rows, few = [], f"Parts of less than {bone_age.FEWEST} radiographs have no figures. "
     names = [name for name in page.metrics if name not in ("r2", "width")]  # of little use within a band of ages
     for row in page.results[by]:
         rows.append([row["part"], f"{row['radiographs']:,}", f"{row['patients']:,}",
                      *(score_text(name, row[name]) for name in names)])  # fmt: skip
-        reasons.append(f"{row['part']}: {row['mae'].reason}" if row["mae"].reason else "")
+    note += "A difference between two parts can be chance. "
+    note += few * any(math.isnan(row["mae"].estimate) for row in page.results[by])
     head = ("part", "radiographs", "patients", *(NAMES[name] for name in names))
-    return Table(title, head, rows, f"{note}A difference between two parts can be chance. " + told(reasons))
+    return Table(title, head, rows, note)
 
 
 def _worst(page: BoneAgePage) -> list[Pictures]:

@@ -178,17 +178,23 @@ class Network:
         trained = self.preprocessing.height, self.preprocessing.width
         if c.image_size and trained != (c.image_size, c.image_size):
             self.preprocessing = dataclasses.replace(self.preprocessing, height=c.image_size, width=c.image_size)
-            self.notes.append(f"the network was trained on {trained[0]} x {trained[1]} pixels, not {c.image_size}: "
-                              "neither its errors nor its intervals are known there")  # fmt: skip
-        self.reference = self.find_reference(c.model_path)
+            self.notes.append(f"the network was trained on {trained[0]} x {trained[1]} pixels, not {c.image_size}: its "
+                              "errors there are not known")  # fmt: skip
+        same = trained == (self.preprocessing.height, self.preprocessing.width)
+        self.reference = self.find_reference(c.model_path) if same else None
         layout = torch.channels_last  # convolutions are faster so
         self.model.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self.model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
-        if self.reference is None:
+        if self.reference is None and not same:
+            self.notes.append("no intervals, and nobody looks whether a radiograph is like the training's")
+        elif self.reference is None:
             self.notes.append(f"{c.model_path}: no reference.npz of its training: no intervals, and nobody looks "
                               "whether a radiograph is like the training's")  # fmt: skip
-        elif reason := self.reference.reason(c.level):
-            self.notes.append(f"no intervals: {reason}")
+        else:
+            if reason := self.reference.reason(c.level):
+                self.notes.append(f"no intervals: {reason}")
+            if not self.reference.knows_hands:
+                self.notes.append("too few validation radiographs are known to tell what is no hand")
         self.told = ""
 
     def find_reference(self, path: Path):
@@ -321,7 +327,8 @@ def described(c: Config, network: Network, records, rows: list[int], months, spr
         record, unknown = records.iloc[row], math.isnan(codes[place])
         warnings = picture_warnings(looks[place, -FACTS:])
         if reference is not None:
-            warnings += likeness_warning(likeness[place], reference.rate) + age_warnings(mean[place], reference.ages)
+            warnings += likeness_warning(likeness[place], reference.rate) * reference.knows_hands
+            warnings += age_warnings(mean[place], reference.ages)
         sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
         girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
         sex, age = "" if unknown else "FM"[int(codes[place])], float(record["age_months"])

@@ -82,7 +82,10 @@ def test_hands_are_told_from_others():
     each = [reference.novelty["network"].likeness(asked), reference.novelty["look"].likeness(seen)]
     assert (likeness == np.minimum(2 * np.minimum(*each), 1)).all()
     few = fitted(np.zeros(9), np.zeros(9), features=hands[:9], training_features=training)
-    assert few.rate == pytest.approx(0.1) and few.likeness(asked, seen).min() >= 0.1
+    assert few.rate == pytest.approx(0.1) and few.knows_hands and reference.knows_hands
+    fewer = fitted(np.zeros(8), np.zeros(8), features=hands[:8], training_features=training)
+    assert not fewer.knows_hands and not fitted([1.0], [1.0]).knows_hands
+    assert few.likeness(asked, seen).min() >= 0.1
     assert np.isnan(fitted([1.0], [1.0]).likeness(asked, seen)).all()
 
 

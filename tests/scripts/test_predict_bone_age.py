@@ -273,6 +273,7 @@ def test_without_the_training_nothing_is_promised(model, hands, tmp_path):
     assert "an interval of 99.9 % needs 999 validation radiographs" in ran.stderr and not rows_of(out)[0]["low_months"]
     ran = run(*common, model, "--image_size", 96)
     assert ran.returncode == 0 and "trained on 64 x 64 pixels, not 96" in ran.stderr
+    assert "no intervals, and nobody looks" in ran.stderr and not rows_of(out)[0]["low_months"]
 
 
 @pytest.mark.slow
