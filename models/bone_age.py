@@ -125,6 +125,21 @@ class BoneAge(Objective):
         return BoneAges(months, torch.where(unknown, mixed, answer.sd))
 
     @torch.no_grad()
+    def settle(self, features: Tensor, sex: Tensor) -> None:
+        """Give the norms of sex and head the statistics that `features` [K, D] and `sex` [K] of training radiographs
+        have without dropout; K of two or more.
+
+        While training, dropout before a norm makes its inputs vary more than they do afterwards, so that predictions
+        are off to one side (Li et al. 2019, https://arxiv.org/abs/1801.05134; measured anew as by Wu and Johnson 2021,
+        https://arxiv.org/abs/2105.07576, section 3). BoneXage leaves it at that.
+        """
+        if len(features) < 2:
+            raise ValueError(f"the statistics of {len(features)} radiographs; at least two are needed")
+        self.eval()
+        code = _settled(self.sex_encoder.fc, sex.to(features.device).float()[:, None])
+        _settled(self.head, torch.cat([features.float(), code], dim=1))
+
+    @torch.no_grad()
     def predict(self, images: Tensor, extra: Tensor) -> Tensor:
         """For `training.fold.predictions`: [B, 2] with months and sd (NaN without one); `extra` [B, 1], the sex."""
         months, sd = self.months(self.features(images), extra[:, 0])
@@ -132,6 +147,16 @@ class BoneAge(Objective):
 
     def _as_sd(self, months: Tensor, scale: Tensor | None) -> BoneAges:
         return BoneAges(months, None if scale is None else scale * 2**0.5)
+
+
+def _settled(layers: nn.Sequential, values: Tensor) -> Tensor:
+    """What the layers make of values [K, D], each norm with the statistics of what reaches it."""
+    for layer in layers:
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.copy_(values.mean(dim=0))
+            layer.running_var.copy_(values.var(dim=0))
+        values = layer(values)
+    return values
 
 
 def _forget_head(network: nn.Module) -> None:

@@ -27,8 +27,8 @@ FREE = {"data_root", "output_dir", "num_workers", "cache_gb", "device", "verbose
         "image_col", "target_col", "sex_col", "patient_col", "group_distance", "splits", "fold", "k_folds", "split",
         "val_split"}  # fmt: skip
 SHOWN = {"backbone", "input_size", "loss", "batch_size", "epochs", "lr", "min_lr", "weight_decay", "layer_decay",
-         "warmup_epochs", "clip_grad", "drop_path", "crop", "flip", "degrees", "shift", "seed", "split", "val_split",
-         "k_folds", "precision"}  # fmt: skip
+         "warmup_epochs", "clip_grad", "drop_path", "crop", "flip", "degrees", "shift", "settle", "seed", "split",
+         "val_split", "k_folds", "precision"}  # fmt: skip
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Config:
     flip: float = flag(0.5, "share of training views that are mirrored")
     degrees: float = flag(20.0, "largest rotation of a training view")
     shift: float = flag(0.05, "largest shift of a training view, as a share of its side")
+    settle: bool = flag(True, "measure the head's batch norms anew after training, without dropout")
     output_dir: Path = flag(Path("checkpoints"), "folder of the network and the results")
     num_workers: int = flag(4, "loader processes per training process")
     seed: int = flag(42, "decides split, head, order and augmentation")
@@ -270,6 +271,7 @@ class BoneAgeTraining:
         import math
 
         import numpy as np
+        import torch
 
         from data.loader import step_batches
         from data.transforms import CropTurnShift
@@ -310,9 +312,12 @@ class BoneAgeTraining:
         )  # fmt: skip
         if facts is None:
             return False
+        seen, few = self.seen(model, preprocessing, number)
+        if c.settle:
+            male = torch.from_numpy(self.records["male"].to_numpy(np.float32)[few])
+            model.settle(torch.from_numpy(seen["training_features"]).float().to(self.device), male)
         made = {side: predicted(rows) for side, rows in (("val", fold.val), ("test", self.splits.test))}
         facts["validation"] = float(np.abs(made["val"][:, 0] - truth).mean())
-        seen = self.seen(model, preprocessing, number)
         distributed.from_main(lambda: self.keep(number, model, preprocessing, made, seen, identity, facts))
         distributed.from_main(lambda: forget_states(folder))
         return True
@@ -351,8 +356,9 @@ class BoneAgeTraining:
         use_explicit_attention(model.to(self.device), self.device)
         return synchronised(model, self.device), preprocessing
 
-    def seen(self, model, preprocessing, number: int) -> dict:
-        """Of some training radiographs and those left out, what tells whether a hand is like them: features, looks."""
+    def seen(self, model, preprocessing, number: int):
+        """(features and looks of some training radiographs and of those left out, which tell whether a hand is like
+        them, and the rows of the former)."""
         import numpy as np
         import torch
 
@@ -377,7 +383,7 @@ class BoneAgeTraining:
         for name, rows in (("training_", few), ("", fold.val)):
             both = predictions(Seen, list(rows), self.batches(preprocessing), self.device, self.precision)
             found |= {f"{name}features": both[:, :width], f"{name}looks": both[:, width:]}
-        return found
+        return found, few
 
     # results -------------------------------------------------------------------------------------------------------
 

@@ -268,3 +268,25 @@ def test_torchvisions_convnext_is_a_backbone(tmp_path):
                                    rtol=1e-4, atol=1e-4)  # fmt: skip
         pooled = theirs.classifier[:2](theirs.avgpool(theirs.features(images)))
         torch.testing.assert_close(backbone(images), pooled, rtol=1e-4, atol=1e-4)
+
+
+def test_settled_norms_see_what_they_were_measured_on_without_dropout():
+    """Afterwards each norm's input has mean 0 and variance 1 over these radiographs, whatever it had recorded."""
+    model = small("laplace").train()
+    generator = torch.Generator().manual_seed(2)
+    features, sex = 3 + 2 * torch.randn(40, 512, generator=generator), (torch.arange(40) % 2).float()
+    for _ in range(3):
+        model.answers(features, sex)  # running statistics with dropout
+    model.settle(features, sex)
+    assert not model.training
+    seen = []
+    for norm in (model.sex_encoder.fc[1], model.head[0], model.head[4]):
+        norm.register_forward_hook(lambda norm, given, made: seen.append((norm, made)))
+    model.months(features, sex)
+    assert len(seen) == 3
+    for norm, made in seen:
+        plain = (made - norm.bias) / norm.weight
+        torch.testing.assert_close(plain.mean(0), torch.zeros_like(plain[0]), atol=1e-4, rtol=0)
+        assert (plain.var(0) <= 1.001).all() and plain.var(0).median() > 0.98
+    with pytest.raises(ValueError, match="at least two"):
+        model.settle(features[:1], sex[:1])

@@ -117,6 +117,15 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
     assert not (out / "training" / "fold0" / "checkpoints").exists() and (out / "curves.png").exists()
     splits = pd.read_csv(out / "splits.csv")
     assert splits.groupby("group")["split"].nunique().max() == 1
+    learnt = splits[splits["split"] == "train"].assign(id=lambda rows: rows["path"].str.extract(r"(\d+)\.png"))
+    male = pd.read_csv(bonexage / "data/boneage-training-dataset.csv", dtype={"id": str}).set_index("id")["male"]
+    loaded = load_bone_age(out / "model")
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+    images = torch.stack([preprocessing.fit(preprocessing.read(bonexage / "data" / name)) for name in learnt["path"]])
+    features = loaded.model.features(preprocessing.normalise(images))
+    before = loaded.model.head[4].running_var.clone()
+    loaded.model.settle(features, torch.tensor(male[learnt["id"]].to_numpy(np.float32)))
+    torch.testing.assert_close(loaded.model.head[4].running_var, before, rtol=1e-3, atol=1e-6)
     again = trained()
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = trained("--lr", 1)
