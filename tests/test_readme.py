@@ -257,7 +257,7 @@ def test_pretraining_as_documented(desk, monkeypatch, capsys):
         assert (folder / "DONE").exists() and (folder / "model" / "model.safetensors").exists()
     capsys.readouterr()
     assert run(commands[0], monkeypatch) == 0 and "nothing to do" in capsys.readouterr().out
-    section = README.split("| in the run folder | |")[1].split("## Heat maps")[0]
+    section = README.split("| in the run folder | |")[1].split("\n## ")[0]
     listed = {name.rstrip("/") for name in named_files(section)}
     written = {p.name for p in Path("runs/mae").iterdir() if not p.name.startswith(".")}
     assert written <= listed and listed - written == {"quarantine.jsonl"}  # only where there is a cause
@@ -273,6 +273,10 @@ def test_dino_as_documented(desk, monkeypatch):
     (example,) = re.findall(r"^```python\n(import numpy as np\n+found.*?)^```", README, re.M | re.S)
     names: dict = {}
     exec(example, names)
+    listed = named_files(README.split("### Where does a network look?")[1].split("\n## ")[0])
+    written = {path.name for path in Path("runs/dino/attention").rglob("*") if path.is_file()}
+    names_of = {re.sub(r"^.*_(attention|heads)\.", r"NAME_\1.", name) for name in written}
+    assert names_of == listed - {"failed.csv"}
     found = names["found"]
     assert len(found["path"]) == len(found["cls"]) == len(found["mean"]) == 24 and found["cls"].shape[1] == 192
 
