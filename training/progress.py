@@ -20,6 +20,14 @@ def bar(title: str, unit: str = "file", quiet: bool = False) -> Callable[..., It
         from training import distributed
 
         nobody = quiet or not distributed.is_main()
-        return tqdm(items, total=total, desc=title, unit=f" {unit}s", mininterval=0.5, leave=False, disable=nobody)
+        return tqdm(
+            items,
+            total=total,
+            desc=title,
+            unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
+            mininterval=0.5,
+            leave=False,
+            disable=nobody,
+        )
 
     return wrap
