@@ -425,7 +425,7 @@ def test_evaluation_as_documented(desk, monkeypatch):
 
 @pytest.mark.slow
 def test_checkpoint_example_as_documented(desk, monkeypatch):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    (example,) = re.findall(r"^```python\n(from transformers.*?)^```", README, re.M | re.S)
     names: dict = {}
     exec(example.replace("runs/mae/model", str(desk / "models" / "skelex")), names)
     assert names["model"].config.hidden_size == 192
