@@ -122,6 +122,11 @@ class BoneAgeReference:
         place = math.ceil((len(mine) + 1) * level - 1e-9)
         return float(np.sort(mine)[place - 1]) if 0 < place <= len(mine) else math.nan
 
+    def of_same_errors(self, other: "BoneAgeReference") -> bool:
+        """Whether both hold the errors of the same radiographs, as those of the folds of one training do."""
+        return all(np.array_equal(getattr(self, name), getattr(other, name), equal_nan=True)
+                   for name in ("predicted", "error", "spread"))  # fmt: skip
+
     # ------------------------------------------------------------------------------------------------ deviation
 
     def of_band(self, band: int) -> np.ndarray:

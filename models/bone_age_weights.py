@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.bone_age import BoneAge
-from models.finetuned import load_finetuned
+from models.finetuned import fold_folders, load_finetuned
 from models.keys import is_torchvision_convnext, timm_convnext_to_torchvision, timm_name, torchvision_convnext_to_timm
 from models.timm_weights import create
 from models.weights import check_tensors, load_strictly, read_tensors, write_pth
@@ -53,6 +53,22 @@ def load_bone_age(path: str | Path) -> LoadedBoneAge:
             "file); nothing is downloaded"
         )
     return _published(path)
+
+
+def load_bone_ages(path: str | Path) -> dict[Path, LoadedBoneAge]:
+    """The network of `load_bone_age`, or those of a training's folds (`OUT` or `OUT/models`), each by its place.
+
+    ValueError if they are not of one kind: prepared otherwise, or with another loss.
+    """
+    path = Path(path)
+    folders = fold_folders(path) if path.is_dir() else [path]
+    found = {folder: load_bone_age(folder) for folder in folders}
+    first, *others = found.items()
+    for folder, one in others:
+        if one.preprocessor != first[1].preprocessor or one.model.loss != first[1].model.loss:
+            raise ValueError(f"{printable(folder)} and {printable(first[0])} are of different trainings: they prepare "
+                             "radiographs in different ways, or have different losses")  # fmt: skip
+    return found
 
 
 def _published(path: Path) -> LoadedBoneAge:

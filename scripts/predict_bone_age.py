@@ -42,7 +42,11 @@ class Config:
 
     line: list[str] = flag([], "BoneXage's form: IMAGE_LIST SEX [SIZE [MODEL]]", positional=True)
     images: list[Path] = flag([], "radiographs, folders, .txt lists, tables (.csv, .xlsx) with a sex for each")
-    model_path: Path = flag(MODEL, "model folder of train_bone_age.py, or BoneXage's best_model.pth")
+    model_path: Path = flag(
+        MODEL,
+        "model folder of train_bone_age.py, the folder of a training with --k_folds (the mean of its networks), or "
+        "BoneXage's best_model.pth",
+    )
     output_dir: Path | None = flag(None, "folder of the results [outputs/bone_age; none for BoneXage's form]")
     sex: str = flag("", "of radiographs for which nothing else says it")
     sex_from_dicom: bool = flag(False, "PatientSex of DICOM files, where no table says it")
@@ -72,7 +76,7 @@ def main(config: Config) -> int:
     if not len(records):
         raise ValueError(f"none of the {len(lost)} files is there, first {printable(lost[0][0])} ({lost[0][2]})")
     lock = prepare_output(config)
-    network = Network(config)
+    network = Networks(config)
     for note in network.notes:
         say_aside(f"note: {note}")
     results, pictures, failed = predict(config, network, records)
@@ -157,34 +161,38 @@ def prepare_output(c: Config):
     return lock
 
 
-class Network:
-    """The network, how it wants its radiographs, and what is known of its training."""
+class Networks:
+    """One network, or all of a training's folds, whose mean answers; how they want their radiographs, and what is known
+    of their training. K networks."""
 
     def __init__(self, c: Config):
         import torch
 
         from data.age_spread import AgeSpread
         from data.preprocessing import Preprocessing
-        from models.bone_age_weights import load_bone_age
+        from models.bone_age_weights import load_bone_ages
         from training.device import choose_device, prepare_cpu, resolve_precision
 
         self.device, self.notes = choose_device(c.device), []
         self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
         prepare_cpu(self.device)
         self.precision = resolve_precision(c.precision, self.device)
-        found = load_bone_age(c.model_path)
-        self.model, self.about, self.report = found.model, found.about, found.report
-        self.preprocessing = Preprocessing.from_dict(found.preprocessor)
+        found = load_bone_ages(c.model_path)
+        self.models, self.report = [one.model for one in found.values()], next(iter(found.values())).report
+        if len(found) > 1:
+            self.report = f"mean of {len(found)} networks of a cross-validation: {self.report}"
+        self.preprocessing = Preprocessing.from_dict(next(iter(found.values())).preprocessor)
         trained = self.preprocessing.height, self.preprocessing.width
         if c.image_size and trained != (c.image_size, c.image_size):
             self.preprocessing = dataclasses.replace(self.preprocessing, height=c.image_size, width=c.image_size)
             self.notes.append(f"the network was trained on {trained[0]} x {trained[1]} pixels, not {c.image_size}: its "
                               "errors there are not known")  # fmt: skip
         same = trained == (self.preprocessing.height, self.preprocessing.width)
-        self.reference = self.find_reference(c.model_path) if same else None
+        self.references = self.find_references(list(found)) if same else []
         layout = torch.channels_last  # convolutions are faster so
-        self.model.to(self.device, memory_format=layout).eval().requires_grad_(False)
-        self.model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
+        for model in self.models:
+            model.to(self.device, memory_format=layout).eval().requires_grad_(False)
+            model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
         if self.reference is None and not same:
             self.notes.append("no intervals, and nobody looks whether a radiograph is like the training's")
         elif self.reference is None:
@@ -193,55 +201,88 @@ class Network:
         else:
             if reason := self.reference.reason(c.level):
                 self.notes.append(f"no intervals: {reason}")
-            if not self.reference.knows_hands:
+            if not self.knows_hands:
                 self.notes.append("too few validation radiographs are known to tell what is no hand")
         self.told = ""
 
-    def find_reference(self, path: Path):
-        """reference.npz of a model folder, or of the folder beside a .pth that holds the same weights."""
+    def find_references(self, paths: list[Path]) -> list:
+        """reference.npz of each model folder, or of the folder beside a .pth that holds the same weights; none unless
+        each network has one, of the same left-out radiographs."""
         from evaluation.bone_age_reference import FILE, BoneAgeReference
         from models.bone_age_weights import load_bone_age
         from models.features import weights_hash
 
-        folder = path if path.is_dir() else path.parent / "model"
-        if not (folder / FILE).is_file():
-            return None
-        if not path.is_dir() and weights_hash(load_bone_age(folder).model) != weights_hash(self.model):
-            self.notes.append(f"{folder} holds another network than {path}; its reference.npz is not used")
-            return None
-        return BoneAgeReference.load(folder / FILE)
+        folders = [path if path.is_dir() else path.parent / "model" for path in paths]
+        if not all((folder / FILE).is_file() for folder in folders):
+            return []
+        if not paths[0].is_dir() and weights_hash(load_bone_age(folders[0]).model) != weights_hash(self.models[0]):
+            self.notes.append(f"{folders[0]} holds another network than {paths[0]}; its reference.npz is not used")
+            return []
+        found = [BoneAgeReference.load(folder / FILE) for folder in folders]
+        for folder, one in zip(folders, found):
+            if not one.of_same_errors(found[0]):
+                raise ValueError(f"{folder} and {folders[0]} are of different trainings: their {FILE} hold the errors "
+                                 "of different radiographs")  # fmt: skip
+        return found
+
+    @property
+    def reference(self):
+        """What is known of errors; it is the same for all networks. None if nothing is."""
+        return self.references[0] if self.references else None
+
+    @property
+    def knows_hands(self) -> bool:
+        """Whether each network can tell what is no hand."""
+        return bool(self.references) and all(one.knows_hands for one in self.references)
+
+    @property
+    def rate(self) -> float:
+        """A likeness of at most this is warned about."""
+        return max(one.rate for one in self.references)
+
+    def likeness(self, features, looks):
+        """[B]: the mean of what each network's reference says of its features [K, B, D] and of looks [B, L]."""
+        return sum(one.likeness(mine, looks) for one, mine in zip(self.references, features)) / len(self.references)
 
     def answers(self, images):
-        """(pooled features [B, D], last map [B, C, r, c]) of images [B, 1, h, w] on the device."""
+        """(pooled features [K, B, D], last maps, K of [B, C, r, c]) of images [B, 1, h, w] on the device."""
         import torch
 
         from training.device import autocast
 
         with torch.no_grad(), autocast(self.device, self.precision):
-            there = self.model.last_map(images)
-            return self.model.pool(there), there
+            there = [model.last_map(images) for model in self.models]
+            return torch.stack([model.pool(one) for model, one in zip(self.models, there)]), there
 
     def months(self, features, flipped):
-        """[2, B] months and [2, B] spreads (NaN without), for girls and for boys; the mean with `flipped` features."""
+        """[2, B] months and [2, B] spreads (NaN without), for girls and for boys; the mean with `flipped` features of
+        each network, then of the networks."""
+        import numpy as np
         import torch
+
+        from evaluation.bone_age_folds import together
 
         both = []
         for code in (0.0, 1.0):
-            sex = torch.full((len(features),), code, device=features.device)
-            each = [self.model.months(one, sex) for one in (features, flipped) if one is not None]
-            months = torch.stack([one.months for one in each]).mean(0)
-            spread = [torch.full_like(months, math.nan) if one.sd is None else one.sd for one in each]
-            both.append((months, torch.stack(spread).mean(0)))
-        return tuple(torch.stack(part).float().cpu().numpy() for part in zip(*both))
+            sex, each = torch.full((features.shape[1],), code, device=features.device), []
+            for number, model in enumerate(self.models):
+                said = [model.months(one[number], sex) for one in (features, flipped) if one is not None]
+                months = torch.stack([one.months for one in said]).mean(0)
+                spread = [torch.full_like(months, math.nan) if one.sd is None else one.sd for one in said]
+                each.append(torch.stack([months, torch.stack(spread).mean(0)]).float().cpu().numpy())
+            each = np.stack(each, axis=1)  # [2, K, B]
+            both.append(each[:, 0] if len(self.models) == 1 else together(*each))
+        return tuple(np.stack(part) for part in zip(*both))
 
     def maps(self, there, codes):
-        """Grad-CAM [B, r, c] of the months."""
+        """Grad-CAM [B, r, c] of the months, the mean of the networks'."""
         from models.bone_age_saliency import month_maps
 
-        return month_maps(self.model, there, codes).cpu().numpy()
+        found = [month_maps(model, one[: len(codes)], codes).cpu().numpy() for model, one in zip(self.models, there)]
+        return sum(found) / len(found)
 
 
-def predict(c: Config, network: Network, records):
+def predict(c: Config, network: Networks, records):
     """(results, number of a result -> picture of the first `most_shown`, what could not be read)."""
     import time
 
@@ -277,7 +318,7 @@ def predict(c: Config, network: Network, records):
         shown = min(c.most_shown - len(results), len(new)) if c.output_dir is not None else 0
         if shown > 0:
             codes = torch.tensor(records["sex_code"].to_numpy()[rows[:shown]], device=network.device).float()
-            maps = network.maps(there[:shown], codes) if c.saliency else [None] * shown
+            maps = network.maps(there, codes) if c.saliency else [None] * shown
             for number in range(shown):
                 size = tuple(batch["size"][good[number]].tolist())
                 pictures[len(results) + number] = case_picture(
@@ -291,7 +332,7 @@ def predict(c: Config, network: Network, records):
     return results, pictures, failed
 
 
-def displayed(network: Network, image, cam, size: tuple[int, int]):
+def displayed(network: Networks, image, cam, size: tuple[int, int]):
     """(uint8 [h, w], map at the same size or None, size to show) of a network's input: at the radiograph's own aspect
     where it was squashed, else as the network saw it."""
     import numpy as np
@@ -304,9 +345,9 @@ def displayed(network: Network, image, cam, size: tuple[int, int]):
     return grey, cam, size if network.preprocessing.resize == "squash" else grey.shape
 
 
-def described(c: Config, network: Network, records, rows: list[int], months, spreads, features, looks) -> list:
-    """A `BoneAgeResult` for each of `rows`; months, spreads: [2, B] for girls and boys; features: [B, D]; looks:
-    [B, L], what `describe` gives."""
+def described(c: Config, network: Networks, records, rows: list[int], months, spreads, features, looks) -> list:
+    """A `BoneAgeResult` for each of `rows`; months, spreads: [2, B] for girls and boys; features: [K, B, D];
+    looks: [B, L], what `describe` gives."""
     import numpy as np
 
     from evaluation.bone_age_checks import FACTS, age_warnings, likeness_warning, picture_warnings
@@ -320,14 +361,14 @@ def described(c: Config, network: Network, records, rows: list[int], months, spr
     low = high = likeness = unit = np.full(len(rows), math.nan)
     if reference is not None:
         low, high = bounds(c, reference, codes, months, spreads)
-        likeness = reference.likeness(features, looks[:, :-FACTS])
+        likeness = network.likeness(features, looks[:, :-FACTS])
         unit = reference.sd(mean)
     found = []
     for place, row in enumerate(rows):
         record, unknown = records.iloc[row], math.isnan(codes[place])
         warnings = picture_warnings(looks[place, -FACTS:])
         if reference is not None:
-            warnings += likeness_warning(likeness[place], reference.rate) * reference.knows_hands
+            warnings += likeness_warning(likeness[place], network.rate) * network.knows_hands
             warnings += age_warnings(mean[place], reference.ages)
         sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
         girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
@@ -353,7 +394,7 @@ def bounds(c: Config, reference, codes, months, spreads):
     return tuple(np.where(np.isnan(codes), wide, one) for wide, one in zip(widest, chosen))
 
 
-def write(c: Config, network: Network, records, results: list, pictures: dict, failed: list) -> None:
+def write(c: Config, network: Networks, records, results: list, pictures: dict, failed: list) -> None:
     """All files of OUTPUT_DIR."""
     from evaluation.bone_age_page import write_bone_age_page
     from evaluation.bone_age_result import write_predictions
@@ -374,7 +415,7 @@ def write(c: Config, network: Network, records, results: list, pictures: dict, f
         evaluate(c, network, records, results, settings)
 
 
-def evaluate(c: Config, network: Network, records, results: list, settings: dict) -> None:
+def evaluate(c: Config, network: Networks, records, results: list, settings: dict) -> None:
     """The scores, where the truth is known."""
     import numpy as np
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +231,46 @@ def test_flips_and_batches(model, hands):
     mean = (months_of(model, hands / "h1.png", 1.0) + months_of(model, hands / "flipped.png", 1.0)) / 2
     assert tta[1] == pytest.approx(mean, abs=0.06) and abs(tta[1] - plain[1]) > 1
     assert (out[0] / "index.html").read_text().count("<img") == 3
+
+
+def test_the_folds_of_a_training_answer_together(model, hands, tmp_path):
+    folds, out = [tmp_path / "training" / "models" / name for name in ("fold0", "fold1", "fold10")], tmp_path / "out"
+    for number, fold in enumerate(folds):
+        shutil.copytree(model, fold)
+        loaded = load_bone_age(model)
+        with torch.no_grad():
+            loaded.model.head[-1].bias.add_(0.7 * number)
+        save_finetuned(loaded.model, fold, loaded.preprocessor, {}, "card")
+    common = ("--images", hands, "--sex", "M", "--output_dir", out, "--overwrite", "--model_path")
+    alone = []
+    for fold in folds:
+        assert run(*common, fold).returncode == 0
+        alone.append([float(row["bone_age_months"]) for row in rows_of(out)])
+    likeness = [row["likeness"] for row in rows_of(out)]
+    for place in (tmp_path / "training", tmp_path / "training" / "models"):
+        ran = run(*common, place)
+        assert ran.returncode == 0 and "note" not in ran.stderr, ran.stderr
+    rows, reference = rows_of(out), BoneAgeReference.load(model / "reference.npz")
+    together = np.array([float(row["bone_age_months"]) for row in rows])
+    assert together == pytest.approx(np.mean(alone, axis=0), abs=0.11) and np.ptp(alone, axis=0).min() > 5
+    low, high = reference.interval(together)
+    assert [float(row["low_months"]) for row in rows] == pytest.approx(low.tolist(), abs=0.11)
+    assert [row["likeness"] for row in rows] == likeness  # their features are the same
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 3 and "3 networks of a cross-validation" in page
+    assert run(*common, tmp_path / "training", "--tta").returncode == 0
+    arrays = dict(np.load(folds[1] / "reference.npz"))
+    with (folds[1] / "reference.npz").open("wb") as file:
+        np.savez(file, **arrays | {"error": arrays["error"] + 1})
+    wrong = run(*common, tmp_path / "training")
+    assert wrong.returncode == 2 and "fold1" in wrong.stderr and "different trainings" in wrong.stderr
+    (folds[1] / "reference.npz").unlink()
+    ran = run(*common, tmp_path / "training")
+    assert ran.returncode == 0 and "no reference.npz of its training" in ran.stderr and not rows_of(out)[0]["likeness"]
+    prepared = folds[2] / "preprocessor_config.json"
+    prepared.write_text(prepared.read_text().replace("0.5", "0.4"))
+    wrong = run(*common, tmp_path / "training")
+    assert wrong.returncode == 2 and "fold10" in wrong.stderr and "in different ways" in wrong.stderr
 
 
 def test_sex_and_age_of_dicom_files_only_if_asked(model, hands, monkeypatch):
