@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data.region_sources import RegionSources
 from training.cli import flag, run
+from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
@@ -72,44 +73,12 @@ def main(config: Config) -> int:
         return RegionTraining(config, device).run()
 
 
-class RegionTraining:
+class RegionTraining(CrossValidation):
     """All folds, from the sources to the results."""
 
     def __init__(self, config: Config, device):
-        from training.device import resolve_precision
-
-        self.config, self.device, self.out = config, device, config.output_dir
-        self.precision = resolve_precision(config.precision, device)
+        super().__init__(config, device, config.output_dir, say)
         self.weights: str | None = None  # hash of what is begun from
-
-    def run(self) -> int:
-        from models.backbone_names import find
-        from training import distributed
-        from training.fit import EXIT_STOPPED
-
-        c = self.config
-        self.check_flags()
-        distributed.from_main(lambda: find(c.pretrained_path))
-        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
-        self.records, notices = distributed.from_main(self.read)
-        self.splits, self.hashes, patients, told, self.root = distributed.from_main(self.make_splits)
-        self.records = self.records.assign(patient=patients)
-        self.notices = [*notices, *told]
-        for notice in self.notices:
-            say(f"note: {notice}")
-        fold, folds = self.splits.folds[0], len(self.splits.folds)
-        say(f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients or groups; "
-            f"{len(self.splits.test):,} held out, {folds} folds of about {len(fold.train):,} + {len(fold.val):,}, "
-            f"on {self.device}")  # fmt: skip
-        if c.fold is not None and not 0 <= c.fold < folds:
-            raise ValueError(f"--fold {c.fold}: there are {folds} folds, counted from 0")
-        for number in range(folds) if c.fold is None else [c.fold]:
-            if not self.fold(number):
-                say(f"stopped by a signal; saved. The same command continues {self.out}")
-                return EXIT_STOPPED
-        distributed.from_main(self.conclude)
-        distributed.barrier()
-        return 0
 
     # data ----------------------------------------------------------------------------------------------------------
 
@@ -127,18 +96,18 @@ class RegionTraining:
         if c.batch_size < 1 or c.batch_size % distributed.world_size():
             raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
                              "processes")  # fmt: skip
-        for name in ("epochs", "lr", "layer_decay", "input_size"):
-            if getattr(c, name) is not None and not 0 < getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
-        for name in ("weight_decay", "num_workers", "seed"):
-            if not 0 <= getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
-        for name in ("warmup", "drop_path", "whole", "flip"):
-            if not 0 <= getattr(c, name) <= 1:
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a share from 0 to 1")
+        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
+        self.check_numbers(("weight_decay", "num_workers", "seed"))
+        self.check_shares(("warmup", "drop_path", "whole", "flip"))
+
+    def check_weights(self) -> None:
+        from models.backbone_names import find
+
+        find(self.config.pretrained_path)
 
     def read(self):
-        """Main process: (records, notices); every file is read once."""
+        import os
+
         from data.audit import readable_records
         from data.region_sources import read_sources
         from training.tables import write_table
@@ -154,28 +123,27 @@ class RegionTraining:
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
             workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
-        records.attrs["task"] = task
-        return records, [*notices, *told]
+        root = Path(os.path.commonpath([str(Path(image).parent) for image in records["image"]]))
+        return records, task, [*notices, *told], root
 
     def make_splits(self):
-        """Main process: (splits, sha256 of each file, patients, notices, the folder that holds all files)."""
-        import os
-
-        from data.duplicates import with_copies_joined
-        from data.split_table import file_hashes, read_splits, write_splits
+        from data.split_table import joined_splits
         from data.splits import grouped_splits
 
-        c, task = self.config, self.records.attrs["task"]
-        root = Path(os.path.commonpath([str(Path(image).parent) for image in self.records["image"]]))
-        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
-        self.records, told = with_copies_joined(self.records, hashes)  # also of other sources
-        if c.splits is not None:
-            splits = read_splits(c.splits, self.records, root, hashes)
-        else:
-            splits = grouped_splits(self.records, task, folds=c.n_splits, test_fraction=c.test_fraction, seed=c.seed)
-        made = (self.out / "predictions").exists()
-        write_splits(self.out / "splits.csv", self.records, splits, root, hashes, final=made, flag="--output_dir")
-        return splits, hashes, self.records["patient"], [*told, *splits.notices], root
+        c = self.config
+        return joined_splits(
+            self.records, self.root, self.out / "splits.csv",
+            lambda records: grouped_splits(records, self.task, folds=c.n_splits, test_fraction=c.test_fraction,
+                                           seed=c.seed),
+            given=c.splits, final=(self.out / "predictions").exists(), flag="--output_dir", workers=c.num_workers,
+            progress=bar("sha256"),
+        )  # fmt: skip
+
+    def sizes(self) -> str:
+        fold, folds = self.splits.folds[0], len(self.splits.folds)
+        return (f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients or groups; "
+                f"{len(self.splits.test):,} held out, {folds} folds of about {len(fold.train):,} + {len(fold.val):,}, "
+                f"on {self.device}")  # fmt: skip
 
     def data(self, rows, preprocessing, policy=None):
         """The data set of some rows; findings are known of the training rows alone."""
@@ -209,7 +177,6 @@ class RegionTraining:
         }
 
     def fold(self, number: int) -> bool:
-        """Train a fold, keep its network and predictions, unless they are there already; False after a signal."""
         from data.crop_places import CropPolicy
         from data.loader import step_batches
         from evaluation.benchmark_files import is_made
@@ -269,11 +236,9 @@ class RegionTraining:
         torch.manual_seed(c.seed + number)
         size = None if c.input_size is None else (c.input_size, c.input_size)
         backbone = build_backbone(c.pretrained_path, input_size=size, drop_path=c.drop_path, pool=c.pool)
-        if number == 0 or c.fold is not None:
+        if self.tells(number):
             say(f"{c.pretrained_path}: {backbone.report}")
-        height, width = backbone.input_size
-        known = backbone.preprocessing
-        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+        preprocessing = Preprocessing.of(backbone.preprocessing, backbone.input_size)
         model = RegionGuided(backbone, preprocessing.normalise)
         use_explicit_attention(model.to(self.device), self.device)
         return model, preprocessing
@@ -295,17 +260,14 @@ class RegionTraining:
         """Main process: the network of the best epoch, then what it predicts."""
         from evaluation.benchmark_files import write_predictions
         from evaluation.group_calibration import fit_group_temperatures
-        from models.backbone_names import find
-        from models.card import finetuned_card, stated_licence
+        from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.label_groups import LABELS
 
-        c, source, licence = self.config, find(self.config.pretrained_path), None
-        if source.weights is not None:
-            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        c = self.config
         sources = ", ".join(sorted(set(self.records["source"])))
         card = finetuned_card(f"Region-guided tumour classifier, fold {number}", f"38 labels, trained on {sources}.",
-                              c.pretrained_path, facts, licence)  # fmt: skip
+                              c.pretrained_path, facts, backbone_licence(c.pretrained_path))  # fmt: skip
         about = {"labels": list(LABELS), "backbone": c.pretrained_path, "fold": number} | facts
         about["temperatures"] = fit_group_temperatures(made["val"], self.labels(self.splits.folds[number].val))
         save_finetuned(model, self.out / "models" / f"fold{number}", preprocessing.to_dict(), about, card)

@@ -200,6 +200,12 @@ class Preprocessing:
         }
 
     @classmethod
+    def of(cls, saved: dict | None, size: tuple[int, int]) -> "Preprocessing":
+        """That of a network: from the preprocessor_config.json that came with it, or, if nothing did, the default at
+        the `size` (height, width) of its input."""
+        return cls.from_dict(saved) if saved else cls(*size)
+
+    @classmethod
     def from_dict(cls, saved: dict) -> "Preprocessing":
         """Read a preprocessor_config.json, ours or a Hugging Face ViT's, old style included.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.duplicates import with_copies_joined
 from data.listing import printable
 from data.manifest import fingerprints, name_below
 from data.splits import Fold, Splits
@@ -48,6 +49,23 @@ def write_splits(
         raise ValueError(f"{file}: the results there are of another split or other files; give another {flag}, or "
                          f"--splits {file} to use it again")  # fmt: skip
     write_text(file, text)
+
+
+def joined_splits(
+    records: pd.DataFrame, root: Path, file: Path, make: Callable[[pd.DataFrame], Splits], *, given: Path | None = None,
+    crossing: bool = False, final: bool = False, flag: str = "--outdir", workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
+) -> tuple[pd.DataFrame, Splits, list[str], list[str]]:  # fmt: skip
+    """(records whose copies of a file are of one patient, their splits, sha256 of each file, notices) for a training.
+
+    The splits are those of the table `given`, if there is one (`crossing` as in `read_splits`), else what `make` makes
+    of the records; they are written to `file` (`final` and `flag` as in `write_splits`).
+    """
+    hashes = file_hashes(records, workers=workers, progress=progress)
+    records, told = with_copies_joined(records, hashes)
+    splits = make(records) if given is None else read_splits(given, records, root, hashes, crossing=crossing)
+    write_splits(file, records, splits, root, hashes, final=final, flag=flag)
+    return records, splits, hashes, [*told, *splits.notices]
 
 
 def _told(records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> str:

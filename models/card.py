@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.backbone_names import find
 from models.mae import MAEConfig
 
 _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect", "flip", "batch_size", "accum_iter",
@@ -37,6 +38,15 @@ def stated_licence(checkpoint: str | Path) -> str | None:
     found = [facts[key] for key in ("license_name", "license", "licence") if isinstance(facts.get(key), str)]
     found = [text for text in (" ".join(text.split()) for text in found) if text]
     return found[0][:200] if found else None
+
+
+def backbone_licence(name: str) -> str | None:
+    """The licence of the weights that a backbone's name means: what their card states, else what the list of aliases
+    says; None for random weights and where nobody says."""
+    source = find(name)
+    if source.weights is None or source.untrained:
+        return None
+    return stated_licence(source.weights) or (source.alias.licence if source.alias else None)
 
 
 def converted_card(

@@ -199,10 +199,8 @@ class Networks:
         from models.weights import load_mae
 
         loaded = load_mae(path)
-        height, width = loaded.model.input_size
-        known = loaded.preprocessor
-        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
-        if (preprocessing.height, preprocessing.width) != (height, width):
+        preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
+        if (preprocessing.height, preprocessing.width) != tuple(loaded.model.input_size):
             raise ValueError(f"{path}: prepares radiographs at another size than its network takes")
         return loaded.model.to(self.device), preprocessing
 

@@ -119,7 +119,7 @@ class Looker:
         else:
             self.backbone = build_backbone(config.model_path, input_size=size)
             known, self.report = self.backbone.preprocessing, self.backbone.report
-        self.preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(*self.backbone.input_size)
+        self.preprocessing = Preprocessing.of(known, self.backbone.input_size)
         if not known:
             say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
         self.backbone.eval().to(device)

@@ -56,7 +56,7 @@ def main(config: Config) -> int:
     size = tuple(config.input_size * 2)[:2] if config.input_size else None
     backbone = build_backbone(config.model_path, input_size=size)
     known = backbone.preprocessing
-    preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(*backbone.input_size)
+    preprocessing = Preprocessing.of(known, backbone.input_size)
     print(backbone.report)
     if not known:
         print("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")

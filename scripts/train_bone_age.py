@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
 ROOTS = (Path("data"), Path("data/boneage"))  # BoneXage's place, and train_downstream's
@@ -89,46 +90,13 @@ def main(config: Config) -> int:
         return BoneAgeTraining(config, device).run()
 
 
-class BoneAgeTraining:
+class BoneAgeTraining(CrossValidation):
     """From the tables to the network and its results."""
 
     def __init__(self, config: Config, device):
-        from training.device import resolve_precision
-
-        self.config, self.device, self.out = config, device, config.output_dir
-        self.precision = resolve_precision(config.precision, device)
+        super().__init__(config, device, config.output_dir, say)
         self.weights: str | None = None  # hash of what is begun from
         self.kept = None  # radiographs in memory
-
-    def run(self) -> int:
-        from models.backbone_names import find
-        from training import distributed
-        from training.fit import EXIT_STOPPED
-
-        c = self.config
-        self.check_flags()
-        distributed.from_main(lambda: find(c.backbone))
-        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
-        self.records, self.task, self.notices, self.root = distributed.from_main(self.read)
-        self.splits, self.hashes, patients, told = distributed.from_main(self.make_splits)
-        self.records = self.records.assign(patient=patients)
-        self.notices += told
-        for notice in self.notices:
-            say(f"note: {notice}")
-        fold, folds = self.splits.folds[0], len(self.splits.folds)
-        parts = f"{len(fold.train):,} to learn from, {len(fold.val):,} to choose the epoch"
-        parts = f"{folds} folds of about {len(fold.train):,} + {len(fold.val):,}" if self.crossed else parts
-        say(f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients; {parts}, "
-            f"{len(self.splits.test):,} to test, on {self.device}")  # fmt: skip
-        if c.fold is not None and not 0 <= c.fold < folds:
-            raise ValueError(f"--fold {c.fold}: there are {folds} folds, counted from 0")
-        for number in range(folds) if c.fold is None else [c.fold]:
-            if not self.fold(number):
-                say(f"stopped by a signal; saved. The same command continues {self.out}")
-                return EXIT_STOPPED
-        distributed.from_main(self.conclude)
-        distributed.barrier()
-        return 0
 
     @property
     def crossed(self) -> bool:
@@ -138,7 +106,6 @@ class BoneAgeTraining:
     # data ----------------------------------------------------------------------------------------------------------
 
     def check_flags(self) -> None:
-        """Refuse what cannot work before thousands of files are read."""
         from training import distributed
 
         c, world = self.config, distributed.world_size()
@@ -154,20 +121,20 @@ class BoneAgeTraining:
         if c.batch_size % (world * c.accum_iter) or c.batch_size < 2 * world * c.accum_iter:
             raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of {world} processes x {c.accum_iter} "
                              "--accum_iter, with at least 2 radiographs in each pass (batch norm)")  # fmt: skip
-        for name in ("epochs", "lr", "layer_decay", "input_size"):
-            if not 0 < getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
-        for name in ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "num_workers", "cache_gb", "seed"):
-            if not 0 <= getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
+        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
+        self.check_numbers(("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "num_workers", "cache_gb", "seed"))
         if not 0 < c.val_split < 1:
             raise ValueError(f"--val_split {c.val_split}: expected a share above 0 and below 1")
         for name, most in (("drop_path", 1), ("crop", 1), ("flip", 1), ("degrees", 180), ("shift", 1)):
             if not 0 <= getattr(c, name) <= most or (name == "crop" and not c.crop):
                 raise ValueError(f"--{name} {getattr(c, name)}: expected 0 to {most}")
 
+    def check_weights(self) -> None:
+        from models.backbone_names import find
+
+        find(self.config.backbone)
+
     def read(self):
-        """Main process: (records, task, notices, root); every file is read once."""
         from data.audit import readable_records
         from data.boneage import BoneAge, own_table
 
@@ -211,22 +178,24 @@ class BoneAgeTraining:
                                 "in; --data_root if it is elsewhere, --csv for your own")  # fmt: skip
 
     def make_splits(self):
-        """Main process: (splits, sha256 of each file, patients, notices)."""
-        from data.duplicates import with_copies_joined
-        from data.split_table import file_hashes, read_splits, write_splits
+        from data.split_table import joined_splits
         from data.splits import training_splits
 
-        c = self.config
-        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
-        self.records, told = with_copies_joined(self.records, hashes)
-        if c.splits is not None:
-            splits = read_splits(c.splits, self.records, self.root, hashes, crossing=c.split == "official")
-        else:
-            splits = training_splits(self.records, self.task, val_fraction=c.val_split, folds=c.k_folds,
-                                     official=c.split == "official", seed=c.seed)  # fmt: skip
-        made = (self.out / "predictions").exists()
-        write_splits(self.out / "splits.csv", self.records, splits, self.root, hashes, final=made, flag="--output_dir")
-        return splits, hashes, self.records["patient"], [*told, *splits.notices]
+        c, official = self.config, self.config.split == "official"
+        return joined_splits(
+            self.records, self.root, self.out / "splits.csv",
+            lambda records: training_splits(records, self.task, val_fraction=c.val_split, folds=c.k_folds,
+                                            official=official, seed=c.seed),
+            given=c.splits, crossing=official, final=(self.out / "predictions").exists(), flag="--output_dir",
+            workers=c.num_workers, progress=bar("sha256"),
+        )  # fmt: skip
+
+    def sizes(self) -> str:
+        fold, folds = self.splits.folds[0], len(self.splits.folds)
+        parts = f"{len(fold.train):,} to learn from, {len(fold.val):,} to choose the epoch"
+        parts = f"{folds} folds of about {len(fold.train):,} + {len(fold.val):,}" if self.crossed else parts
+        return (f"{len(self.records):,} radiographs of {self.records['patient'].nunique():,} patients; {parts}, "
+                f"{len(self.splits.test):,} to test, on {self.device}")  # fmt: skip
 
     def data(self, rows, preprocessing, transform=None):
         """The data set of some rows, its radiographs from memory, with the sex."""
@@ -267,7 +236,6 @@ class BoneAgeTraining:
                         "fold": number, "chosen": not self.crossed}  # fmt: skip
 
     def fold(self, number: int) -> bool:
-        """Train a fold, keep its network and predictions, unless they are there already; False after a signal."""
         import math
 
         import numpy as np
@@ -348,10 +316,9 @@ class BoneAgeTraining:
         torch.manual_seed(c.seed + number)
         side = (c.input_size, c.input_size)
         backbone = build_backbone(c.backbone, input_size=side, drop_path=c.drop_path)
-        if number == 0 or c.fold is not None:
+        if self.tells(number):
             say(f"{c.backbone}: {backbone.report}")
-        known = backbone.preprocessing
-        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=side[0], width=side[1])
+        preprocessing = Preprocessing.of(backbone.preprocessing, side)
         model = BoneAge(backbone, preprocessing.normalise, c.loss)
         use_explicit_attention(model.to(self.device), self.device)
         return synchronised(model, self.device), preprocessing
@@ -394,15 +361,12 @@ class BoneAgeTraining:
         import numpy as np
 
         from evaluation.benchmark_files import write_predictions
-        from models.backbone_names import find
         from models.bone_age_weights import save_published
-        from models.card import finetuned_card, stated_licence
+        from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.files import write_bytes
 
-        c, source, licence, folder = self.config, find(self.config.backbone), None, self.folder_of(number)
-        if source.weights is not None:
-            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        c, folder = self.config, self.folder_of(number)
         side = "left out" if self.crossed else "validation"
         what = "RSNA Pediatric Bone Age" if c.csv is None else "a table of the user's"
         card = finetuned_card(
@@ -411,7 +375,7 @@ class BoneAgeTraining:
             c.backbone, {"loss": c.loss, "input": f"{c.input_size} pixels", "epoch": f"{facts['epoch']:g}",
                          "steps": facts["steps"],
                          f"mean absolute error, {side}": f"{facts['validation']:.1f} months"},
-            licence, "scripts/predict_bone_age.py",
+            backbone_licence(c.backbone), "scripts/predict_bone_age.py",
         )  # fmt: skip
         about = {"backbone": c.backbone, "loss": c.loss, "fold": number, "val_mae": facts["validation"]} | facts
         save_finetuned(model, folder, preprocessing.to_dict(), about, card)

@@ -13,10 +13,12 @@ import sys, pathlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
@@ -95,48 +97,14 @@ def main(config: Config) -> int:
         return Benchmark(config, device).run()
 
 
-class Benchmark:
+class Benchmark(CrossValidation):
     """One data set, several backbones."""
 
     def __init__(self, config: Config, device):
-        from training.device import resolve_precision
-
-        self.config, self.device = config, device
-        self.precision = resolve_precision(config.precision, device)
-        self.out = config.outdir / config.data
+        super().__init__(config, device, config.outdir / config.data, say)
         self.kept: dict = {}  # radiographs in memory, by geometry
         self.sources: dict = {}  # what each backbone is made of
         self.unreadable = 0
-
-    def run(self) -> int:
-        from training import distributed
-
-        c = self.config
-        self.check_flags()
-        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
-        self.names = distributed.from_main(self.check_backbones)
-        self.records, self.task, notices, self.root = distributed.from_main(self.read)
-        if self.task.kind == "regression" and "balanced" in (c.class_weight, c.sampler):
-            flags = "--class_weight balanced" if c.class_weight == "balanced" else "--sampler balanced"
-            raise ValueError(f"{flags}: {c.data} is a regression and has no classes")
-        self.splits, self.hashes, patients, more = distributed.from_main(lambda: self.make_splits(self.root))
-        self.records = self.records.assign(patient=patients)
-        self.notices = [*notices, *more, *self.rare_classes()]
-        for notice in self.notices:
-            say(f"note: {notice}")
-        self.tell_sizes()
-        wanted = range(len(self.splits.folds)) if c.fold is None else [c.fold]
-        if c.fold is not None and not 0 <= c.fold < len(self.splits.folds):
-            raise ValueError(f"--fold {c.fold}: there are {len(self.splits.folds)} folds, counted from 0")
-        for labels in self.amounts():
-            for backbone in c.backbones:
-                for number in wanted:
-                    if self.fold(backbone, labels, number) == "stopped":
-                        say(f"stopped by a signal; saved. The same command continues {self.out}")
-                        return 143
-        distributed.from_main(self.conclude)
-        distributed.barrier()
-        return 0
 
     # data ----------------------------------------------------------------------------------------------------------
 
@@ -165,25 +133,25 @@ class Benchmark:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
         if c.bs < 1 or c.bs % distributed.world_size():
             raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
-        for name in ("epochs", "lr", "layer_decay", "input_size"):
-            if getattr(c, name) is not None and not 0 < getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
-        for name in ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"):
-            if not 0 <= getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 on")
+        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
+        self.check_numbers(("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
         for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
             if not fractions or not all(0 < f <= 1 for f in fractions):
                 raise ValueError(f"--{name} {' '.join(map(str, fractions))}: expected fractions above 0, at most 1")
         if len(set(c.backbones)) < len(c.backbones):
             raise ValueError(f"--backbones {' '.join(c.backbones)}: one is given twice")
 
-    def check_backbones(self) -> dict[str, str]:
-        """Main process: that all are there, and a folder name for each, before anything is read."""
-        from evaluation.output_folder import output_stems
+    def check_weights(self) -> None:
         from models.backbone_names import find
 
         for name in self.config.backbones:
             find(name)
+
+    @functools.cached_property
+    def names(self) -> dict[str, str]:
+        """The name of each backbone's folder."""
+        from evaluation.output_folder import output_stems
+
         plain = [name.replace(":", "-").strip("./").replace("/", "_") for name in self.config.backbones]
         stems = output_stems([pathlib.PurePath(name + ".x") for name in sorted(plain)], ("",))
         by_plain = {plain: str(stem) for plain, stem in zip(sorted(plain), stems)}
@@ -222,6 +190,9 @@ class Benchmark:
                 raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
         notices = list(records.attrs.get("notices", []))
         task = records.attrs.get("task", kind.task)
+        if task.kind == "regression" and "balanced" in (c.class_weight, c.sampler):
+            flags = "--class_weight balanced" if c.class_weight == "balanced" else "--sampler balanced"
+            raise ValueError(f"{flags}: {c.data} is a regression and has no classes")
         records, told, self.unreadable = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
             workers=c.num_workers, progress=bar("reading files"),
@@ -234,36 +205,36 @@ class Benchmark:
         records.attrs.clear()
         return records, task, notices, root
 
-    def make_splits(self, root):
-        """Main process: (splits, sha256 of each file, patients, notices); made, or read from --splits, and written to
-        splits.csv. ValueError if OUTDIR holds results of another split."""
-        from data.duplicates import with_copies_joined
-        from data.split_table import file_hashes, read_splits, write_splits
+    def make_splits(self):
+        """ValueError if OUTDIR holds results of another split."""
+        from data.split_table import joined_splits
         from data.splits import grouped_splits, official_splits
 
-        c = self.config
-        hashes = file_hashes(self.records, workers=c.num_workers, progress=bar("sha256"))
-        self.records, told = with_copies_joined(self.records, hashes)
-        if c.splits is not None:
-            splits = read_splits(c.splits, self.records, root, hashes, crossing=c.split == "official")
-        elif c.split == "official":
-            if "official" not in self.records:
-                raise ValueError(f"--split official: the release of {c.data} has no split")
-            splits = official_splits(self.records, self.task, folds=c.cv, seed=c.seed)
-        else:
-            splits = grouped_splits(self.records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
-        made = (self.out / "predictions").exists()
-        write_splits(self.out / "splits.csv", self.records, splits, root, hashes, final=made)
-        return splits, hashes, self.records["patient"], [*told, *splits.notices]
+        c, official = self.config, self.config.split == "official"
+        if official and c.splits is None and "official" not in self.records:
+            raise ValueError(f"--split official: the release of {c.data} has no split")
 
-    def tell_sizes(self) -> None:
+        def made(records):
+            if official:
+                return official_splits(records, self.task, folds=c.cv, seed=c.seed)
+            return grouped_splits(records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
+
+        return joined_splits(
+            self.records, self.root, self.out / "splits.csv", made, given=c.splits, crossing=official,
+            final=(self.out / "predictions").exists(), workers=c.num_workers, progress=bar("sha256"),
+        )  # fmt: skip
+
+    def sizes(self) -> str:
         fold, test = self.splits.folds[0], self.splits.test
         patients = self.records["patient"].nunique()
-        say(f"{self.config.data}: {len(self.records):,} radiographs, {patients:,} patients or groups; "
+        return (f"{self.config.data}: {len(self.records):,} radiographs, {patients:,} patients or groups; "
             f"{len(test):,} held out, {len(self.splits.folds)} folds of about {len(fold.train):,} + {len(fold.val):,}; "
             f"{len(self.config.backbones)} backbones, {self.config.protocol}, on {self.device}")  # fmt: skip
 
     # one fold ------------------------------------------------------------------------------------------------------
+
+    def rounds(self) -> list[tuple[float, str]]:
+        return [(labels, backbone) for labels in self.amounts() for backbone in self.config.backbones]
 
     def amounts(self) -> list[float]:
         """How many labels: shares of the training patients, or shots."""
@@ -275,8 +246,7 @@ class Benchmark:
         name += "" if self.config.protocol == "finetune" else f"-{self.config.protocol}"
         return name + ("" if labels == 1 and self.config.protocol != "fewshot" else f"-{labels:g}")
 
-    def fold(self, backbone: str, labels: float, number: int) -> str:
-        """Train and predict one fold, unless its predictions are there already."""
+    def fold(self, labels: float, backbone: str, number: int) -> bool:
         from evaluation.benchmark_files import is_made
         from training import distributed
         from training.fold import forget_states
@@ -287,18 +257,18 @@ class Benchmark:
         training = self.out / study / f"fold{number}"
         if distributed.from_main(lambda: is_made(file, identity)):
             distributed.from_main(lambda: forget_states(training))
-            return "there"
+            return True
         train = self.few(number, labels)
         say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
         make = self.finetuned if self.config.protocol == "finetune" else self.probed
         made = make(backbone, number, train, self.splits.folds[number].val, training, identity)
         if made == "stopped":
-            return "stopped"
+            return False
         distributed.from_main(lambda: self.write_predictions(file, number, made, identity))
         distributed.from_main(lambda: forget_states(training))
-        return "made"
+        return True
 
-    def rare_classes(self) -> list[str]:
+    def more_notices(self) -> list[str]:
         """Notices of classes that have fewer training radiographs than shots are asked for."""
         c, target = self.config, self.records["target"].to_numpy(float)
         if c.protocol != "fewshot":
@@ -364,11 +334,9 @@ class Benchmark:
         own = find(backbone).alias
         drop_path = (own.recipe if own else {}).get("drop_path", c.drop_path) if c.protocol == "finetune" else 0.0
         network = build_backbone(backbone, input_size=size, drop_path=drop_path, pool=c.pool)
-        height, width = network.input_size
-        known = network.preprocessing
-        preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+        preprocessing = Preprocessing.of(network.preprocessing, network.input_size)
         recipe = {name: getattr(c, name) for name in RECIPE} | network.recipe
-        if number == 0 or c.fold is not None:
+        if self.tells(number):
             say(f"{backbone}: {network.report}")
             if network.recipe and c.protocol == "finetune":
                 told = ", ".join(f"{name} {value:g}" for name, value in network.recipe.items())
@@ -441,15 +409,12 @@ class Benchmark:
 
     def keep(self, model, preprocessing, folder: Path, backbone: str, facts: dict) -> None:
         """Main process: the network of the best epoch, for `models.finetuned.load_finetuned`."""
-        from models.backbone_names import find
-        from models.card import finetuned_card, stated_licence
+        from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
 
-        source, task, licence = find(backbone), self.task, None
-        if source.weights is not None and not source.untrained:
-            licence = stated_licence(source.weights) or (source.alias.licence if source.alias else None)
+        task = self.task
         told = f"Fine-tuned on {self.config.data} ({task.kind}); see its data card in data/."
-        card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts, licence)
+        card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts, backbone_licence(backbone))
         about = {"data": self.config.data, "classes": list(task.classes), "unit": task.unit, "backbone": backbone}
         save_finetuned(model, folder, preprocessing.to_dict(), about | facts, card)
 

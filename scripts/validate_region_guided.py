@@ -388,9 +388,7 @@ def error_mapper(config: Config, device, precision: str):
     from models.weights import load_mae
 
     loaded = load_mae(config.error_map_model)
-    height, width = loaded.model.input_size
-    known = loaded.preprocessor
-    preprocessing = Preprocessing.from_dict(known) if known else Preprocessing(height=height, width=width)
+    preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
     return ErrorMapper(loaded.model, preprocessing, device, precision=precision, passes=config.error_map_passes,
                        seed=config.seed, batch_size=config.batch_size)  # fmt: skip
 

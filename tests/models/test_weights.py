@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.card import Provenance, converted_card, mae_card, stated_licence
+from models.card import Provenance, backbone_licence, converted_card, mae_card, stated_licence
 from models.keys import to_huggingface, to_ours
 from models.mae import MAEConfig, MaskedAutoencoder, named_config
 from models.vit import resize_positions, sincos_2d
@@ -282,6 +282,8 @@ def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
     assert stated_licence(tmp_path / "model.safetensors") is None  # any folder, any README
     (tmp_path / "config.json").touch()
     assert stated_licence(tmp_path) == stated_licence(tmp_path / "model.safetensors") == licence
+    assert backbone_licence(str(tmp_path)) == licence
+    assert backbone_licence(f"none:{tmp_path}") is backbone_licence("none:resnet18") is None  # random weights
     text = converted_card("a.pth", "facebook-mae", "5", "hf", True, licence)
     (tmp_path / "README.md").write_text(text)
     assert stated_licence(tmp_path) == licence

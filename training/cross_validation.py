@@ -1,0 +1,111 @@
+"""What all trainings by folds do in the same way: read, split, train and keep each fold, conclude.
+
+A script's class says what its task needs. Radiographs, networks and pages are the script's business: nothing here knows
+of them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class CrossValidation:
+    """A run of a script that trains folds, from its flags to its results. Subclass and fill in what raises.
+
+    `config`: the script's flags, among them `fold` (None: all) and `precision`. `out`: the folder of the results. `say`
+    tells the user something, on the main process. While it runs there are `records` (a table with a row for each
+    radiograph), `task`, `root` (the folder that holds all of them), `splits` and `hashes` (sha256 of each file),
+    `notices` for the user, and `precision` as it is on `device`.
+    """
+
+    def __init__(self, config, device, out: Path, say: Callable[[str], None]):
+        from training.device import resolve_precision
+
+        self.config, self.device, self.out, self.say = config, device, out, say
+        self.precision = resolve_precision(config.precision, device)
+        self.notices: list[str] = []
+
+    # what a task fills in -----------------------------------------------------------------------------------------
+
+    def check_flags(self) -> None:
+        """Refuse what cannot work before thousands of files are read; ValueErrors that name the flag."""
+        raise NotImplementedError
+
+    def check_weights(self) -> None:
+        """Main process: that the weights which training begins from are there."""
+        raise NotImplementedError
+
+    def read(self) -> tuple[Any, Any, list[str], Path]:
+        """Main process: (records, task, notices, root); every file is read once."""
+        raise NotImplementedError
+
+    def make_splits(self) -> tuple[Any, Any, list[str], list[str]]:
+        """Main process: (records, splits, hashes, notices), written to splits.csv; `records` as they are now, with
+        copies of a file under one patient."""
+        raise NotImplementedError
+
+    def more_notices(self) -> list[str]:
+        """What else the user must know of the folds."""
+        return []
+
+    def sizes(self) -> str:
+        """One line on radiographs and folds."""
+        raise NotImplementedError
+
+    def rounds(self) -> Iterable[tuple]:
+        """What is done for all folds, one after the other: what `fold` is called with before the fold's number."""
+        return [()]
+
+    def fold(self, *what) -> bool:
+        """Train a fold, keep its predictions, unless they are there already; False after a signal."""
+        raise NotImplementedError
+
+    def conclude(self) -> None:
+        """Main process: the results, once all folds are there."""
+        raise NotImplementedError
+
+    # what is the same ---------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
+        from training import distributed
+        from training.fit import EXIT_STOPPED
+
+        self.check_flags()
+        distributed.from_main(self.check_weights)
+        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        self.records, self.task, notices, self.root = distributed.from_main(self.read)
+        self.records, self.splits, self.hashes, told = distributed.from_main(self.make_splits)
+        self.notices = [*notices, *told, *self.more_notices()]
+        for notice in self.notices:
+            self.say(f"note: {notice}")
+        self.say(self.sizes())
+        only, folds = self.config.fold, len(self.splits.folds)
+        if only is not None and not 0 <= only < folds:
+            raise ValueError(f"--fold {only}: there are {folds} folds, counted from 0")
+        for what in self.rounds():
+            for number in range(folds) if only is None else [only]:
+                if not self.fold(*what, number):
+                    self.say(f"stopped by a signal; saved. The same command continues {self.out}")
+                    return EXIT_STOPPED
+        distributed.from_main(self.conclude)
+        distributed.barrier()
+        return 0
+
+    def check_numbers(self, names: Sequence[str], *, above_zero: bool = False) -> None:
+        """ValueError for a flag of `names` that is not a finite number from 0 on, or above 0 (None passes)."""
+        for name in names:
+            value = getattr(self.config, name)
+            if value is None or 0 < value < float("inf") or (value == 0 and not above_zero):
+                continue
+            raise ValueError(f"--{name} {value}: expected a number {'above 0' if above_zero else 'from 0 on'}")
+
+    def check_shares(self, names: Sequence[str]) -> None:
+        """ValueError for a flag of `names` that is not from 0 to 1."""
+        for name in names:
+            if not 0 <= (value := getattr(self.config, name)) <= 1:
+                raise ValueError(f"--{name} {value}: expected a share from 0 to 1")
+
+    def tells(self, number: int) -> bool:
+        """Whether what is the same in all folds is told the user with fold `number`."""
+        return number == 0 or self.config.fold is not None
