@@ -19,15 +19,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.phantom_anatomy import REGIONS, Anatomy, View, build_anatomy
-from data.phantom_camera import Camera, draw_camera
+from data.phantom_camera import Camera, draw_camera, small_field
 from data.phantom_conditions import CONDITIONS, Condition, draw_condition, draw_place, permitted
 from data.phantom_detector import detect, present
 from data.phantom_patient import DIFFICULTIES, Difficulty, Patient, draw_patient
 from data.phantom_projection import project_solids, soft_thickness
+from data.phantom_solids import Tube
 
 __all__ = ["CONDITIONS", "DIFFICULTIES", "Difficulty", "Phantom", "REGIONS", "permitted", "study"]
 
-STREAMS = {"patient": 0, "anatomy": 1, "condition": 2, "pose": 3, "exposure": 4}  # independent random streams
+# independent random streams
+STREAMS = {"patient": 0, "anatomy": 1, "condition": 2, "pose": 3, "exposure": 4, "field": 5}
+
+UNPLACED = ("arthrosis",)  # of a joint, not of a place on a bone
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def study(
     age_years: float | None = None,
     views: int | tuple[str, ...] | None = None,
     arch_drop_mm: float = 0.0,
+    field: float = 1.0,
 ) -> list[Phantom]:
     """Draw the views of one patient.
 
@@ -95,6 +100,8 @@ def study(
         age_years: drawn if None.
         views: number of projections, at most as many as the region has, or their names; one or more at random if None.
         arch_drop_mm: how far the middle of the foot has sunk, about 10 in a flat foot.
+        field: side of the field as a share of the whole radiograph's long side. Below 1 the radiograph is square and
+            shows the place of the condition, or, if normal, where one would be: a place tells nothing of it.
 
     Raises:
         ValueError: an unknown or impossible option; the message lists the choices.
@@ -103,19 +110,29 @@ def study(
         raise ValueError(f"unknown difficulty {difficulty!r}; choose from {', '.join(DIFFICULTIES)}")
     level = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
     check_options(level, region, condition, size)
+    if not 0.1 <= field <= 1:
+        raise ValueError(f"field {field:g}: expected a share of the whole radiograph from 0.1 to 1")
+    if field < 1 and condition in UNPLACED:
+        raise ValueError(f"condition {condition!r} cannot be drawn in a field of {field:g}: it has no place on a bone")
     rng = stream(seed, patient, "patient")
     regions = [name for name in level.regions if condition is None or condition in permitted(name)]
     u_region, u_condition, u_views = rng.random(3)
     region = region or regions[int(u_region * len(regions))]
     if condition is None:
-        abnormal = permitted(region)[1:]
+        abnormal = [name for name in permitted(region)[1:] if field == 1 or name not in UNPLACED]
         condition = "normal" if u_condition < 0.45 else abnormal[int((u_condition - 0.45) / 0.55 * len(abnormal))]
     person = draw_patient(rng, patient, region, condition, age_years)
     person = dataclasses.replace(person, arch_drop_mm=arch_drop_mm)
     shown = choose_views(region, 1 + int(u_views * len(REGIONS[region].views)) if views is None else views)
     anatomy = build_anatomy(person, stream(seed, patient, "anatomy"))
     cameras = [draw_camera(person, view, size, stream(seed, patient, "pose", i), level) for i, view in enumerate(shown)]
-    placed = draw_condition_in_view(person, anatomy, cameras, shown, stream(seed, patient, "condition"), level)
+    rng = stream(seed, patient, "condition")
+    tube, place = draw_place_in_view(person, anatomy, cameras, shown, rng, level)
+    if field < 1:
+        points = [posed_bone(anatomy, view, tube).point(place) for view in shown]
+        cameras = [small_field(camera, point, field, size, stream(seed, patient, "field", i))
+                   for i, (camera, point) in enumerate(zip(cameras, points, strict=True))]  # fmt: skip
+    placed = draw_condition(person.condition, person, tube, place, rng, level)
     return [
         draw_view(person, anatomy, placed, view, camera, stream(seed, patient, "exposure", i), level)
         for i, (view, camera) in enumerate(zip(shown, cameras, strict=True))
@@ -136,16 +153,21 @@ def choose_views(region: str, wanted: int | tuple[str, ...]) -> list[View]:
     return [named[name] for name in wanted]
 
 
-def draw_condition_in_view(
+def draw_place_in_view(
     patient: Patient, anatomy: Anatomy, cameras: list, views: list, rng, level: Difficulty
-) -> Condition:
-    """Place the condition where all views show it."""
+) -> tuple[Tube, float]:
+    """A bone and a place on it that all views show."""
     for _ in range(40):
         tube, place = draw_place(anatomy, patient, rng, level)
-        posed = [next(s for s in anatomy.posed(view.flex).solids if s.name == tube.name) for view in views]
+        posed = [posed_bone(anatomy, view, tube) for view in views]
         if all(camera.sees(bone.point(place)) for camera, bone in zip(cameras, posed, strict=True)):
             break
-    return draw_condition(patient.condition, patient, tube, place, rng, level)
+    return tube, place
+
+
+def posed_bone(anatomy: Anatomy, view: View, tube: Tube) -> Tube:
+    """A bone as it lies in a view."""
+    return next(solid for solid in anatomy.posed(view.flex).solids if solid.name == tube.name)
 
 
 def draw_view(

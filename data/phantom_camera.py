@@ -5,6 +5,7 @@ H, W: rows and columns.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,17 @@ class Camera:
         x, y = self.pixel(point)
         left, top, right, bottom = self.border + margin * max(self.shape)
         return bool(left <= x <= self.shape[1] - right and top <= y <= self.shape[0] - bottom)
+
+
+def small_field(camera: Camera, point: np.ndarray, field: float, size: int, rng: np.random.Generator) -> Camera:
+    """The camera with a square field of `size` pixels, `field` times the long side of `camera`'s, near a point (mm).
+
+    The point lies in the middle half of the field, wherever on it; nothing hides the edges.
+    """
+    mm = camera.mm * max(camera.shape) * field / size
+    away = rng.uniform(-0.25, 0.25, 2) * size
+    shift = away - (camera.rotation @ (point - camera.centre))[:2] / mm
+    return dataclasses.replace(camera, shape=(size, size), mm=mm, shift=shift, border=np.zeros(4))
 
 
 def draw_camera(patient: Patient, view: View, size: int, rng: np.random.Generator, level: Difficulty) -> Camera:

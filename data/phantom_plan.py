@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.phantom import Phantom, study
+from data.phantom import UNPLACED, Phantom, study
 from data.phantom_anatomy import REGIONS
 from data.phantom_conditions import permitted
 from data.phantom_patient import DIFFICULTIES
@@ -31,6 +31,7 @@ class Plan:
     views: tuple[str, ...] = ()  # each patient's; one or more at random if empty
     ages: tuple[float, float] | None = None  # youngest and oldest, in years
     flat_feet: float | None = None  # share of patients whose arch has sunk
+    field: float = 1.0  # side of the field, as a share of the whole radiograph's
 
 
 def draw_patient_options(plan: Plan, patient: int) -> dict:
@@ -38,6 +39,8 @@ def draw_patient_options(plan: Plan, patient: int) -> dict:
     rng = np.random.default_rng([plan.seed, patient, 99])
     wanted = plan.conditions or tuple(dict.fromkeys(c for name in REGIONS for c in permitted(name)))
     regions = plan.regions or DIFFICULTIES[plan.difficulty].regions
+    if plan.field < 1 and not plan.conditions:
+        wanted = tuple(name for name in wanted if name not in UNPLACED)
     able = {name: [c for c in permitted(name) if c in wanted] for name in regions}
     able = {name: choices for name, choices in able.items() if choices}
     if not able:
@@ -48,6 +51,8 @@ def draw_patient_options(plan: Plan, patient: int) -> dict:
     if plan.condition_fraction is not None and abnormal and "normal" in choices:
         choices = abnormal if rng.random() < plan.condition_fraction else ["normal"]
     options = {"region": region, "condition": choices[int(rng.integers(len(choices)))]}
+    if plan.field < 1:
+        options["field"] = plan.field
     if plan.views:
         options["views"] = plan.views
     if plan.ages:

@@ -85,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)} (default {default})")
     add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
         help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
+    add("--field", type=float, default=1.0, metavar="P",
+        help="side of the field as a share of the whole radiograph's: squares near the finding, or where one might be, "
+        "as a small detector sees them (0.1 to 1; default 1, the whole radiograph)")  # fmt: skip
     add("--traps", action="store_true",
         help="plant what real releases hold: copies, a patient in two studies, a lost picture, ...")  # fmt: skip
     add("--workers", type=at_least(1), default=1, help="processes (default 1)")
@@ -105,6 +108,8 @@ def main() -> None:
     if args.layout != "folder" and args.format is not None:
         parser.error(f"layout {args.layout} has its own format; --format {args.format} is for the folder layout")
 
+    if args.layout != "folder" and args.field != 1:
+        parser.error(f"layout {args.layout} has whole radiographs; --field {args.field:g} is for the folder layout")
     if args.layout == "folder" and args.traps:
         parser.error("the folder layout has no traps; --traps is for the layouts of real data sets")
 
@@ -115,7 +120,9 @@ def main() -> None:
     from data.phantom_plan import Plan, phantoms
     from data.phantom_sheet import contact_sheet
 
-    plan = Plan(args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction)
+    plan = Plan(
+        args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction, field=args.field
+    )
     kind = args.format or ("png16" if args.layout == "folder" else "jpeg")
     examples = []
     try:

@@ -238,6 +238,32 @@ def test_views_may_be_named():
         study(0, 3, size=SIZE, region="foot", views=("ap",))
 
 
+@pytest.mark.parametrize("difficulty", ["clear", "hard"])
+def test_a_small_field_shows_the_finding_and_of_the_normal_the_same_place(difficulty):
+    alike = []
+    for number, (region, condition) in enumerate(PAIRS):
+        options = {"size": 64, "difficulty": difficulty, "region": region, "age_years": 30.0, "views": 1}
+        if condition == "arthrosis":
+            with pytest.raises(ValueError, match="arthrosis.*no place on a bone"):
+                study(3, number, condition=condition, field=0.4, **options)
+            continue
+        (one,), (whole,) = (study(3, number, condition=condition, field=field, **options) for field in (0.4, 1.0))
+        assert one.pixels.shape == (64, 64)
+        assert one.pixel_spacing_mm == pytest.approx(0.4 * whole.pixel_spacing_mm)
+        assert signature(study(3, number, condition=condition, **options)) == signature([whole])
+        if condition == "normal":
+            continue
+        rows, columns = np.nonzero(one.mask)
+        assert rows.size and one.boxes and 8 < rows.mean() < 56 and 8 < columns.mean() < 56, (region, condition)
+        if condition == "fracture":
+            (normal,) = study(3, number, condition="normal", field=0.4, **options)
+            alike.append(np.corrcoef(one.pixels.ravel(), normal.pixels.ravel())[0, 1])
+    assert np.median(alike) > 0.8, alike
+    for field in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="field"):
+            study(3, 0, field=field)
+
+
 def test_the_arch_of_a_flat_foot_sinks_and_heel_and_shin_stay():
     person = draw_patient(stream(0, 0, "patient"), 0, "foot", "normal", 40.0)
     normal, flat = (
