@@ -1,4 +1,4 @@
-# Sourced by demo.sh, evidence.sh, region_evidence.sh and test.sh: make .venv on the first run, install what is missing, activate it.
+# Sourced by demo.sh, the evidence scripts and test.sh: make .venv on the first run, install what is missing, activate it.
 PYTHON="${PYTHON:-python3}"
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
     echo "Python 3.11, 3.12 or 3.13 is needed; $("$PYTHON" --version 2>&1) was found. Set PYTHON=/path/to/python3." >&2
