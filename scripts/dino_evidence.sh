@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What DINO learns on phantoms: `bash scripts/dino_evidence.sh [FOLDER]`, about an hour on two cores.
+# What DINO learns on phantoms: `bash scripts/dino_evidence.sh [FOLDER]`, about 40 minutes on two cores.
 # A ResNet-18 is pretrained by configs/phantom_dino.yaml, once on whole radiographs at 96 pixels, once on small fields at 64.
 # Region, fracture and implant are then told from its frozen features on phantoms of other patients, by nearest neighbours
 # and by a linear model, beside the same network with random weights, and with random weights whose batch norms have seen
