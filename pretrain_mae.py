@@ -86,15 +86,16 @@ class Pretraining(training.pretraining.Pretraining):
         from data.preprocessing import Preprocessing
         from data.transforms import CropFlip
         from models.mae import named_config
+        from training.checks import check_numbers
         from training.device import resolve_precision
 
         c = self.config
         for name, count in (("input_size", (1, 2)), ("mean", (3,)), ("std", (3,)), ("crop_scale", (2,))):
             if len(getattr(c, name)) not in count:
                 raise ValueError(f"--{name} takes {' or '.join(map(str, count))} numbers, not {len(getattr(c, name))}")
-        self.check_numbers(("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr",
+        check_numbers(c, ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr",
                             "lr", "min_lr", "weight_decay", "clip_grad"))  # fmt: skip
-        self.check_numbers(("log_steps",), low=1)
+        check_numbers(c, ("log_steps",), low=1)
         if c.warmup_epochs is not None and c.warmup_epochs >= c.epochs > 0:
             raise ValueError(
                 f"--warmup_epochs {c.warmup_epochs}: the run has {c.epochs} epochs; its learning rate would never peak"

@@ -86,6 +86,7 @@ class RegionTraining(CrossValidation):
         """Refuse what cannot work before thousands of files are read."""
         from data.region_sources import named_sources
         from training import distributed
+        from training.checks import check_numbers
         from training.label_groups import LABELS, read_classes
 
         c = self.config
@@ -96,9 +97,9 @@ class RegionTraining(CrossValidation):
         if c.batch_size < 1 or c.batch_size % distributed.world_size():
             raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
                              "processes")  # fmt: skip
-        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
-        self.check_numbers(("weight_decay", "num_workers", "seed"))
-        self.check_shares(("warmup", "drop_path", "whole", "flip"))
+        check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
+        check_numbers(c, ("weight_decay", "num_workers", "seed"))
+        check_numbers(c, ("warmup", "drop_path", "whole", "flip"), high=1)
 
     def check_weights(self) -> None:
         from models.backbone_names import find

@@ -124,22 +124,19 @@ class Pretraining(training.pretraining.Pretraining):
         from data.views import MultiCrop
         from models.dino_backbones import ARCHITECTURES, RESNETS
         from training.device import resolve_precision
+        from training.checks import check_numbers
 
         c = self.config
-        self.check_numbers(("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "lr",
+        check_numbers(c, ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "lr",
                             "min_lr", "weight_decay", "weight_decay_end", "clip_grad", "freeze_last_layer",
                             "warmup_teacher_temp_epochs", "local_crops_number"))  # fmt: skip
-        self.check_numbers(("log_steps", "patch_size", "head_layers", "head_width", "local_size", "global_size"), low=1)
-        self.check_numbers(("out_dim",), low=2)
+        check_numbers(c, ("log_steps", "patch_size", "head_layers", "head_width", "local_size", "global_size"), low=1)
+        check_numbers(c, ("out_dim",), low=2)
         for name in ("global_crops_scale", "local_crops_scale"):
             if len(getattr(c, name)) != 2:
                 raise ValueError(f"--{name} takes 2 numbers, not {len(getattr(c, name))}")
-        for name in ("teacher_temp", "warmup_teacher_temp"):
-            if not 0 < getattr(c, name) < float("inf"):
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number above 0")
-        for name in ("momentum_teacher", "drop_path_rate", "neglog_floor"):
-            if not 0 <= getattr(c, name) <= 1:
-                raise ValueError(f"--{name} {getattr(c, name)}: expected a number from 0 to 1")
+        check_numbers(c, ("teacher_temp", "warmup_teacher_temp"), above=True)
+        check_numbers(c, ("momentum_teacher", "drop_path_rate", "neglog_floor"), high=1)
         for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
             if (value := getattr(c, name)) is not None and value > 0 and value >= c.epochs > 0:
                 raise ValueError(f"--{name} {value}: the run has {c.epochs} epochs; it would never end its warm-up")

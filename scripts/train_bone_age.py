@@ -107,6 +107,7 @@ class BoneAgeTraining(CrossValidation):
 
     def check_flags(self) -> None:
         from training import distributed
+        from training.checks import check_numbers
 
         c, world = self.config, distributed.world_size()
         if c.csv is not None and c.split == "official":
@@ -121,8 +122,8 @@ class BoneAgeTraining(CrossValidation):
         if c.batch_size % (world * c.accum_iter) or c.batch_size < 2 * world * c.accum_iter:
             raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of {world} processes x {c.accum_iter} "
                              "--accum_iter, with at least 2 radiographs in each pass (batch norm)")  # fmt: skip
-        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
-        self.check_numbers(("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "num_workers", "cache_gb", "seed"))
+        check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
+        check_numbers(c, ("min_lr", "weight_decay", "warmup_epochs", "clip_grad", "num_workers", "cache_gb", "seed"))
         if not 0 < c.val_split < 1:
             raise ValueError(f"--val_split {c.val_split}: expected a share above 0 and below 1")
         for name, most in (("drop_path", 1), ("crop", 1), ("flip", 1), ("degrees", 180), ("shift", 1)):

@@ -111,6 +111,7 @@ class Benchmark(CrossValidation):
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
         from training import distributed
+        from training.checks import check_numbers
 
         c = self.config
         if (c.csv is None) == (c.data == "csv"):
@@ -133,8 +134,8 @@ class Benchmark(CrossValidation):
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
         if c.bs < 1 or c.bs % distributed.world_size():
             raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
-        self.check_numbers(("epochs", "lr", "layer_decay", "input_size"), above_zero=True)
-        self.check_numbers(("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
+        check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
+        check_numbers(c, ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
         for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
             if not fractions or not all(0 < f <= 1 for f in fractions):
                 raise ValueError(f"--{name} {' '.join(map(str, fractions))}: expected fractions above 0, at most 1")

@@ -143,7 +143,7 @@ def test_single_folds_give_the_same_and_a_recipe_gives_way_to_flags(there):
         (("--centers", 2), "is of centre 1 alone"),
         (("--fold", 2), "--fold 2: there are 2 folds, counted from 0"),
         (("--epochs", 0), "--epochs 0.0: expected a number above 0"),
-        (("--whole", 1.5), "--whole 1.5: expected a share from 0 to 1"),
+        (("--whole", 1.5), "--whole 1.5: expected a number from 0 to 1"),
         (("--output_dir", "configs/classes.txt"), "classes.txt"),
     ],
 )

@@ -4,7 +4,7 @@ A script's class says what its task needs. Radiographs, networks and pages are t
 of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +91,6 @@ class CrossValidation:
         distributed.from_main(self.conclude)
         distributed.barrier()
         return 0
-
-    def check_numbers(self, names: Sequence[str], *, above_zero: bool = False) -> None:
-        """ValueError for a flag of `names` that is not a finite number from 0 on, or above 0 (None passes)."""
-        for name in names:
-            value = getattr(self.config, name)
-            if value is None or 0 < value < float("inf") or (value == 0 and not above_zero):
-                continue
-            raise ValueError(f"--{name} {value}: expected a number {'above 0' if above_zero else 'from 0 on'}")
-
-    def check_shares(self, names: Sequence[str]) -> None:
-        """ValueError for a flag of `names` that is not from 0 to 1."""
-        for name in names:
-            if not 0 <= (value := getattr(self.config, name)) <= 1:
-                raise ValueError(f"--{name} {value}: expected a share from 0 to 1")
 
     def tells(self, number: int) -> bool:
         """Whether what is the same in all folds is told the user with fold `number`."""

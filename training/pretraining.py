@@ -5,7 +5,7 @@ knows of them.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,6 @@ class Pretraining:
         distributed.barrier()
         self.say(f"finished; the model is in {Path(config.output_dir) / 'model'}")
         return 0
-
-    def check_numbers(self, names: Sequence[str], low: float = 0) -> None:
-        """ValueError for a flag of `names` that is not a finite number from `low` on (or None)."""
-        for name in names:
-            value = getattr(self.config, name)
-            if value is not None and not low <= value < float("inf"):
-                raise ValueError(f"--{name} {value}: expected a number from {low} on")
 
     def check_packages(self) -> None:
         """ValueError if a flag asks for a package that is not installed."""

@@ -1,0 +1,17 @@
+"""What a flag's number may be, said in one way by every script."""
+
+from collections.abc import Sequence
+from math import inf
+
+
+def check_numbers(config, names: Sequence[str], *, low: float = 0, high: float = inf, above: bool = False) -> None:
+    """ValueError for a flag of `names` that is not a finite number from `low` (with `above`: above it) to `high`.
+
+    None passes: that is a flag which was not given.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None or (low <= value <= high and value < inf and not (above and value == low)):
+            continue
+        range_ = f"above {low}" if above else f"from {low} on" if high == inf else f"from {low} to {high}"
+        raise ValueError(f"--{name} {value}: expected a number {range_}")
