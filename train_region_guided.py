@@ -44,7 +44,7 @@ class Config(RegionSources):
     lr: float = flag(5e-5, "peak learning rate")
     weight_decay: float = flag(0.05, "decoupled weight decay, on matrices only")
     layer_decay: float = flag(1.0, "learning rate of each layer relative to the one above")
-    warmup: float = flag(0.1, "share of the steps with a linear warm-up; then cosine to 0")
+    warmup: float = flag(0.1, "fraction of the steps, rounded down to whole steps, with a linear warm-up; then cosine")
     drop_path: float = flag(0.0, "stochastic depth")
     n_splits: int = flag(5, "folds")
     test_fraction: float = flag(0.1, "share of the radiographs held out for the test, by patient")
@@ -71,6 +71,21 @@ def main(config: Config) -> int:
 
     with distributed.job(config.device) as device:
         return RegionTraining(config, device).run()
+
+
+def training_recipe(config: Config, steps: int) -> dict[str, float]:
+    """The optimizer's settings for a fold of `steps` steps; the warm-up takes whole steps, as SKELEX's does."""
+    from training.schedules import whole_warmup
+
+    return {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "layer_decay": config.layer_decay,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epochs": config.epochs,
+        "warmup_epochs": config.epochs * whole_warmup(config.warmup, steps),
+    }
 
 
 class RegionTraining(CrossValidation):
@@ -197,10 +212,9 @@ class RegionTraining(CrossValidation):
         policy = CropPolicy(whole=c.whole, flip=c.flip, degrees=c.degrees)
         dataset, truth = self.data(fold.train, preprocessing, policy), self.labels(fold.val)
         plan = fold_plan(len(dataset), c.batch_size, c.epochs)
-        recipe = {"lr": c.lr, "weight_decay": c.weight_decay, "layer_decay": c.layer_decay, "beta1": 0.9,
-                  "beta2": 0.999, "epochs": c.epochs, "warmup_epochs": c.warmup * c.epochs}  # fmt: skip
         facts = train_fold(
-            model, RunFolder(folder, identity), recipe, plan=plan, larger_is_better=True, about=asdict(c),
+            model, RunFolder(folder, identity), training_recipe(c, plan.total_steps), plan=plan,
+            larger_is_better=True, about=asdict(c),
             score=lambda: selection_score(self.predicted(model, preprocessing, fold.val), truth),
             batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers),
             device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from in_process import script
+from transformers import get_cosine_schedule_with_warmup
 
 import train_region_guided
 from data.phantom_layouts import WRITERS, fit_plan
@@ -21,6 +22,7 @@ from evaluation.group_calibration import PARTS, kept_temperatures
 from models.backbones import build_backbone
 from models.finetuned import load_finetuned
 from training.label_groups import LABELS
+from training.schedules import warmup_cosine
 
 COMMAND = """
   --btxrd_image_dir ./data/BTXRD/images
@@ -116,6 +118,18 @@ def test_the_command_of_skelex(there):
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = trained("--lr", 1)
     assert other.returncode == 2 and "made by another run (lr was 5e-05 and is 1.0)" in other.stderr
+
+
+def test_warmup_takes_whole_steps_as_skelex_does():
+    """27 steps warm up during int(2.7) = 2 of them."""
+    recipe = train_region_guided.training_recipe(train_region_guided.Config(epochs=9), 27)
+    schedule = warmup_cosine(recipe["lr"], warmup=recipe["warmup_epochs"] / recipe["epochs"])
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
+    oracle = get_cosine_schedule_with_warmup(optimizer, 2, 27)
+    for step in range(27):
+        assert schedule(step / 27) == pytest.approx(oracle.get_last_lr()[0], rel=1e-9, abs=1e-18), step
+        optimizer.step()
+        oracle.step()
 
 
 def test_single_folds_give_the_same_and_a_recipe_gives_way_to_flags(there):

@@ -31,6 +31,15 @@ def warmup_cosine(peak: float, end: float = 0.0, warmup: float = 0.0) -> Schedul
     return at
 
 
+def whole_warmup(fraction: float, steps: int) -> float:
+    """`fraction` of a run of `steps` steps, rounded down to whole steps: the `warmup` of `warmup_cosine`.
+
+    Hugging Face's `get_cosine_schedule_with_warmup` takes a number of steps, and SKELEX passes int(0.1 * steps): 2 of
+    27 steps, not 2.7.
+    """
+    return int(fraction * steps) / steps
+
+
 def linear(start: float, end: float, until: float = 1.0) -> Schedule:
     """Straight line from `start` to `end`, reached at progress `until` and kept."""
     return lambda progress: end if progress >= until else start + (end - start) * progress / until

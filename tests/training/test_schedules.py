@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from golden.fill import mismatch
+from transformers import get_cosine_schedule_with_warmup
 
 from training.optim import layer_of, layers_of, parameter_groups, set_schedules
-from training.schedules import constant, linear, per_epoch, warmup_cosine
+from training.schedules import constant, linear, per_epoch, warmup_cosine, whole_warmup
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -24,6 +25,18 @@ def test_learning_rate_of_the_reference(name):
         set_schedules(optimizer, {"lr": schedule}, epoch / told["epochs"])
         rows.append([group["lr"] for group in optimizer.param_groups])
     assert mismatch(meta, npz, f"lr/{name}", np.array(rows)) <= 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 1.0])
+@pytest.mark.parametrize("steps", [1, 9, 10, 27, 30, 40])
+def test_warmup_in_whole_steps_equals_transformers(fraction, steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
+    oracle = get_cosine_schedule_with_warmup(optimizer, int(fraction * steps), steps)
+    schedule = warmup_cosine(3.0, warmup=whole_warmup(fraction, steps))
+    for step in range(steps):
+        assert schedule(step / steps) == pytest.approx(oracle.get_last_lr()[0], abs=1e-12), step
+        optimizer.step()
+        oracle.step()
 
 
 def test_schedule_ends():
