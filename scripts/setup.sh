@@ -8,7 +8,9 @@ if [ ! -x .venv/bin/python ]; then
     echo "making .venv" >&2
     "$PYTHON" -m venv .venv
 fi
-stamp="$(cat requirements.txt requirements-dev.txt | cksum)"
+constraint="${PIP_CONSTRAINT:-}"
+if [ ! -f "$constraint" ]; then constraint=""; fi
+stamp="$(cat requirements.txt requirements-dev.txt $constraint | cksum)"
 if [ "$(cat .venv/.requirements 2>/dev/null)" != "$stamp" ]; then
     echo "installing packages (torch alone is some gigabytes; once)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
