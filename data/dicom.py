@@ -8,23 +8,42 @@ H: height, W: width in pixels.
 
 import re
 import zlib
+from collections import Counter
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_partial
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
-from data.dicom_values import OVERLAY_POSITIONS, display_values
-from data.radiograph import UnreadableRadiograph, check_size, silence
+from data.dicom_elements import Elements
+from data.dicom_header import PIXEL_KEYS, Header, check_pixel_data, read_header
+from data.dicom_stored import low_bits, stored_values
+from data.dicom_tables import apply_palette
+from data.dicom_values import display_values
+from data.radiograph import UnreadableRadiograph, silence
 
-PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-REQUIRED = ("Rows", "Columns", "PhotometricInterpretation")
 QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules whose warnings may quote a file
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
 FREE_BYTES, MAX_INFLATION = 1 << 24, 100  # and beyond so many bytes, at most so many for each compressed one
-ELEMENTS = [
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+KEYWORDS = [
     *"""
     SOPClassUID Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration
     BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
+    FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue DoubleFloatPixelPaddingRangeLimit
     ModalityLUTSequence RescaleSlope RescaleIntercept VOILUTSequence VOILUTFunction WindowCenter WindowWidth
     PixelValueTransformationSequence FrameVOILUTSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
     RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor
@@ -33,8 +52,8 @@ ELEMENTS = [
     SegmentedBluePaletteColorLookupTableData ExtendedOffsetTable ExtendedOffsetTableLengths
     """.split(),
     *PIXEL_KEYS,
-    *OVERLAY_POSITIONS,
 ]
+ELEMENTS = {tag_for_keyword(keyword): keyword for keyword in KEYWORDS}
 
 
 def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> np.ndarray:
@@ -47,60 +66,88 @@ def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> n
     """
     silence(("pydicom",), QUIET)
     try:
-        dataset = _read_data_set(path, stream)
-        index = _check_header(path, dataset, frame)
-        stored = _decode(path, dataset, index)
-        if stored.ndim == 3:
-            return _colour(path, stored)
-        return display_values(path, dataset, stored, index, voi)
+        elements = _read_data_set(path, stream)
+        syntax = _transfer_syntax(elements)
+        header = read_header(elements, frame)
+        header = check_pixel_data(elements, header, syntax)
+        return _picture(elements, header, syntax, _decode(elements, header, syntax), voi)
     except UnreadableRadiograph:
         raise
     except MemoryError:
         raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from None
-    except Exception as error:  # a malformed element somewhere; the text of the error may quote it
-        detail = f"malformed DICOM element ({type(error).__name__})"
-        raise UnreadableRadiograph(path, "bad-metadata", detail) from None
+    except Exception:  # whatever the checks of single elements do not foresee; the text of the error may quote one
+        raise UnreadableRadiograph(
+            path, "bad-metadata", "the elements of the DICOM file contradict each other"
+        ) from None
 
 
-def _read_data_set(path, stream):
+def _read_data_set(path, stream) -> Elements:
     """The few elements of `ELEMENTS`. A file without preamble must hold a picture to count as DICOM at all."""
-    import pydicom
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
     preamble = stream.read(132)[128:] == b"DICM"
     stream.seek(0)
+    tags: list[int] = []  # in the order of the file
+
+    def watch(tag, *_) -> bool:
+        tags.append(int(tag))
+        return False
+
     try:
         _check_inflated_size(path, stream)
-        dataset = pydicom.dcmread(stream, force=not preamble, specific_tags=ELEMENTS)
+        dataset = read_partial(stream, watch, force=not preamble, specific_tags=list(ELEMENTS))
     except UnreadableRadiograph:
         raise
     except EOFError:
         raise UnreadableRadiograph(path, "truncated", "the DICOM data set ends too early") from None
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception:
         reason = "damaged" if preamble else "not-an-image"
-        raise UnreadableRadiograph(path, reason, f"no readable DICOM data set ({type(error).__name__})") from None
-    if not any(key in dataset for key in PIXEL_KEYS):
+        last = keyword_for_tag(tags[-1]) if tags else ""
+        where = f" beyond {last}" if last else ""
+        raise UnreadableRadiograph(path, reason, f"the DICOM data set cannot be read{where}") from None
+    elements = Elements(path, dataset)
+    if not any(key in elements for key in PIXEL_KEYS):
         if not preamble:
             raise UnreadableRadiograph(path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM")
-        uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-        kind = uid.name if uid is not None and uid.name != str(uid) else "an object of unknown kind"
-        reason = "truncated" if "Rows" in dataset else "no-pixels"
-        raise UnreadableRadiograph(path, reason, f"no pixel data in this DICOM file ({kind})")
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        implicit, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        )
-    return dataset
+        reason = "truncated" if "Rows" in elements else "no-pixels"
+        raise UnreadableRadiograph(path, reason, f"PixelData is missing in this DICOM file ({_kind(elements)})")
+    if repeated := [ELEMENTS[tag] for tag, count in Counter(tags).items() if count > 1 and tag in ELEMENTS]:
+        raise elements.refusal(", ".join(repeated), "is present more than once")
+    return elements
+
+
+def _kind(elements: Elements) -> str:
+    """What an object without pixels is, by the registered name of its class."""
+    meta = Elements(elements.path, elements.dataset.file_meta)
+    uid = elements.value("SOPClassUID") or meta.value("MediaStorageSOPClassUID")
+    return uid.name if isinstance(uid, UID) and uid.name != str(uid) else "an object of unknown kind"
+
+
+def _transfer_syntax(elements: Elements) -> UID:
+    """The transfer syntax, for which a decoder is installed; that of the data set where the file does not say it."""
+    syntax = Elements(elements.path, elements.dataset.file_meta).value("TransferSyntaxUID")
+    if syntax is None:
+        implicit, little = elements.dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        elements.dataset.file_meta.TransferSyntaxUID = syntax
+    if not isinstance(syntax, UID):
+        raise elements.refusal("TransferSyntaxUID", "is not a single UID")
+    try:
+        ready = get_decoder(syntax).is_available
+    except NotImplementedError:
+        ready = False
+    if not ready:
+        detail = f"no decoder for {_name(syntax)} (TransferSyntaxUID) is installed"
+        raise UnreadableRadiograph(elements.path, "unknown-syntax", detail)
+    return syntax
+
+
+def _name(syntax: UID) -> str:
+    return syntax.name if syntax.name != str(syntax) else "a private or unknown transfer syntax"
 
 
 def _check_inflated_size(path, stream) -> None:
     """A deflated data set is inflated at once by pydicom: measure it first, piece by piece."""
-    from pydicom.filereader import read_dataset
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
     start = 132 if stream.read(132)[128:] == b"DICM" else 0
     for implicit in (False, True):  # the same two attempts that pydicom makes
         stream.seek(start)
@@ -126,43 +173,28 @@ def _check_inflated_size(path, stream) -> None:
     stream.seek(0)
 
 
-def _check_header(path, dataset, frame: int | None) -> int:
-    """Size, frames and colour model as declared; returns the index of the frame to decode."""
-    if absent := [key for key in REQUIRED if dataset.get(key) in (None, "")]:
-        raise UnreadableRadiograph(path, "bad-metadata", f"{', '.join(absent)} is missing")
-    height, width = int(dataset.Rows), int(dataset.Columns)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    stored = sum(len(dataset[key].value or b"") for key in PIXEL_KEYS if key in dataset)
-    check_size(path, height, width, stored // frames if frames > 0 else 0)
-    if frame is None and frames > 1:
-        raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
-    if frames < 1 or (frame is not None and not 0 <= frame < frames):
-        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}, counted from 0")
-    photometric, samples = str(dataset.PhotometricInterpretation), int(dataset.get("SamplesPerPixel") or 1)
-    if photometric not in (*GREY, "PALETTE COLOR", *COLOUR):
-        known = ", ".join((*GREY, "PALETTE COLOR", *COLOUR))
-        raise UnreadableRadiograph(path, "unsupported-colour", f"photometric interpretation is none of {known}")
-    if samples != (3 if photometric in COLOUR else 1):
-        raise UnreadableRadiograph(path, "bad-metadata", f"{samples} samples per pixel contradict {photometric}")
-    return frame or 0
-
-
-def _decode(path, dataset, index: int) -> np.ndarray:
-    """The stored values of one frame as [H, W], or [H, W, 3] of a colour picture."""
-    from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-    from pydicom.uid import JPEGExtended12Bit
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    name = syntax.name if syntax.name != str(syntax) else "a private or unknown transfer syntax"
+def _decode(elements: Elements, header: Header, syntax: UID) -> np.ndarray:
+    """The words of one frame as [H, W], or [H, W, 3] of a colour picture, as the checked `header` describes them."""
+    source = Dataset()
+    source.file_meta = elements.dataset.file_meta
+    for keyword in (header.keyword, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in elements:
+            source[keyword] = elements.dataset[keyword]
     try:
-        ready = get_decoder(syntax).is_available
-    except NotImplementedError:
-        ready = False
-    if not ready:
-        raise UnreadableRadiograph(path, "unknown-syntax", f"no decoder for {name} is installed")
-    _check_length(path, dataset, syntax, index)
-    try:
-        pixels = pixel_array(dataset, index=index, correct_unused_bits=False)
+        pixels = pixel_array(
+            source,
+            index=header.frame,
+            correct_unused_bits=header.samples == 3,  # before pydicom converts YBR; grey words are cleaned later
+            rows=header.height,
+            columns=header.width,
+            number_of_frames=header.frames,
+            photometric_interpretation=header.photometric,
+            samples_per_pixel=header.samples,
+            planar_configuration=header.planar,
+            bits_allocated=header.allocated,
+            bits_stored=header.bits,
+            pixel_representation=int(header.signed),
+        )
     except MemoryError:
         raise
     except BaseException as error:
@@ -170,60 +202,33 @@ def _decode(path, dataset, index: int) -> np.ndarray:
             raise
         # few decoders know the 12-bit form of JPEG Extended
         reason = "unknown-syntax" if syntax == JPEGExtended12Bit else "damaged"
-        detail = f"the pixel data cannot be decoded as {name} ({type(error).__name__})"
-        raise UnreadableRadiograph(path, reason, detail) from None
-    if pixels.shape[:2] != (dataset.Rows, dataset.Columns):
-        sizes = f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, declares {dataset.Columns} x {dataset.Rows}"
-        raise UnreadableRadiograph(path, "bad-metadata", sizes)
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, dataset)
+        raise elements.refusal(header.keyword, f"cannot be decoded as {_name(syntax)}", reason) from None
+    if pixels.shape[:2] != (header.height, header.width):
+        sizes = (
+            f"are {header.height} and {header.width}, decoded are {pixels.shape[0]} rows of {pixels.shape[1]} pixels"
+        )
+        raise elements.refusal("Rows and Columns", sizes)
     return pixels
 
 
-def _check_length(path, dataset, syntax, index: int) -> None:
-    """Compare the length of the pixel data, or the size inside a compressed frame, with the header, before decoding."""
-    from pydicom.encaps import get_frame
-    from pydicom.pixels.utils import get_expected_length
-
-    key = next(key for key in PIXEL_KEYS if key in dataset)
-    raw = dataset[key].value
-    if not raw:
-        raise UnreadableRadiograph(path, "truncated", "the pixel data are empty")
-    if not syntax.is_encapsulated:
-        if key != "PixelData":
-            return
-        expected = get_expected_length(dataset)
-        if len(raw) < expected:
-            raise UnreadableRadiograph(path, "truncated", f"{len(raw)} of {expected} bytes of pixel data")
-        if len(raw) >= 2 * expected + 2:
-            detail = f"{len(raw)} bytes of pixel data where {expected} are declared"
-            raise UnreadableRadiograph(path, "bad-metadata", detail)
-        return
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    size = codestream_size(get_frame(raw, index, number_of_frames=frames))
-    if size is not None and size != (dataset.Rows, dataset.Columns):
-        sizes = f"compressed are {size[1]} x {size[0]} pixels, declared {dataset.Columns} x {dataset.Rows}"
-        raise UnreadableRadiograph(path, "bad-metadata", sizes)
+def _picture(elements: Elements, header: Header, syntax: UID, decoded: np.ndarray, voi: bool) -> np.ndarray:
+    """The picture of a decoded frame: colour as it is, a palette expanded, grey through the whole chain."""
+    little_endian = syntax.is_little_endian
+    if header.samples == 3:
+        return _colour(elements, decoded)
+    if header.photometric == "PALETTE COLOR":
+        indices = low_bits(decoded.astype(np.int64) >> header.shift, header.bits, header.signed)
+        half = 1 << (header.bits - 1)
+        domain = (-half, half - 1) if header.signed else (0, 2 * half - 1)
+        return apply_palette(elements, indices, domain, little_endian)
+    stored = stored_values(elements, header, decoded, syntax in LOSSY)
+    return display_values(elements, header, stored, voi, little_endian)
 
 
-def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """(H, W) that a JPEG, JPEG-LS or JPEG 2000 codestream declares itself; None for anything else."""
-    if frame[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz
-        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return bottom - top, right - left
-    at = 2
-    while frame[:2] == b"\xff\xd8" and at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
-
-
-def _colour(path, pixels: np.ndarray) -> np.ndarray:
+def _colour(elements: Elements, pixels: np.ndarray) -> np.ndarray:
     """[H, W, 3] as uint8 or uint16; wider channels only if the values fit."""
     if pixels.dtype not in (np.uint8, np.uint16):
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise UnreadableRadiograph(path, "unsupported-colour", "more than 16 bits per colour channel")
+        if pixels.max() > 65535:
+            raise elements.refusal("BitsStored", "is more than 16 bits per colour channel", "unsupported-colour")
         return pixels.astype(np.uint16)
     return pixels

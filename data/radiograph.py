@@ -143,9 +143,12 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     return grey.astype(pixels.dtype)
 
 
-def check_size(path, height: int, width: int, stored: int) -> None:
-    """Refuse sizes that no radiograph has, from the header and the number of bytes that hold the pixels."""
-    size = f"{width} x {height} pixels"
+def check_size(path, height: int, width: int, stored: int, source: str = "") -> None:
+    """Refuse sizes that no radiograph has, from the header and the number of bytes that hold the pixels.
+
+    source: where the header says the size, appended to it in the message.
+    """
+    size = f"{width} x {height} pixels{source}"
     if min(height, width) < MIN_SIDE:
         raise UnreadableRadiograph(path, "too-small", size)
     if height * width > MAX_PIXELS:
