@@ -110,7 +110,7 @@ def _read_data_set(path, stream) -> Elements:
         if not preamble:
             raise UnreadableRadiograph(path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM")
         reason = "truncated" if "Rows" in elements else "no-pixels"
-        raise UnreadableRadiograph(path, reason, f"PixelData is missing in this DICOM file ({_kind(elements)})")
+        raise UnreadableRadiograph(path, reason, f"no {', '.join(PIXEL_KEYS)} in this DICOM file ({_kind(elements)})")
     if repeated := [ELEMENTS[tag] for tag, count in Counter(tags).items() if count > 1 and tag in ELEMENTS]:
         raise elements.refusal(", ".join(repeated), "is present more than once")
     return elements

@@ -15,18 +15,22 @@ from data.radiograph import UnreadableRadiograph
 
 
 class Elements:
-    """The elements of a data set or of one item of a sequence in it; `path` is the file that refusals name."""
+    """The elements of a data set, or of one item of the sequences `within` which it lies ("" outside of any).
 
-    def __init__(self, path, dataset: Dataset):
+    path: the file that refusals name.
+    """
+
+    def __init__(self, path, dataset: Dataset, within: str = ""):
         self.path = path
         self.dataset = dataset
+        self.within = within
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.dataset
 
     def refusal(self, keyword: str, problem: str, reason: str = "bad-metadata") -> UnreadableRadiograph:
         """The exception to raise where the element `keyword` has a `problem`, which may quote numbers but no text."""
-        return UnreadableRadiograph(self.path, reason, f"{keyword} {problem}")
+        return UnreadableRadiograph(self.path, reason, f"{self.within}{keyword} {problem}")
 
     def value(self, keyword: str):
         """The decoded value of an element; None where it is missing or empty. Raises UnreadableRadiograph."""
@@ -97,4 +101,4 @@ class Elements:
         value = self.value(keyword)
         if value is not None and not isinstance(value, Items):
             raise self.refusal(keyword, "is not a sequence of items")
-        return [Elements(self.path, item) for item in value or ()]
+        return [Elements(self.path, item, f"{self.within}{keyword}: ") for item in value or ()]

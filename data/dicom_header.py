@@ -77,8 +77,8 @@ def read_header(elements: Elements, frame: int | None) -> Header:
         raise elements.refusal("PlanarConfiguration", "is missing")
     allocated, bits, shift, signed = _bits(elements, keyword)
     if samples == 3 and (signed or shift):
-        contradicting = "PixelRepresentation" if signed else "HighBit"
-        raise elements.refusal(contradicting, f"contradicts PhotometricInterpretation {photometric}")
+        contradicting = "PixelRepresentation" if signed else "HighBit and BitsStored"
+        raise elements.refusal(contradicting, f"contradict PhotometricInterpretation {photometric}")
     return Header(
         keyword, height, width, frame or 0, frames, photometric, samples, planar, allocated, bits, shift, signed
     )

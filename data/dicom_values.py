@@ -148,19 +148,21 @@ def _apply_window(elements: Elements, values: np.ndarray, window: Window, mirror
     width 1 has no steps: it is a threshold, 0 below and 1 above.
     """
     centre, width, function = window
-    if function == "SIGMOID":
-        steepness = (centre - values if mirror else values - centre) * (-4 / width)
-        return 1 / (1 + np.exp(np.clip(steepness, -700, 700))), 0, 1
     half = (width - 1) / 2 if function == "LINEAR" else width / 2
     middle = centre - 0.5 if function == "LINEAR" else centre
-    if half == 0:
+    top = 1
+    if function == "SIGMOID":
+        steepness = (centre - values if mirror else values - centre) * (-4 / width)
+        shown = 1 / (1 + np.exp(np.clip(steepness, -700, 700)))
+    elif half == 0:
         shown = ((values > middle) != mirror).astype(np.int64)
-        top = 1
     else:
         shown = half + np.clip((middle - values) if mirror else (values - middle), -half, half)
         top = 2 * half
-    if shown.min() == shown.max() and values.min() != values.max():
-        problem = f"are {centre:g} and {width:g}, and the whole picture lies outside this window"
+    with np.errstate(over="ignore"):
+        ends = np.array([shown.min(), shown.max()]).astype(np.float32)
+    if ends[0] == ends[1] and values.min() != values.max():
+        problem = f"are {centre:g} and {width:g}, which leave no contrast after RescaleSlope and RescaleIntercept"
         raise elements.refusal("WindowCenter and WindowWidth", problem, "bad-window")
     return shown, 0, top
 

@@ -55,14 +55,19 @@ def write(
     return path
 
 
-def refusal(path, **options) -> tuple[str, str]:
-    """(reason, detail) of the refusal, whose text holds no identifying value and no name of an exception."""
-    with pytest.raises(UnreadableRadiograph) as caught:
-        load_radiograph(path, **options)
-    text = str(caught.value)
+def check_text(error: UnreadableRadiograph) -> str:
+    """The detail of a refusal whose text holds no identifying value and no name of an exception."""
+    text = str(error)
     assert "CANARY" not in text and "1901" not in text
     assert not re.search(r"\w(Error|Exception|Warning)\b", text), text
-    return caught.value.reason, caught.value.detail
+    return error.detail
+
+
+def refusal(path, **options) -> tuple[str, str]:
+    """(reason, detail) of the refusal."""
+    with pytest.raises(UnreadableRadiograph) as caught:
+        load_radiograph(path, **options)
+    return caught.value.reason, check_text(caught.value)
 
 
 def reason(path, **options) -> str:

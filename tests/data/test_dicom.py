@@ -14,6 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_windowing
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -119,6 +120,32 @@ def test_windows_follow_the_formula_of_the_standard(tmp_path, function):
     stretched = (read.astype(float) - read.min()) / (read.max() - read.min())
     np.testing.assert_allclose(stretched, (expected - expected.min()) / np.ptp(expected), atol=1e-6)
     assert load_radiograph(tmp_path / "a.dcm", voi=False).tolist() == PATCHY.tolist()
+
+
+@pytest.mark.parametrize("centre", [1000, 1000.5, 2000.25])
+def test_window_of_width_one_is_a_threshold(tmp_path, centre):
+    """PS3.3 C.11.2.1.2.1: all values up to centre - 0.5 are dark, all others bright."""
+    elements = dict(WindowCenter=centre, WindowWidth=1)
+    read = load_radiograph(write(tmp_path / "a.dcm", PATCHY, **elements))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, PATCHY > centre - 0.5)
+    by_pydicom = apply_windowing(PATCHY, pydicom.dcmread(tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read, by_pydicom == 4095)
+    mirrored = load_radiograph(write(tmp_path / "b.dcm", PATCHY, PhotometricInterpretation="MONOCHROME1", **elements))
+    np.testing.assert_array_equal(mirrored, PATCHY <= centre - 0.5)
+    elements |= dict(RescaleSlope=0.5, RescaleIntercept=700)
+    read = load_radiograph(write(tmp_path / "c.dcm", PATCHY, **elements))
+    np.testing.assert_array_equal(read, PATCHY * 0.5 + 700 > centre - 0.5)
+
+
+@pytest.mark.parametrize(
+    "function, width", [("LINEAR_EXACT", 1), ("LINEAR_EXACT", 0.2), ("SIGMOID", 1), ("LINEAR", 1.5)]
+)
+def test_narrow_windows_of_other_functions(tmp_path, function, width):
+    elements = dict(WindowCenter=1000, WindowWidth=width, VOILUTFunction=function)
+    read = load_radiograph(write(tmp_path / "a.dcm", PATCHY, **elements))
+    by_pydicom = apply_windowing(PATCHY, pydicom.dcmread(tmp_path / "a.dcm"))
+    np.testing.assert_allclose(read / read.max(), by_pydicom / by_pydicom.max(), atol=1e-6)
 
 
 def test_rescale_comes_before_the_window(tmp_path):
