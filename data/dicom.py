@@ -30,7 +30,7 @@ from pydicom.uid import (
 
 from data.dicom_elements import Elements
 from data.dicom_header import PIXEL_KEYS, Header, check_pixel_data, read_header
-from data.dicom_stored import low_bits, stored_values
+from data.dicom_stored import low_bits, stored_values, value_range
 from data.dicom_tables import apply_palette
 from data.dicom_values import display_values
 from data.radiograph import UnreadableRadiograph, silence
@@ -218,9 +218,7 @@ def _picture(elements: Elements, header: Header, syntax: UID, decoded: np.ndarra
         return _colour(elements, decoded)
     if header.photometric == "PALETTE COLOR":
         indices = low_bits(decoded.astype(np.int64) >> header.shift, header.bits, header.signed)
-        half = 1 << (header.bits - 1)
-        domain = (-half, half - 1) if header.signed else (0, 2 * half - 1)
-        return apply_palette(elements, indices, domain, little_endian)
+        return apply_palette(elements, indices, value_range(header.bits, header.signed), little_endian)
     stored = stored_values(elements, header, decoded, syntax in LOSSY)
     return display_values(elements, header, stored, voi, little_endian)
 

@@ -35,14 +35,20 @@ def stored_values(elements: Elements, header: Header, decoded: np.ndarray, lossy
     if header.keyword in FLOAT_BITS:
         return _float_values(elements, header, decoded.astype(np.float64))
     _check_high_bit(elements, header, decoded)
-    words = decoded.astype(np.int64) >> header.shift
-    bits = header.bits
-    values = low_bits(words, bits, header.signed)
-    if not np.array_equal(values, words):
-        values, bits = _without_foreign_bits(elements, header, words, values, lossy)
-    bottom, top = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if header.signed else (0, (1 << bits) - 1)
+    shifted = decoded >> header.shift if header.shift else decoded
+    words = shifted.astype(np.int64)
+    values, bits = words, header.bits
+    bottom, top = value_range(bits, header.signed)
+    if shifted.min() < bottom or shifted.max() > top:
+        values, bits = _without_foreign_bits(elements, header, words, lossy)
+        bottom, top = value_range(bits, header.signed)
     padding = _integer_padding(elements, header, words, values, top)
     return Stored(values, bottom, top, padding)
+
+
+def value_range(bits: int, signed: bool) -> tuple[int, int]:
+    """The smallest and the largest integer of `bits` bits."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def low_bits(words: np.ndarray, bits: int, signed: bool) -> np.ndarray:
@@ -61,23 +67,22 @@ def _check_high_bit(elements: Elements, header: Header, decoded: np.ndarray) -> 
         raise elements.refusal("HighBit", f"is {high}, but all values lie in the lowest {header.bits} bits")
 
 
-def _without_foreign_bits(
-    elements: Elements, header: Header, words: np.ndarray, values: np.ndarray, lossy: bool
-) -> tuple[np.ndarray, int]:
-    """(values, bits of each): `words` use bits above BitsStored, `values` are those without.
+def _without_foreign_bits(elements: Elements, header: Header, words: np.ndarray, lossy: bool) -> tuple[np.ndarray, int]:
+    """(values, bits of each) of `words` that use bits above BitsStored.
 
     Overlays and rubbish are dropped. The sign of a signed picture is extended where its writer did not; where the bits
     above hold a sign that belongs to the picture, BitsStored is one less than it should be. Bits above that continue
     the picture otherwise contradict BitsStored: without them it would wrap around.
     """
     bits = header.bits
+    values = low_bits(words, bits, header.signed)
     above = words >> bits
     if header.signed and above.min() >= -1 and above.max() <= 0:
         return (words, bits + 1) if _is_continued(words, values) else (values, bits)
     if lossy:
-        size = 1 << bits
-        bottom, top = (-size // 2, size // 2 - 1) if header.signed else (0, size - 1)
-        contradicting = words.min() < bottom - OVERSHOOT * size or words.max() > top + OVERSHOOT * size
+        bottom, top = value_range(bits, header.signed)
+        margin = OVERSHOOT * (top - bottom)
+        contradicting = words.min() < bottom - margin or words.max() > top + margin
         values = np.clip(words, bottom, top)
     else:
         contradicting = _is_continued(words, values)

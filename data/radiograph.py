@@ -52,7 +52,7 @@ REASONS = {
     "no-pixels": "DICOM without a picture (report, plan, directory)",
     "unknown-syntax": "compressed in a way that the installed decoders do not know",
     "bad-window": "DICOM window or look-up table without meaning",
-    "bad-metadata": "the header contradicts itself or the picture",
+    "bad-metadata": "the header lacks something, or contradicts itself or the picture",
 }
 
 
