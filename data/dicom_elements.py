@@ -79,7 +79,10 @@ class Elements:
             raise self.refusal(keyword, "is not a whole number")
         if allowed is not None and int(number) not in allowed:
             choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
-            raise self.refusal(keyword, f"is {number:.0f} and must be {choices}")
+            quoted = (
+                f"{number:.0f}" if abs(number) < 1 << 16 else "too large"
+            )  # long numbers may be dates or telephones
+            raise self.refusal(keyword, f"is {quoted} and must be {choices}")
         return int(number)
 
     def text(self, keyword: str) -> str | None:

@@ -66,11 +66,7 @@ def read_header(elements: Elements, frame: int | None) -> Header:
     if frames < 0:
         raise elements.refusal("NumberOfFrames", f"is {frames}")
     check_size(elements.path, height, width, len(elements.content(keyword)) // frames, SIZE_NAMES)
-    if frame is None and frames > 1:
-        raise UnreadableRadiograph(elements.path, "several-frames", f"{frames} frames (NumberOfFrames); choose one")
-    if frame is not None and not 0 <= frame < frames:
-        detail = f"frame {frame} of {frames} (NumberOfFrames), counted from 0"
-        raise UnreadableRadiograph(elements.path, "no-such-frame", detail)
+    index = _choose_frame(elements, frame, frames)
     photometric, samples = _colour_model(elements)
     planar = elements.integer("PlanarConfiguration", allowed=(0, 1))
     if samples == 3 and planar is None:
@@ -79,9 +75,17 @@ def read_header(elements: Elements, frame: int | None) -> Header:
     if samples == 3 and (signed or shift):
         contradicting = "PixelRepresentation" if signed else "HighBit and BitsStored"
         raise elements.refusal(contradicting, f"contradict PhotometricInterpretation {photometric}")
-    return Header(
-        keyword, height, width, frame or 0, frames, photometric, samples, planar, allocated, bits, shift, signed
-    )
+    return Header(keyword, height, width, index, frames, photometric, samples, planar, allocated, bits, shift, signed)
+
+
+def _choose_frame(elements: Elements, frame: int | None, frames: int) -> int:
+    """The index of the frame to read, of which there are as many as NumberOfFrames says."""
+    if frame is None and frames > 1:
+        raise UnreadableRadiograph(elements.path, "several-frames", f"{frames} frames (NumberOfFrames); choose one")
+    if frame is not None and not 0 <= frame < frames:
+        detail = f"frame {frame} of {frames} (NumberOfFrames), counted from 0"
+        raise UnreadableRadiograph(elements.path, "no-such-frame", detail)
+    return frame or 0
 
 
 def _pixel_keyword(elements: Elements) -> str:

@@ -37,7 +37,8 @@ def stored_values(elements: Elements, header: Header, decoded: np.ndarray, lossy
     _check_high_bit(elements, header, decoded)
     shifted = decoded >> header.shift if header.shift else decoded
     words = shifted.astype(np.int64)
-    values, bits = words, header.bits
+    values = words
+    bits = header.bits
     bottom, top = value_range(bits, header.signed)
     if shifted.min() < bottom or shifted.max() > top:
         values, bits = _without_foreign_bits(elements, header, words, lossy)
@@ -97,13 +98,14 @@ def _is_continued(words: np.ndarray, values: np.ndarray) -> bool:
     They do if neighbours that differ in them are more alike with them than without, as in a picture of 14 bits that
     says 12. At the borders of an overlay it is the other way round.
     """
-    with_bits, without = [], []
-    for axis in (0, 1):
-        border = np.diff(words - values, axis=axis) != 0
-        with_bits.append(np.abs(np.diff(words, axis=axis)[border]))
-        without.append(np.abs(np.diff(values, axis=axis)[border]))
-    with_bits, without = np.concatenate(with_bits), np.concatenate(without)
-    return bool(without.size) and bool(np.median(with_bits) < np.median(without))
+    borders = [np.diff(words - values, axis=axis) != 0 for axis in (0, 1)]
+    if not any(border.any() for border in borders):
+        return False
+    with_bits, without = (
+        np.concatenate([np.abs(np.diff(pixels, axis=axis)[border]) for axis, border in enumerate(borders)])
+        for pixels in (words, values)
+    )
+    return bool(np.median(with_bits) < np.median(without))
 
 
 def _float_values(elements: Elements, header: Header, values: np.ndarray) -> Stored:
@@ -151,7 +153,8 @@ def _integer_padding(
 
 def _padding_ends(elements: Elements, first: str, last: str, read) -> list:
     """The two ends of the padding by the keywords `first` and `last`; empty without padding."""
-    start, end = read(first), read(last)
+    start = read(first)
+    end = read(last)
     if start is None and end is not None:
         raise elements.refusal(first, f"is missing, but {last} is present")
     return [] if start is None else [start, start if end is None else end]

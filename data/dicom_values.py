@@ -37,19 +37,24 @@ def display_values(elements: Elements, header: Header, stored: Stored, voi: bool
     mirror = header.photometric == "MONOCHROME1"
     values, bottom, top, padding = stored
     table = _table(elements, header, MODALITY, "ModalityLUTSequence", (bottom, top), little_endian)
-    curves = voi and _holder(elements, header, VOI, "VOILUTSequence").items("VOILUTSequence")
+    curves = _holder(elements, header, VOI, "VOILUTSequence").items("VOILUTSequence") if voi else []
     window = _window(elements, header) if voi and not curves else None
     if table:
-        values, bottom, top = table.apply(_whole(values)), 0, table.top
+        values = table.apply(_whole(values))
+        bottom = 0
+        top = table.top
     elif mirror and not window and not curves:
-        values, mirror = (bottom + top) - values, False  # mirrored as integers, which is exact
+        values = (bottom + top) - values  # mirrored as integers, which is exact
+        mirror = False
         values = _rescale(elements, header, values)
     else:
         values = _rescale(elements, header, values)
         bottom, top = sorted(_rescale(elements, header, np.array([bottom, top])).tolist())
     if curves:
         curve = _table(elements, header, VOI, "VOILUTSequence", (bottom, top), little_endian)
-        values, bottom, top = curve.apply(_whole(values)), 0, curve.top
+        values = curve.apply(_whole(values))
+        bottom = 0
+        top = curve.top
     elif window:
         values, bottom, top = _apply_window(elements, values, window, mirror)
         mirror = False
@@ -88,8 +93,10 @@ def _as_bad_window():
         raise UnreadableRadiograph(error.path, "bad-window", error.detail) from None
 
 
-def _table(elements, header, group: str, keyword: str, domain: tuple, little_endian: bool) -> Table | None:
-    """The first look-up table of a sequence; None without one."""
+def _table(
+    elements: Elements, header: Header, group: str, keyword: str, domain: tuple[float, float], little_endian: bool
+) -> Table | None:
+    """The first look-up table of the sequence `keyword`; None without one."""
     with _as_bad_window():
         tables = _holder(elements, header, group, keyword).items(keyword)
         return read_table(tables[0], domain, little_endian) if tables else None
@@ -141,7 +148,9 @@ def _window(elements: Elements, header: Header) -> Window | None:
         return window
 
 
-def _apply_window(elements: Elements, values: np.ndarray, window: Window, mirror: bool):
+def _apply_window(
+    elements: Elements, values: np.ndarray, window: Window, mirror: bool
+) -> tuple[np.ndarray, float, float]:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3. A linear window clips and keeps the grey steps: 0 is its dark end.
 
     The mirror image is taken around the window's own centre, so that twins agree in every bit. A linear window of
