@@ -120,10 +120,10 @@ def _float_values(elements: Elements, header: Header, values: np.ndarray) -> Sto
         padding = None if padding.all() or not padding.any() else padding
     exposed = values if padding is None else values[~padding]
     check_content(elements.path, exposed, allow_constant=True)  # finite
-    bottom, top = float(exposed.min()), float(exposed.max())
+    bottom = float(exposed.min())
     if padding is not None:
         values[padding] = bottom
-    return Stored(values, bottom, top, padding)
+    return Stored(values, bottom, float(exposed.max()), padding)
 
 
 def _integer_padding(

@@ -124,7 +124,8 @@ def _expand(elements: Elements, keyword: str, data: np.ndarray) -> np.ndarray:
     repeated = 0  # segments left of an indirect one, after which reading goes on at `behind`
     behind = 0
     while at + 2 < len(data) and len(entries) <= 1 << 16:
-        kind, count = int(data[at]), int(data[at + 1])
+        kind = int(data[at])
+        count = int(data[at + 1])
         at += 2
         if kind == 0:
             entries += data[at : at + count].tolist()

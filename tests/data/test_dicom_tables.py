@@ -50,7 +50,7 @@ def by_pydicom(path) -> np.ndarray:
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@pytest.mark.parametrize("vr", ["OW", "US", "SS", "OB"])
+@pytest.mark.parametrize("vr", ["OW", "US", "SS", "OB", "UN"])
 def test_entries_of_any_representation_and_byte_order(tmp_path, sequence, syntax, vr):
     """SS is no sign of the output, which is unsigned: 65504 stays 65504."""
     item = table(SQUARE, vr=vr, big_endian=syntax == ExplicitVRBigEndian)
@@ -226,6 +226,13 @@ def test_longer_table_than_declared_is_read_as_far_as_declared(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP, VOILUTSequence=[table(SQUARE, length=3000)])
     np.testing.assert_array_equal(load_radiograph(path), SQUARE[np.minimum(RAMP, 2999)])
     np.testing.assert_array_equal(by_pydicom(path), load_radiograph(path))
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_deeper_entries_than_declared_are_kept(tmp_path, bits):
+    """A wrong third value of the descriptor, which other readers tolerate, too: the order of the greys is right."""
+    path = write(tmp_path / "a.dcm", RAMP, VOILUTSequence=[table(SQUARE, bits=bits)])
+    np.testing.assert_array_equal(load_radiograph(path), SQUARE[RAMP])
 
 
 # --- palettes
