@@ -67,7 +67,8 @@ def main(config: Config) -> int:
     import signal
     import threading
 
-    from evaluation.page_server import build_page, forbid_connections, keep_tidy, own_folder, serve, shut_off
+    from evaluation.page_server import build_page, keep_tidy, own_folder, serve, shut_off
+    from training.offline import stay_offline
 
     users = check(config)
     networks, end = Networks(config), threading.Event()
@@ -76,7 +77,7 @@ def main(config: Config) -> int:
     folder, lock = own_folder()
     try:
         shut_off(folder)
-        forbid_connections(config.host)
+        stay_offline(config.host)
         page = build_page(networks.analyse, folder)
         serve(page, host=config.host, port=config.port, max_bytes=int(config.max_mb * 2**20), users=users)
         print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
