@@ -43,8 +43,7 @@ def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The encoder's tensors and the classifier's, without the decoder's, under timm's names."""
-    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
-    return {k: v.detach().float().contiguous() for k, v in kept.items()}
+    return {k: v.detach() for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
 
 
 def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str]:
@@ -75,7 +74,8 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
     folder.mkdir(parents=True, exist_ok=True)
     _write_common(folder, told, checkpoint.preprocessor, card)
     with atomic(folder / "model.safetensors") as file:
-        file.write(save(_encoder_state(checkpoint), metadata={"format": "pt"}))
+        state = {key: value.float().contiguous() for key, value in _encoder_state(checkpoint).items()}
+        file.write(save(state, metadata={"format": "pt"}))
     return notes
 
 
@@ -112,13 +112,13 @@ def save_backbone(
 
 
 def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:
-    """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and beside it a config.json
-    with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss)."""
+    """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and config.json with what that
+    layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss); the .pth holds it, too."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_common(folder, huggingface_config(model.config), preprocessor, card)
     state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_pth({"model": state}, folder / "model.pth")
+    write_pth({"model": state, "config": huggingface_config(model.config)}, folder / "model.pth")
 
 
 def statistics(preprocessor: dict[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -46,6 +46,11 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def weights_flag():
+    """The flag of every script that reads a checkpoint: which of two sets of weights."""
+    return flag("ema", "of a checkpoint that holds averaged and raw weights: which are read", choices=("ema", "raw"))
+
+
 def parse(config_class: type, argv: list[str] | None = None):
     """Read `argv` (default: the command line) into an instance of `config_class`; exits with a sentence on a typo."""
     argv = sys.argv[1:] if argv is None else argv
