@@ -150,8 +150,10 @@ def _check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[st
         value = config[key]
         if key == "patch_size" and isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        kinds = (int, float) if name == "mlp_ratio" else (int,)
-        if type(value) not in kinds or not math.isclose(value, shapes[name], rel_tol=1e-9):
+        same = type(value) is int and value == shapes[name]
+        if name == "mlp_ratio" and type(value) is float:  # the quotient of two sizes
+            same = math.isclose(value, shapes[name], rel_tol=1e-9)
+        if not same:
             raise _wrong(config, key, f"the weights have {shapes[name]}")
 
 

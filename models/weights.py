@@ -133,7 +133,7 @@ def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(
-            f"{path}: {len(broken)} of {len(state)} tensors hold NaN or values that are infinite in float32 "
+            f"{path}: NaN, or values that are infinite in float32, in {len(broken)} of {len(state)} tensors "
             f"({_shown(broken)}): the training diverged, or the file is damaged"
         )
     model.load_state_dict(state)
