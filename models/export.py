@@ -112,13 +112,13 @@ def save_backbone(
 
 
 def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:
-    """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and config.json with what that
-    layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss); the .pth holds it, too."""
+    """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and beside it a config.json
+    with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_common(folder, huggingface_config(model.config), preprocessor, card)
     state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_pth({"model": state, "config": huggingface_config(model.config)}, folder / "model.pth")
+    write_pth({"model": state}, folder / "model.pth")
 
 
 def statistics(preprocessor: dict[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -31,7 +31,7 @@ from training.files import atomic, check_archive, open_unchanged, printable, rea
 from training.plain_values import check_plain
 from training.preprocessor_facts import check_preprocessor
 
-_CONFIG = "config"  # key of our .pth files with what a config.json says
+_FACEBOOK_FILE = "model.pth"  # does not say its heads, see `models.export.save_facebook`
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _SHARED, _SMALL_SHARED = 2, 1 << 20  # tied weights are stored once; bytes that may be shared by any number of tensors
@@ -218,11 +218,11 @@ def read_weights(path: str | Path, weights: str = "ema") -> Checkpoint:
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
         if (path / "preprocessor_config.json").is_file():
             preprocessor = read_preprocessor(path)
+    elif path.name == _FACEBOOK_FILE and (path.parent / "config.json").is_file():  # the file of a folder of ours
+        config = read_json(path.parent / "config.json")
     content = read_tensors(file)
     if isinstance(content.get("args"), argparse.Namespace):
         config = config or {"args": vars(content["args"])}
-    if isinstance(content.get(_CONFIG), dict):  # of a .pth file of ours
-        config = config or content[_CONFIG]
     if is_dax(content):
         config = config | {ANTIALIASED: True}
         preprocessor = preprocessor or dax_preprocessor(content)

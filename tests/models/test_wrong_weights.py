@@ -13,6 +13,7 @@ from data.preprocessing import Preprocessing
 from models.backbones import build_backbone
 from models.bone_age import BoneAge
 from models.bone_age_weights import load_bone_age
+from models.export import save_facebook
 from models.finetuned import load_finetuned, save_finetuned
 from models.mae import MAEConfig, MaskedAutoencoder, named_config
 from models.supervised import Supervised
@@ -279,6 +280,13 @@ def test_medical_mae_with_a_narrow_decoder_has_sixteen_heads(tmp_path):
     assert torch.equal(
         loaded.model.reconstruct(images, noise).patches, theirs.eval().reconstruct(images, noise).patches
     )
+
+
+def test_a_file_of_ours_knows_its_heads_with_and_without_its_folder(tmp_path):
+    ours = MaskedAutoencoder(named_config("mae_vit_mini_patch16_dec128d1b", input_size=SIZE))
+    save_facebook(ours, tmp_path, PREPROCESSOR, "card")
+    for path in (tmp_path, tmp_path / "model.pth"):
+        assert load_mae(path).model.config.decoder_heads == 4
 
 
 def test_a_network_tuned_from_a_folder_keeps_its_heads(folders):
