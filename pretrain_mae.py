@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say
 
@@ -63,6 +63,7 @@ class Config:
     log_steps: int = flag(20, "optimizer steps per line of metrics.jsonl")
     tensorboard: bool = flag(False, "also log to TensorBoard (needs the tensorboard package)")
     licence: str | None = flag(None, "licence of the data, for the model card")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -158,7 +159,7 @@ class Pretraining(training.pretraining.Pretraining):
         mae = MaskedAutoencoder(self.architecture, self.preprocessing.normalise)
         self.initial_licence = stated_licence(c.init_from) if c.init_from else None
         if c.init_from:
-            source = load_mae(c.init_from, input_size=self.architecture.input_size)
+            source = load_mae(c.init_from, input_size=self.architecture.input_size, weights=c.weights)
             own, other = mae.state_dict(), source.model.state_dict()
             wrong = [k for k in own if k not in other or own[k].shape != other[k].shape]
             if wrong:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from data.region_sources import RegionSources
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
@@ -63,6 +63,7 @@ class Config(RegionSources):
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
     verbose: bool = flag(True, "a progress bar for each fold")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -184,7 +185,7 @@ class RegionTraining(CrossValidation):
         free = FREE | {field.name for field in fields(RegionSources)}
         fixed = {key: value for key, value in asdict(self.config).items() if key not in free}
         if self.weights is None:  # some gigabytes, once
-            self.weights = source_hash(self.config.pretrained_path)
+            self.weights = source_hash(self.config.pretrained_path, self.config.weights)
         return fixed | {
             "weights": self.weights,
             "precision": self.precision,
@@ -250,7 +251,9 @@ class RegionTraining(CrossValidation):
         c = self.config
         torch.manual_seed(c.seed + number)
         size = None if c.input_size is None else (c.input_size, c.input_size)
-        backbone = build_backbone(c.pretrained_path, input_size=size, drop_path=c.drop_path, pool=c.pool)
+        backbone = build_backbone(
+            c.pretrained_path, input_size=size, drop_path=c.drop_path, pool=c.pool, weights=c.weights
+        )
         if self.tells(number):
             say(f"{c.pretrained_path}: {backbone.report}")
         preprocessing = Preprocessing.of(backbone.preprocessing, backbone.input_size)

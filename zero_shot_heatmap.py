@@ -28,7 +28,7 @@ import dataclasses
 import functools
 from pathlib import Path, PurePath
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.progress import say
 
 
@@ -77,6 +77,7 @@ class Config:
     strict_fp32: bool = flag(False, "fp32 on a CPU with the default instead of the fastest matrix library")
     batch_size: int = flag(32, "views (masked copies) that go through the network together")
     num_workers: int = flag(2, "threads that read and draw ahead")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -202,7 +203,7 @@ def prepare(config: Config):
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
     prepare_cpu(device, config.strict_fp32)
-    loaded = load_mae(config.model_path)
+    loaded = load_mae(config.model_path, weights=config.weights)
     model = loaded.model.to(device)
     say(f"{config.model_path}: {loaded.report}")
     h, w = model.input_size
@@ -239,6 +240,7 @@ def prepare(config: Config):
         "error": error,
         "precision": precision,
     }
+    settings |= {"weights": config.weights} if config.weights != "ema" else {}
     reader = functools.partial(read, preprocessing)
     return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, progress)
 

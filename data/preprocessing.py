@@ -19,6 +19,13 @@ from PIL import Image
 
 from data.intensity import INTENSITIES
 from data.radiograph import UnreadableRadiograph, load_radiograph
+from training.preprocessor_facts import (
+    LARGEST_STATISTIC,
+    SMALLEST_STD,
+    check_preprocessor,
+    check_side,
+    check_statistics,
+)
 
 RESIZES = ("squash", "pad", "crop")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -219,6 +226,7 @@ class Preprocessing:
 
     @classmethod
     def _from_dict(cls, saved: dict) -> "Preprocessing":
+        check_preprocessor(saved, "preprocessor_config")
         for key in ("do_resize", "do_rescale"):
             if saved.get(key) is False:
                 raise ValueError(f"preprocessor_config: '{key}' is false; here the size is fixed and the range [0, 1]")
@@ -282,16 +290,12 @@ def _move_boxes(boxes: np.ndarray, source: tuple, target: tuple) -> np.ndarray:
 def _check(preprocessing: Preprocessing) -> None:
     """Refuse at construction what could only fail, or mislead, much later."""
     for name in ("height", "width"):
-        if not isinstance(value := getattr(preprocessing, name), int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"preprocessing: {name} must be a positive number of pixels, not {value!r}")
+        check_side(getattr(preprocessing, name), f"preprocessing: {name}")
     for name, choices in (("intensity", INTENSITIES), ("resize", RESIZES), ("interpolation", INTERPOLATIONS)):
         if (value := getattr(preprocessing, name)) not in choices:
             raise ValueError(f"preprocessing: {name} is {value!r}, choose one of {', '.join(choices)}")
-    for name in ("mean", "std"):
-        values = getattr(preprocessing, name)
-        positive = name == "std"
-        if len(values) != 3 or not all(math.isfinite(value) and (value > 0 or not positive) for value in values):
-            raise ValueError(f"preprocessing: {name} must be three finite numbers{' above 0' * positive}, not {values}")
+    check_statistics(preprocessing.mean, -LARGEST_STATISTIC, "preprocessing: mean")
+    check_statistics(preprocessing.std, SMALLEST_STD, "preprocessing: std")
     parameters = list(inspect.signature(INTENSITIES[preprocessing.intensity]).parameters.values())[1:]
     known, given = [parameter.name for parameter in parameters], preprocessing.intensity_options
     required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
@@ -301,3 +305,9 @@ def _check(preprocessing: Preprocessing) -> None:
             f"{', '.join(known) or '(none)'}{' (all required)' if required else ''}, "
             f"not {', '.join(map(str, given)) or '(none)'}"
         )
+    for key, value in given.items():
+        default = next(parameter.default for parameter in parameters if parameter.name == key)
+        kinds = (bool,) if isinstance(default, bool) else (int, float)
+        if type(value) not in kinds or not math.isfinite(value):
+            expected = "true or false" if kinds == (bool,) else "a finite number"
+            raise ValueError(f"preprocessing: intensity_options.{key} is {value!r}; expected {expected}")

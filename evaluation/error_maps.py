@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from evaluation.reconstruction import hidden_pixels
+from training.checks import require_finite
 
 MASKS = ("random", "complementary")
 ERRORS = ("l2", "l1")
@@ -108,7 +109,8 @@ def error_maps(
     Input and prediction are brought back to [0, 1] and clamped before they are compared, as in the reference; the error
     of a pixel is the mean over the channels of the squared ("l2") or absolute ("l1") difference. A network that
     predicts normalised patches (`norm_pix_loss`) has each patch's own mean and standard deviation put back first.
-    `batch_size` counts views: masked copies of a radiograph. The first `shown` passes are kept as pictures.
+    `batch_size` counts views: masked copies of a radiograph. The first `shown` passes are kept as pictures. NotFinite
+    for predictions that hold NaN or infinite values.
     """
     if error not in ERRORS:
         raise ValueError(f"error {error!r}: choose {', '.join(ERRORS)}")
@@ -121,10 +123,12 @@ def error_maps(
     totals = torch.zeros(B, N, model.patch_size**2, device=images.device)
     hits = torch.zeros(B, N, device=images.device)
     pictures = [[] for _ in range(B)]
+    largest = torch.zeros((), device=images.device)  # of all predictions; NaN stays
     for start in range(0, B * R, batch_size):
         views = flat[start : start + batch_size]
         owner = torch.arange(start, start + len(views), device=images.device) // R
         predicted = model.reconstruct_tokens(tokens[owner], views).float()  # [M, N, V]
+        largest = torch.maximum(largest, predicted.abs().max())  # before they are clamped
         predicted = to_pixels(model.restore(predicted, patches[owner]))
         hidden = torch.ones(len(views), N, device=images.device).scatter_(1, views, 0.0)
         difference = (predicted - target[owner]).unflatten(-1, (-1, 3))  # [M, N, P * P, 3]
@@ -138,6 +142,7 @@ def error_maps(
                 if start + view - b * R < shown:
                     pasted = torch.where(hidden[view, :, None] > 0, predicted[view], target[b])
                     pictures[b].append((pasted, hidden[view] > 0))
+    require_finite(largest, "reconstructions of the masked autoencoder")
     averages = totals / hits.clamp(min=1)[..., None]
     return _collect(model, averages, hits, pictures)
 

@@ -18,6 +18,7 @@ from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generato
 from evaluation.heatmap_figures import keep_drawing, make_drawing, write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from evaluation.output_folder import append_record
+from training.checks import NotFinite
 from training.device import autocast
 from training.files import atomic, printable, sha256_of
 
@@ -148,11 +149,15 @@ def forward(study: Study, waiting: list[tuple], model, keep: int = 0) -> Iterato
         return
     batch = study.preprocessing.normalise(torch.stack([tensor for _, _, tensor in waiting]).to(study.device))
     visible = np.stack([masks_of(study, source) for source, _, _ in waiting])
-    with autocast(study.device, study.settings["precision"]):
-        maps = error_maps(
-            model, batch, visible, mean=study.preprocessing.mean, std=study.preprocessing.std, error=study.error,
-            batch_size=study.config.batch_size, shown=keep,
-        )  # fmt: skip
+    try:
+        with autocast(study.device, study.settings["precision"]):
+            maps = error_maps(
+                model, batch, visible, mean=study.preprocessing.mean, std=study.preprocessing.std, error=study.error,
+                batch_size=study.config.batch_size, shown=keep,
+            )  # fmt: skip
+    except NotFinite as error:
+        first = printable(waiting[0][0].path)
+        raise NotFinite(f"{study.config.model_path}: {error} (at {first} or the next {len(waiting) - 1})") from None
     for i, (source, pixels, _) in enumerate(waiting):
         yield source, pixels, batch[i], ErrorMaps(*(part[i : i + 1] for part in maps))
 

@@ -13,11 +13,9 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-import ipaddress
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 from evaluation.case_page import BANNER, STYLE, case_html, refusal_html
 from evaluation.case_result import Case
 from training.files import lock_folder
+from training.offline import use_local_files_only
 
 BEGINNING = "radiograph-page-"  # of the temporary folders' names
 MOST_SECONDS = 600  # that an upload lies here before it is asked for
@@ -72,40 +71,13 @@ def own_folder(within: Path | None = None) -> tuple[Path, object]:
 def shut_off(folder: Path) -> None:
     """Settings of this process before Gradio is imported: `folder` for files, and nothing that asks other machines."""
     for name in list(os.environ):
-        if name.startswith("GRADIO_") or name.lower().endswith("_proxy"):
+        if name.startswith("GRADIO_"):
             del os.environ[name]
+    use_local_files_only()
     os.environ |= {
         "GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False",
-        "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "NO_PROXY": "*",
     }  # fmt: skip
     tempfile.tempdir = str(folder)  # what libraries write in passing, too
-
-
-def forbid_connections(host: str = "127.0.0.1") -> None:
-    """From here on this process connects to nobody but itself, as `host`, whatever a library tries: for good."""
-
-    def watch(event: str, arguments: tuple) -> None:
-        if event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
-            return
-        address = arguments[1] if event in ("socket.connect", "socket.sendto") else arguments[0]
-        name = address[0] if isinstance(address, tuple) else address
-        if isinstance(address, tuple) or event in ("socket.getaddrinfo", "socket.gethostbyname"):
-            if name != host and not is_here(name):
-                raise ConnectionRefusedError("this server connects to no other machine")
-
-    sys.addaudithook(watch)
-
-
-def is_here(name: str | bytes | None) -> bool:
-    """Whether a host name is this machine's own, or an address to listen at."""
-    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
-    if text in (None, "", "localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
 
 
 def answer(analyse: Analyse, upload: str | None, folder: Path) -> str:

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 from models.backbone_aliases import ALIASES, Alias, read_aliases
-from training.files import read_small, sha256_of
+from models.weight_names import WEIGHT_FILES, is_weight_file
+from training.files import printable, read_small, sha256_of
 
 OURS = re.compile(r"mae_vit_\w+")  # our own architectures, see `models.mae.named_config`
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pth")
-_FILES = (".safetensors", ".pth", ".pt", ".bin")
+_TIMM_NAME = re.compile(r"(\w+)(\.\w+)?")  # never "hf_hub:...", "local-dir:..." or an address
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
         if not is_timm(architecture):
             raise ValueError(f"backbone {name!r}: {_unknown(architecture, known)}")
         return Source(name, architecture, Path(path))
-    if os.path.exists(plain) or plain.startswith((".", "/", "~")) or Path(plain).suffix in _FILES:
+    if os.path.exists(plain) or plain.startswith((".", "/", "~")) or is_weight_file(plain):
         return Source(name, None, Path(plain).expanduser())
     if is_timm(plain):
         return Source(name, plain, _timm_weights(plain))
@@ -59,15 +59,17 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
     raise ValueError(f"backbone {name!r}: {_unknown(plain, known)}")
 
 
-def source_hash(name: str) -> str:
-    """A hash of a backbone's weight files and of what its alias says (recipe, preprocessing, pooling)."""
+def source_hash(name: str, weights: str = "ema") -> str:
+    """A hash of a backbone's weight files, of what its alias says (recipe, preprocessing, pooling) and, unless it is
+    the default, of which `weights` are read."""
     from training.run import short_hash
 
     source = find(name)
     weights = source.weights
     files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
     alias = {k: v for k, v in dataclasses.asdict(source.alias).items() if k != "weights"} if source.alias else None
-    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias])
+    chosen = [] if weights == "ema" else [weights]
+    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias, *chosen])
 
 
 def cached_folder(repository: str) -> Path | None:
@@ -81,14 +83,27 @@ def cached_folder(repository: str) -> Path | None:
     if not (folder / "refs" / "main").is_file():
         return None
     snapshot = folder / "snapshots" / read_small(folder / "refs" / "main").strip()
-    return snapshot if any((snapshot / name).is_file() for name in _WEIGHTS) else None
+    return snapshot if any((snapshot / name).is_file() for name in WEIGHT_FILES) else None
 
 
 def is_timm(name: str) -> bool:
     """Whether timm has an architecture of this name (a tag like `.a1_in1k` may follow)."""
     import timm
 
-    return bool(re.fullmatch(r"[\w.]+", name)) and timm.is_model(name)  # never "hf_hub:...", which would download
+    match = _TIMM_NAME.fullmatch(name)
+    if match is None or not timm.is_model(match[1]):
+        return False
+    return match[2] is None or name in timm.list_models(name, include_tags=True)
+
+
+def require_timm(name: object) -> str:
+    """`name` if it is one of timm's own; ValueError for everything else, above all for a name that leads elsewhere.
+
+    Every network of timm is built through this: a name in a file must never make timm ask a hub.
+    """
+    if not isinstance(name, str) or not is_timm(name):
+        raise ValueError(f"{printable(str(name)[:80])!r} is not a network of timm; nothing is downloaded")
+    return name
 
 
 def _is_architecture(name: str) -> bool:

@@ -24,7 +24,9 @@ from models.mae import MaskedAutoencoder, named_config
 from models.timm_weights import create, load_timm
 from models.vit import ViT, class_token, ends_plainly
 from models.weights import Checkpoint, as_transformer, encoder_of, mae_config, read_weights, resized
+from training.files import printable
 from training.optim import Layers, layers_of
+from training.preprocessor_facts import LARGEST_STATISTIC, SMALLEST_STD, check_statistics
 
 POOLS = ("cls", "mean")
 
@@ -59,6 +61,13 @@ class Backbone(nn.Module):
             return self.network(images)
         tokens = self.network.forward_features(images)  # [B, T, D], after the final norm
         return tokens[:, 0] if self.pool == "cls" else tokens[:, self.network.num_prefix_tokens :].mean(dim=1)
+
+    def check_size(self, size: tuple[int, int], where: str | Path) -> None:
+        """ValueError that names `where` if the network takes one size only and `size` (h, w) is another."""
+        fixed = getattr(getattr(self.network, "patch_embed", None), "strict_img_size", False)
+        if fixed and tuple(size) != self.input_size:
+            given, own = (" x ".join(map(str, sides)) for sides in (size, self.input_size))
+            raise ValueError(f"{where}: radiographs are prepared at {given} pixels, but its network takes {own}")
 
     def tokens(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, h, w] -> what there is of "cls" [B, D], "mean" [B, D] and "patch" [B, N, D], after the final norm.
@@ -122,11 +131,13 @@ def build_backbone(
     drop_path: float = 0.0,
     pool: str | None = None,
     aliases: Path = ALIASES,
+    weights: str = "ema",
 ) -> Backbone:
     """The backbone called `name_or_path` (see the top of this file), float32, in eval mode, on the CPU.
 
     `input_size` (h, w) in pixels resamples position embeddings in 2-D; `drop_path`: stochastic depth while training;
-    `pool`: `POOLS`, or None for the network's own (the class token of a plain Vision Transformer). Random weights come
+    `pool`: `POOLS`, or None for the network's own (the class token of a plain Vision Transformer); `weights`: "ema" or
+    "raw", of a checkpoint that holds both. Random weights come
     from torch's generator: seed it before. Raises FileNotFoundError that says which file is missing where, or
     ValueError with the nearest names.
     """
@@ -138,7 +149,7 @@ def build_backbone(
         network, size, report = _random(source.architecture, size, drop_path)
         facts = None
     else:
-        checkpoint = read_weights(source.weights)
+        checkpoint = read_weights(source.weights, weights)
         if alias and alias.prefix:
             checkpoint.state = _only(checkpoint, alias.prefix)
         architecture = _architecture(source, checkpoint)
@@ -154,7 +165,7 @@ def build_backbone(
             network, size, report = load_timm(architecture, checkpoint, size, drop_path, match)
             network = create(architecture, size, drop_path)[0] if source.untrained else network
         report = f"{report}; then its weights were drawn anew" if source.untrained else report
-        facts = checkpoint.preprocessor or _from_timm(checkpoint.config.get("pretrained_cfg"))
+        facts = checkpoint.preprocessor or _of_checkpoint(checkpoint)
     backbone = Backbone(network, pool, size).eval()
     facts = facts or _from_timm(getattr(network, "pretrained_cfg", None))
     told = alias.preprocessing if alias else {}
@@ -198,7 +209,7 @@ def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
         return timm_name(checkpoint.state)
     if not isinstance(named, str) or not is_timm(named):
         raise ValueError(
-            f"{checkpoint.path}: config.json says architecture {str(named)[:80]!r}, which timm does not have"
+            f"{checkpoint.path}: config.json says architecture {printable(str(named)[:80])!r}, which timm does not have"
         )
     return named
 
@@ -219,6 +230,16 @@ def _only(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
     if not kept:
         raise ValueError(f"{checkpoint.path}: has no tensor whose name begins with {prefix!r}")
     return kept
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What the config.json of a folder for timm says about its pictures."""
+    facts = checkpoint.config.get("pretrained_cfg")
+    where = f"{printable(checkpoint.path)}: config.json: pretrained_cfg"
+    for key, low in (("mean", -LARGEST_STATISTIC), ("std", SMALLEST_STD)):
+        if isinstance(facts, dict) and facts.get(key) is not None:
+            check_statistics(facts[key], low, f"{where}: {key}")
+    return _from_timm(facts)
 
 
 def _from_timm(facts: Any) -> dict[str, Any] | None:

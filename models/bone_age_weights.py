@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.backbones import Backbone
 from models.bone_age import BoneAge
 from models.finetuned import fold_folders, load_finetuned
 from models.keys import is_torchvision_convnext, timm_convnext_to_torchvision, timm_name, torchvision_convnext_to_timm
 from models.timm_weights import create
-from models.weights import check_tensors, load_strictly, read_tensors, write_pth
+from models.weights import check_claims, check_tensors, choose_weights, load_strictly, read_tensors, write_pth
 from training.files import printable
+from training.preprocessor_facts import check_preprocessor
 
 PUBLISHED_SIDE = 512  # pixels that BoneXage trains with
 _FACTS = ("epoch", "val_mae", "val_loss", "val_r2", "train_mae", "train_loss")
@@ -36,11 +36,12 @@ class LoadedBoneAge:
     report: str
 
 
-def load_bone_age(path: str | Path) -> LoadedBoneAge:
+def load_bone_age(path: str | Path, weights: str = "ema") -> LoadedBoneAge:
     """A bone-age network from the folder of our training or from a published `.pth`; all tensors or none.
 
-    The model still needs `normalise` (`Preprocessing.from_dict(preprocessor).normalise`). FileNotFoundError or
-    ValueError that names the file and what is wrong with it. Nothing in the file is executed.
+    `weights`: "ema" or "raw", of a file that holds both. The model still needs `normalise`
+    (`Preprocessing.from_dict(preprocessor).normalise`). FileNotFoundError or ValueError that names the file and what is
+    wrong with it. Nothing in the file is executed.
     """
     path = Path(path)
     if path.is_dir():
@@ -52,17 +53,17 @@ def load_bone_age(path: str | Path) -> LoadedBoneAge:
             f"{printable(path)}: no such bone-age network (expected the folder of a training, or BoneXage's .pth "
             "file); nothing is downloaded"
         )
-    return _published(path)
+    return _published(path, weights)
 
 
-def load_bone_ages(path: str | Path) -> dict[Path, LoadedBoneAge]:
+def load_bone_ages(path: str | Path, weights: str = "ema") -> dict[Path, LoadedBoneAge]:
     """The network of `load_bone_age`, or those of a training's folds (`OUT` or `OUT/models`), each by its place.
 
     ValueError if they are not of one kind: prepared otherwise, or with another loss.
     """
     path = Path(path)
     folders = fold_folders(path) if path.is_dir() else [path]
-    found = {folder: load_bone_age(folder) for folder in folders}
+    found = {folder: load_bone_age(folder, weights) for folder in folders}
     first, *others = found.items()
     for folder, one in others:
         if one.preprocessor != first[1].preprocessor or one.model.loss != first[1].model.loss:
@@ -71,12 +72,9 @@ def load_bone_ages(path: str | Path) -> dict[Path, LoadedBoneAge]:
     return found
 
 
-def _published(path: Path) -> LoadedBoneAge:
+def _published(path: Path, weights: str) -> LoadedBoneAge:
     content = read_tensors(path)
-    state = content.get("model_state_dict", content)
-    state = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)} if state else {}
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state, notes = choose_weights(content, path, weights)
     if not is_torchvision_convnext(state) or "pool.p" not in state:
         shown = ", ".join(sorted(state)[:4]) or "no tensors"
         raise ValueError(f"{printable(path)}: no bone-age network of BoneXage (it holds {printable(shown)}, ...)")
@@ -90,15 +88,18 @@ def _published(path: Path) -> LoadedBoneAge:
     with torch.device("meta"):
         probe = _built(name)
     check_tensors(probe, ours, path)
+    check_claims(ours, path)
     model = _built(name)
     matched = load_strictly(model, ours, path)
     preprocessor, about = (content.get(key) for key in _OURS)
+    if isinstance(preprocessor, dict):
+        check_preprocessor(preprocessor, f"{printable(path)}: {_OURS[0]}")
     facts = {key: content[key] for key in _FACTS if isinstance(content.get(key), (int, float))}
     return LoadedBoneAge(
         model.eval(),
         preprocessor if isinstance(preprocessor, dict) else published_preprocessor(),
         (dict(about) if isinstance(about, dict) else {"backbone": name}) | facts,
-        f"BoneXage's layout, {name}, matched {matched} tensors",
+        "; ".join([f"BoneXage's layout, {name}, matched {matched} tensors", *notes]),
     )
 
 

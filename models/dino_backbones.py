@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import timm
 from torch import nn
 
 from models.backbones import build_backbone
+from models.timm_weights import build_timm
 from models.vit import SIZES, MultiSizeViT
 
 RESNETS = ("resnet18", "resnet50")
@@ -22,7 +22,7 @@ def dino_backbone(architecture: str, patch_size: int = 16, size: int = 224, drop
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r}: choose {', '.join(ARCHITECTURES)}")
     if architecture in RESNETS:  # as torchvision's: the last norm of a residual branch begins with 1
-        return timm.create_model(architecture, pretrained=False, num_classes=0, zero_init_last=False)
+        return build_timm(architecture, zero_init_last=False)
     if patch_size < 1 or size % patch_size:
         raise ValueError(f"views of {size} pixels: not a multiple of the patch size {patch_size}")
     dim, depth, heads = SIZES[architecture.removeprefix("vit_")]
@@ -34,14 +34,14 @@ def width_of(backbone: nn.Module) -> int:
     return backbone.num_features
 
 
-def load_initial(backbone: nn.Module, source: str | Path) -> str:
+def load_initial(backbone: nn.Module, source: str | Path, weights: str = "ema") -> str:
     """Give `backbone` the weights of any backbone that `build_backbone` reads, all of them; returns what was loaded.
 
     Positions are resampled to its grid; decoder, classifier and projection head of `source` are left out. ValueError
     names `source` if it is another network.
     """
     size = backbone.patch_embed.img_size if isinstance(backbone, MultiSizeViT) else None
-    found = build_backbone(source, input_size=size)
+    found = build_backbone(source, input_size=size, weights=weights)
     given, wanted = found.network.state_dict(), backbone.state_dict()
     wrong = [key for key in sorted(wanted.keys() | given.keys())
              if key not in given or key not in wanted or given[key].shape != wanted[key].shape]  # fmt: skip

@@ -43,8 +43,7 @@ def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The encoder's tensors and the classifier's, without the decoder's, under timm's names."""
-    kept = {k: v for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
-    return {k: v.detach().float().contiguous() for k, v in kept.items()}
+    return {k: v.detach() for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
 
 
 def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str]:
@@ -75,7 +74,8 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
     folder.mkdir(parents=True, exist_ok=True)
     _write_common(folder, told, checkpoint.preprocessor, card)
     with atomic(folder / "model.safetensors") as file:
-        file.write(save(_encoder_state(checkpoint), metadata={"format": "pt"}))
+        state = {key: value.float().contiguous() for key, value in _encoder_state(checkpoint).items()}
+        file.write(save(state, metadata={"format": "pt"}))
     return notes
 
 

@@ -18,17 +18,19 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from models.backbones import Backbone
+from models.backbones import POOLS, Backbone
 from models.bone_age import BoneAge
 from models.region_guided import RegionGuided
 from models.supervised import Supervised
 from models.timm_weights import create
 from models.vit import ViT
-from models.weights import check_tensors, load_strictly, read_json, read_tensors
+from models.weights import check_tensors, load_strictly, read_json, read_preprocessor, read_tensors
 from training.files import atomic, printable, write_text
+from training.preprocessor_facts import LARGEST_SIDE
 
 Network = Supervised | RegionGuided | BoneAge
 _MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "outputs": 10_000, "covariates": 100}
+_LARGEST_RATIO = 64  # of the width inside an MLP to that of its block
 
 
 @dataclasses.dataclass
@@ -57,16 +59,35 @@ def describe(backbone: Backbone) -> dict[str, Any]:
 
 def rebuild(facts: dict[str, Any]) -> Backbone:
     """A backbone as `describe` told, with random weights. ValueError, KeyError or TypeError for what cannot be."""
-    size = tuple(int(side) for side in facts["input_size"])
-    if len(size) != 2 or not all(8 <= side <= 8192 for side in size):
-        raise ValueError(f"an input of {size} pixels")
+    size = tuple(facts["input_size"])
+    if len(size) != 2 or not all(type(side) is int and 8 <= side <= LARGEST_SIDE for side in size):
+        raise ValueError(f"an input of {size} pixels; expected two numbers from 8 to {LARGEST_SIDE}")
+    if "vit" in facts and "timm" in facts:
+        raise ValueError("it says both vit and timm")
     if "vit" in facts:
-        told = dict(facts["vit"])
-        network: nn.Module = ViT(size, *(_bounded(name, told.pop(name)) for name in list(_MOST)[:4]), **told)
+        network = _vision_transformer(size, facts["vit"])
     else:
-        network, size = create(str(facts["timm"]), size, 0.0)
+        network, size = create(facts["timm"], size, 0.0)
+    if facts["pool"] not in (*POOLS, "own"):
+        raise ValueError(f"pool {str(facts['pool'])[:50]!r}; choices {', '.join(POOLS)}, own")
     own = {"token": "cls", "avg": "mean"}.get(getattr(network, "global_pool", "avg"), "own")
     return Backbone(network, None if facts["pool"] == own else facts["pool"], size)
+
+
+def _vision_transformer(size: tuple[int, int], facts: dict[str, Any]) -> ViT:
+    """The transformer whose facts `describe` gave, each of its own kind."""
+    patch, dim, depth, heads = (_bounded(name, facts[name]) for name in ("patch_size", "dim", "depth", "heads"))
+    ratio, eps, pool = (facts[name] for name in ("mlp_ratio", "eps", "pool"))
+    if unknown := set(facts) - {"patch_size", "dim", "depth", "heads", "mlp_ratio", "eps", "pool"}:
+        raise ValueError(f"an unknown {min(unknown)[:50]!r}")
+    if dim % heads or any(side % patch for side in size):
+        raise ValueError(f"width {dim} with {heads} heads, {size} pixels with patches of {patch}: not multiples")
+    for name, value, most in (("mlp_ratio", ratio, _LARGEST_RATIO), ("eps", eps, 1)):
+        if type(value) not in (int, float) or not 0 < value < most:
+            raise ValueError(f"{name} {str(value)[:50]!r}; expected a number between 0 and {most}")
+    if pool not in ("token", "avg"):
+        raise ValueError(f"pool {str(pool)[:50]!r} of the vit; choices token, avg")
+    return ViT(size, patch, dim, depth, heads, mlp_ratio=ratio, eps=eps, pool=pool)
 
 
 def save_finetuned(
@@ -112,10 +133,22 @@ def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
     with torch.device("meta"):
         probe = _built(folder, config)
     check_tensors(probe, state, folder)
+    preprocessor, about = read_preprocessor(folder), _about(folder, config)
     model = _built(folder, config)
     load_strictly(model, state, folder)
-    preprocessor = read_json(folder / "preprocessor_config.json")
-    return FineTuned(model.eval(), preprocessor, dict(config.get("about") or {}))
+    return FineTuned(model.eval(), preprocessor, about)
+
+
+def _about(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What was saved with the network."""
+    about = config.get("about", {})
+    where = printable(folder / "config.json")
+    if not isinstance(about, dict):
+        raise ValueError(f"{where}: about is {repr(about)[:60]}; expected an object")
+    classes = about.get("classes") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{where}: about.classes is {repr(classes)[:60]}; expected a list of names")
+    return about
 
 
 def fold_folders(path: Path) -> list[Path]:
@@ -156,12 +189,13 @@ def _built(folder: Path, config: dict[str, Any]) -> Network:
             raise ValueError(f"a head {head['kind']!r}")
         return Supervised(rebuild(config["backbone"]), head["kind"], _bounded("outputs", head["outputs"]),
                           covariates=_bounded("covariates", head["covariates"], 0))  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{printable(folder / 'config.json')}: no network can be built of it ({told[:200]})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        reason = printable(reason[:200])
+        raise ValueError(f"{printable(folder / 'config.json')}: no network can be built of it ({reason})") from None
 
 
 def _bounded(name: str, value: Any, least: int = 1) -> int:
-    if not isinstance(value, int) or not least <= value <= _MOST[name]:
+    if type(value) is not int or not least <= value <= _MOST[name]:
         raise ValueError(f"{name} {str(value)[:50]}; expected {least} to {_MOST[name]}")
     return value

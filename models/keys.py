@@ -18,8 +18,6 @@ import re
 import torch
 from torch import Tensor
 
-_WRAPPERS = ("teacher", "model_state_dict", "state_dict", "model")  # in this order: the first present is unwrapped
-
 # inside a layer: Hugging Face 4 -> ours, Hugging Face 5 -> ours; query, key, value are joined separately
 _LAYER = {
     "layernorm_before": "norm1",
@@ -67,27 +65,6 @@ _HF_LAYER = re.compile(
 )
 
 
-def unwrap(content: dict) -> dict[str, Tensor]:
-    """The weights inside a training checkpoint, without a `module.` prefix; everything else is dropped."""
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if state and all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
-    return _inner_network(state)
-
-
-def _inner_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network inside a self-supervised learner (DINO: `backbone.`, MoCo: `encoder_q.`)."""
-    for prefix in ("backbone.network.", "module.backbone.", "backbone.", "encoder_q."):  # the first is ours, fine-tuned
-        inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if inner:
-            return inner
-    return state
-
-
 def timm_name(state: dict[str, Tensor]) -> str | None:
     """Which of timm's ResNets or ConvNeXts has these weights, by their shapes; None if none has."""
     blocks = [len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
@@ -122,7 +99,7 @@ def torchvision_convnext_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             part, _, kind = match[3].rpartition(".")
             name = f"{inner.get(part, part)}.{kind}"
             if match[3] == "layer_scale":  # [D, 1, 1] there
-                name, value = "gamma", value.flatten()
+                name, value = "gamma", value[:, 0, 0] if value.shape[1:] == (1, 1) else value  # a view: it may be huge
             key = f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{name}"
         renamed[key] = value
     return renamed
@@ -197,6 +174,8 @@ def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             ours[key] = value
     for key, pieces in parts.items():
+        if len({(piece.shape, piece.dtype) for piece in pieces.values()}) > 1:
+            raise ValueError(f"query, key and value of {key} differ in shape or type")
         if sorted(pieces) == [0, 1, 2]:
             ours[key] = torch.cat([pieces[0], pieces[1], pieces[2]])
     return ours

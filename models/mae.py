@@ -45,7 +45,7 @@ class MAEConfig:
             raise ValueError(f"input size {h} x {w} is not a multiple of the patch size {self.patch_size}")
         visible_count(self.patches, self.mask_ratio)
         for name, dim, heads in (("encoder", self.dim, self.heads), ("decoder", self.decoder_dim, self.decoder_heads)):
-            if dim % heads:
+            if heads < 1 or dim % heads:
                 raise ValueError(f"{name}: width {dim} is not a multiple of {heads} heads")
         if self.decoder_depth < 1:
             raise ValueError(f"decoder: {self.decoder_depth} blocks; at least one is needed")

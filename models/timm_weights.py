@@ -9,18 +9,29 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from models.backbone_names import require_timm
 from models.vit import resize_positions
 from models.weights import Checkpoint, check_tensors, load_strictly
+from training.files import printable, reason_of
+
+
+def build_timm(name: str, **arguments) -> nn.Module:
+    """One of timm's networks without classifier and with random weights: the one place that builds them."""
+    return timm.create_model(require_timm(name), pretrained=False, num_classes=0, **arguments)
 
 
 def create(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[nn.Module, tuple[int, int]]:
-    """timm's model without classifier, and its input size."""
+    """timm's model without classifier, and its input size; ValueError for a name or size that it does not have."""
+    require_timm(name)
     facts = timm.get_pretrained_cfg(name)
     native = tuple(facts.input_size[1:]) if facts else (224, 224)
     arguments: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if size and facts and facts.fixed_input_size:
         arguments["img_size"] = size
-    network = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    try:
+        network = build_timm(name, **arguments)
+    except (RuntimeError, AssertionError, TypeError) as error:  # what its constructors raise for a size
+        raise ValueError(f"{name}: cannot be built for an input of {size or native} ({reason_of(error)})") from None
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
     for pixels, side in zip(size or native, patch if isinstance(patch, (tuple, list)) else (patch, patch)):
         if pixels % side:
@@ -39,8 +50,10 @@ def load_timm(
     network, _ = create(name, size, drop_path)
     matched = load_strictly(network, state, checkpoint.path)
     by = " by position" if match == "position" else ""
-    report = f"timm {name}, matched {matched} tensors{by}, 0 missing, 0 unexpected"
-    return network, used, report + (f"; left out the classifier ({', '.join(left_out)})" if left_out else "")
+    report = [f"timm {name}, matched {matched} tensors{by}, 0 missing, 0 unexpected", *checkpoint.notes]
+    if left_out:
+        report.append(f"left out the classifier ({printable(', '.join(left_out))})")
+    return network, used, "; ".join(report)
 
 
 def _fitted(network: nn.Module, checkpoint: Checkpoint, match: str) -> tuple[dict[str, Tensor], list[str]]:

@@ -9,26 +9,32 @@ network must be found, and no file can execute code (safetensors, or `torch.load
 import argparse
 import dataclasses
 import json
+import os
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
+from models.checkpoint_sets import take_weights
 from models.dax import dax_preprocessor, is_dax
-from models.keys import family_of, to_huggingface, to_ours, unwrap
+from models.keys import family_of, to_huggingface, to_ours
 from models.mae import MAEConfig, MaskedAutoencoder
+from models.mae_architecture import ANTIALIASED, mae_architecture
 from models.pickled import ALLOWED
 from models.vit import ViT, resize_positions
-from training.files import atomic, check_archive, read_small, reason_of, write_text
+from models.weight_names import WEIGHT_ENDINGS, WEIGHT_FILES, is_weight_file
+from training.files import atomic, check_archive, open_unchanged, printable, read_small, readable, reason_of, write_text
+from training.plain_values import check_plain
+from training.preprocessor_facts import check_preprocessor
 
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
-ANTIALIASED = "antialiased_positions"  # in a config: positions are resampled as DINO does, see `resize_positions`
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_FACEBOOK_FILE = "model.pth"  # does not say its heads, see `models.export.save_facebook`
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_SHARED, _SMALL_SHARED = 2, 1 << 20  # tied weights are stored once; bytes that may be shared by any number of tensors
 
 
 @dataclasses.dataclass
@@ -54,13 +60,14 @@ class LoadedMAE:
     info: dict[str, Any]
 
 
-def load_mae(path: str | Path, input_size: tuple[int, int] | None = None) -> LoadedMAE:
+def load_mae(path: str | Path, input_size: tuple[int, int] | None = None, weights: str = "ema") -> LoadedMAE:
     """A masked autoencoder with its decoder, from a checkpoint folder or file of any family that `models.keys` knows.
 
-    `input_size` (h, w) in pixels resamples the position embeddings in 2-D. Raises FileNotFoundError, or ValueError
-    naming the file and what is wrong with it: no decoder, missing or unexpected tensors, wrong shapes, code inside.
+    `input_size` (h, w) in pixels resamples the position embeddings in 2-D. `weights`: "ema" or "raw", of a file that
+    holds both. Raises FileNotFoundError, or ValueError naming the file and what is wrong with it: no decoder, missing
+    or unexpected tensors, wrong shapes or types, values that are not finite, code inside.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, weights)
     if not any(k.startswith("decoder_") for k in checkpoint.state):
         raise ValueError(
             f"{path}: has no decoder (an encoder only, {checkpoint.family}); reconstructions and error maps need the "
@@ -79,14 +86,15 @@ def load_mae(path: str | Path, input_size: tuple[int, int] | None = None) -> Loa
 
 
 def load_encoder(
-    path: str | Path, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None
-) -> tuple[ViT, str]:
+    path: str | Path, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None,
+    weights: str = "ema",
+) -> tuple[ViT, str]:  # fmt: skip
     """The encoder of any readable checkpoint as a backbone, and a report line. Decoder and classifier are left out.
 
     `pool`: "token" or "avg". With "avg", an encoder that was not fine-tuned that way has no `fc_norm`; it starts as
     identity and the report says so.
     """
-    return encoder_of(read_checkpoint(path), pool, drop_path, input_size)
+    return encoder_of(read_checkpoint(path, weights), pool, drop_path, input_size)
 
 
 def encoder_of(
@@ -119,33 +127,57 @@ def resized(config: MAEConfig, input_size: tuple[int, int] | None) -> MAEConfig:
 
 
 def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
-    """Load all or nothing; returns "294/294", or raises ValueError listing what is missing, unexpected or misshapen."""
+    """Load all or nothing; returns "294/294". ValueError lists what is missing, unexpected, misshapen, of another type
+    than the network's (floating-point numbers may be of any precision), or not finite."""
     matched = check_tensors(model, state, path)
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(
+            f"{path}: NaN, or values that are infinite in float32, in {len(broken)} of {len(state)} tensors "
+            f"({_shown(broken)}): the training diverged, or the file is damaged"
+        )
+    model.load_state_dict(state)
     return matched
 
 
 def check_tensors(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
-    """`load_strictly` without loading: also for a model on the device "meta", which has no memory."""
+    """`load_strictly` without loading, by names, shapes and types: also for a model on the device "meta", which has no
+    memory."""
     wanted = model.state_dict()
-    missing = sorted(set(wanted) - set(state))
-    unexpected = sorted(set(state) - set(wanted))
-    misshapen = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(wanted[k].shape)}"
-        for k in sorted(set(wanted) & set(state))
-        if state[k].shape != wanted[k].shape
-    ]
-    matched = len(wanted) - len(missing) - len(misshapen)
-    if missing or unexpected or misshapen:
-        lists = [("missing", missing), ("unexpected", unexpected), ("wrong shape", misshapen)]
-        told = "; ".join(f"{len(v)} {name} ({', '.join(v[:3])}{', ...' * (len(v) > 3)})" for name, v in lists if v)
-        raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {told}")
+    both = sorted(set(wanted) & set(state))
+    misshapen = [key for key in both if state[key].shape != wanted[key].shape]
+    mistyped = [key for key in both if key not in misshapen and not _may_become(state[key].dtype, wanted[key].dtype)]
+    wrong = {
+        "missing": sorted(set(wanted) - set(state)),
+        "unexpected": sorted(set(state) - set(wanted)),
+        "wrong shape": [f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in misshapen],
+        "wrong type": [f"{key} {_name(state[key].dtype)} instead of {_name(wanted[key].dtype)}" for key in mistyped],
+    }
+    matched = len(wanted) - len(wrong["missing"]) - len(misshapen) - len(mistyped)
+    if any(wrong.values()):
+        lists = "; ".join(f"{len(keys)} {name} ({_shown(keys)})" for name, keys in wrong.items() if keys)
+        raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {lists}")
     return f"{matched}/{len(wanted)}"
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint folder or a .safetensors/.pth/.pt/.bin file of a known family, under our parameter names."""
-    return as_transformer(read_weights(path))
+def _may_become(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether numbers of a file are of a type that a network trains with; counters may be of any real type."""
+    if wanted.is_floating_point:
+        return stored in _FLOATS
+    return stored == wanted or (wanted != torch.bool and stored in (*_FLOATS, *_INTEGERS))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(printable(name[:200]) for name in names[:3]) + ", ..." * (len(names) > 3)
+
+
+def read_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
+    """Read a checkpoint folder or weight file of a known family, under our parameter names."""
+    return as_transformer(read_weights(path, weights))
 
 
 def as_transformer(checkpoint: Checkpoint) -> Checkpoint:
@@ -156,22 +188,26 @@ def as_transformer(checkpoint: Checkpoint) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if family == "huggingface-mae":
-        state = to_ours(state)
+        try:
+            state = to_ours(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         if not checkpoint.config:
             raise ValueError(f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder")
     return dataclasses.replace(checkpoint, family=family, state=state)
 
 
-def read_weights(path: str | Path) -> Checkpoint:
+def read_weights(path: str | Path, weights: str = "ema") -> Checkpoint:
     """Read a checkpoint folder or file of any network; the tensors keep the names that they have in it.
 
-    The family is "" then. A folder holds one of the usual weight files, or a single other one.
+    The family is "" then. A folder holds one of the usual weight files, or a single other one. `weights`: "ema" or
+    "raw", which of two sets is taken; what was taken is in the notes.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such checkpoint (expected a folder with config.json and model.safetensors, or a "
-            f"{', '.join(_SUFFIXES)} file); nothing is downloaded"
+            f"{', '.join(WEIGHT_ENDINGS)} file); nothing is downloaded"
         )
     config, preprocessor = {}, None
     file = path
@@ -181,70 +217,133 @@ def read_weights(path: str | Path) -> Checkpoint:
         file = _weight_file(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
         if (path / "preprocessor_config.json").is_file():
-            preprocessor = read_json(path / "preprocessor_config.json")
+            preprocessor = read_preprocessor(path)
+    elif path.name == _FACEBOOK_FILE and (path.parent / "config.json").is_file():  # the file of a folder of ours
+        config = read_json(path.parent / "config.json")
     content = read_tensors(file)
     if isinstance(content.get("args"), argparse.Namespace):
         config = config or {"args": vars(content["args"])}
     if is_dax(content):
         config = config | {ANTIALIASED: True}
         preprocessor = preprocessor or dax_preprocessor(content)
-    state = unwrap(content)
-    _check_claims(state, path)
-    return Checkpoint(path, "", state, config, preprocessor, [])
+    state, notes = choose_weights(content, path, weights)
+    check_claims(state, path)
+    return Checkpoint(path, "", state, config, preprocessor, notes)
+
+
+def choose_weights(content: dict[str, Any], path: str | Path, weights: str) -> tuple[dict[str, Tensor], list[str]]:
+    """`checkpoint_sets.take_weights` of what `read_tensors` read from `path`, which errors name."""
+    try:
+        return take_weights(content, weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def check_claims(state: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse tensors that are larger than what the file holds of them: a kilobyte can claim 10^12 numbers.
+
+    Each must fit its storage. Tensors that share one are counted one by one: in a network each has its own memory.
+    """
+    for key, tensor in state.items():
+        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+            shown = printable(key[:200])
+            raise ValueError(
+                f"{path}: {shown} of {tuple(tensor.shape)} is no plain tensor that the file holds completely"
+            )
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
+    total, held = sum(tensor.nbytes for tensor in state.values()), sum(stored.values())
+    if total > max(_SHARED * held, _SMALL_SHARED):
+        raise ValueError(
+            f"{path}: refused, because its {len(state)} tensors take {readable(total)} and share {readable(held)}"
+        )
 
 
 def _weight_file(folder: Path) -> Path:
-    file = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
         inside = sorted(folder.iterdir())
-        single = [path for path in inside if path.suffix in _SUFFIXES and path.is_file()]
+        single = [path for path in inside if is_weight_file(path) and path.is_file()]
         if len(single) == 1:
             return single[0]
         shown = ", ".join(path.name for path in inside[:8]) or "nothing"
         raise FileNotFoundError(
-            f"{folder}: none of {', '.join(_WEIGHT_FILES)} in this folder, nor a single other weight file (it holds "
+            f"{folder}: none of {', '.join(WEIGHT_FILES)} in this folder, nor a single other weight file (it holds "
             f"{shown})"
         )
     return file
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
-    """The content of a weight file; nothing in it is executed. ValueError names the file and the reason."""
-    if file.suffix not in _SUFFIXES:
-        raise ValueError(f"{file}: not a checkpoint by its name (expected {', '.join(_SUFFIXES)})")
-    if file.suffix != ".safetensors":
-        check_archive(file)
+    """The content of a weight file; nothing in it is executed. Tensors may still be views that claim more than the file
+    holds: see `check_claims`.
+
+    ValueError names the file and the reason: other objects than tensors and plain values, damage, a file that changes
+    while it is read.
+    """
+    if not is_weight_file(file):
+        raise ValueError(f"{file}: not a checkpoint by its name (expected {', '.join(WEIGHT_ENDINGS)})")
+    with open_unchanged(file) as stream:
+        if file.suffix.lower() == ".safetensors":
+            content, limit = _read_safetensors(stream, file), os.fstat(stream.fileno()).st_size
+        else:
+            limit = check_archive(file, stream) or os.fstat(stream.fileno()).st_size
+            content = _read_pickle(stream, file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}, not a dictionary of tensors")
+    _check_storages(check_plain(content, file), file, limit)
+    return content
+
+
+def _read_safetensors(stream: BinaryIO, file: Path) -> dict[str, Tensor]:
+    """Copied into memory: tensors in a map of the file would change with it, and end the process if it is cut short."""
     try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
+        return dict(load(stream.read()))
+    except Exception as error:
+        raise _unreadable(file, error) from None
+
+
+def _read_pickle(stream: BinaryIO, file: Path) -> Any:
+    try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # the restricted reader knows the later ones
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
             f"({reason_of(error)})"
         ) from None
-    except Exception as error:  # a damaged file raises a dozen types; all are refusals
-        raise ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({reason_of(error)})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}, not a dictionary of tensors")
-    return content
+    except Exception as error:
+        raise _unreadable(file, error) from None
 
 
-def _check_claims(state: dict[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are larger than what the file holds of them: a kilobyte can claim 10^12 numbers."""
-    for key, value in state.items():
-        plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
-        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"{path}: {key} of {tuple(value.shape)} is no plain tensor that the file holds completely")
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    """A damaged file raises a dozen types; all are refusals."""
+    return ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({printable(reason_of(error))})")
+
+
+def _check_storages(tensors: list[Tensor], file: Path, limit: int) -> None:
+    """Refuse storages that together are larger than the unpacked file, of `limit` bytes."""
+    stored = {}
+    for tensor in tensors:
+        if tensor.layout is torch.strided and tensor.device.type == "cpu":
+            stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    if sum(stored.values()) > limit:
+        raise ValueError(f"{file}: its tensors claim {readable(sum(stored.values()))}; it holds {readable(limit)}")
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any]:
+    """preprocessor_config.json of a folder; ValueError names the file and the key whose value cannot be."""
+    file = folder / "preprocessor_config.json"
+    return check_preprocessor(read_json(file), f"{printable(folder)}: {file.name}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; ValueError names the file."""
+    text = read_small(path)
     try:
-        content = json.loads(read_small(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
         raise ValueError(f"{path}: not a JSON file ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object")
@@ -256,120 +355,16 @@ def mae_config(checkpoint: Checkpoint) -> MAEConfig:
 
     ValueError names the checkpoint if the two contradict each other: no network larger than the file is ever built.
     """
-    state = checkpoint.state
+
+    def note(text: str) -> None:
+        if text not in checkpoint.notes:  # the architecture is asked for more than once
+            checkpoint.notes.append(text)
+
     try:
-        for key in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
-            if key not in state:
-                raise ValueError(f"lacks {key}")
-        config = MAEConfig(**_architecture(checkpoint, _from_shapes(state)))
-        _check_sizes(state, config)
+        return mae_architecture(checkpoint.state, checkpoint.config, checkpoint.family, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
-        raise ValueError(f"{checkpoint.path}: {told}") from None
-    return config
-
-
-def _architecture(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]:
-    told = checkpoint.config
-    if told.get("hidden_size"):
-        size, raw = told.get("image_size", 224), told.get("norm_pix_loss", False)
-        if not isinstance(raw, bool):
-            raise ValueError(f"config.json says norm_pix_loss {raw!r}; expected true or false")
-        values = shapes | {
-            "input_size": tuple(map(int, size)) if isinstance(size, (list, tuple)) else (int(size), int(size)),
-            "heads": int(told["num_attention_heads"]),
-            "layer_norm_eps": float(told.get("layer_norm_eps", 1e-12)),
-            "mask_ratio": float(told.get("mask_ratio", 0.75)),
-            "norm_pix_loss": raw,
-        }
-        if "decoder_dim" in shapes:
-            values["decoder_heads"] = int(told.get("decoder_num_attention_heads", 16))
-        if told["hidden_size"] != shapes["dim"]:
-            raise ValueError(f"config.json says width {told['hidden_size']}, the weights have {shapes['dim']}")
-        return values
-    if told.get("model_args"):  # a folder for timm
-        arguments = told["model_args"]
-        height, width = arguments["img_size"]
-        return shapes | {"input_size": (int(height), int(width)), "heads": int(arguments["num_heads"])}
-    return shapes | _concluded(checkpoint, shapes)
-
-
-def _check_sizes(state: dict[str, Tensor], config: MAEConfig) -> None:
-    """Compare the positions and the matrices of every block with the file, before a network of that size is built."""
-    if state["pos_embed"].shape[1] != 1 + config.patches:
-        height, width = config.input_size
-        raise ValueError(
-            f"config.json says pictures of {height} x {width}, which is {1 + config.patches} positions with the class "
-            f"token; the weights have {state['pos_embed'].shape[1]}"
-        )
-    if not 0 < config.layer_norm_eps < 1:
-        raise ValueError(f"config.json says layer_norm_eps {config.layer_norm_eps}")
-    wanted = _block_shapes(state, "blocks", config.depth, config.dim)
-    if "decoder_embed.weight" in state:
-        wanted |= _block_shapes(state, "decoder_blocks", config.decoder_depth, config.decoder_dim)
-        wanted["decoder_pred.weight"] = (config.patch_size**2 * 3, config.decoder_dim)
-    for key, shape in wanted.items():
-        if key in state and state[key].shape != shape:
-            raise ValueError(f"{key} is {tuple(state[key].shape)} instead of {shape}")
-    if lost := [key for key in wanted if key not in state]:
-        raise ValueError(f"lacks {', '.join(lost[:3])}{', ...' * (len(lost) > 3)}")
-
-
-def _block_shapes(state: dict[str, Tensor], prefix: str, depth: int, dim: int) -> dict[str, tuple[int, int]]:
-    hidden = state[f"{prefix}.0.mlp.fc1.weight"].shape[0]
-    blocks = [f"{prefix}.{i}" for i in range(depth)]
-    return {f"{block}.attn.qkv.weight": (3 * dim, dim) for block in blocks} | {
-        f"{block}.mlp.fc1.weight": (hidden, dim) for block in blocks
-    }
-
-
-def _from_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
-    dim, _, patch, _ = state["patch_embed.proj.weight"].shape
-    side = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    values = {
-        "dim": dim,
-        "patch_size": patch,
-        "depth": len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
-        "input_size": (side * patch, side * patch),
-    }
-    if "decoder_embed.weight" in state:
-        width = state["decoder_embed.weight"].shape[0]
-        values["decoder_dim"] = width
-        values["decoder_depth"] = len({k.split(".")[1] for k in state if k.startswith("decoder_blocks.")})
-        if "decoder_blocks.0.mlp.fc1.weight" in state:
-            values["decoder_mlp_ratio"] = state["decoder_blocks.0.mlp.fc1.weight"].shape[0] / width
-    return values
-
-
-def _concluded(checkpoint: Checkpoint, shapes: dict[str, Any]) -> dict[str, Any]:
-    """What a .pth file of the facebook-MAE family does not store. Each conclusion becomes a note of the report."""
-    args = checkpoint.config.get("args", {})
-    dim = shapes["dim"]
-    if dim not in _HEADS:
-        raise ValueError(
-            f"width {dim} belongs to no known size ({', '.join(map(str, _HEADS))}), and the number "
-            "of heads is not stored in the file; give a checkpoint folder with a config.json"
-        )
-    values = {"heads": _HEADS[dim], "layer_norm_eps": 1e-6}
-    _note(checkpoint, f"{_HEADS[dim]} heads concluded from width {dim}")
-    if "decoder_dim" in shapes:
-        values["decoder_heads"] = 16
-        if shapes["decoder_dim"] != 512:
-            raise ValueError(f"decoder width {shapes['decoder_dim']} needs a config.json")
-        values["mask_ratio"] = float(args.get("mask_ratio", 0.75))
-        values["norm_pix_loss"] = bool(args.get("norm_pix_loss", False))
-        if "norm_pix_loss" not in args:
-            _note(checkpoint, "the file does not say norm_pix_loss: raw pixels assumed")
-    side = shapes["input_size"][0] // shapes["patch_size"]
-    if 1 + side * side != checkpoint.state["pos_embed"].shape[1]:
-        raise ValueError("its grid of patches is not square; give a folder with a config.json")
-    return values
-
-
-def _note(checkpoint: Checkpoint, text: str) -> None:
-    if text not in checkpoint.notes:  # the architecture is asked for more than once
-        checkpoint.notes.append(text)
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
+        raise ValueError(f"{checkpoint.path}: {reason}") from None
 
 
 def huggingface_config(config: MAEConfig) -> dict[str, Any]:

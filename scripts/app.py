@@ -31,7 +31,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 
 SHORTEST_PASSWORD = 8
 
@@ -59,6 +59,7 @@ class Config:
     auth: Path | None = flag(None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "bf16", "fp16"))
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -67,7 +68,8 @@ def main(config: Config) -> int:
     import signal
     import threading
 
-    from evaluation.page_server import build_page, forbid_connections, keep_tidy, own_folder, serve, shut_off
+    from evaluation.page_server import build_page, keep_tidy, own_folder, serve, shut_off
+    from training.offline import stay_offline
 
     users = check(config)
     networks, end = Networks(config), threading.Event()
@@ -76,7 +78,7 @@ def main(config: Config) -> int:
     folder, lock = own_folder()
     try:
         shut_off(folder)
-        forbid_connections(config.host)
+        stay_offline(config.host)
         page = build_page(networks.analyse, folder)
         serve(page, host=config.host, port=config.port, max_bytes=int(config.max_mb * 2**20), users=users)
         print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
@@ -182,6 +184,7 @@ class Networks:
                 why = str(error)
                 raise ValueError(why if str(folder) in why else f"{printable(folder)}: {why}") from None
             preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+            loaded.model.backbone.check_size((preprocessing.height, preprocessing.width), printable(folder))
             loaded.model.normalise = preprocessing.normalise
             self.classifiers.append((loaded.model.to(self.device), preprocessing, temperatures))
             self.facts["networks"].append({"sha256": sha256_of(folder / "model.safetensors")})
@@ -198,7 +201,7 @@ class Networks:
         from data.preprocessing import Preprocessing
         from models.weights import load_mae
 
-        loaded = load_mae(path)
+        loaded = load_mae(path, weights=self.config.weights)
         preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
         if (preprocessing.height, preprocessing.width) != tuple(loaded.model.input_size):
             raise ValueError(f"{path}: prepares radiographs at another size than its network takes")
@@ -208,9 +211,12 @@ class Networks:
         """A `Case` of one file. Refused says why there is none, without the name of the file."""
         from data.radiograph import REASONS, UnreadableRadiograph
         from evaluation.page_server import Refused
+        from training.checks import NotFinite
 
         try:
             return self.read_and_look(path)
+        except NotFinite as error:
+            raise Refused(f"No result: {error}.") from error
         except UnreadableRadiograph as error:
             why = REASONS.get(error.reason, error.reason)
             detail = f" ({error.detail})" if error.detail and error.detail not in why else ""
@@ -251,6 +257,7 @@ class Networks:
         import torch
 
         from evaluation.group_calibration import with_temperatures
+        from training.checks import require_finite
         from training.device import autocast
 
         answers = []
@@ -263,7 +270,9 @@ class Networks:
                     batch = torch.stack(images[start : start + 8]).to(self.device)
                     parts.append(model.predict(batch).double().cpu().numpy())
             answers.append(with_temperatures(np.concatenate(parts), temperatures))
-        return np.mean(answers, axis=0)
+        probabilities = np.mean(answers, axis=0)
+        require_finite(probabilities, "probabilities of the classifier")
+        return probabilities
 
     def error_map(self, path: Path, pixels):
         """(map [h, w], hits [rows, columns], preprocessing); the same pixels give the same map."""

@@ -17,18 +17,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 
 
 @dataclass
 class Config:
     """Convert a checkpoint of a masked autoencoder or Vision Transformer, and show that nothing was lost."""
 
-    source: str = flag(help="checkpoint folder or .safetensors/.pth/.pt/.bin file", alias="in")
+    source: str = flag(help="checkpoint folder or file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar)", alias="in")
     to: str = flag(help="hf, timm or mae", choices=("hf", "timm", "mae"))
     out: str = flag(help="folder to write; must not hold anything yet")
     verify: bool = flag(False, "load the result (hf, timm: with that library) and compare outputs")
     tolerance: float = flag(1e-4, "largest difference that --verify accepts, relative to the largest output")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -36,20 +37,21 @@ def main(config: Config) -> int:
     from models.card import converted_card, stated_licence
     from models.export import save_facebook, save_timm, vision_transformer
     from models.weights import load_mae, read_checkpoint, save_mae
+    from training.checks import require_finite
 
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out}: already exists and is not empty")
     notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
     if config.to == "timm":
-        checkpoint = read_checkpoint(config.source)
+        checkpoint = read_checkpoint(config.source, config.weights)
         network, matched = vision_transformer(checkpoint)
         say(config, "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]))
         known = checkpoint.preprocessor is not None
         card = converted_card(name, checkpoint.family, matched, config.to, known, licence)
         notes = save_timm(checkpoint, out, card)
     else:
-        loaded = load_mae(config.source)
+        loaded = load_mae(config.source, weights=config.weights)
         network, preprocessor = loaded.model, loaded.preprocessor
         height, width = network.input_size
         if config.to == "hf" and height != width:
@@ -69,6 +71,8 @@ def main(config: Config) -> int:
     if not config.verify:
         return 0
     found, expected = both_outputs(config.to, out, network)
+    require_finite(found, f"{out}: outputs of random pixels")
+    require_finite(expected, f"{config.source}: outputs of random pixels")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     equal = difference <= config.tolerance * largest
     print(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.progress import bar, say
 
 
@@ -41,6 +41,7 @@ class Config:
     overwrite: bool = flag(False, "replace what OUT holds")
     batch_size: int = flag(16, "radiographs that go through the network together")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -117,9 +118,10 @@ class Looker:
             self.backbone, self.head, self.about = found.model.backbone, found.model, found.about
             known, self.report = found.preprocessor, f"{folder}: fine-tuned"
         else:
-            self.backbone = build_backbone(config.model_path, input_size=size)
+            self.backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
             known, self.report = self.backbone.preprocessing, self.backbone.report
         self.preprocessing = Preprocessing.of(known, self.backbone.input_size)
+        self.backbone.check_size((self.preprocessing.height, self.preprocessing.width), config.model_path)
         if not known:
             say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
         self.backbone.eval().to(device)
@@ -149,6 +151,9 @@ class Looker:
             raise ValueError(f"{c.model_path}: Grad-CAM is for heads with one answer from the radiograph alone; "
                              "--kind attention for others")  # fmt: skip
         classes = list(self.about.get("classes") or [])
+        expected = {"binary": 2, "multiclass": self.head.head.out_features}.get(self.head.kind)
+        if classes and expected and len(classes) != expected:
+            raise ValueError(f"{c.model_path}: its config.json names {len(classes)} classes of {expected}")
         if c.label and (self.head.kind == "regression" or c.label not in classes):
             choices = ", ".join(classes) if classes and self.head.kind != "regression" else "none: it gives a number"
             raise ValueError(f"--label {c.label}: choices of {c.model_path}: {choices}")
@@ -171,10 +176,13 @@ class Looker:
         """(maps [B, M, rows, columns], what each shows) of radiographs [H, W]."""
         from models.attention_maps import attention_maps
         from models.grad_cam import grad_cam, last_map
+        from training.checks import require_finite
 
-        images = self.pixels(several)
+        images, where = self.pixels(several), f"{self.config.model_path}: maps"
         if self.kind == "attention":
-            return attention_maps(self.backbone, images).cpu().numpy(), [self.shows] * len(several)
+            found = attention_maps(self.backbone, images)
+            require_finite(found, where)
+            return found.cpu().numpy(), [self.shows] * len(several)
         target, told = self.target(images)
         if self.transformer:
             network = self.backbone.network
@@ -188,6 +196,7 @@ class Looker:
             found = grad_cam(self.module, layer, images, target, as_map=as_map)
         else:
             found = grad_cam(self.module, last_map(self.backbone, images[:1]), images, target)
+        require_finite(found, where)
         return found[:, None].cpu().numpy(), told
 
     @property

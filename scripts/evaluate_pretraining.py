@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 
 STARTS = ("pretrained", "from scratch")
 # how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
@@ -44,6 +44,7 @@ class Config:
     seed: int = flag(0, "draws the labelled subsets, masks, untrained networks and intervals")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "of fine-tuning and features: auto, fp32, bf16 or fp16")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -82,7 +83,7 @@ class Study:
         self.config, self.rows = config, []
         self.device = choose_device(config.device)
         prepare_cpu(self.device)
-        loaded = load_mae(config.model_path)
+        loaded = load_mae(config.model_path, weights=config.weights)
         print(loaded.report)
         if loaded.preprocessor is None:
             raise ValueError(f"{config.model_path}: has no preprocessor_config.json")

@@ -18,7 +18,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Config:
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "bf16", "fp16"))
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -54,7 +55,7 @@ def main(config: Config) -> int:
     device = choose_device(config.device)
     prepare_cpu(device)
     size = tuple(config.input_size * 2)[:2] if config.input_size else None
-    backbone = build_backbone(config.model_path, input_size=size)
+    backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
     known = backbone.preprocessing
     preprocessing = Preprocessing.of(known, backbone.input_size)
     print(backbone.report)

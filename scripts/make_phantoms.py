@@ -113,6 +113,9 @@ def main() -> None:
     if args.layout == "folder" and args.traps:
         parser.error("the folder layout has no traps; --traps is for the layouts of real data sets")
 
+    from training.offline import stay_offline
+
+    stay_offline()
     from tqdm import tqdm
 
     from data.phantom_files import check_empty

@@ -28,7 +28,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.progress import bar, say
 
 MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
@@ -65,6 +65,7 @@ class Config:
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("fp32", "of the backbone", choices=("fp32", "auto", "bf16", "fp16"))
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -177,7 +178,7 @@ class Networks:
         self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
         prepare_cpu(self.device)
         self.precision = resolve_precision(c.precision, self.device)
-        found = load_bone_ages(c.model_path)
+        found = load_bone_ages(c.model_path, c.weights)
         self.models, self.report = [one.model for one in found.values()], next(iter(found.values())).report
         if len(found) > 1:
             self.report = f"mean of {len(found)} networks of a cross-validation: {self.report}"
@@ -191,6 +192,7 @@ class Networks:
         self.references = self.find_references(list(found)) if same else []
         layout = torch.channels_last  # convolutions are faster so
         for model in self.models:
+            model.backbone.check_size((self.preprocessing.height, self.preprocessing.width), c.model_path)
             model.to(self.device, memory_format=layout).eval().requires_grad_(False)
             model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
         if self.reference is None and not same:

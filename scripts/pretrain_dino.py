@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say
 
@@ -94,6 +94,7 @@ class Config:
     use_wandb: bool = flag(False, "also log to Weights & Biases (needs the wandb package)", words=True)
     azure: bool = flag(False, "accepted and ignored", words=True)
     licence: str | None = flag(None, "licence of the data, for the model card")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -225,7 +226,8 @@ class Pretraining(training.pretraining.Pretraining):
         student, teacher = network(c.drop_path_rate), network(0.0)
         self.initial_licence = stated_licence(c.init_from) if c.init_from else None
         if c.init_from:
-            self.say(f"starting from {c.init_from}: {load_initial(student.backbone, c.init_from)}; the head is new")
+            report = load_initial(student.backbone, c.init_from, c.weights)
+            self.say(f"starting from {c.init_from}: {report}; the head is new")
         dino = DINO(
             synchronised(student, self.device), synchronised(teacher, self.device), self.preprocessing.normalise,
             teacher_temperature=stairs(c.warmup_teacher_temp, c.teacher_temp, c.warmup_teacher_temp_epochs, c.epochs),

@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
@@ -80,6 +80,7 @@ class Config:
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
     verbose: bool = flag(True, "a progress bar for each fold")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -232,7 +233,7 @@ class BoneAgeTraining(CrossValidation):
         ]
         fixed = {key: value for key, value in asdict(self.config).items() if key not in FREE}
         if self.weights is None:
-            self.weights = source_hash(self.config.backbone)
+            self.weights = source_hash(self.config.backbone, self.config.weights)
         return fixed | {"weights": self.weights, "precision": self.precision, "split": short_hash(sides),
                         "fold": number, "chosen": not self.crossed}  # fmt: skip
 
@@ -316,7 +317,7 @@ class BoneAgeTraining(CrossValidation):
         c = self.config
         torch.manual_seed(c.seed + number)
         side = (c.input_size, c.input_size)
-        backbone = build_backbone(c.backbone, input_size=side, drop_path=c.drop_path)
+        backbone = build_backbone(c.backbone, input_size=side, drop_path=c.drop_path, weights=c.weights)
         if self.tells(number):
             say(f"{c.backbone}: {backbone.report}")
         preprocessing = Preprocessing.of(backbone.preprocessing, side)

@@ -17,7 +17,7 @@ import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
@@ -87,6 +87,7 @@ class Config:
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
     verbose: bool = flag(True, "a progress bar for each fold")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -309,7 +310,7 @@ class Benchmark(CrossValidation):
             for rows in (fold.train, fold.val, self.splits.test)
         ]
         if backbone not in self.sources:
-            self.sources[backbone] = source_hash(backbone)
+            self.sources[backbone] = source_hash(backbone, self.config.weights)
         return self.fixed() | {"backbone": backbone, "weights": self.sources[backbone], "labels": labels,
                         "precision": self.precision, "split": short_hash(sides), "fold": number}  # fmt: skip
 
@@ -334,7 +335,7 @@ class Benchmark(CrossValidation):
         size = None if c.input_size is None else (c.input_size, c.input_size)
         own = find(backbone).alias
         drop_path = (own.recipe if own else {}).get("drop_path", c.drop_path) if c.protocol == "finetune" else 0.0
-        network = build_backbone(backbone, input_size=size, drop_path=drop_path, pool=c.pool)
+        network = build_backbone(backbone, input_size=size, drop_path=drop_path, pool=c.pool, weights=c.weights)
         preprocessing = Preprocessing.of(network.preprocessing, network.input_size)
         recipe = {name: getattr(c, name) for name in RECIPE} | network.recipe
         if self.tells(number):

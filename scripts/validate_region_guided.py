@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.region_sources import RegionSources
-from training.cli import flag, run
+from training.cli import flag, run, weights_flag
 from training.progress import bar, say
 
 REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
@@ -62,6 +62,7 @@ class Config(RegionSources):
     num_workers: int = flag(4, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    weights: str = weights_flag()
 
 
 def main(config: Config) -> int:
@@ -274,6 +275,7 @@ class Study:
         """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]."""
         from data.loader import ordered_batches
         from data.regions import RegionViews
+        from training.checks import require_finite
         from training.fold import predictions
 
         c = self.config
@@ -291,9 +293,9 @@ class Study:
                 raise ValueError(f"{folder}: prepares radiographs at {size}, its network takes "
                                  f"{model.backbone.input_size}")  # fmt: skip
             model.normalise = normalise
-            total = total + predictions(
-                model.to(self.device), range(len(dataset)), batches, self.device, self.precision
-            )
+            answers = predictions(model.to(self.device), range(len(dataset)), batches, self.device, self.precision)
+            require_finite(answers, f"{folder}: probabilities")
+            total = total + answers
             model.to("cpu")
         return total / len(self.folds), dataset.owner
 
@@ -387,7 +389,7 @@ def error_mapper(config: Config, device, precision: str):
     from evaluation.region_maps import ErrorMapper
     from models.weights import load_mae
 
-    loaded = load_mae(config.error_map_model)
+    loaded = load_mae(config.error_map_model, weights=config.weights)
     preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
     return ErrorMapper(loaded.model, preprocessing, device, precision=precision, passes=config.error_map_passes,
                        seed=config.seed, batch_size=config.batch_size)  # fmt: skip

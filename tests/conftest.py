@@ -2,5 +2,18 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """Scripts run in this process forget proxies; a later test may start a program that needs them."""
+    before = dict(os.environ)
+    yield
+    for name in {*before, *os.environ}:
+        if os.environ.get(name) != before.get(name) and not name.startswith("PYTEST_"):
+            os.environ.pop(name, None)
+            os.environ |= {name: before[name]} if name in before else {}

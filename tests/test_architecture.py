@@ -154,6 +154,12 @@ def test_help_comes_without_heavy_imports(path):
     assert not HEAVY & set(json.loads(modules))
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_every_script_stays_offline(path):
+    """Through `training.cli.run`, or by itself."""
+    assert {"run", "stay_offline"} & {function for function, _ in calls(path)}
+
+
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "requirements-app.txt"])
 def test_every_requirement_has_a_floor_and_no_pin(file):
     lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]

@@ -15,3 +15,13 @@ def check_numbers(config, names: Sequence[str], *, low: float = 0, high: float =
             continue
         range_ = f"above {low}" if above else f"from {low} on" if high == inf else f"from {low} to {high}"
         raise ValueError(f"--{name} {value}: expected a number {range_}")
+
+
+class NotFinite(ValueError):
+    """A network gives NaN or infinite values."""
+
+
+def require_finite(values, what: str) -> None:
+    """NotFinite that names `what` (in the plural) if an array or tensor holds NaN or infinite values."""
+    if 0 not in values.shape and not bool(abs(values).max() < inf):
+        raise NotFinite(f"{what} are not finite: the weights, or their precision, are of no use")

@@ -25,6 +25,7 @@ from pathlib import Path
 _RECIPE_BYTES, _BRACKETS = 1 << 13, 64  # a recipe has a thousand bytes and a few lists
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
+_SERVICES = ("use_wandb",)  # flags that ask for the network
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -43,6 +44,11 @@ def flag(
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def weights_flag():
+    """The flag of every script that reads a checkpoint: which of two sets of weights."""
+    return flag("ema", "of a checkpoint that holds averaged and raw weights: which are read", choices=("ema", "raw"))
 
 
 def parse(config_class: type, argv: list[str] | None = None):
@@ -80,9 +86,10 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
     What a user can mend ends with its sentence and exit status 2: missing or existing files, a full disk, and every
     ValueError that our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
     """
+    config, told = parse(config_class), None
+    keep_offline(config)
     from training.files import is_disk_full
 
-    config, told = parse(config_class), None
     try:
         status = main(config)
     except OSError as error:
@@ -103,6 +110,16 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
         print(f"{Path(sys.argv[0]).name}: {told}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+def keep_offline(config) -> None:
+    """Before anything heavy is imported: only files on this machine are used, unless a flag asks for a service."""
+    from training.offline import stay_offline, use_local_files_only
+
+    if any(getattr(config, name, False) for name in _SERVICES):
+        use_local_files_only(keep_proxies=True)
+    else:
+        stay_offline()
 
 
 def _advice(error: BaseException, flags: set[str]) -> str | None:

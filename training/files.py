@@ -162,17 +162,33 @@ def read_small(path: str | Path, most: int = SMALL) -> str:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def check_archive(path: str | Path) -> None:
-    """ValueError for a zip file (also .xlsx, .npz, .pt) that would unpack to absurdly more than it is large.
+@contextlib.contextmanager
+def open_unchanged(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file for reading; ValueError names it if it has changed by the end of the block."""
+    with open(path, "rb") as file:
+        before = os.fstat(file.fileno())
+        yield file
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError(f"{path}: changed while it was read; try again when it is complete")
+
+
+def check_archive(path: str | Path, file: BinaryIO | None = None) -> int:
+    """Bytes that a zip file (also .xlsx, .npz, .pt) unpacks to, 0 for other files; ValueError if that is absurdly much.
 
     What a zip file declares is a limit for its readers. Any other file passes, a damaged one, too: its reader says so.
+    `file`: `path`, already open for reading; it is put back to its beginning.
     """
     unpacked = 0
     with contextlib.suppress(zipfile.BadZipFile, NotImplementedError, FileNotFoundError):
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if file is None else file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > max(ARCHIVE, ARCHIVE_RATIO * os.path.getsize(path)):
+    size = os.path.getsize(path) if file is None else os.fstat(file.fileno()).st_size
+    if unpacked > max(ARCHIVE, ARCHIVE_RATIO * size):
         raise ValueError(f"{path}: refused, because it would unpack to {unpacked / 2**20:,.0f} MiB")
+    if file is not None:
+        file.seek(0)
+    return unpacked
 
 
 def printable(path) -> str:

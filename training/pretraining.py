@@ -143,6 +143,8 @@ class Pretraining:
         from training.run import short_hash
 
         fixed = {k: v for k, v in asdict(self.config).items() if k not in self.free}
+        if fixed.get("weights") == "ema":  # runs of before this flag go on
+            del fixed["weights"]
         files = short_hash([(Path(p).name, Path(p).stat().st_size) for p in paths])
         return fixed | {"global_batch": self.plan.global_batch, "radiographs": f"{len(paths)} files ({files})"}
 

@@ -33,6 +33,7 @@ from training.files import (
     sha256_of,
     write_text,
 )
+from training.plain_values import check_plain
 
 KEEP = 2
 WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
@@ -119,7 +120,7 @@ class RunFolder:
         The main process chooses and verifies; the others read the same file, so all continue from the same step.
         """
         path = distributed.from_main(self._newest)
-        return None if path is None else torch.load(path, map_location="cpu", weights_only=True)
+        return None if path is None else _load(path)
 
     def _newest(self) -> Path | None:
         candidates = self.saved()
@@ -219,7 +220,14 @@ def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU; ValueError if the file is damaged."""
     if problem := damage(path):
         raise ValueError(f"{path}: {problem}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return _load(path)
+
+
+def _load(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The content of a state file: tensors and plain values, whatever else torch would accept."""
+    state = torch.load(path, map_location=device, weights_only=True)
+    check_plain(state, path)
+    return state
 
 
 def tensors_in(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -239,8 +247,7 @@ def bytes_of(state: Any) -> int:
 def _identity_in(path: Path) -> dict[str, Any]:
     """What decided the numbers of a checkpoint; ValueError if the file is none that `write_state` made."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        identity = state["identity"]
+        identity = _load(path, "meta")["identity"]  # tensors without memory
     except Exception as error:  # a file made by others raises a dozen types; none of its code is ever run
         raise ValueError(f"{path}: not a checkpoint of a run of this program ({reason_of(error)})") from None
     if not isinstance(identity, dict):

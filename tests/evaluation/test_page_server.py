@@ -13,7 +13,7 @@ from evaluation import page_server
 from evaluation.case_page import case_html, map_picture, refusal_html
 from evaluation.case_result import make_case
 from evaluation.figures import colour_table
-from evaluation.page_server import FAILED, Walls, answer, forget_uploads, is_here, login, own_folder, shut_off
+from evaluation.page_server import FAILED, Walls, answer, forget_uploads, login, own_folder, shut_off
 from training.label_groups import GROUPS, LABELS
 
 
@@ -155,38 +155,6 @@ def test_settings_of_the_environment_do_not_open_what_is_shut(tmp_path, monkeypa
     assert kept == {"GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "False",
                     "GRADIO_RUN_HISTORY": "False"}  # fmt: skip
     assert "HTTPS_PROXY" not in os.environ and "http_proxy" not in os.environ and os.environ["HF_HUB_OFFLINE"] == "1"
-
-
-def test_only_this_machine_is_here():
-    for name in (None, "", b"", "localhost", "127.0.0.1", b"127.3.2.1", "::1", "0.0.0.0", "::"):
-        assert is_here(name), name
-    for name in ("api.gradio.app", b"fonts.googleapis.com", "192.168.1.5", "8.8.8.8", "localhost.example.org", b"\xff"):
-        assert not is_here(name), name
-
-
-def test_connections_to_others_are_refused_for_good():
-    import socket
-
-    def child() -> int:
-        page_server.forbid_connections("192.0.2.7")
-        with socket.socket() as server, socket.socket() as client:
-            server.bind(("127.0.0.1", 0))
-            server.listen()
-            client.connect(server.getsockname())
-        for attempt in (
-            lambda: socket.create_connection(("192.0.2.1", 80), 1), lambda: socket.getaddrinfo("example.org", 80),
-            lambda: socket.gethostbyname("example.org"), lambda: socket.socket().connect(("192.0.2.1", 80)),
-            lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)),
-        ):  # fmt: skip
-            try:
-                attempt()
-            except ConnectionRefusedError as error:
-                assert "no other machine" in str(error)
-            else:
-                return 1
-        return 0
-
-    assert exit_status(spawn(child), 30) == 0
 
 
 def test_login_takes_the_password_and_no_other(monkeypatch):
