@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from data.dicom_values import OVERLAY_POSITIONS, display_values
-from data.radiograph import UnreadableRadiograph, check_size, silence
+from data.radiograph import UnreadableRadiograph, check_size, choose_frame, silence
 
 PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -134,17 +134,14 @@ def _check_header(path, dataset, frame: int | None) -> int:
     frames = int(dataset.get("NumberOfFrames") or 1)
     stored = sum(len(dataset[key].value or b"") for key in PIXEL_KEYS if key in dataset)
     check_size(path, height, width, stored // frames if frames > 0 else 0)
-    if frame is None and frames > 1:
-        raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
-    if frames < 1 or (frame is not None and not 0 <= frame < frames):
-        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}, counted from 0")
+    index = choose_frame(path, frame, frames)
     photometric, samples = str(dataset.PhotometricInterpretation), int(dataset.get("SamplesPerPixel") or 1)
     if photometric not in (*GREY, "PALETTE COLOR", *COLOUR):
         known = ", ".join((*GREY, "PALETTE COLOR", *COLOUR))
         raise UnreadableRadiograph(path, "unsupported-colour", f"photometric interpretation is none of {known}")
     if samples != (3 if photometric in COLOUR else 1):
         raise UnreadableRadiograph(path, "bad-metadata", f"{samples} samples per pixel contradict {photometric}")
-    return frame or 0
+    return index
 
 
 def _decode(path, dataset, index: int) -> np.ndarray:
