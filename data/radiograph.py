@@ -15,11 +15,20 @@ import warnings
 
 import numpy as np
 
-from data.listing import EXTENSIONS, list_radiographs
+from data.listing import EXTENSIONS, list_radiographs, passed_over_message
 from training.files import printable
 
-__all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable",
-           "radiograph_size"]  # fmt: skip
+__all__ = [
+    "EXTENSIONS",
+    "REASONS",
+    "UnreadableRadiograph",
+    "list_radiographs",
+    "load_mask",
+    "load_radiograph",
+    "passed_over_message",
+    "printable",
+    "radiograph_size",
+]
 
 # how a TIFF begins; in the last two, the version is swapped
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
