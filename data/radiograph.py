@@ -22,6 +22,7 @@ __all__ = [
     "EXTENSIONS",
     "REASONS",
     "UnreadableRadiograph",
+    "is_jpeg",
     "list_radiographs",
     "load_mask",
     "load_radiograph",
@@ -106,6 +107,17 @@ def load_mask(path) -> np.ndarray:
     black. Raises UnreadableRadiograph.
     """
     return _decode(path, None, True)
+
+
+def is_jpeg(path) -> bool:
+    """Whether JPEG (or WebP in a TIFF) has changed the values of a picture. Raises UnreadableRadiograph."""
+    with _open(path) as stream:
+        head = _read_head(path, stream)
+        if head.startswith(TIFF_SIGNATURES) and not looks_like_dicom(head):
+            from data.tiff import is_lossy
+
+            return is_lossy(path, stream)
+        return head.startswith(b"\xff\xd8\xff")
 
 
 def radiograph_size(path) -> tuple[int, int]:

@@ -33,8 +33,10 @@ from data.tiff_layout import (
 )
 from data.tiff_pages import Page, Tag, choose_page
 
-DECODED = (2, 3, 4, 6, 7, 32771, 32809, 50001)  # fax, JPEG, ThunderScan, WebP: pixels of 8 bits at most
-NO_RADIOGRAPHS = (5, 6, 8)  # CMYK, YCbCr, L*a*b*
+LOSSY = (6, 7, 50001)  # JPEG, WebP
+DECODED = (2, 3, 4, 32771, 32809, *LOSSY)  # also fax and ThunderScan: pixels of 8 bits at most
+YCBCR = 6
+PRINT_COLOURS = {5: "CMYK", 8: "L*a*b*"}
 ASSOCIATED, PLAIN_ALPHA = 1, 2  # extra samples: colours already multiplied by alpha, and not
 BAND = 2**26  # bytes that are expanded at once, fewer than Pillow takes for a bomb
 SPARE_BYTES = 1024  # of compressed strips beyond twice the size of their pixels
@@ -53,7 +55,8 @@ def read_tiff(path, stream: BinaryIO, *, frame: int | None = None) -> np.ndarray
         index, page = choose_page(path, stream, frame)
         size = _size(path, page)
         check_size(path, *size, page.file.stored)
-        if page.value(Tag.COMPRESSION, RAW) in DECODED or page.value(Tag.PHOTOMETRIC, 0) in NO_RADIOGRAPHS:
+        photometric = _photometric(path, page)
+        if page.value(Tag.COMPRESSION, RAW) in DECODED or photometric == YCBCR:
             return _decode_by_pillow(path, stream, index, page)
         layout = read_layout(path, page, size)
         samples = _read_samples(path, page, layout)
@@ -80,8 +83,25 @@ def _size(path, page: Page) -> tuple[int, int]:
     return page.value(Tag.HEIGHT, 0), page.value(Tag.WIDTH, 0)
 
 
+def is_lossy(path, stream: BinaryIO) -> bool:
+    """Whether compression has changed the values of an open TIFF. Raises UnreadableRadiograph."""
+    with refusals(path):
+        return choose_page(path, stream, None)[1].value(Tag.COMPRESSION, RAW) in LOSSY
+
+
+def _photometric(path, page: Page) -> int:
+    """The colour model of a page; refused are none and those of print."""
+    if Tag.PHOTOMETRIC not in page:
+        detail = "the TIFF does not say whether 0 is black or white (PhotometricInterpretation)"
+        raise UnreadableRadiograph(path, "bad-metadata", detail)
+    photometric = page.value(Tag.PHOTOMETRIC, 0)
+    if photometric in PRINT_COLOURS:
+        raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {PRINT_COLOURS[photometric]}")
+    return photometric
+
+
 def _decode_by_pillow(path, stream: BinaryIO, index: int, page: Page) -> np.ndarray:
-    """JPEG and fax as pixels, and the refusal of colour models that radiographs do not use."""
+    """A page that is JPEG or fax, or has YCbCr colours."""
     bits, kind = sample_type(path, page)
     if bits > 8 or kind not in (UNSIGNED, VOID):
         compression = page.value(Tag.COMPRESSION, RAW)

@@ -124,9 +124,6 @@ def read_layout(path, page: Page, size: tuple[int, int]) -> Layout:
 
 def _check_samples(path, page: Page, bits: int, kind: int) -> None:
     """Refuse colour models, sample types and numbers of samples that are not supported."""
-    if Tag.PHOTOMETRIC not in page:
-        detail = "the TIFF does not say whether 0 is black or white (PhotometricInterpretation)"
-        raise UnreadableRadiograph(path, "bad-metadata", detail)
     if bits not in SAMPLE_BITS.get(kind, ()):
         raise unsupported(path, f"samples of {bits} bits, format {kind}")
     photometric = page.value(Tag.PHOTOMETRIC, 0)

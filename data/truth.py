@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 
 from data.annotation_files import parse_boxes, read_labelme, read_yolo, yolo_box
 from data.listing import below
-from data.radiograph import UnreadableRadiograph, load_mask, radiograph_size
+from data.radiograph import UnreadableRadiograph, is_jpeg, load_mask, radiograph_size
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
@@ -130,7 +130,8 @@ def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     limit = max(MOST_PIXELS, height * width)
     try:
         rows, columns = radiograph_size(file)
-        _refuse_jpeg(file)
+        if is_jpeg(file):
+            raise ValueError(f"{file}: a JPEG, which changes the values of a mask; save masks as PNG")
         unlike = abs(math.log((rows * width) / (columns * height))) > 0.02
         values = load_mask(file) if not unlike and rows * columns <= limit else None
     except UnreadableRadiograph as error:
@@ -145,13 +146,6 @@ def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     if mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     return mask
-
-
-def _refuse_jpeg(file: Path) -> None:
-    """ValueError for a JPEG, whatever its name: compression leaves faint marks around the drawn ones."""
-    with open(file, "rb") as stream:
-        if stream.read(3) == b"\xff\xd8\xff":
-            raise ValueError(f"{file}: a JPEG, which changes the values of a mask; save masks as PNG")
 
 
 def _check_levels(file: Path, values: np.ndarray) -> None:

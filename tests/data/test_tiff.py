@@ -1,6 +1,7 @@
 """TIFF: every layout gives the numbers that were stored, or is refused as a TIFF that is not supported."""
 
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -181,6 +182,23 @@ def test_what_is_not_supported_is_called_a_tiff(tmp_path, name):
         error = refusal(tmp_path, tiff(page(pixels, order=order, **others), order=order))
         assert error.reason == "unsupported-tiff"
         assert error.detail.startswith("a TIFF of a kind that is not supported: ") and message in error.detail
+
+
+@pytest.mark.parametrize("photometric", [5, 8])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_colours_of_print_are_refused_as_that(tmp_path, kind, photometric):
+    for compression in (1, 8):
+        content = tiff(page(values(kind, 4 if photometric == 5 else 3), photometric, compression=compression))
+        assert refusal(tmp_path, content).reason == "unsupported-colour"
+
+
+def test_a_jpeg_that_does_not_say_what_white_is_is_not_inverted(tmp_path):
+    Image.fromarray(values("u1")).save(tmp_path / "a.tif", compression="jpeg")
+    content = (tmp_path / "a.tif").read_bytes()
+    entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    assert content.count(entry) == 1
+    error = refusal(tmp_path, content.replace(entry, struct.pack("<HHIHH", 263, 3, 1, 1, 0)))
+    assert error.reason == "bad-metadata" and "PhotometricInterpretation" in error.detail
 
 
 CONTRADICTIONS = {

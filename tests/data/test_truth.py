@@ -150,6 +150,7 @@ REFUSED = {
     "pages.tif": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
     "animated.png": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
     "jpeg.png": ("a JPEG", {"format": "JPEG"}),
+    "jpeg.tif": ("a JPEG", {"compression": "jpeg"}),
     "gif.png": ("not-an-image", {"format": "GIF"}),
 }
 
