@@ -155,17 +155,18 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
     """
     import os
 
-    from data.radiograph import list_radiographs
+    from data.radiograph import list_radiographs, passed_over_message
     from evaluation.heatmap_figures import ENDINGS
     from evaluation.heatmap_study import Source
     from evaluation.output_folder import folder_labels, output_stems
 
     listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
     lost: list[tuple[Path, str, str]] = []
+    passed_over = {}
     out = os.path.realpath(exclude) + os.sep
     for entry in entries:
         try:
-            paths = list_radiographs([entry], recursive=recursive)
+            paths = list_radiographs([entry], recursive=recursive, passed_over=passed_over)
         except (FileNotFoundError, PermissionError) as error:
             if not entry.is_dir():
                 raise
@@ -179,6 +180,8 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
     if not listed:
         details = "; ".join(detail for _, _, detail in lost)
         raise ValueError(details or f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
+    if message := passed_over_message(passed_over, exclude):
+        say(message)
     failed += lost
     labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
     sources = []

@@ -19,7 +19,7 @@ from data.boneage import PARTS
 from data.columns import refuse
 from data.dataset import read_table
 from data.dicom_patient import patient_facts
-from data.listing import list_radiographs, named_files
+from data.listing import PassedOver, list_radiographs, named_files
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph
 from training.files import printable
@@ -39,7 +39,11 @@ Lost = tuple[Path, str, str]  # path, reason (of `data.radiograph.REASONS`), det
 
 
 def read_inputs(
-    entries: Sequence[Path], *, recursive: bool = True, beside: Path | None = None
+    entries: Sequence[Path],
+    *,
+    recursive: bool = True,
+    beside: Path | None = None,
+    passed_over: PassedOver | None = None,
 ) -> tuple[pd.DataFrame, list[Lost]]:
     """(records, what is lost) of folders, files, .txt lists and .csv or .xlsx tables, each radiograph once.
 
@@ -47,7 +51,8 @@ def read_inputs(
     for messages), `age_months` (chronological) and `target` (true bone age), both NaN where unknown, `patient` (or the
     path). A table has a column `image` with paths relative to itself, or RSNA's `id`, and
     perhaps `sex` (or `male`), `age_months` (or `age_years`), `bone_age_months` (or RSNA's names) and `patient`. Paths
-    of a .txt list are relative to the list or, if there is no such file, to the folder `beside`.
+    of a .txt list are relative to the list or, if there is no such file, to the folder `beside`. passed_over: as in
+    `list_radiographs`.
     FileNotFoundError, PermissionError and ValueError name the file, and the row, of what is wrong with them.
     """
     rows: list[dict] = []
@@ -59,7 +64,8 @@ def read_inputs(
         elif suffix == ".txt" and not entry.is_dir():
             rows += _from_list(entry, beside, lost)
         else:
-            rows += [{"image": str(path), "name": str(path)} for path in list_radiographs([entry], recursive=recursive)]
+            paths = list_radiographs([entry], recursive=recursive, passed_over=passed_over)
+            rows += [{"image": str(path), "name": str(path)} for path in paths]
     records = pd.DataFrame(_once(rows), columns=list(COLUMNS))
     records[["sex", "said"]] = records[["sex", "said"]].fillna("")
     records = records.astype({"age_months": float, "target": float})

@@ -10,7 +10,7 @@ from pydicom.encaps import get_frame
 from pydicom.uid import UID, RLELossless
 
 from data.dicom_elements import Elements
-from data.radiograph import UnreadableRadiograph, check_size
+from data.radiograph import check_size, choose_frame
 
 PIXEL_KEYS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 FLOAT_BITS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
@@ -66,7 +66,7 @@ def read_header(elements: Elements, frame: int | None) -> Header:
     if frames < 0:
         raise elements.refusal("NumberOfFrames", f"is {frames}")
     check_size(elements.path, height, width, len(elements.content(keyword)) // frames, SIZE_NAMES)
-    index = _choose_frame(elements, frame, frames)
+    index = choose_frame(elements.path, frame, frames, source=" (NumberOfFrames)")
     photometric, samples = _colour_model(elements)
     planar = elements.integer("PlanarConfiguration", allowed=(0, 1))
     if samples == 3 and planar is None:
@@ -76,16 +76,6 @@ def read_header(elements: Elements, frame: int | None) -> Header:
         contradicting = "PixelRepresentation" if signed else "HighBit and BitsStored"
         raise elements.refusal(contradicting, f"contradict PhotometricInterpretation {photometric}")
     return Header(keyword, height, width, index, frames, photometric, samples, planar, allocated, bits, shift, signed)
-
-
-def _choose_frame(elements: Elements, frame: int | None, frames: int) -> int:
-    """The index of the frame to read, of which there are as many as NumberOfFrames says."""
-    if frame is None and frames > 1:
-        raise UnreadableRadiograph(elements.path, "several-frames", f"{frames} frames (NumberOfFrames); choose one")
-    if frame is not None and not 0 <= frame < frames:
-        detail = f"frame {frame} of {frames} (NumberOfFrames), counted from 0"
-        raise UnreadableRadiograph(elements.path, "no-such-frame", detail)
-    return frame or 0
 
 
 def _pixel_keyword(elements: Elements) -> str:

@@ -33,7 +33,7 @@ DISTANCE = 58  # bits, a tenth: other pictures of the same region differ in 45 %
 HINT_DISTANCE = 80  # bits, for rows that agree in their hints
 MIDDLE_GREY = 0.2  # mean of every thumbnail; a gamma brings it there. Brighter ones show the noise of dark backgrounds
 BLOCK = 512  # rows compared at once
-RULES = "1"  # raise it when the hash changes: kept ones are then computed again
+RULES = "2"  # raise it when the hash changes: kept ones are then computed again
 COLUMNS = ("path", "size_bytes", "modified_ns", "rules", "sha256", "hash")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.columns import counted, finished
 from data.dataset import RadiographDataset, Task
-from data.listing import printable
+from data.listing import PassedOver, passed_over_message, printable
 from data.release import first_of, images_in, release_folder, there
 
 LEVELS = ("", "kneeKL224", "ClsKLData/kneeKL224", "KneeXrayData/ClsKLData/kneeKL224")
@@ -48,11 +48,14 @@ class KneeOA(RadiographDataset):
         """
         folder = release_folder(root, LEVELS, SPLITS)
         splits = [*SPLITS, *([AUTO] if (folder / AUTO).is_dir() else [])]
-        records = pd.DataFrame([row for split in splits for row in _knees(folder, split)],
+        passed_over: PassedOver = {}
+        records = pd.DataFrame([row for split in splits for row in _knees(folder, split, passed_over)],
                                columns=["image", "target", "patient", "official", "side"])  # fmt: skip
         again = records["official"] == AUTO
         _require_one_place(folder, records[~again])
         notices = []
+        if message := passed_over_message(passed_over):
+            notices.append(message)
         if again.any() and not auto_test:
             told = counted(int(again.sum()), "knee")
             notices.append(f"{told} of {AUTO} left out: test knees, cut out once more by a detector")
@@ -64,8 +67,8 @@ class KneeOA(RadiographDataset):
         return finished(folder, records, cls.task, notices)
 
 
-def _knees(folder: Path, split: str) -> list[tuple]:
-    """The rows of one split, in order of grade and name."""
+def _knees(folder: Path, split: str, passed_over: PassedOver) -> list[tuple]:
+    """The rows of one split, in order of grade and name; other files go to `passed_over`."""
     odd = [path.name for path in sorted((folder / split).iterdir()) if path.is_dir() and path.name not in GRADES]
     if odd := [name for name in odd if not name.startswith(".")]:
         raise ValueError(f"{printable(folder / split)}: folder {printable(odd[0])!r}; grades are {', '.join(GRADES)}")
@@ -75,7 +78,7 @@ def _knees(folder: Path, split: str) -> list[tuple]:
         raise FileNotFoundError(f"{printable(folder / split)}: no folder {', '.join(lost)}; it has {has}")
     rows, wrong = [], []
     for grade in GRADES:
-        for name in images_in(folder, f"{split}/{grade}"):
+        for name in images_in(folder, f"{split}/{grade}", passed_over):
             if part := _NAME.fullmatch(Path(name).name):
                 rows.append((str(folder / name), float(grade), part[1], split, part[2]))
             else:

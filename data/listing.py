@@ -2,13 +2,31 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from training.files import printable
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+EXTENSIONS = tuple(
+    """
+    .png .jpg .jpeg .jpe .jfif .jif .pjpeg .pjp .tif .tiff .btf .bmp .dib .dcm .dicom .dic .ima
+    """.split()
+)
 LIST_EXTENSIONS = (".txt", ".csv")
+# never DICOM: a million annotations beside a million radiographs are not opened
+OTHER_EXTENSIONS = frozenset(
+    """
+    .avi .avif .bz2 .cfg .ckpt .csv .db .doc .docx .gif .gz .h5 .hdf5 .heic .htm .html .ini .ipynb .json .jsonl .log
+    .mat .md .mha .mhd .mov .mp4 .nii .npy .npz .parquet .pdf .pkl .ppt .pptx .pt .pth .py .rar .safetensors .sh
+    .sha256 .sqlite .svg .tar .tgz .toml .tsv .txt .webp .xls .xlsx .xml .yaml .yml .zip .7z
+    """.split()
+)
+LONGEST_EXTENSION = 12  # what follows the last dot of a longer one is part of a name
+SHOWN_EXTENSIONS = 8
+
+# folder -> how many of its files have which extension; by folder, so that one that is listed twice is counted once
+PassedOver = dict[str, Counter[str]]
 
 
 def below(root: Path, name: str) -> Path:
@@ -30,23 +48,27 @@ def below(root: Path, name: str) -> Path:
     return path
 
 
-def list_radiographs(folders_or_files, *, recursive: bool = True) -> list[Path]:
+def list_radiographs(folders_or_files, *, recursive: bool = True, passed_over: PassedOver | None = None) -> list[Path]:
     """The radiographs of folders, files and lists of files, each once.
 
-    folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, if they begin like
-    DICOM, those without extension, sorted by relative path as text; hidden ones are left out; links are followed. A
-    `.txt` (one path a line) or `.csv` (column `image`) is a list, its paths relative to itself; it is the user's own
+    folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, whatever they are
+    called, those that begin like DICOM, sorted by relative path as text; hidden ones are left out; links are followed.
+    A `.txt` (one path a line) or `.csv` (column `image`) is a list, its paths relative to itself; it is the user's own
     word, so that absolute paths and `..` are as good as on the command line. Any other file is taken as it is.
+    passed_over: is filled with the other files of the folders; `passed_over_message` puts them into words.
     Raises FileNotFoundError (nothing there, nothing found, or a list names missing files) and PermissionError (a folder
     that cannot be listed is never skipped in silence).
     """
+    passed_over = {} if passed_over is None else passed_over
     entries = [folders_or_files] if isinstance(folders_or_files, (str, os.PathLike)) else list(folders_or_files)
     entries = [Path(entry) for entry in entries]
     found: list[Path] = []
     seen: set[str] = set()
     for entry in entries:
         if entry.is_dir():
-            paths: Iterable[Path] = sorted(_walk(entry, recursive), key=lambda path: path.relative_to(entry).as_posix())
+            paths: Iterable[Path] = sorted(
+                _walk(entry, recursive, passed_over), key=lambda path: path.relative_to(entry).as_posix()
+            )
         elif not os.path.lexists(entry):
             raise FileNotFoundError(f"{printable(entry)}: no such folder or file")
         else:
@@ -58,13 +80,35 @@ def list_radiographs(folders_or_files, *, recursive: bool = True) -> list[Path]:
                 found.append(path)
     if not found:
         where = ", ".join(printable(entry) for entry in entries) or "(nothing was given)"
+        others = passed_over_message(passed_over)
         raise FileNotFoundError(
-            f"no radiographs in {where}; looked for {' '.join(EXTENSIONS)} and DICOM files without extension"
+            f"no radiographs in {where}; looked for {' '.join(EXTENSIONS)} and DICOM files of any name"
+            + (f"; {others}" if others else "")
         )
     return found
 
 
-def _walk(root: Path, recursive: bool) -> Iterator[Path]:
+def passed_over_message(passed_over: PassedOver, exclude: Path | None = None) -> str:
+    """How many files of the folders were not looked at, by extension; "" if there are none.
+
+    exclude: a folder whose files do not count, such as that of the results.
+    """
+    own = os.path.join(os.path.realpath(exclude), "") if exclude is not None else None
+    total: Counter[str] = Counter()
+    for folder, counts in passed_over.items():
+        if own is None or not os.path.join(folder, "").startswith(own):
+            total += counts
+    kinds = sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count:,} {printable(kind)}" for kind, count in kinds[:SHOWN_EXTENSIONS]]
+    if rest := kinds[SHOWN_EXTENSIONS:]:
+        words.append(f"{sum(count for _, count in rest):,} of {len(rest)} other kinds")
+    if not words:
+        return ""
+    files = "1 file was" if total.total() == 1 else f"{total.total():,} files were"
+    return f"{files} not looked at: {', '.join(words)}"
+
+
+def _walk(root: Path, recursive: bool, passed_over: PassedOver) -> Iterator[Path]:
     """Radiographs below a folder; linked folders come after the real ones, and none is entered twice."""
     entered: set[str] = set()
     real, links = [root], []
@@ -78,6 +122,7 @@ def _walk(root: Path, recursive: bool) -> Iterator[Path]:
                 entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
         except PermissionError as error:
             raise PermissionError(f"{printable(folder)}: this folder cannot be listed (permission denied)") from error
+        others: Counter[str] = Counter()
         for entry in entries:
             if entry.name.startswith("."):  # hidden, and the ._* shadows that macOS leaves on foreign disks
                 continue
@@ -85,8 +130,12 @@ def _walk(root: Path, recursive: bool) -> Iterator[Path]:
             if _is_folder(entry):
                 if recursive:
                     (links if entry.is_symlink() else real).append(path)
-            elif _is_radiograph_name(path):
+            elif _is_radiograph(path):
                 yield path
+            else:
+                others[_kind(path)] += 1
+        if others:
+            passed_over[identity] = others
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -96,18 +145,34 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _is_radiograph_name(path: Path) -> bool:
+def _extension(path: Path) -> str:
+    """The extension in lower case; "" where the end of the name is none, as in 1.2.840.5."""
     suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
+    return "" if suffix[1:].isdigit() or len(suffix) > LONGEST_EXTENSION else suffix
+
+
+def _kind(path: Path) -> str:
+    """How a file that is passed over is counted."""
+    return path.name.upper() if _is_directory(path) else _extension(path) or "without extension"
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether this is the index of a DICOM medium, which begins like DICOM and holds no picture."""
+    return path.name.upper() == "DICOMDIR"
+
+
+def _is_radiograph(path: Path) -> bool:
+    """By its extension or, where that says nothing (CR.1.2.840.A, IM0001, scan.img), by its first bytes."""
+    extension = _extension(path)
+    if extension in EXTENSIONS:
         return True
-    has_extension = suffix and not suffix[1:].isdigit()  # 1.2.840.5 is a whole name
-    if has_extension or path.name == "DICOMDIR" or not path.is_file():
+    if extension in OTHER_EXTENSIONS or _is_directory(path) or not path.is_file():
         return False
     try:
         with open(path, "rb") as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
-        return True  # whoever reads it says why it cannot be
+        return not extension  # whoever reads it says why it cannot be
 
 
 def named_files(source: Path) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from data.columns import counted, finished, grouped
 from data.dataset import RadiographDataset, Task
-from data.listing import printable
+from data.listing import PassedOver, passed_over_message, printable
 from data.release import first_of, images_in, there
 
 _CLASS = re.compile(r"pesplanus-(\d+)", re.IGNORECASE)
@@ -50,7 +50,8 @@ class PesPlanus(RadiographDataset):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{printable(root)}: no such folder")
-        names = images_in(root, ".")
+        passed_over: PassedOver = {}
+        names = images_in(root, ".", passed_over)
         labels = [_label(root, name) for name in names]
         beside = {parent for name, label in zip(names, labels) if label == 1 for parent in _parents_of_class(name)}
         if not beside:
@@ -73,6 +74,8 @@ class PesPlanus(RadiographDataset):
             f"{counted(count)} in {printable(folder)}: {cls.task.classes[int(label)]}"
             for (folder, label), count in counts.items()
         ]
+        if message := passed_over_message(passed_over):
+            notices.append(message)
         return finished(root, grouped(records, notices, **looking), cls.task, notices)
 
 

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and BMP through Pillow, but at native depth: 16-bit colour, white-is-zero, 32-bit and float too.
+"""PNG, JPEG and BMP through Pillow, but at native depth: 16-bit colour, too. `data/tiff.py` reads TIFF.
 
 Pillow is asked for no other format, the header is judged before anything is decoded, and a file that is cut short or
 damaged is refused, never completed. H: height, W: width in pixels.
@@ -8,45 +8,48 @@ import contextlib
 import errno
 import os
 import re
-import sys
 import zlib
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.radiograph import UnreadableRadiograph, check_size, silence
+from data.radiograph import UnreadableRadiograph, check_size, choose_frame, silence
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # every further Pillow plugin is attack surface and no radiograph needs it
-MOST_FRAMES = 1000
+PICTURES = ("PNG", "JPEG", "BMP")  # what Pillow decodes here
+FORMATS = (*PICTURES, "TIFF")  # every further Pillow plugin is attack surface and no radiograph needs it
 QUIET = re.compile(r"PIL")  # modules whose warnings may quote a file
 
 
 def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
-    """Read an open PNG, JPEG, TIFF or BMP.
+    """Read an open PNG, JPEG or BMP.
 
-    Returns [H, W] uint8, uint16 or float32, or [H, W, 3] uint8 or uint16; upright, transparency on black. frame: index
-    from 0, needed where there are several pages.
+    Returns [H, W] uint8 or uint16, or [H, W, 3] uint8 or uint16; upright, transparency on black. frame: index from 0,
+    needed where there are several and the file does not say which one is the main picture.
     Raises UnreadableRadiograph: every complaint of a decoder becomes a reason.
     """
-    with _refusals(path):
-        return _picture_pixels(path, stream, frame)
+    with refusals(path):
+        picture = _open_frame(path, stream, frame)
+        if picture.format == "PNG":
+            _check_png(path, stream)
+            if ";16" in _layout(picture) and picture.mode in ("RGB", "RGBA"):
+                invisible = picture.info.get("transparency")
+                return _without(invisible, _deep_colour(path, stream, frame, _layout(picture)))
+        return decode_picture(path, picture)
 
 
-def header_size(path, stream) -> tuple[int, int] | None:
-    """(H, W) of an open picture when it is upright, from its header; None for TIFF, which must be decoded to know it.
+def header_size(path, stream) -> tuple[int, int]:
+    """(H, W) of an open picture when it is upright, from its header.
 
     Raises UnreadableRadiograph for a header that is refused; what is wrong with the pixels is not seen.
     """
-    with _refusals(path):
-        picture = _open_picture(path, stream, None)
-        if picture.format == "TIFF":
-            return None
+    with refusals(path):
+        picture = _open_frame(path, stream, None)
         sideways = picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the EXIF orientation
         return (picture.width, picture.height) if sideways else (picture.height, picture.width)
 
 
 @contextlib.contextmanager
-def _refusals(path):
+def refusals(path):
     """Turn every complaint of a decoder into an UnreadableRadiograph with its reason."""
     try:
         yield
@@ -69,27 +72,22 @@ def _refusals(path):
         raise UnreadableRadiograph(path, reason, f"{type(error).__name__}: {error}") from error
 
 
-def _picture_pixels(path, stream, frame: int | None) -> np.ndarray:
-    """One page as [H, W] or [H, W, 3] at native depth, by the colour mode that Pillow sees in it."""
-    picture = _open_picture(path, stream, frame)
-    if picture.format == "PNG":
-        _check_png(path, stream)
-    layout, invisible = _layout(picture), picture.info.get("transparency")
-    if ";16" in layout and picture.mode in ("RGB", "RGBA"):
-        return _without(invisible, _deep_colour(path, stream, frame, layout))
-    white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(262) == 0
+def decode_picture(path, picture: Image.Image) -> np.ndarray:
+    """[H, W] or [H, W, 3] of a picture that is open, upright and on black, by its colour mode in Pillow."""
+    layout = _layout(picture)
+    invisible = picture.info.get("transparency")
     picture = _decode(path, picture)
     mode = picture.mode
     if mode in ("P", "PA"):
         picture = picture.convert("RGB" if mode == "P" and invisible is None else "RGBA")
-        return _on_black(_array(picture))
-    pixels = _array(picture)
+        return lay_on_black(to_array(picture))
+    pixels = to_array(picture)
     if mode == "1":
         pixels = pixels * np.uint8(255)
     if mode in ("LA", "RGBA"):
-        return _on_black(pixels)
-    if mode in ("F", "I") or mode.startswith("I;16"):
-        pixels = _deep_grey(picture, pixels, white_is_zero)
+        return lay_on_black(pixels)
+    if mode.startswith("I;16"):
+        pixels = pixels.astype(np.uint16, copy=False)
     elif mode not in ("1", "L", "RGB"):
         raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {mode}")
     if layout in ("L;2", "L;4") and invisible is not None:  # Pillow stretches the pixels to 8 bits, but not this value
@@ -103,36 +101,34 @@ def open_picture(source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     return Image.open(source, formats=formats)
 
 
-def _open_picture(path, stream, frame: int | None) -> Image.Image:
+def _open_frame(path, stream, frame: int | None) -> Image.Image:
     """Read the header only, and refuse what it declares before anything is decoded."""
     stored = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    picture = open_picture(stream)
+    picture = open_picture(stream, PICTURES)
     check_size(path, picture.height, picture.width, stored)
-    frames = _frames(picture)
-    if frame is None and frames > 1:
-        raise UnreadableRadiograph(path, "several-frames", f"{frames} frames; choose one")
-    if frame is not None and not 0 <= frame < frames:
-        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}, counted from 0")
-    if frame:
-        picture.seek(frame)
+    index = choose_frame(path, frame, getattr(picture, "n_frames", 1), _main_frame(picture))
+    if index:
+        picture.seek(index)
         check_size(path, picture.height, picture.width, stored)
     return picture
 
 
-def _frames(picture: Image.Image) -> int:
-    """The number of frames or pages, counted up to `MOST_FRAMES`: Pillow would follow the list of a TIFF to its end."""
-    if picture.format != "TIFF":
-        return getattr(picture, "n_frames", 1)
-    frames = 1
-    try:
-        while frames < MOST_FRAMES:
-            picture.seek(frames)
-            frames += 1
-    except EOFError:
-        pass
-    picture.seek(0)
-    return frames
+def _main_frame(picture: Image.Image) -> int | None:
+    """The index of the main picture in a JPEG of several (CIPA DC-007, "MPO"), None if it names none or more than one.
+
+    Phones add gain maps, depth maps and previews to the main picture. The pictures of a panorama or a stereo pair are
+    equals, unless one of them is declared to represent them.
+    """
+    if picture.format != "MPO":
+        return None
+    attributes = [entry["Attribute"] for entry in picture.mpinfo[0xB002]]
+    primary = [i for i, attribute in enumerate(attributes) if attribute["MPType"] == "Baseline MP Primary Image"]
+    representative = [i for i, attribute in enumerate(attributes) if attribute["RepresentativeImageFlag"]]
+    for candidates in (primary, representative):
+        if len(candidates) == 1:
+            return candidates[0]
+    return None
 
 
 def _check_png(path, stream) -> None:
@@ -168,7 +164,7 @@ def _decode(path, picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _array(picture: Image.Image) -> np.ndarray:
+def to_array(picture: Image.Image) -> np.ndarray:
     """`np.array(picture)` in strips that stay in the processor's cache: five times as fast for a radiograph."""
     width, height = picture.size
     strip = max(1, 2**18 // width)  # rows
@@ -188,38 +184,20 @@ def _layout(picture: Image.Image) -> str:
 
 
 def _deep_colour(path, stream, frame: int | None, layout: str) -> np.ndarray:
-    """16 bits per channel, which Pillow cuts to the high byte: decoded again, in the other byte order, for the low."""
-    channels, order = layout.split(";")
-    big = order == "16B" or (order == "16N" and sys.byteorder == "big")
+    """A PNG of 16 bits per channel. Pillow keeps the high byte, so it is decoded again as little-endian for the low."""
+    channels = layout.split(";")[0]
     layouts = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L"), "LA": ("RGBA",)}.get(channels)
     if layouts is None:
         raise UnreadableRadiograph(path, "unsupported-colour", f"16 bits per channel in the layout {channels}")
     halves = []
-    for half in layouts if big else layouts[::-1]:
-        picture = _open_picture(path, stream, frame)
-        picture.tile = [
-            tile._replace(args=half if isinstance(tile.args, str) else (half, *tile.args[1:])) for tile in picture.tile
-        ]
-        halves.append(_array(_decode(path, picture)))
+    for half in layouts:
+        picture = _open_frame(path, stream, frame)
+        picture.tile = [tile._replace(args=half) for tile in picture.tile]
+        halves.append(to_array(_decode(path, picture)))
     if channels == "LA":  # four bytes a pixel: grey high, grey low, alpha high, alpha low
         halves = [halves[0][..., 0::2], halves[0][..., 1::2]]
     pixels = halves[0].astype(np.uint16) << 8 | halves[1]
-    return pixels if channels == "RGB" else _on_black(pixels)
-
-
-def _deep_grey(picture: Image.Image, pixels: np.ndarray, white_is_zero: bool) -> np.ndarray:
-    """More than 8 bits -> uint16 where the values fit, else float32; a white-is-zero TIFF is turned bone bright."""
-    if picture.format == "TIFF" and pixels.dtype == np.int32:
-        bits, kind = picture.tag_v2.get(258, (0,))[0], picture.tag_v2.get(339, (1,))[0]
-        if (bits, kind) == (32, 1):
-            pixels = pixels.view(np.uint32)  # Pillow wraps values above 2 ** 31
-    low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
-        return 65535 - pixels.astype(np.uint16) if white_is_zero else pixels.astype(np.uint16, copy=False)
-    if white_is_zero:
-        pixels = (float(low) + float(high)) - pixels.astype(np.float64)
-    whole = pixels.dtype.kind in "iu" and 0 <= low and high <= 65535
-    return pixels.astype(np.uint16 if whole else np.float32)
+    return pixels if channels == "RGB" else lay_on_black(pixels)
 
 
 def _without(invisible, pixels: np.ndarray) -> np.ndarray:
@@ -230,7 +208,7 @@ def _without(invisible, pixels: np.ndarray) -> np.ndarray:
     return np.where(match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels)
 
 
-def _on_black(pixels: np.ndarray) -> np.ndarray:
+def lay_on_black(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 2 or 4] with alpha last -> [H, W] or [H, W, 3] laid on black; opaque and [H, W, 3] stay as they are."""
     if pixels.shape[-1] == 3:
         return pixels

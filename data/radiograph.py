@@ -2,7 +2,7 @@
 
 Content decides, not the extension. A file that cannot be read *as a radiograph* raises `UnreadableRadiograph` with one
 reason out of the closed set `REASONS`; nothing is replaced, repaired or silently cut down to 8 bits. Sizes are judged
-from the header, before a decoder is trusted with them. `data/picture.py` and `data/dicom.py` decode.
+from the header, before a decoder is trusted with them. `data/picture.py`, `data/tiff.py` and `data/dicom.py` decode.
 
 H: height, W: width in pixels.
 """
@@ -15,12 +15,24 @@ import warnings
 
 import numpy as np
 
-from data.listing import EXTENSIONS, list_radiographs
+from data.listing import EXTENSIONS, list_radiographs, passed_over_message
 from training.files import printable
 
-__all__ = ["EXTENSIONS", "REASONS", "UnreadableRadiograph", "list_radiographs", "load_radiograph", "printable",
-           "radiograph_size"]  # fmt: skip
+__all__ = [
+    "EXTENSIONS",
+    "REASONS",
+    "UnreadableRadiograph",
+    "is_jpeg",
+    "list_radiographs",
+    "load_mask",
+    "load_radiograph",
+    "passed_over_message",
+    "printable",
+    "radiograph_size",
+]
 
+# how a TIFF begins; in the last two, the version is swapped
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
 LARGE_PIXELS = 25_000_000  # larger than any panel: a scan or a stitched picture, or a bomb
 MIN_DENSITY = 1 / 50  # bytes of the file per pixel of a large picture; only blank ones compress further
@@ -43,9 +55,10 @@ REASONS = {
     "too-small": f"a side shorter than {MIN_SIDE} pixels",
     "absurd-aspect": f"one side more than {MAX_ASPECT} times the other",
     "too-many-pixels": f"more than {MAX_PIXELS / 1e6:.0f} million pixels, or very many in very few bytes",
-    "several-frames": "more than one frame or page and none was chosen",
+    "several-frames": "several frames or pages, and the file does not say which one is the radiograph",
     "no-such-frame": "the chosen frame does not exist",
     "unsupported-colour": "a colour model that radiographs do not use (CMYK, LAB, ...)",
+    "unsupported-tiff": "a TIFF whose sample type, compression or layout is not supported",
     "constant": "(nearly) every pixel has the same value",
     "flat-tail": "the last rows are the uniform grey that decoders fill in for missing data",
     "non-finite": "NaN or infinite pixels",
@@ -80,37 +93,71 @@ def load_radiograph(
     voi: apply the window or VOI look-up table of a DICOM, the presentation its maker intended.
     Raises UnreadableRadiograph, and nothing else, for whatever is wrong with the file.
     """
-    with _open(path) as stream:
-        try:
-            head = stream.read(132)
-            stream.seek(0)
-        except OSError as error:
-            raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
-        if looks_like_dicom(head):
-            from data.dicom import read_dicom
-
-            pixels = read_dicom(path, stream, frame=frame, voi=voi)
-        else:
-            from data.picture import read_picture
-
-            pixels = read_picture(path, stream, frame=frame)
+    pixels = _decode(path, frame, voi)
     if pixels.ndim == 3 and not (colour and _is_coloured(pixels)):
         pixels = luminance(pixels)
     check_content(path, pixels, allow_constant)
     return np.require(pixels, requirements=["C", "W"])
 
 
+def load_mask(path) -> np.ndarray:
+    """Read a picture that marks findings, exactly as `load_radiograph` reads a radiograph, whatever it shows.
+
+    Returns [H, W] uint8, uint16 or float32, or [H, W, 3] uint8 or uint16: upright, palettes expanded, transparency on
+    black. Raises UnreadableRadiograph.
+    """
+    return _decode(path, None, True)
+
+
+def is_jpeg(path) -> bool:
+    """Whether JPEG (or WebP in a TIFF) has changed the values of a picture. Raises UnreadableRadiograph."""
+    with _open(path) as stream:
+        head = _read_head(path, stream)
+        if head.startswith(TIFF_SIGNATURES) and not looks_like_dicom(head):
+            from data.tiff import is_lossy
+
+            return is_lossy(path, stream)
+        return head.startswith(b"\xff\xd8\xff")
+
+
 def radiograph_size(path) -> tuple[int, int]:
     """(H, W) of what `load_radiograph` gives, from the header alone where that says it. Raises UnreadableRadiograph."""
     with _open(path) as stream:
+        head = _read_head(path, stream)
+        if not looks_like_dicom(head):
+            if head.startswith(TIFF_SIGNATURES):
+                from data.tiff import header_size
+            else:
+                from data.picture import header_size
+
+            return header_size(path, stream)
+    return _decode(path, None, True).shape[:2]
+
+
+def _decode(path, frame: int | None, voi: bool) -> np.ndarray:
+    """[H, W] or [H, W, 3] by the module that knows the kind of the file, which its first bytes say."""
+    with _open(path) as stream:
+        head = _read_head(path, stream)
+        if looks_like_dicom(head):
+            from data.dicom import read_dicom
+
+            return read_dicom(path, stream, frame=frame, voi=voi)
+        if head.startswith(TIFF_SIGNATURES):
+            from data.tiff import read_tiff
+
+            return read_tiff(path, stream, frame=frame)
+        from data.picture import read_picture
+
+        return read_picture(path, stream, frame=frame)
+
+
+def _read_head(path, stream) -> bytes:
+    try:
         head = stream.read(132)
         stream.seek(0)
-        if not looks_like_dicom(head):
-            from data.picture import header_size
-
-            if size := header_size(path, stream):
-                return size
-    return load_radiograph(path).shape[:2]
+    except OSError as error:
+        raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
+    return head
 
 
 def silence(logs: tuple[str, ...], modules: re.Pattern) -> None:
@@ -157,6 +204,22 @@ def check_size(path, height: int, width: int, stored: int, source: str = "") -> 
         raise UnreadableRadiograph(path, "too-many-pixels", f"{size} in {stored} bytes: blank, or a bomb")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UnreadableRadiograph(path, "absurd-aspect", size)
+
+
+def choose_frame(path, frame: int | None, frames: int, main: int | None = None, source: str = "") -> int:
+    """The index of the frame to read: the chosen one, else the one that the file declares to be its `main` picture.
+
+    source: what gives the number of frames, for the message.
+    """
+    if frame is None and main is not None:
+        return main
+    if frame is None and frames > 1:
+        advice = "save the radiograph as a file of its own"
+        detail = f"{frames} frames{source}, and none is marked as the main picture; {advice}"
+        raise UnreadableRadiograph(path, "several-frames", detail)
+    if frames < 1 or (frame is not None and not 0 <= frame < frames):
+        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}{source}, counted from 0")
+    return frame or 0
 
 
 def check_content(path, pixels: np.ndarray, allow_constant: bool = False) -> None:

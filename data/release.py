@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.columns import counted
-from data.listing import below, list_radiographs, printable
+from data.listing import PassedOver, below, list_radiographs, printable
 
 SHOWN = 3  # of many wrong things, this many are named
 
@@ -41,17 +41,18 @@ def first_of(names: Sequence[str], shown: int = SHOWN) -> str:
     return f"{told} and {len(names) - shown} more" if len(names) > shown else told
 
 
-def images_in(root: Path, folder: str) -> list[str]:
+def images_in(root: Path, folder: str, passed_over: PassedOver | None = None) -> list[str]:
     """The radiographs of a folder of a release, below it too, as paths relative to `root` in one order everywhere.
 
-    Hidden files (the ._* shadows of macOS) are left out; an empty folder gives none. ValueError for a link that leads
+    Hidden files (the ._* shadows of macOS) are left out; an empty folder gives none. passed_over: as in
+    `list_radiographs`. ValueError for a link that leads
     out of the release, FileNotFoundError for a folder that is not there.
     """
     if not (root / folder).is_dir():
         raise FileNotFoundError(f"{printable(root / folder)}: no such folder; {printable(root)} has {there(root)}")
     if not any(not name.startswith(".") for name in os.listdir(root / folder)):
         return []
-    paths = [path.relative_to(root).as_posix() for path in list_radiographs(root / folder)]
+    paths = [path.relative_to(root).as_posix() for path in list_radiographs(root / folder, passed_over=passed_over)]
     for path in paths:
         below(root, path)
     return paths

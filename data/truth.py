@@ -2,9 +2,10 @@
 
 `read_truth` takes any of
 
-* a folder of mask pictures (PNG, TIFF, BMP; not 0 = finding), of LabelMe JSON (rectangles, polygons, circles) or of
-  YOLO text files (`class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, fractions of width and height), named like the
-  radiographs: `TRUTH/a/b.png` belongs to every radiograph whose path ends in `a/b`, whatever its suffix;
+* a folder of mask pictures (PNG, TIFF, BMP; opaque and not black = finding, read as radiographs are), of LabelMe JSON
+  (rectangles, polygons, circles) or of YOLO text files (`class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`, fractions
+  of width and height), named like the radiographs: `TRUTH/a/b.png` belongs to every radiograph whose path ends in
+  `a/b`, whatever its suffix;
 * a CSV table with columns image, xmin, ymin, xmax, ymax (pixels; several rows per radiograph; four empty cells mean
   that nothing was found);
 * a CSV table of records with columns image and boxes (JSON `[[x0, y0, x1, y1], ...]`), mask (path of a picture in the
@@ -25,7 +26,7 @@ from PIL import Image, ImageDraw
 
 from data.annotation_files import parse_boxes, read_labelme, read_yolo, yolo_box
 from data.listing import below
-from data.picture import open_picture
+from data.radiograph import UnreadableRadiograph, is_jpeg, load_mask, radiograph_size
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
@@ -124,39 +125,45 @@ def _reader(file: Path):
 
 
 def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """A mask picture, brought to `size` if only its scale differs."""
+    """A mask picture, brought to `size` if only its scale differs: marked is what is opaque and not black."""
     height, width = size
+    limit = max(MOST_PIXELS, height * width)
     try:
-        with open_picture(file, formats=("PNG", "TIFF", "BMP")) as picture:
-            columns, rows = picture.size
-            unlike = abs(math.log((rows * width) / (columns * height))) > 0.02
-            if not unlike and rows * columns <= max(MOST_PIXELS, height * width):  # else nothing is decoded
-                picture.load()
-    except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
-        raise ValueError(f"{file}: not a readable mask picture ({error})") from error
-    told = f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}"
-    if unlike:
-        raise ValueError(told)
-    if rows * columns > max(MOST_PIXELS, height * width):
-        raise ValueError(f"{told}; a mask larger than its radiograph may have {MOST_PIXELS / 1e6:.0f} million pixels")
-    if _levels(picture) > MOST_LEVELS:
-        raise ValueError(
-            f"{file}: more than {MOST_LEVELS} distinct values; a mask has 0 and a few labels, this is a picture"
-        )
-    values = np.asarray(picture)
-    colours = values[..., :3] if picture.mode in ("RGB", "RGBA") else values
-    mask = colours.any(axis=2) if colours.ndim == 3 else colours != 0
+        rows, columns = radiograph_size(file)
+        if is_jpeg(file):
+            raise ValueError(f"{file}: a JPEG, which changes the values of a mask; save masks as PNG")
+        unlike = abs(math.log((rows * width) / (columns * height))) > 0.02
+        values = load_mask(file) if not unlike and rows * columns <= limit else None
+    except UnreadableRadiograph as error:
+        raise ValueError(f"{file}: not a readable mask picture ({error.reason}: {error.detail})") from error
+    if values is None:
+        detail = f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}"
+        if not unlike:
+            detail += f"; a mask larger than its radiograph may have {MOST_PIXELS / 1e6:.0f} million pixels"
+        raise ValueError(detail)
+    _check_levels(file, values)
+    mask = values.any(axis=2) if values.ndim == 3 else values != 0
     if mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     return mask
 
 
-def _levels(picture: Image.Image) -> int:
-    """How many values or colours the pixels have, at most `MOST_LEVELS` + 1."""
-    if picture.mode.startswith("I;16"):
-        return min(len(np.unique(np.asarray(picture))), MOST_LEVELS + 1)
-    colours = picture.getcolors(MOST_LEVELS)
-    return MOST_LEVELS + 1 if colours is None else len(colours)
+def _check_levels(file: Path, values: np.ndarray) -> None:
+    """ValueError for [H, W] or [H, W, 3] pixels that are a picture, or labels without a background."""
+    if values.ndim == 3:
+        wide = values.astype(np.uint64)
+        values = wide[..., 0] << np.uint64(32) | wide[..., 1] << np.uint64(16) | wide[..., 2]
+    levels = np.unique(values)
+    if len(levels) > MOST_LEVELS:
+        raise ValueError(
+            f"{file}: more than {MOST_LEVELS} distinct values; a mask has 0 and a few labels, this is a picture or its "
+            "edges are smoothed"
+        )
+    if len(levels) > 1 and levels[0] > 0:
+        raise ValueError(
+            f"{file}: {len(levels)} values and none is black, so that the mask would mark the whole radiograph; "
+            "what is not marked must be 0 or transparent"
+        )
 
 
 def _labelme(file: Path, size: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from data.audit import audit
 from data.preprocessing import Preprocessing
-from data.radiograph import UnreadableRadiograph, list_radiographs
+from data.radiograph import UnreadableRadiograph, list_radiographs, passed_over_message
 from training.files import append_line
 from training.pretraining import evenly
 from training.sampling import Key, sample_generator
@@ -99,21 +99,25 @@ def usable_radiographs(
     workers: int,
     stop: bool,
     note: Callable[[pd.DataFrame], None],
+    tell: Callable[[str], None] = lambda message: None,
     progress: Callable | None = None,
     most_held_out: int = 64,
 ) -> tuple[list[Path], list[Path], pd.DataFrame]:
     """Files to train on, files held out (at most `most_held_out`, evenly spread), and a table of those of no use.
 
     What is held out, or lies in the run folder `output` (panels, curves), is not trained on. Every file is decoded once
-    by `data.audit.audit` in `workers` processes, whose verdicts are kept in `output`; `progress` as there. With `stop`
-    one unreadable file is an error. ValueErrors name the flags; where files are to blame, `note` is given the table
-    before.
+    by `data.audit.audit` in `workers` processes, whose verdicts are kept in `output`; `progress` as there. `tell` is
+    given a sentence about files that are no radiographs. With `stop` one unreadable file is an error. ValueErrors name
+    the flags; where files are to blame, `note` is given the table before.
     """
-    held_out = list_radiographs(val_path) if val_path else []
+    passed_over = {}
+    held_out = list_radiographs(val_path, passed_over=passed_over) if val_path else []
     apart = {os.path.realpath(path) for path in held_out}
     own = os.path.join(os.path.realpath(output), "")
-    found = [p for p in list_radiographs(data_path)
+    found = [p for p in list_radiographs(data_path, passed_over=passed_over)
              if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
+    if message := passed_over_message(passed_over, exclude=output):
+        tell(message)
     if not found:
         cause = f"--val_path {' '.join(val_path)} holds out" if val_path else f"the run folder {output} holds"
         raise ValueError(f"{cause} every radiograph of --data_path")

@@ -45,6 +45,7 @@ def main(config: Config) -> int:
     """Exit status: 0, or 3 if anything is wrong."""
     from data.audit import audit
     from data.manifest import read_manifest
+    from data.radiograph import passed_over_message
     from training.files import printable
 
     if config.num_workers < 0:
@@ -53,17 +54,23 @@ def main(config: Config) -> int:
         if file is not None and not file.parent.is_dir():
             raise FileNotFoundError(f"{printable(file)}: there is no such folder to write it into")
     known = read_manifest(config.manifest) if config.manifest is not None and config.manifest.exists() else None
-    paths, wrong = listed(config.in_dirs, config.recursive)
+    passed_over = {}
+    paths, wrong = listed(config.in_dirs, config.recursive, passed_over)
     good, bad = audit(paths, workers=config.num_workers, progress=bar("reading"))
     wrong += bad.itertuples(index=False, name=None)
     if config.manifest is not None or config.duplicates:
         wrong += compared(config, paths, known)
+    if message := passed_over_message(passed_over):
+        print(message)
     conclude(config, len(paths), len(good), wrong)
     return 3 if wrong else 0
 
 
-def listed(entries: list[Path], recursive: bool) -> tuple[list[Path], list[Row]]:
-    """All radiographs once; and the folders that hold none, unless none of the entries holds any."""
+def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[list[Path], list[Row]]:
+    """All radiographs once; and the folders that hold none, unless none of the entries holds any.
+
+    `passed_over` is filled with the other files.
+    """
     import os
 
     from data.radiograph import list_radiographs
@@ -72,7 +79,7 @@ def listed(entries: list[Path], recursive: bool) -> tuple[list[Path], list[Row]]
     empty: list[Row] = []
     for entry in entries:
         try:
-            paths = list_radiographs(entry, recursive=recursive)
+            paths = list_radiographs(entry, recursive=recursive, passed_over=passed_over)
         except FileNotFoundError as error:
             if not entry.is_dir() or len(entries) == 1:
                 raise

@@ -87,14 +87,17 @@ def find_sources(config: Config) -> list[tuple[PurePath, Path]]:
     """(where its outputs go, file) of every radiograph once; names never collide."""
     import os
 
-    from data.radiograph import list_radiographs
+    from data.radiograph import list_radiographs, passed_over_message
     from evaluation.attention_figures import ENDINGS
     from evaluation.output_folder import folder_labels, output_stems
 
     listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
+    passed_over = {}
     for entry in config.in_dirs:
-        for path in list_radiographs([entry], recursive=config.recursive):
+        for path in list_radiographs([entry], recursive=config.recursive, passed_over=passed_over):
             listed.setdefault(os.path.realpath(path), (entry if entry.is_dir() else path.parent, path))
+    if message := passed_over_message(passed_over, exclude=config.out):
+        say(message)
     labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
     places = [PurePath(labels[root]) / path.relative_to(root) for root, path in listed.values()]
     return list(zip(output_stems(places, ENDINGS), (path for _, path in listed.values())))

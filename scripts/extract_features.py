@@ -48,7 +48,7 @@ def main(config: Config) -> int:
 
     from data.manifest import common_folder, fingerprints, name_below, write_manifest
     from data.preprocessing import Preprocessing
-    from data.radiograph import list_radiographs
+    from data.radiograph import list_radiographs, passed_over_message
     from models.backbones import build_backbone
     from training.device import choose_device, prepare_cpu
 
@@ -61,7 +61,10 @@ def main(config: Config) -> int:
     print(backbone.report)
     if not known:
         print("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
-    paths = list_radiographs(config.in_dirs, recursive=config.recursive)
+    passed_over = {}
+    paths = list_radiographs(config.in_dirs, recursive=config.recursive, passed_over=passed_over)
+    if message := passed_over_message(passed_over):
+        print(message)
     rows, found, failed = computed(config, backbone, preprocessing, paths, device)
     if not rows:
         write_failed(config, failed)

@@ -125,11 +125,15 @@ def check(c: Config) -> None:
 def inputs(c: Config):
     """(records with `sex_code` 1, 0 or NaN, files that are not there)."""
     from data.bone_age_inputs import add_patient_tags, read_inputs
+    from data.radiograph import passed_over_message
     from models.bone_age import sex_code
     from training.files import printable
 
     beside = Path() if c.line else None
-    records, lost = read_inputs(c.images, recursive=c.recursive, beside=beside)
+    passed_over = {}
+    records, lost = read_inputs(c.images, recursive=c.recursive, beside=beside, passed_over=passed_over)
+    if message := passed_over_message(passed_over):
+        say_aside(f"note: {message}")
     if c.sex_from_dicom or c.age_from_dicom:
         count = add_patient_tags(records, sex=c.sex_from_dicom, age=c.age_from_dicom)
         say_aside(f"note: sex or age of {count} of {len(records)} files from DICOM tags")

@@ -173,7 +173,7 @@ class Pretraining(training.pretraining.Pretraining):
             from data.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", note=self.write_quarantine,
+                                      stop=c.on_bad_image == "stop", note=self.write_quarantine, tell=self.say,
                                       progress=bar("reading files"))  # fmt: skip
 
         if c.dataset or c.job_ID:

@@ -180,6 +180,12 @@ def test_requirements_name_what_is_imported():
         assert not missing, f"{name(path)} imports {missing}"
 
 
+def test_nobody_lists_folders_without_counting_the_other_files():
+    found = [(name(path), node) for path in SOURCES for function, node in calls(path) if function == "list_radiographs"]
+    silent = {where for where, node in found if "passed_over" not in {keyword.arg for keyword in node.keywords}}
+    assert len(found) >= 7 and not silent
+
+
 def test_no_file_is_a_drawer_for_everything():
     for path in [*SOURCES, *TESTS]:
         assert not re.search(r"utils?|helpers?|misc|common|manager", path.stem), name(path)

@@ -63,6 +63,37 @@ def chained_tiff(pages: int) -> bytes:
     return tiff()[:8] + b"".join(one[:-4] + struct.pack("<I", 8 + len(one) * i) for i in range(1, pages)) + one
 
 
+def pages_that_share_a_list() -> bytes:
+    """A thousand directories of one file, each with a list of a million offsets at the same place."""
+    size = 2 + 12 + 4
+    first = 8 + 4 * 2**20
+    chain = [
+        struct.pack("<HHHIII", 1, 273, 4, 2**20, 8, first + size * (number + 1) if number < 999 else 0)
+        for number in range(1000)
+    ]
+    return b"II*\0" + struct.pack("<I", first) + bytes(4 * 2**20) + b"".join(chain)
+
+
+def overlapping_directories() -> bytes:
+    """Directories of 1,000 entries that begin two bytes after each other."""
+    table = bytearray(struct.pack("<H", 1000) * 20_000)
+    return b"II*\0" + struct.pack("<I", 8) + bytes(table)
+
+
+def wide_samples(side: int) -> bytes:
+    """64-bit samples in strips, compressed a thousand times."""
+    strip = zlib.compress(bytes(8 * side * 100), 9)
+    strips = side // 100
+    head = 8 + 10 * 12 + 6
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 64), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+            (273, 4, strips, head), (278, 4, 1, 100), (279, 4, strips, head + 4 * strips), (339, 3, 1, 3)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+    start = head + 8 * strips
+    offsets = [start + len(strip) * number for number in range(strips)]
+    lists = struct.pack(f"<{2 * strips}I", *offsets, *[len(strip)] * strips)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + lists + strip * strips
+
+
 def bmp(side: int) -> bytes:
     """Run-length coded: a megapixel and more in a few bytes."""
     return (
@@ -214,6 +245,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "tiles.tif": (lambda: tiff((322, 4, 1, 2**31 - 1), (323, 4, 1, 2**31 - 1), (324, 4, 1, 8)), load_radiograph),
     "text.tif": (lambda: tiff((270, 2, 2**32 - 1, 8)), load_radiograph),
     "pages.tif": (lambda: chained_tiff(20_000), load_radiograph),
+    "lists.tif": (pages_that_share_a_list, load_radiograph),
+    "overlapping.tif": (overlapping_directories, load_radiograph),
+    "wide.tif": (lambda: wide_samples(4900), load_radiograph),
+    "wide_and_small.tif": (lambda: wide_samples(3400), load_radiograph),
     "circle.tif": (lambda: tiff(after=8), load_radiograph),
     "size.dcm": (lambda: dicom(picture_elements(65535, 65535, bytes(64))), load_radiograph),
     "deflated.dcm": (lambda: dicom(deflated(0.5), DEFLATED), load_radiograph),

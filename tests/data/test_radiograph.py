@@ -243,6 +243,43 @@ def test_pages_are_chosen_never_taken(tmp_path):
         np.testing.assert_array_equal(load_radiograph(file, frame=1), np.roll(GREY, 7, 1))
 
 
+def several_jpegs(path: Path, attributes: tuple[int, ...]) -> Path:
+    """A JPEG followed by a JPEG of a quarter of its sides (CIPA DC-007), with these attributes of the two."""
+    first, second = Image.fromarray(GREY), Image.fromarray(np.ascontiguousarray(255 - GREY[::2, ::2]))
+    save(path, first, format="MPO", save_all=True, append_images=[second], quality=95)
+    content = bytearray(path.read_bytes())
+    base = content.index(b"MPF\0") + 4
+    (place,) = struct.unpack_from("<I", content, base + 8 + 2 + 2 * 12 + 8)  # of the third entry, 0xB002
+    for number, attribute in enumerate(attributes):
+        struct.pack_into("<I", content, base + place + 16 * number, attribute)
+    path.write_bytes(content)
+    return path
+
+
+PRIMARY, REPRESENTATIVE = 0x030000, 1 << 29
+
+
+@pytest.mark.parametrize("other", [0, 0x010001, 0x010002, 0x020002], ids=["gain map", "VGA", "HD", "stereo"])
+def test_the_main_picture_of_a_phone_is_read(tmp_path, other):
+    plain = load_radiograph(save(tmp_path / "plain.jpg", GREY, quality=95))
+    path = several_jpegs(tmp_path / "a.jpg", (PRIMARY, other))
+    np.testing.assert_array_equal(load_radiograph(path), plain)
+    assert radiograph_size(path) == plain.shape
+    assert load_radiograph(path, frame=1).shape == (20, 30) and reason(path, frame=2) == "no-such-frame"
+
+
+@pytest.mark.parametrize("kind", [0x020001, 0x020002, 0x020003, 0], ids=["panorama", "stereo", "angles", "undefined"])
+def test_pictures_of_equal_rank_are_refused_unless_one_represents_them(tmp_path, kind):
+    path = several_jpegs(tmp_path / "a.jpg", (kind, kind))
+    assert reason(path) == "several-frames"
+    with pytest.raises(UnreadableRadiograph, match="save the radiograph as a file of its own$"):
+        radiograph_size(path)
+    path = several_jpegs(tmp_path / "b.jpg", (kind, kind | REPRESENTATIVE))
+    assert load_radiograph(path).shape == radiograph_size(path) == (20, 30)
+    several_jpegs(path, (kind | REPRESENTATIVE, kind | REPRESENTATIVE))
+    assert reason(path) == "several-frames"
+
+
 # --- what is refused
 
 

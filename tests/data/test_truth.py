@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiff_files import page, tiff
 
 from data.truth import read_truth
 
@@ -56,6 +57,132 @@ def test_a_picture_is_no_mask(tmp_path):
         read_truth(tmp_path).lookup(IMAGE, SIZE)
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a\.png: not a readable mask"):
+        read_truth(tmp_path).lookup(IMAGE, SIZE)
+
+
+FINDING = box_mask(10, 5, 20, 15)
+GREY = FINDING.astype(np.uint8) * 255
+
+
+def with_alpha(colours: tuple, alpha) -> Image.Image:
+    """A grey or coloured picture whose channels are numbers or [H, W] uint8, with alpha last."""
+    bands = [Image.fromarray(np.broadcast_to(np.uint8(band), SIZE).copy()) for band in (*colours, alpha)]
+    return Image.merge("LA" if len(bands) == 2 else "RGBA", bands)
+
+
+def with_palette(colours: list[int], transparent: int | None = None) -> Image.Image:
+    """0 outside and 1 in the finding, looked up in a palette."""
+    picture = Image.fromarray(FINDING.astype(np.uint8)).convert("L")
+    picture = Image.frombytes("P", picture.size, picture.tobytes())
+    picture.putpalette(colours)
+    if transparent is not None:
+        picture.info["transparency"] = transparent
+    return picture
+
+
+def rotated(orientation: int) -> tuple[Image.Image, Image.Exif]:
+    """Stored on its side, with the EXIF orientation that turns it upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = {3: 2, 6: 1, 8: -1}[orientation]
+    return Image.fromarray(np.rot90(GREY, turn).copy()), exif
+
+
+MASKS = {
+    "grey": lambda: Image.fromarray(GREY),
+    "one bit": lambda: Image.fromarray(FINDING),
+    "0 and 1": lambda: Image.fromarray(FINDING.astype(np.uint8)),
+    "labels": lambda: Image.fromarray(FINDING.astype(np.uint8) * 3),
+    "sixteen bits": lambda: Image.fromarray(FINDING.astype(np.uint16)),
+    "grey, opaque": lambda: with_alpha((GREY,), 255),
+    "grey, label 1, opaque": lambda: with_alpha((GREY // 255,), 255),
+    "white where it is opaque": lambda: with_alpha((255,), GREY),
+    "colour, opaque": lambda: with_alpha((GREY, 0, 0), 255),
+    "dark blue, opaque": lambda: with_alpha((0, 0, GREY // 255), 255),
+    "red everywhere, visible in the finding": lambda: with_alpha((255, 0, 0), GREY),
+    "black and opaque around a red finding": lambda: with_alpha((GREY, 0, 0), 255),
+    "palette, red on black": lambda: with_palette([0, 0, 0, 255, 0, 0]),
+    "palette, red on transparent white": lambda: with_palette([255, 255, 255, 255, 0, 0], 0),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_mask_marks_what_is_opaque_and_not_black(tmp_path, name, suffix):
+    picture = MASKS[name]()
+    if suffix == ".tif" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    picture.save(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), FINDING)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_masks_are_turned_upright_as_their_radiographs_are(tmp_path, name, orientation):
+    picture, exif = rotated(orientation)
+    picture.save(tmp_path / name, exif=exif)
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), FINDING)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["i1", "i2", "u4", "f4", "f8"])
+def test_masks_of_any_sample_type(tmp_path, order, kind):
+    content = tiff(page(FINDING.astype(kind), order=order, compression=8), order=order)
+    (tmp_path / "a.tif").write_bytes(content)
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), FINDING)
+
+
+def test_a_thumbnail_is_no_mask(tmp_path):
+    thumbnail = page(np.full((20, 30), 255, np.uint8), tags={254: ("I", (1,))})
+    (tmp_path / "a.tif").write_bytes(tiff(thumbnail, page(GREY)))
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), FINDING)
+
+
+def test_a_mask_may_end_in_rows_of_mid_grey(tmp_path):
+    """Which in a radiograph would be missing data."""
+    lower = np.zeros(SIZE, np.uint8)
+    lower[20:] = 128
+    Image.fromarray(lower).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), lower > 0)
+
+
+REFUSED = {
+    "pages.tif": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
+    "animated.png": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
+    "jpeg.png": ("a JPEG", {"format": "JPEG"}),
+    "jpeg.tif": ("a JPEG", {"compression": "jpeg"}),
+    "gif.png": ("not-an-image", {"format": "GIF"}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_masks_that_cannot_be_trusted_are_refused(tmp_path, name):
+    message, options = REFUSED[name]
+    Image.fromarray(GREY).save(tmp_path / name, **options)
+    with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
+        read_truth(tmp_path).lookup(IMAGE.with_name(name), SIZE)
+
+
+@pytest.mark.parametrize("background, finding", [(1, 2), (255, 254), ((255, 255, 255), (255, 0, 0))])
+def test_labels_without_a_background_are_refused(tmp_path, background, finding):
+    values = np.where(FINDING[..., None], np.uint8(finding), np.uint8(background))
+    Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: 2 values and none is black"):
+        read_truth(tmp_path).lookup(IMAGE, SIZE)
+    whole = np.full(SIZE, 255, np.uint8)  # one value: the finding fills the radiograph
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    assert read_truth(tmp_path).lookup(IMAGE, SIZE).all()
+
+
+def test_smoothed_edges_are_refused_and_a_few_levels_are_not(tmp_path):
+    soft = np.where(FINDING, 255, 0).astype(np.uint8)
+    soft[5:15, 9] = soft[5:15, 20] = 120
+    Image.fromarray(soft).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_truth(tmp_path).lookup(IMAGE, SIZE), soft > 0)
+    soft[5:15, 9] = np.arange(10, 30, 2)
+    soft[5:15, 20] = np.arange(31, 51, 2)
+    Image.fromarray(soft).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="its edges are smoothed"):
         read_truth(tmp_path).lookup(IMAGE, SIZE)
 
 
