@@ -98,6 +98,8 @@ class NormalReference:
                 reference = cls(json.loads(str(stored["settings"])))
                 for i, name in enumerate(json.loads(str(stored["groups"]))):
                     reference._sums[name] = [stored[part][i] for part in PARTS]
+                    if not all(np.isfinite(values).all() for values in reference._sums[name]):
+                        raise ValueError("it holds values that are not finite")
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged or a made-up file raises a dozen types

@@ -18,6 +18,8 @@ import re
 import torch
 from torch import Tensor
 
+from training.files import printable
+
 # inside a layer: Hugging Face 4 -> ours, Hugging Face 5 -> ours; query, key, value are joined separately
 _LAYER = {
     "layernorm_before": "norm1",
@@ -147,7 +149,7 @@ def family_of(state: dict[str, Tensor]) -> str:
         return "huggingface-mae"
     if "blocks.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
         return "facebook-mae" if any(k.startswith("decoder_") for k in state) else "vit-encoder"
-    shown = ", ".join(sorted(state)[:4]) or "no tensors"
+    shown = printable(", ".join(sorted(state)[:4])[:400]) or "no tensors"
     raise ValueError(f"not a ViT or masked autoencoder (it holds {shown}, ...)")
 
 

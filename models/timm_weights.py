@@ -80,7 +80,7 @@ def _converted(convert, state: dict[str, Tensor], network: nn.Module, path: Path
     try:
         return dict(convert(dict(state), network))
     except (KeyError, RuntimeError, AttributeError, ValueError, TypeError, IndexError):
-        shown = ", ".join(sorted(state)[:4]) or "no tensors"
+        shown = printable(", ".join(sorted(state)[:4])[:400]) or "no tensors"
         raise ValueError(f"{path}: no weights of a {type(network).__name__} (it holds {shown}, ...)") from None
 
 
@@ -97,8 +97,9 @@ def _by_position(
     found = [(key, value) for key, value in state.items() if not key.endswith("num_batches_tracked")]
     for position, (name, (key, value)) in enumerate(zip(names, found)):
         if wanted[name].shape != value.shape:
+            shown = printable(key[:200])
             raise ValueError(
-                f"{path}: tensor {position + 1}, {key}, is {tuple(value.shape)} where the network has {name} of "
+                f"{path}: tensor {position + 1}, {shown}, is {tuple(value.shape)} where the network has {name} of "
                 f"{tuple(wanted[name].shape)}; the order differs"
             )
     if not len(names) <= len(found) <= len(names) + 2:

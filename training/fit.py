@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
 from training.device import autocast, resolve_precision
+from training.files import printable, reason_of
 from training.objective import Objective
 from training.optim import set_schedules
 from training.run import RunFolder, bytes_of, tensors_in
@@ -271,9 +272,13 @@ class _Loop:
         if state is None:
             self.s.run.forget_log_after(0)  # of an attempt that ended before its first checkpoint
             return
-        self.objective.load_state_dict(state["objective"])
-        self.s.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.s.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            folder, reason = self.s.run.folder, printable(reason_of(error))
+            raise ValueError(f"{folder}: its checkpoint is of another network or optimizer ({reason})") from None
         self.step, self.counted, self.bad_steps = state["step"], state["counted"], state["bad_steps"]
         self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
         self.epoch_pending = state.get("epoch_pending", False)

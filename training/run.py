@@ -27,6 +27,7 @@ from training.files import (
     atomic,
     free_bytes,
     lock_folder,
+    printable,
     readable,
     reason_of,
     remove_leftovers,
@@ -120,7 +121,13 @@ class RunFolder:
         The main process chooses and verifies; the others read the same file, so all continue from the same step.
         """
         path = distributed.from_main(self._newest)
-        return None if path is None else _load(path)
+        if path is None:
+            return None
+        state = _load(path)
+        spoilt = [name for name, tensor in tensors_in(state.get("objective")) if not torch.isfinite(tensor).all()]
+        if spoilt:
+            raise ValueError(f"{path}: NaN or infinite values in {len(spoilt)} tensors, first {printable(spoilt[0])}")
+        return state
 
     def _newest(self) -> Path | None:
         candidates = self.saved()

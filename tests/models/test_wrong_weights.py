@@ -282,6 +282,13 @@ def test_medical_mae_with_a_narrow_decoder_has_sixteen_heads(tmp_path):
     )
 
 
+@pytest.mark.parametrize("read", [load_mae, build_backbone, load_bone_age])
+def test_names_of_tensors_are_shown_escaped(read, tmp_path):
+    torch.save({"a\x1b[31m\u202e": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w.pth: .*a\\x1b\[31m\\u202e"):
+        read(tmp_path / "w.pth")
+
+
 def test_a_file_of_ours_knows_its_heads_with_and_without_its_folder(tmp_path):
     ours = MaskedAutoencoder(named_config("mae_vit_mini_patch16_dec128d1b", input_size=SIZE))
     save_facebook(ours, tmp_path, PREPROCESSOR, "card")

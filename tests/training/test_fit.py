@@ -81,6 +81,14 @@ def test_it_learns_and_finishes(tmp_path):
     assert records[-1]["step"] == 160 and float(objective.updates) == 160
 
 
+def test_a_state_of_another_network_is_one_sentence(tmp_path):
+    run = RunFolder(tmp_path, {"seed": 5})
+    run.save({"objective": {"w": torch.ones(2)}, "step": 3}, 3)
+    del run
+    with pytest.raises(ValueError, match="its checkpoint is of another network or optimizer"):
+        train(tmp_path)
+
+
 def test_one_process_equals_two_and_accumulation_equals_a_large_batch(tmp_path):
     def child(folder, **layout):
         return lambda: 0 if train(folder, dropout=False, **layout)[1] == "finished" else 1

@@ -150,6 +150,13 @@ def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
         RunFolder(tmp_path / "file", {})
 
 
+def test_a_state_of_nan_is_not_continued(tmp_path):
+    run = RunFolder(tmp_path, {})
+    run.save({"objective": {"w": torch.tensor([1.0, float("nan")]), "v": torch.ones(1)}}, 1)
+    with pytest.raises(ValueError, match="step_0000000001.pt: NaN or infinite values in 1 tensors, first w"):
+        run.load()
+
+
 def test_continuing_from_elsewhere(tmp_path):
     RunFolder(tmp_path / "a", {}).save({"step": 5}, 5)
     assert RunFolder(tmp_path / "b", {}, resume=str(tmp_path / "a")).load()["step"] == 5
