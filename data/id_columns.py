@@ -60,7 +60,9 @@ def ids(
         refuse(table, column, values, empty, "is empty")
     wrong = missing_words(values) & ~empty
     refuse(table, column, values, wrong, "is {!r}, which names nothing; leave the cell empty, or use another id")
-    refuse(table, column, values.map(ascii), values.map(_is_deceptive), "is {}, with an invisible character; remove it")
+    deceptive = values.isin([text for text in set(values) if _is_deceptive(text)])
+    if deceptive.any():
+        refuse(table, column, values.map(ascii), deceptive, "is {}, with an invisible character; remove it")
     refuse_damaged(table, column, values)
     refuse_look_alikes(table, column, values)
     if files:
@@ -82,13 +84,18 @@ def refuse_damaged(table: Path, column: str, values: pd.Series) -> None:
 
 def id_key(text: str) -> str:
     """What an id has in common with those that look like it, see `ids`: two of one key are hardly two patients."""
+    if text.isascii() and text.isalnum():
+        return text.lstrip("0") or "0" if text.isdecimal() else text
     key = " ".join(unicodedata.normalize("NFKC", text.translate(_DASHES)).split())
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
 
 def clean_text(value: object) -> str:
     """The text of a cell without outer spaces, in NFC; "" for a missing one."""
-    return "" if value is None or value is pd.NA or value != value else unicodedata.normalize("NFC", str(value).strip())
+    if value is None or value is pd.NA or value != value:
+        return ""
+    text = str(value).strip()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _is_deceptive(text: str) -> bool:

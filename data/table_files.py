@@ -76,8 +76,13 @@ def refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, reason
 
 def missing_words(values: pd.Series) -> pd.Series:
     """Which texts are words for a missing value: `NO_VALUE` in any case, empty or NaN. Bool, one per row."""
-    words = values.astype("string").str.strip().str.casefold().fillna("")
-    return (words == "") | words.isin(NO_VALUE)
+    missing = {value for value in set(values) if isinstance(value, str) and _is_missing(value)}
+    return values.isna() | values.isin(missing)
+
+
+def _is_missing(text: str) -> bool:
+    word = text.strip()
+    return not word or word.casefold() in NO_VALUE
 
 
 def _without_header(path: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -153,12 +158,15 @@ def _texts(words: Sequence[str]) -> pd.Series:
 def _typed(words: Sequence[str]) -> pd.Series:
     """Cells as numbers or flags where all of them are such, or missing; else as text."""
     cells = _texts(words)
-    missing = missing_words(cells)
+    try:
+        return pd.to_numeric(cells)
+    except (ValueError, TypeError):  # there are words among them
+        missing = missing_words(cells)
     known = cells[~missing]
     if known.isin(_FLAGS.keys()).all() and len(known):
         flags = cells.where(~missing).map(_FLAGS)
         return flags if missing.any() else flags.astype(bool)
     try:
         return pd.to_numeric(cells.where(~missing))
-    except (ValueError, TypeError):  # texts among them
+    except (ValueError, TypeError):
         return cells

@@ -35,8 +35,8 @@ def table_text(columns: Sequence[str], rows: Iterable[dict], raw_bytes: bool = F
 
     raw_bytes: bytes of file names that are not UTF-8 stay, as surrogate escapes; else they appear as \\udcNN.
     """
-    lines = [_line(columns, raw_bytes), *(_line([row.get(column) for column in columns], raw_bytes) for row in rows)]
-    return "".join(lines)
+    lines = (line_text([row.get(column) for column in columns], raw_bytes) for row in rows)
+    return "".join((line_text(columns, raw_bytes), *lines))
 
 
 def read_cells(
@@ -63,9 +63,11 @@ def parse_cells(path: Path, text: str, header: bool = True, blank: bool = False)
     shown = printable(path)
     try:
         lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
-        rows = [[unescape(cell) for cell in row] for row in lines if row or blank]
+        rows = [row for row in lines if row or blank]
     except csv.Error as error:
         raise ValueError(f"{shown}: not a readable table ({error})") from None
+    if "'" in text:
+        rows = [[unescape(cell) for cell in row] for row in rows]
     while rows and not any(map(str.strip, rows[-1])):
         rows.pop()
     if not rows:
@@ -164,7 +166,7 @@ def _needs_apostrophe(text: str) -> bool:
     return False
 
 
-def _line(values: Sequence, raw_bytes: bool) -> str:
+def line_text(values: Sequence, raw_bytes: bool = False) -> str:
     """A line of a table. `csv.writer` of Python 3.11 and 3.12 leaves a lone carriage return without quotes."""
     cells = [_cell(value, raw_bytes) for value in values]
     cells = ['"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in cells]
