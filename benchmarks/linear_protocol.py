@@ -162,10 +162,9 @@ class Bench:
 
     def counts(self) -> tuple[float, float, int]:
         """Radiographs to train on and to validate with, in the mean fold, and to test with, out of splits.csv."""
-        import csv
+        from training.tables import read_rows
 
-        with open(self.out / "fracatlas" / "splits.csv", encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(self.out / "fracatlas" / "splits.csv", ["path", "split"])
         count = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}
         tests = len({row["path"] for row in rows if row["split"] == "test"})
         return count["train"] / FOLDS, count["val"] / FOLDS, tests

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import refuse
-from data.dataset import read_table, require_columns
 from data.listing import printable
+from data.table_files import read_table, refuse, require_columns
 
 COLUMNS = ("sex", "age_months", "sd_months")
 

@@ -15,14 +15,17 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from data.boneage import PARTS
-from data.columns import refuse
-from data.dataset import read_table
+from data.boneage import MONTHS, PARTS, read_sexes
+from data.columns import numbers
 from data.dicom_patient import patient_facts
+from data.id_columns import ids
 from data.listing import PassedOver, list_radiographs, named_files
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph
+from data.release import padded_hint
+from data.table_files import read_table, refuse
 from training.files import printable
+from training.tables import list_names
 
 COLUMNS = ("image", "name", "sex", "said", "age_months", "target", "patient")
 # what a table may call a column, in any case
@@ -47,12 +50,12 @@ def read_inputs(
 ) -> tuple[pd.DataFrame, list[Lost]]:
     """(records, what is lost) of folders, files, .txt lists and .csv or .xlsx tables, each radiograph once.
 
-    Records: `image` (path), `name` (as written), `sex` (a word, "" where there is none), `said` (who says so,
-    for messages), `age_months` (chronological) and `target` (true bone age), both NaN where unknown, `patient` (or the
-    path). A table has a column `image` with paths relative to itself, or RSNA's `id`, and
-    perhaps `sex` (or `male`), `age_months` (or `age_years`), `bone_age_months` (or RSNA's names) and `patient`. Paths
-    of a .txt list are relative to the list or, if there is no such file, to the folder `beside`. passed_over: as in
-    `list_radiographs`.
+    Records: `image` (path), `name` (as written), `sex` ("M", "F", "unknown", or "" where nothing says it), `said` (who
+    says so, for messages), `age_months` (chronological) and `target` (true bone age), both NaN where unknown, `patient`
+    (or the path). A table has a column `image` with paths relative to itself, or RSNA's `id`, and perhaps `sex` or
+    `male` (see `data.boneage.read_sexes`), `age_months` (or `age_years`), `bone_age_months` (or RSNA's names) and
+    `patient`. Paths of a .txt list are relative to the list or, if there is no such file, to the folder `beside`.
+    passed_over: as in `list_radiographs`.
     FileNotFoundError, PermissionError and ValueError name the file, and the row, of what is wrong with them.
     """
     rows: list[dict] = []
@@ -137,26 +140,34 @@ def _from_list(source: Path, beside: Path | None, lost: list[Lost]) -> list[dict
 def _from_table(source: Path, lost: list[Lost]) -> list[dict]:
     if not source.exists():
         raise FileNotFoundError(f"{printable(source)}: no such table")
-    found = _columns(source, read_table(source))
-    rows = read_table(source, text=list(found.values()))
-    names = rows[found["image"]].astype("string").str.strip()
-    refuse(source, found["image"], names, names.isna() | (names == ""), "is empty")
-    sexes = rows[found["sex"]].astype("string").str.strip().fillna("") if "sex" in found else [""] * len(rows)
+    rows = read_table(source, text=None)
+    found = _columns(source, rows)
+    are_paths = found["image"].strip().lower() == "image"
+    names = _names(source, rows, found["image"], are_paths)
+    sexes = read_sexes(source, rows, found["sex"]) if "sex" in found else [""] * len(rows)
     ages = _numbers(source, rows, found.get("age"), 0, OLDEST)
     ages = ages * 12 if found.get("age", "").strip().lower() == "age_years" else ages
-    targets = _numbers(source, rows, found.get("target"), 0, 240)
-    patients = rows[found["patient"]].astype("string") if "patient" in found else [None] * len(rows)
-    paths, kept = _files(source, list(names), found["image"].strip().lower() == "image"), []
-    for row, (path, name, sex, age, target, patient) in enumerate(
-        zip(paths, names, sexes, ages, targets, patients), 2
-    ):  # fmt: skip
+    targets = _numbers(source, rows, found.get("target"), *MONTHS)
+    patients = ids(source, rows, found["patient"], optional=True) if "patient" in found else [None] * len(rows)
+    paths, kept = _files(source, list(names), are_paths), []
+    columns = zip(paths, names, sexes, ages, targets, patients)
+    for row, (path, name, sex, age, target, patient) in enumerate(columns, 2):
         if path is None:
-            lost.append((Path(name), "missing", f"no such file; row {row} of {printable(source)}"))
+            hint = padded_hint(str(source.parent / name)) if are_paths else ""
+            lost.append((Path(name), "missing", f"no such file; row {row} of {printable(source)}{hint}"))
             continue
         kept.append({"image": str(path), "name": name, "sex": sex, "said": f"{printable(source)}: row {row}",
-                     "age_months": age, "target": target,
-                     "patient": None if pd.isna(patient) else str(patient)})  # fmt: skip
+                     "age_months": age, "target": target, "patient": patient})  # fmt: skip
     return kept
+
+
+def _names(source: Path, rows: pd.DataFrame, column: str, are_paths: bool) -> pd.Series:
+    """Paths, or ids of RSNA's, without outer spaces; ValueError with the row of an empty or a damaged one."""
+    if not are_paths:
+        return ids(source, rows, column)
+    names = rows[column].str.strip()
+    refuse(source, column, names, names.isna() | (names == ""), "is empty")
+    return names
 
 
 def _columns(source: Path, rows: pd.DataFrame) -> dict[str, str]:
@@ -174,7 +185,7 @@ def _columns(source: Path, rows: pd.DataFrame) -> dict[str, str]:
         if mine:
             found[noun] = mine[0]
     if "image" not in found:
-        has = ", ".join(map(str, rows.columns))[:500]
+        has = list_names(rows.columns)
         raise ValueError(f"{printable(source)}: no column 'image' (or RSNA's 'id'); it has {has}")
     return found
 
@@ -182,12 +193,7 @@ def _columns(source: Path, rows: pd.DataFrame) -> dict[str, str]:
 def _numbers(source: Path, rows: pd.DataFrame, column: str | None, low: float, high: float) -> pd.Series:
     if column is None:
         return pd.Series(np.nan, index=rows.index)
-    words = rows[column].astype("string").str.strip()
-    words = words.where(words != "")
-    numbers = pd.to_numeric(words, errors="coerce").astype(float)
-    wrong = words.notna() & ~numbers.between(low, high)
-    refuse(source, column, words, wrong, f"is {{!r}}; expected {low:g} to {high:g}, or empty")
-    return numbers
+    return numbers(source, rows[column], low, high)
 
 
 def _files(source: Path, names: Sequence[str], are_paths: bool) -> list[Path | None]:

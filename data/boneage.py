@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, ids, refuse
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.columns import counted, finished, numbers
+from data.dataset import RadiographDataset, Task
+from data.id_columns import ids
 from data.listing import printable
 from data.release import require_images, require_once, there
+from data.table_files import NO_VALUE, paths_below, read_table, refuse, require_columns
+from training.tables import list_names
 
 _WHOLE = re.compile(r"[0-9]+")
 MONTHS = (0.0, 240.0)  # the release has 1 to 228
@@ -22,7 +25,11 @@ SCHEMAS = (
     ("Case ID", "Sex", "Ground truth bone age (months)"),
 )
 SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
-WORDS = {"true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F"}  # of tables of one's own
+UNKNOWN = "unknown"  # a sex that a table says is not known; an empty cell says nothing
+WORDS = {
+    "true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F",
+    **dict.fromkeys(("u", "o", "unknown", *NO_VALUE), UNKNOWN),  # "o" is DICOM's other
+}  # fmt: skip
 MALE_FLAGS = {"1": "M", "0": "F", "1.0": "M", "0.0": "F"}  # in a column `male` alone: elsewhere 1 may be a girl
 
 
@@ -115,16 +122,16 @@ def own_table(
 ) -> pd.DataFrame:  # fmt: skip
     """The records of a table of one's own, with `target` in months and `sex` ("M", "F", NaN); see `CsvTable.read`.
 
-    Sex is m or f, male or female, true or false in any case, 1 and 0 only in a column called `male`. ValueError names
-    the row of anything else and of a bone age beyond `MONTHS`.
+    Sex: see `read_sexes`. ValueError names the row of anything else and of a bone age beyond `MONTHS`.
     """
     from data.csv_table import CsvTable
 
     table = Path(csv)
     rows = read_table(table, text=[sex_col, target_col])
     require_columns(table, rows, [sex_col, target_col])
-    sexes = _own_sexes(table, rows, sex_col)
-    _months(table, rows, target_col)
+    sexes = read_sexes(table, rows, sex_col)
+    sexes = sexes.where(sexes.isin(["M", "F"]), np.nan)
+    numbers(table, rows[target_col], *MONTHS, unit="months")
     records = CsvTable.read(root, csv=csv, image_col=image_col, target_col=target_col, patient_col=patient_col,
                             task="regression", unit="months", keep_missing=keep_missing, **looking)  # fmt: skip
     told = records.attrs
@@ -140,18 +147,17 @@ def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.Data
     schema = next((schema for schema in SCHEMAS if schema[0] in rows), None)
     if schema is None:
         wanted = ", ".join(repr(schema[0]) for schema in SCHEMAS)
-        raise ValueError(
-            f"{printable(table)}: none of the columns {wanted}; it has {', '.join(map(str, rows.columns))[:500]}"
-        )
+        raise ValueError(f"{printable(table)}: none of the columns {wanted}; it has {list_names(rows.columns)}")
     number, sex, months = schema
     blind = name == BLIND and months not in rows
     require_columns(table, rows, [sex] if blind else [sex, months])
     names, images = _ids(table, rows, number), _images(root, part)
     paths = paths_below(root, name, [images.get(i, f"{part.folders[0]}/{i}.png") for i in names])
     require_images(table, paths, keep_missing)
+    targets = np.nan if blind else numbers(table, rows[months], *MONTHS, unit="months")
     return pd.DataFrame({
-        "image": paths, "target": np.nan if blind else _months(table, rows, months), "patient": names,
-        "official": part.official, "sex": _sexes(table, rows, sex), "id": names,
+        "image": paths, "target": targets, "patient": names, "official": part.official,
+        "sex": _sexes(table, rows, sex), "id": names,
     })  # fmt: skip
 
 
@@ -173,14 +179,6 @@ def _ids(table: Path, rows: pd.DataFrame, column: str) -> list[str]:
     return found.tolist()
 
 
-def _months(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
-    """Bone ages as numbers; ValueError names the row of what is none, or none of a child."""
-    months = pd.to_numeric(rows[column], errors="coerce").astype(float)
-    wrong = rows[column].notna() & ~months.between(*MONTHS)
-    refuse(table, column, rows[column], wrong, f"is {{!r}}; expected {MONTHS[0]:g} to {MONTHS[1]:g} months")
-    return months
-
-
 def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     """M, F or NaN, from True/False or M/F; ValueError names the row of anything else."""
     words = rows[column].astype("string").str.strip()
@@ -188,12 +186,17 @@ def _sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     return _known(table, column, words, sexes, "True or False" if column == "male" else "M or F")
 
 
-def _own_sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
-    """The same of a table of one's own, with more words; empty cells are unknown."""
-    words = rows[column].astype("string").str.strip().replace("", pd.NA)
+def read_sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
+    """The sexes of a table of one's own, for training and prediction alike: "M", "F", `UNKNOWN` or "" (empty cell).
+
+    Sex is m or f, male or female, true or false (male), u, unknown or a word for a missing value, in any case; 1 and 0
+    only in a column called `male`, since elsewhere 1 may be a girl. ValueError names the row of anything else.
+    """
+    words = rows[column].astype("string").str.strip().fillna("")
     is_flag = column.strip().lower() == "male"
-    sexes = words.str.lower().map(WORDS | (MALE_FLAGS if is_flag else {}))
-    return _known(table, column, words, sexes, "True or False, 1 or 0" if is_flag else "M or F, male or female")
+    sexes = words.str.lower().map(WORDS | {"": ""} | (MALE_FLAGS if is_flag else {}))
+    expected = "True or False, 1 or 0" if is_flag else "M or F, male or female (1 and 0 only in a column called male)"
+    return _known(table, column, words, sexes, expected)
 
 
 def _known(table: Path, column: str, words: pd.Series, sexes: pd.Series, wanted: str) -> pd.Series:

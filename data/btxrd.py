@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, flags, grouped, ids
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.columns import counted, finished, flags, grouped
+from data.dataset import RadiographDataset, Task
 from data.duplicates import BITS
+from data.id_columns import ids
 from data.listing import printable
 from data.release import pictures_in, require_images
+from data.table_files import paths_below, read_table, require_columns
 
 SITES = (
     "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone", "ankle-joint", "knee-joint",

@@ -1,6 +1,5 @@
-"""Columns of published tables as records need them: ids, 0/1 flags, groups in place of patients, notices."""
+"""Columns of published tables as records need them: 0/1 flags, groups in place of patients, notices."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,27 +9,9 @@ import pandas as pd
 from data.dataset import Task
 from data.duplicates import BITS, DISTANCE, HINT_DISTANCE, groups_of, look_at
 from data.listing import printable
+from data.table_files import SHEET_ERROR, missing_words, refuse
 
-_DECIMAL = re.compile(r"[+-]?\d+\.\d*")
-
-
-def ids(table: Path, rows: pd.DataFrame, column: str, unique: bool = False, files: bool = False) -> pd.Series:
-    """A column of ids, read as text, without outer spaces.
-
-    ValueError names table and row of an id that is missing, was turned into a decimal number ("7.0": elsewhere the same
-    id may be "7"), stands there twice though they must be `unique`, or is no plain name of one of the `files`.
-    """
-    found = rows[column].astype("string").str.strip()
-    empty = found.isna() | (found == "")
-    decimal = found.fillna("").map(lambda text: bool(_DECIMAL.fullmatch(text)))
-    refuse(table, column, found, empty, "is empty")
-    refuse(table, column, found, decimal, "is {!r}, a number with decimals; save the column as text or whole numbers")
-    if files:
-        leading = found.fillna("").map(lambda text: "/" in text or "\0" in text or text in (".", ".."))
-        refuse(table, column, found, leading, "is {!r}, which is not the name of a file")
-    if unique or files:
-        refuse(table, column, found, found.duplicated(), "is {!r} a second time")
-    return found.astype(object)
+_MARKS = ("-", "--", "---", ".", "?")  # of a label that is not there
 
 
 def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float = np.nan) -> pd.DataFrame:
@@ -40,18 +21,38 @@ def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float 
     """
     known = {}
     for column in columns:
-        numbers = pd.to_numeric(rows[column], errors="coerce").astype(float)
-        refuse(table, column, rows[column], rows[column].notna() & ~numbers.isin([0, 1]), "is {!r}; expected 0 or 1")
-        known[column] = numbers.where(rows[column].notna(), empty)
+        values = pd.to_numeric(rows[column], errors="coerce").astype(float)
+        missing = missing_words(rows[column])
+        refuse(table, column, rows[column], ~missing & ~values.isin([0, 1]), "is {!r}; expected 0 or 1")
+        known[column] = values.where(~missing, empty)
     return pd.DataFrame(known, index=rows.index)
 
 
-def refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, told: str) -> None:
-    """ValueError with table, row and column of the first of the `wrong` values; {} in `told` is the value."""
-    places = np.flatnonzero(wrong.to_numpy(bool))
-    if places.size:
-        value = printable(str(values.iloc[places[0]]))[:200]
-        raise ValueError(f"{printable(table)}: row {places[0] + 2}: {column} {told.format(value)}")
+def numbers(table: Path, values: pd.Series, low: float = -np.inf, high: float = np.inf, unit: str = "") -> pd.Series:
+    """A column of numbers as float; NaN where it is empty or says NA, NaN, None or null, which no number is spelt as.
+
+    ValueError names table, row, column and value of what is no finite number from `low` to `high` (in `unit`).
+    """
+    missing = missing_words(values)
+    known = pd.to_numeric(values.where(~missing), errors="coerce").astype(float)
+    wrong = ~missing & ~(np.isfinite(known) & known.between(low, high))
+    expected = "a number" if np.isinf(low) else f"{low:g} to {high:g}{unit and ' ' + unit}, or an empty cell"
+    refuse(table, str(values.name), values, wrong, f"is {{!r}}; expected {expected}")
+    return known
+
+
+def refuse_unclear_labels(table: Path, values: pd.Series) -> None:
+    """ValueError with the row of a label in words that may mean a class or a missing one, or is a formula's error.
+
+    Such are None, NA, NaN, null, dashes and question marks; "-" is a class if the other one is "+".
+    """
+    texts = values.astype("string").str.strip().fillna("")
+    unclear = texts.isin(_MARKS) & ~texts.isin(["-"] if set(texts) <= {"+", "-", ""} else [])
+    unclear |= missing_words(values) & (texts != "")
+    refuse(table, str(values.name), texts, unclear, "is {!r}, which may be a class or a missing label; leave the cell "
+           "empty if it is missing, else call the class something else")  # fmt: skip
+    broken = texts.str.fullmatch(SHEET_ERROR).astype(bool)
+    refuse(table, str(values.name), texts, broken, "is {!r}, an error of a spreadsheet's formula")
 
 
 def counted(number: int, what: str = "radiograph", many: str = "") -> str:

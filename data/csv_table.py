@@ -1,17 +1,23 @@
 """Any table of radiographs: the user names its columns."""
 
+import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, grouped, ids
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.columns import counted, finished, grouped, numbers, refuse_unclear_labels
+from data.dataset import RadiographDataset, Task
+from data.id_columns import clean_text, ids, refuse_look_alikes
 from data.listing import printable
 from data.release import require_images
+from data.table_files import missing_words, paths_below, read_table, refuse, require_columns
 
 KINDS = ("binary", "multiclass", "regression")
 _RESERVED = ("image", "target", "patient", "study", "official")
+_REMEDY = (
+    "; --data_root FOLDER names a folder that holds all of the pictures: absolute paths below it are read, other names "
+    "start from it"
+)
 
 
 class CsvTable(RadiographDataset):
@@ -22,8 +28,9 @@ class CsvTable(RadiographDataset):
     Tree: a .csv (UTF-8) or .xlsx table with a header; pictures are named relative to the folder of the table, or to
     another root, and lie below it.
     Groups: the patient column. Without one, near-duplicates are one group and nothing else ties two pictures together.
-    Empty cells, NA, NaN, None and null are no label: such rows stay with the target NaN. All other columns ride along;
-    one that has a name of ours (image, target, patient, study, official) is kept as "NAME (table)".
+    An empty cell is no label: such rows stay with the target NaN. Where all other labels are numbers, NA, NaN, None and
+    null are none, either, and a notice counts them; among words they might be a class, and are refused. All other
+    columns ride along; one that has a name of ours (image, target, patient, study, official) is kept as "NAME (table)".
     """
 
     table, image, target = "", "", ""
@@ -43,17 +50,14 @@ class CsvTable(RadiographDataset):
             raise ValueError(f"task {task!r}: choose {', '.join(KINDS)}")
         table = Path(csv)
         root = table.parent if root is None else Path(root)
-        text = [image_col, *([patient_col] if patient_col else []), *([target_col] if task != "regression" else [])]
-        rows = read_table(table, text=text)
-        require_columns(table, rows, [image_col, target_col, *([patient_col] if patient_col else [])])
+        columns = [image_col, target_col, *([patient_col] if patient_col else [])]
+        rows = read_table(table, text=columns)
+        require_columns(table, rows, columns)
         names = _names(table, rows[image_col])
-        notices: list[str] = []
-        targets, made = (_numbers if task == "regression" else _classes)(table, rows[target_col], task, unit, notices)
+        read_labels = _numbers if task == "regression" else _classes
+        targets, meaning, notices = read_labels(table, rows[target_col], task, unit)
         patients = ids(table, rows, patient_col) if patient_col else None
-        try:
-            paths = paths_below(root, table.name, names)
-        except ValueError as error:
-            raise ValueError(f"{printable(table)}: {str(error).removeprefix(str(root / table.name) + ': ')}") from None
+        paths = _paths(table, root, names)
         require_images(table, paths, keep_missing)
         records = rows.rename(columns={name: f"{name} (table)" for name in _RESERVED})
         records = records.assign(image=paths, target=targets)
@@ -63,51 +67,65 @@ class CsvTable(RadiographDataset):
             records = grouped(records, notices, **looking)
         else:
             records = records.assign(patient=patients)
-        return finished(table, records, made, notices)
+        return finished(table, records, meaning, notices)
 
 
 def _names(table: Path, column: pd.Series) -> pd.Series:
-    """Names of pictures as written; ValueError for an empty one and one that is there twice."""
-    for wrong, told in ((column.isna(), "is empty"), (column.duplicated(), "is {!r} a second time")):
-        if wrong.any():
-            place = int(np.flatnonzero(wrong)[0])
-            value = printable(str(column.iloc[place]))[:200]
-            raise ValueError(f"{printable(table)}: row {place + 2}: {column.name} {told.format(value)}")
-    return column
+    """Names of pictures without outer spaces; ValueError for an empty one and one that is there twice."""
+    names = column.str.strip()
+    refuse(table, str(column.name), names, names.isna() | (names == ""), "is empty")
+    files = names.map(lambda name: os.path.normpath(clean_text(name)))
+    refuse(table, str(column.name), names, files.duplicated(), "is {!r} a second time")
+    return names
 
 
-def _numbers(table: Path, column: pd.Series, task: str, unit: str, notices: list[str]) -> tuple[pd.Series, Task]:
+def _paths(table: Path, root: Path, names: pd.Series) -> list[str]:
+    """The files that the table names; ValueError with the row of one that is not below `root`, and the remedy."""
+    try:
+        return paths_below(root, table.name, names)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{root / table.name}: ")
+        remedy = "" if "through a link" in reason else _REMEDY
+        raise ValueError(f"{printable(table)}: {reason}{remedy}") from None
+
+
+def _numbers(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.Series, Task, list[str]]:
     """A regression target; ValueError names the row of what is no finite number."""
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    wrong = column.notna() & ~np.isfinite(numbers)
-    if wrong.any():
-        place = int(np.flatnonzero(wrong)[0])
-        value = printable(str(column.iloc[place]))[:200]
-        raise ValueError(f"{printable(table)}: row {place + 2}: {column.name} is {value!r}; expected a number")
-    if numbers.dropna().nunique() < 2:
+    targets = numbers(table, column)
+    if targets.dropna().nunique() < 2:
         raise ValueError(f"{printable(table)}: {column.name} has no two different numbers")
-    return numbers, Task("regression", unit=unit)
+    return targets, Task("regression", unit=unit), _missing_notices(column)
 
 
-def _classes(table: Path, column: pd.Series, task: str, unit: str, notices: list[str]) -> tuple[pd.Series, Task]:
-    """A target of classes: numbers in their order, words in the alphabet's; what each index means is told."""
-    words = column.astype("string").str.strip().replace("", pd.NA)
-    known = words.dropna()
-    numbers = pd.to_numeric(known, errors="coerce")
-    if len(known) and numbers.notna().all():  # 1, 1.0 and 01 are one class
-        words = numbers.map("{:g}".format).reindex(words.index).astype("string")
-        classes = [f"{number:g}" for number in sorted(set(numbers))]
+def _missing_notices(column: pd.Series) -> list[str]:
+    """Notices of the words among numbers that are no label."""
+    words = column[missing_words(column)].dropna().str.strip().value_counts().sort_index()
+    return [f"{column.name}: {word!r} in {counted(count, 'row')} is no label" for word, count in words.items() if word]
+
+
+def _classes(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.Series, Task, list[str]]:
+    """A target of classes: numbers in their order, words in the alphabet's; a notice says what each index means."""
+    words = column.map(clean_text).astype(object)
+    known = words[~missing_words(words)]
+    values = pd.to_numeric(known, errors="coerce")
+    notices = []
+    if len(known) and values.notna().all():  # 1, 1.0 and 01 are one class
+        notices = _missing_notices(column)
+        words = values.map("{:g}".format).reindex(words.index)
+        classes = [f"{value:g}" for value in sorted(set(values))]
     else:
+        refuse_unclear_labels(table, column)
+        refuse_look_alikes(table, str(column.name), words)
         classes = sorted(set(known))
     wrong = None
     if len(classes) < 2:
         wrong = f"has {f'only the class {classes[0]!r}' if classes else 'no labels'}; two classes are needed"
     elif task == "binary" and len(classes) > 2:
         wrong = f"has {len(classes):,} values ({', '.join(map(repr, classes[:10]))}); binary needs two"
-    elif task == "binary" and numbers.notna().all() and classes != ["0", "1"]:
+    elif task == "binary" and values.notna().all() and classes != ["0", "1"]:
         wrong = f"has {' and '.join(classes)}; expected 0 and 1, or two words"
     if wrong:
-        raise ValueError(f"{printable(table)}: {column.name} {printable(wrong)}")
+        raise ValueError(f"{printable(table)}: {column.name} {'; '.join([printable(wrong), *notices])}")
     order = {name: float(index) for index, name in enumerate(classes)}
     notices.append(f"{column.name}: " + ", ".join(f"{index} = {name}" for index, name in enumerate(classes[:50])))
-    return words.map(order).astype(float), Task(task, tuple(classes))
+    return words.map(order).astype(float), Task(task, tuple(classes)), notices

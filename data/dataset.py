@@ -15,13 +15,12 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from data.id_columns import ids
 from data.kept_radiographs import KeptRadiographs
-from data.listing import below
 from data.preprocessing import Preprocessing
-from training.files import check_archive
+from data.table_files import paths_below, read_table, require_columns
 from training.sampling import Key, sample_generator
-
-MOST_CELLS = 5_000_000  # of an .xlsx sheet
+from training.tables import list_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class RadiographDataset(Dataset):
             self._shared = keep
         for column in extra:
             if column not in records:
-                raise ValueError(f"no column {column!r}; the records have {', '.join(map(str, records.columns))[:500]}")
+                raise ValueError(f"no column {column!r}; the records have {list_names(records.columns)}")
         self._extra = records[list(extra)].to_numpy(np.float32, copy=True) if extra else None
         if extra and not np.isfinite(self._extra).all():
             raise ValueError(f"the columns {', '.join(extra)} have gaps; every radiograph needs a number")
@@ -75,13 +74,15 @@ class RadiographDataset(Dataset):
     def read(cls, root: str | Path) -> pd.DataFrame:
         """All records below `root`. FileNotFoundError or ValueError name the table and the column."""
         named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
-        rows = read_table(Path(root) / cls.table, text=[*named, *([cls.patient] if cls.patient else [])])
-        require_columns(Path(root) / cls.table, rows, [cls.target, *([cls.patient] if cls.patient else []), *named])
+        table, owner = Path(root) / cls.table, [cls.patient] if cls.patient else []
+        words = [cls.target] if cls.task.kind == "multiclass" else []
+        rows = read_table(table, text=[*named, *owner, *words])
+        require_columns(table, rows, [cls.target, *owner, *named])
         records = rows.assign(
             image=paths_below(root, cls.table, [cls.image.format_map(row) for row in rows.to_dict("records")]),
             target=cls.targets(rows),
         )
-        return records.assign(patient=rows[cls.patient].astype(str)) if cls.patient else records
+        return records.assign(patient=ids(table, rows, cls.patient)) if cls.patient else records
 
     @classmethod
     def targets(cls, rows: pd.DataFrame) -> pd.Series:
@@ -128,64 +129,3 @@ class RadiographDataset(Dataset):
         if index not in self._kept:
             self._kept[index] = self.preprocessing.read(path)
         return self._kept[index], None
-
-
-def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
-    """ValueError naming the table and the first of `columns` that it lacks."""
-    for column in columns:
-        if column not in rows:
-            has = ", ".join(map(str, rows.columns))[:500]
-            raise ValueError(f"{path}: no column {column!r}; it has {has}")
-
-
-def paths_below(root: str | Path, table: str, names: Sequence[str], first_row: int = 2) -> list[str]:
-    """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere.
-
-    first_row: number of the first row, 1 for a table without header.
-    """
-    paths = []
-    for row, name in enumerate(names, first_row):
-        try:
-            paths.append(str(below(Path(root), name)))
-        except ValueError as error:
-            raise ValueError(f"{Path(root) / table}: row {row}: {error}") from None
-    return paths
-
-
-def read_table(path: Path, text: Sequence[str] = (), names: Sequence[str] = ()) -> pd.DataFrame:
-    """A csv or xlsx table; the columns in `text` stay as written ("00012" is no number). Errors name the path.
-
-    names: the columns of a csv table without header, all of them text; empty cells are "".
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table")
-    as_text = dict.fromkeys(text, str)
-    check_archive(path)
-    try:
-        if path.suffix.lower() == ".xlsx":
-            _check_workbook(path)
-            return pd.read_excel(path, dtype=as_text)
-        if not names:
-            return pd.read_csv(path, encoding="utf-8-sig", dtype=as_text)
-        rows = pd.read_csv(path, encoding="utf-8-sig", dtype=str, header=None, keep_default_na=False)
-        if len(rows.columns) != len(names):
-            raise ValueError(f"{len(rows.columns)} columns; expected {' and '.join(names)} without a header")
-        return rows.fillna("").set_axis(list(names), axis=1)
-    except Exception as error:  # not UTF-8, ragged, empty, no workbook: the parsers raise a dozen types
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: not a readable table ({told})") from None
-
-
-def _check_workbook(path: Path) -> None:
-    """Refuse a sheet that would fill the memory: pandas makes a full rectangle of what lies in a few far cells."""
-    from openpyxl import load_workbook
-
-    workbook = load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    sheet = workbook.worksheets[0]
-    sheet.reset_dimensions()
-    widest = 0
-    for count, row in enumerate(sheet.iter_rows(values_only=True), 1):
-        widest = max(widest, len(row))
-        if count * widest > MOST_CELLS:
-            raise ValueError(f"a sheet of more than {MOST_CELLS / 1e6:.0f} million cells; save it as .csv")
-    workbook.close()

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.columns import counted, finished, flags, grouped, ids
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.columns import counted, finished, flags, grouped
+from data.dataset import RadiographDataset, Task
+from data.id_columns import ids
 from data.listing import printable
 from data.release import pictures_in, require_images
+from data.table_files import paths_below, read_table, require_columns
 
 _FOLDERS = ("Fractured", "Non_fractured")
 _PARTS = ("hand", "leg", "hip", "shoulder", "mixed")

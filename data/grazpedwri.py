@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.columns import counted, finished, flags, ids
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.columns import counted, finished, flags, refuse_unclear_labels
+from data.dataset import RadiographDataset, Task
+from data.id_columns import ids
 from data.release import pictures_in, require_images
+from data.table_files import paths_below, read_table, require_columns
 
 FLAGS = ("initial_exam", "cast", "diagnosis_uncertain", "osteopenia", "fracture_visible", "metal")
 CLASSES = 20  # of the AO task, as in SKELEX
@@ -42,6 +44,7 @@ class PediatricFracture(RadiographDataset):
         table = root / cls.table
         rows = read_table(table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"])
         require_columns(table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS])
+        refuse_unclear_labels(table, rows["ao_classification"])
         stems, patients = ids(table, rows, "filestem", files=True), ids(table, rows, "patient_id")
         folders = sorted(path.name for path in root.glob("images*") if path.is_dir())
         found = pictures_in(root, folders)

@@ -2,11 +2,13 @@
 
 import csv
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from training.files import printable
+from training.tables import checked_names, unescape
 
 EXTENSIONS = tuple(
     """
@@ -33,9 +35,13 @@ def below(root: Path, name: str) -> Path:
     """The file that a table inside the data set `root` calls `name`.
 
     ValueError if it lies elsewhere: a table may come from strangers, and neither an absolute path nor `..` nor a link
-    leads it to other files of this machine. `root` itself may be a link.
+    leads it to other files of this machine. `root` itself may be a link. A name with accents may be composed otherwise
+    (NFC, NFD) than that of the file: macOS writes the one and most programs the other.
     """
     path = root / name
+    if not name.isascii() and not os.path.lexists(path):
+        forms = (root / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+        path = next((form for form in forms if os.path.lexists(form)), path)
     try:
         target = "" if "\0" in name else os.path.realpath(path)
     except OSError:  # a name too long
@@ -189,11 +195,12 @@ def named_files(source: Path) -> list[tuple[int, str]]:
     lines = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
     if source.suffix.lower() == ".csv":
         table = csv.DictReader(lines)
+        table.fieldnames = checked_names(source, table.fieldnames or [])
         if "image" not in (table.fieldnames or []):
             columns = ", ".join(table.fieldnames or []) or "none"
             raise ValueError(f"{printable(source)}: this list has no column 'image'; its columns are: {columns}")
         try:
-            named = [(table.line_num, (row["image"] or "").strip()) for row in table]
+            named = [(table.line_num, unescape(row["image"] or "").strip()) for row in table]
         except csv.Error as error:
             raise ValueError(f"{printable(source)}: line {table.line_num} is no line of a table ({error})") from None
     else:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from data.columns import counted, finished
-from data.dataset import RadiographDataset, Task, paths_below, read_table
+from data.dataset import RadiographDataset, Task
 from data.listing import printable
 from data.release import first_of, release_folder, require_images, require_once
+from data.table_files import paths_below, read_table
 
 RELEASE = "MURA-v1.1"
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.dataset import RadiographDataset, Task, paths_below, read_table, require_columns
+from data.dataset import RadiographDataset, Task
+from data.id_columns import ids
+from data.table_files import missing_words, paths_below, read_table, refuse, require_columns
 
 _TUMOURS = ("lytic", "sclerotic", "osteochondroma")
 _HAND = ("hand", "wrist")
@@ -35,14 +37,16 @@ class PhantomFolder(RadiographDataset):
         """Records with the target of `task` (a key of `PHANTOM_TASKS`); NaN where it has no meaning."""
         if task not in PHANTOM_TASKS:
             raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
-        rows = read_table(Path(root) / cls.table, text=[cls.patient])
-        columns = ("image", "mask", "patient", "region", "condition", "age_years", "bone_age_months")
-        require_columns(Path(root) / cls.table, rows, columns)
-        masks = [mask if isinstance(mask, str) else "" for mask in rows["mask"]]
+        table, words = Path(root) / cls.table, ["image", "mask", "patient", "region", "condition"]
+        rows = read_table(table, text=words)
+        require_columns(table, rows, [*words, "age_years", "bone_age_months"])
+        for column in ("image", "region", "condition"):
+            refuse(table, column, rows[column], missing_words(rows[column]), "is {!r}; expected a word")
+        masks = rows["mask"].fillna("")
         records = rows.assign(
-            image=paths_below(root, cls.table, rows["image"].astype(str)),
+            image=paths_below(root, cls.table, rows["image"]),
             mask=[path if mask else "" for path, mask in zip(paths_below(root, cls.table, masks), masks)],
-            patient=rows["patient"].astype(str),
+            patient=ids(table, rows, cls.patient),
         )
         return records.assign(target=phantom_target(rows, task))
 

@@ -24,10 +24,10 @@ from torch.utils.data import Dataset
 
 from data.annotation_files import Box
 from data.crop_places import CropPolicy, FindingBoxes, place_crop
-from data.dataset import require_columns
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph
 from data.region_records import label_array
+from data.table_files import require_columns
 from data.transforms import brightened, contrasted
 from training.label_groups import ABNORMAL, GROUP, IMPLANT
 from training.sampling import Key, sample_generator

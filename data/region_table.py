@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from data.annotation_files import Box, checked_box, parse_boxes
-from data.columns import flags, grouped, ids
-from data.dataset import paths_below, read_table, require_columns
+from data.columns import flags, grouped
+from data.id_columns import ids
 from data.listing import printable
 from data.region_records import OnBad, boxed, region_records
 from data.release import require_images
+from data.table_files import paths_below, read_table, require_columns
 from training.label_groups import ABNORMAL, GROUP, IMPLANT, label_index, label_vector
 
 _GROUPS, _FLAGS = ("tumour", "bone", "fracture"), ("abnormal", "implant")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset
 
-from data.annotation_files import Box, checked_box, parse_boxes
+from data.annotation_files import Box, check_size, checked_box, parse_boxes
 from data.columns import counted
 from data.crop_places import context_crop
 from data.preprocessing import Preprocessing
@@ -114,6 +114,7 @@ def table_regions(
             dropped += 1
             continue
         size = int(records["height"].iloc[index]), int(records["width"].iloc[index])
+        check_size(where, row, size)
         score = _score(where, row.get("score", ""))
         found[index] += [(score, checked_box(where, box, size), row.get("label", "")) for box in _boxes(where, row)]
     if not rows:

@@ -22,11 +22,12 @@ import pandas as pd
 
 from data.annotation_files import Box
 from data.columns import flags
-from data.dataset import read_table
 from data.listing import printable
 from data.region_records import LabelRules, OnBad, region_records
 from data.region_table import located_rows, row_boxes
+from data.table_files import read_table
 from training.label_groups import ABNORMAL, FRACTURES, GROUP, IMPLANT, LABELS, TUMOURS, label_index, label_vector
+from training.tables import list_names
 
 _TUMOUR = dict(zip(("malignant", "intermediate", "benign", "no_bonetu"), TUMOURS))
 _FRACTURE = dict(zip(("neoplastic pathologic fracture", "non-pathologic fracture", "no_fracture"), FRACTURES))
@@ -114,6 +115,5 @@ def _named(table: Path, rows: pd.DataFrame) -> pd.DataFrame:
         if len(columns) > 1:
             raise ValueError(f"{printable(table)}: columns {' and '.join(map(repr, columns))} both mean {name}")
         if not columns and name in NEEDED:
-            has = ", ".join(map(str, rows.columns))[:500]
-            raise ValueError(f"{printable(table)}: no column {name!r}; it has {printable(has)}")
+            raise ValueError(f"{printable(table)}: no column {name!r}; it has {list_names(rows.columns)}")
     return rows.rename(columns={column: name for column, name in short.items() if name in wanted})

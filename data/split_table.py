@@ -5,8 +5,6 @@ not be on two sides), fold (0, 1, ...) and split ("train", "val", "test"). Every
 radiographs, test included, so that a fold can be read without knowing any rule.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from data.duplicates import with_copies_joined
+from data.id_columns import id_key, refuse_damaged
 from data.listing import printable
 from data.manifest import fingerprints, name_below
 from data.splits import Fold, Splits
 from training.files import write_text
+from training.tables import read_cells, require_names, table_text
 
 COLUMNS = ("path", "sha256", "group", "fold", "split")
 SIDES = ("train", "val", "test")
@@ -71,14 +71,13 @@ def joined_splits(
 def _told(records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> str:
     """The text of the table."""
     names, groups = _names(records, root), records["patient"].astype(str).tolist()
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for number, fold in enumerate(splits.folds):
-        for side, rows in zip(SIDES, (fold.train, fold.val, splits.test)):
-            for row in sorted(rows, key=names.__getitem__):
-                table.writerow((names[row], sha256[row], groups[row], number, side))
-    return text.getvalue()
+    rows = [
+        dict(zip(COLUMNS, (names[row], sha256[row], groups[row], number, side)))
+        for number, fold in enumerate(splits.folds)
+        for side, members in zip(SIDES, (fold.train, fold.val, splits.test))
+        for row in sorted(members, key=names.__getitem__)
+    ]
+    return table_text(COLUMNS, rows, raw_bytes=True)
 
 
 def read_splits(
@@ -123,16 +122,12 @@ def _read(file: Path) -> pd.DataFrame:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{printable(file)}: no such table of splits")
     shown = printable(file)
-    try:
-        text = Path(file).read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-        head, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-        table = pd.DataFrame([row for row in rows if row], columns=head, dtype=object)
-    except (ValueError, csv.Error) as error:  # ragged, or no text
-        raise ValueError(f"{shown}: not a readable table ({str(error).splitlines()[0]})") from None
-    lacking = [column for column in COLUMNS if column not in table]
-    if lacking or not len(table):
-        raise ValueError(f"{shown}: no column {lacking[0]!r}; needed are {', '.join(COLUMNS)}" if lacking
-                         else f"{shown}: a table without rows")  # fmt: skip
+    names, rows = read_cells(file, raw_bytes=True)
+    require_names(file, names, COLUMNS)
+    if not rows:
+        raise ValueError(f"{shown}: a table without rows")
+    table = pd.DataFrame(rows, columns=names, dtype=object)
+    refuse_damaged(Path(file), "group", table["group"])
     wrong = table.loc[~table["split"].isin(SIDES), "split"]
     if len(wrong):
         raise ValueError(f"{shown}: row {wrong.index[0] + 2}: split {wrong.iloc[0]!r}; choices {', '.join(SIDES)}")
@@ -172,15 +167,16 @@ def seen_in_training(
     file: Path, records: pd.DataFrame, sha256: Sequence[str], folds: Sequence[int] | None = None
 ) -> list[tuple[int, str]]:
     """(row, why) of the records that a training knew, by its splits.csv: the same file, or its patient or group, was
-    used for training or for choosing the epoch in one of `folds` (None: any). Test radiographs are not among them."""
+    used for training or for choosing the epoch in one of `folds` (None: any). Test radiographs are not among them.
+    Patients whose names look alike, such as 007 and 7, count as one."""
     table = _read(file)
     chosen = table[table["split"].isin(("train", "val")) & (table["fold"].isin(folds) if folds is not None else True)]
     sums = dict(zip(chosen["sha256"], chosen["path"]))
-    groups = set(chosen["group"])
+    groups = set(map(id_key, chosen["group"]))
     found = []
     for row, (content, patient) in enumerate(zip(sha256, records["patient"].astype(str))):
         if content in sums:
             found.append((row, f"the training used the same file, {printable(sums[content])}"))
-        elif patient in groups:
+        elif id_key(patient) in groups:
             found.append((row, "the training used others of the same patient or group"))
     return found

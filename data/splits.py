@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.dataset import Task, require_columns
+from data.dataset import Task
+from data.table_files import require_columns
 
 MOST_BINS = 10  # quantiles of a regression target that are dealt evenly
 GROUPS_PER_BIN = 10

@@ -15,18 +15,22 @@ The columns `condition` and `patient` are kept, where there are such. A radiogra
 unknown (None), never "no finding".
 """
 
-import csv
 import math
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageDraw
+import pandas as pd
+from PIL import Image
 
-from data.annotation_files import parse_boxes, read_labelme, read_yolo, yolo_box
+from data.annotation_files import check_size, parse_boxes, read_labelme, read_yolo, yolo_box
+from data.finding_masks import box_mask, polygon_mask, shape_mask
+from data.id_columns import ids
 from data.listing import below
 from data.radiograph import UnreadableRadiograph, is_jpeg, load_mask, radiograph_size
+from training.tables import list_names, read_cells
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".json", ".txt")
@@ -51,7 +55,7 @@ class Truth:
 
         `facts`: its condition, its patient.
         """
-        key = PurePath(name.replace("\\", "/")).parts
+        key = _parts(name.replace("\\", "/"))
         if not key:
             raise ValueError(f"{self.source}: an entry without an image name")
         self._entries.setdefault(key[-1], {}).setdefault(key, []).extend(marks)
@@ -84,12 +88,17 @@ class Truth:
 
     def _find(self, image_path: Path) -> tuple[str, ...] | None:
         """The longest key that the path, with or without its suffix, ends in."""
-        parts = PurePath(image_path).parts
+        parts = _parts(str(image_path))
         found = []
         for last in {parts[-1], PurePath(parts[-1]).stem}:
             path = (*parts[:-1], last)
             found += [key for key in self._entries.get(last, ()) if path[-len(key) :] == key]
         return max(found, key=lambda key: (len(key), len(key[-1])), default=None)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The parts of a path, with composed letters (NFC): macOS decomposes those of file names."""
+    return PurePath(unicodedata.normalize("NFC", path)).parts
 
 
 def read_truth(path: Path | str) -> Truth:
@@ -170,51 +179,25 @@ def _labelme(file: Path, size: tuple[int, int]) -> np.ndarray:
     """LabelMe 3-5: points in pixels of the picture the file describes."""
     mask = np.zeros(size, bool)
     for number, shape in enumerate(read_labelme(file, size), 1):
-        mask |= _shape(f"{file}: shape {number}", shape.kind, shape.points, size)
-    return mask
-
-
-def _shape(where: str, kind: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
-    if kind == "rectangle" and len(points) in (2, 4):
-        (x0, y0), (x1, y1) = np.min(points, axis=0), np.max(points, axis=0)
-        return _box(where, (x0, y0, x1, y1), size)
-    if kind == "circle" and len(points) == 2:
-        (x, y), radius = points[0], math.dist(*points)
-        rows, columns = np.ogrid[: size[0], : size[1]]
-        return (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
-    if kind == "polygon" and len(points) >= 3:
-        return _polygon(points, size)
-    raise ValueError(f"{where}: {kind!r} with {len(points)} points; only rectangles, polygons and circles are read")
-
-
-def _polygon(points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
-    canvas = Image.new("1", (size[1], size[0]))
-    ImageDraw.Draw(canvas).polygon(points, fill=1, outline=1)
-    return np.asarray(canvas)
-
-
-def _box(where: str, box: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
-    """A box (x0, y0, x1, y1) in pixels, edges rounded outwards; parts outside the radiograph are cut off."""
-    x0, y0, x1, y1 = box
-    if not np.isfinite(box).all() or x1 <= x0 or y1 <= y0:
-        raise ValueError(f"{where}: box {[float(v) for v in box]} is empty or its corners are in the wrong order")
-    mask = np.zeros(size, bool)
-    mask[max(0, math.floor(y0)) : max(0, math.ceil(y1)), max(0, math.floor(x0)) : max(0, math.ceil(x1))] = True
-    if not mask.any():
-        raise ValueError(f"{where}: box {[float(v) for v in box]} lies outside the radiograph of {size[0]} x {size[1]}")
+        mask |= shape_mask(f"{file}: shape {number}", shape.kind, shape.points, size)
     return mask
 
 
 def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """YOLO boxes and polygons; an empty file means that nothing was found."""
+    """YOLO boxes and polygons; an empty file means that nothing was found.
+
+    The edges of a box are a centre and half a size, both of which are rounded.
+    """
     height, width = size
     mask = np.zeros(size, bool)
     for mark in read_yolo(file):
+        where = f"{file}: line {mark.line}"
         if len(mark.numbers) == 4:
-            mask |= _box(f"{file}: line {mark.line}", yolo_box(mark, size), size)
+            rounding = 1.5 * mark.rounding
+            mask |= box_mask(where, yolo_box(mark, size), size, (rounding * width, rounding * height))
         else:
             xs, ys = mark.numbers[::2], mark.numbers[1::2]
-            mask |= _polygon([(x * width, y * height) for x, y in zip(xs, ys)], size)
+            mask |= polygon_mask(where, [(x * width, y * height) for x, y in zip(xs, ys)], size)
     return mask
 
 
@@ -222,31 +205,38 @@ def _read_table(path: Path) -> Truth:
     truth = Truth(path)
     for where, row in table_rows(path):
         marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent)]
+        marks = [_sized(where, row, mark) for mark in marks]
         truth.add(row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", ""))
     if not len(truth):
         raise ValueError(f"{path}: the table has no rows")
     return truth
 
 
-def table_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """("FILE: row N", cells by column) of a checked table; N is the line in the file."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            header = [cell.strip() for cell in next(lines, [])]
-            if "image" not in header or not (set(_BOX) <= set(header) or {"boxes", "mask"} & set(header)):
-                raise ValueError(
-                    f"{path}: columns {', '.join(header) or 'none'}; expected image and either {', '.join(_BOX)} or "
-                    "boxes or mask"
-                )
-            for cells in lines:
-                if not any(cells):
-                    continue
-                if len(cells) != len(header):
-                    raise ValueError(f"{path}: row {lines.line_num} has {len(cells)} cells, the header {len(header)}")
-                yield f"{path}: row {lines.line_num}", {k: c.strip() for k, c in zip(header, cells)}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a UTF-8 table ({error})") from error
+def _sized(where: str, row: dict[str, str], mark: Callable) -> Callable:
+    """`mark`, which refuses a radiograph of another size than the row says."""
+
+    def draw(size: tuple[int, int]) -> np.ndarray:
+        check_size(where, row, size)
+        return mark(size)
+
+    return draw
+
+
+def table_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """("FILE: row N", cells by column) of a checked table of boxes or masks; the header is row 1."""
+    names, rows = read_cells(path, blank=True)
+    if "image" not in names or not (set(_BOX) <= set(names) or {"boxes", "mask"} & set(names)):
+        raise ValueError(
+            f"{path}: columns {list_names(names)}; expected image and either {', '.join(_BOX)} or boxes or mask"
+        )
+    table = pd.DataFrame(rows, columns=names, dtype=object)
+    if "patient" in names:
+        table["patient"] = ids(path, table, "patient", optional=True).fillna("")
+    return [
+        (f"{path}: row {number}", {name: cell.strip() for name, cell in row.items()})
+        for number, row in enumerate(table.to_dict("records"), 2)
+        if any(row.values())
+    ]
 
 
 def _row_box(where: str, row: dict[str, str]) -> list:
@@ -257,7 +247,7 @@ def _row_box(where: str, row: dict[str, str]) -> list:
         box = tuple(float(cell) for cell in cells)
     except ValueError as error:
         raise ValueError(f"{where}: {', '.join(_BOX)} = {', '.join(map(repr, cells))} are not four numbers") from error
-    return [lambda size: _box(where, box, size)]
+    return [lambda size: box_mask(where, box, size)]
 
 
 def _row_boxes(where: str, row: dict[str, str]) -> list:
@@ -267,7 +257,7 @@ def _row_boxes(where: str, row: dict[str, str]) -> list:
     boxes = parse_boxes(where, text)
     if row.get("mask"):  # the mask is the finer description of the same findings
         return []
-    return [lambda size, box=box: _box(where, box, size) for box in boxes]
+    return [lambda size, box=box: box_mask(where, box, size) for box in boxes]
 
 
 def _row_mask(where: str, row: dict[str, str], folder: Path) -> list:

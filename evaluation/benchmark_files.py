@@ -17,8 +17,22 @@ import pandas as pd
 
 from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, compare, summarise
 from evaluation.benchmark_page import Study
-from training.files import printable, write_text
-from training.tables import write_table
+from training.files import file_names, printable, write_text
+from training.tables import list_names, write_table
+
+PREDICTION_COLUMNS = ("path", "patient", "split", "target")
+
+
+def check_metadata(metadata: Sequence[str], has: Sequence[str], written: Sequence[str]) -> None:
+    """ValueError for a column of --meta_cols that is given twice, that the records do not have (they have `has`), or
+    that has the name of a column that is `written` anyway."""
+    for column in metadata:
+        if column not in has:
+            raise ValueError(f"--meta_cols {column}: no such column; the records have {list_names(has)}")
+        if list(metadata).count(column) > 1:
+            raise ValueError(f"--meta_cols {column}: given twice")
+        if column in written:
+            raise ValueError(f"--meta_cols {column}: predictions have a column of this name; rename it in the table")
 
 
 def write_predictions(
@@ -38,7 +52,7 @@ def write_predictions(
             row |= dict(zip(names, np.atleast_1d(value).tolist()))
             rows.append(row | {column: record[column] for column in metadata})
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_table(file, ["path", "patient", "split", "target", *names, *metadata], rows)
+    write_table(file, [*PREDICTION_COLUMNS, *names, *metadata], rows)
     note = {"identity": identity, "facts": facts} | {side: np.asarray(values).tolist() for side, _, values in sides}
     write_text(file.with_suffix(".json"), json.dumps(note, default=str) + "\n")
 
@@ -74,10 +88,10 @@ def write_study(
     about = about | {"backbone": study.backbone, "metric": main, "kind": test.kind}
     text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
     write_text(out / f"{study.name}_summary.json", text + "\n")
-    for column in metadata:
+    for column, part in file_names(list(metadata)).items():
         table = by_subgroup(study.folds, test, metadata[column].tolist())
         study.subgroups[column] = table
-        write_text(out / f"{study.name}_by_{column}.csv", table.to_csv(index=False))
+        write_table(out / f"{study.name}_by_{part}.csv", list(table.columns), table.to_dict("records"))
     found = summary["estimate"][main]
     say(f"{study.name}: {main} {summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds), {summary['of']} "
         f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]")  # fmt: skip

@@ -31,6 +31,7 @@ from evaluation.benchmark_page import (
 )
 from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from training.files import file_names
 
 MOST_PARTS = 40  # rows of a subgroup table
 
@@ -169,7 +170,8 @@ def _folds(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
 def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
     """One table for each column: the main metric of every study."""
     tables, main = [], MAIN[page.test.kind]
-    for column in dict.fromkeys(name for study in studies for name in study.subgroups):
+    columns = file_names([name for study in studies for name in study.subgroups])
+    for column, part_of_name in columns.items():
         having = [study for study in studies if column in study.subgroups]
         tables_of = [study.subgroups[column] for study in having]
         found = [table[table["metric"] == main].set_index("part") for table in tables_of]
@@ -182,7 +184,7 @@ def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
         more = len(found[0]) - len(rows)
         note = f"{word(page, main)} of the {_of(page)} (95\u00a0%) on parts of the test set; a difference between " \
                "two parts can be chance. "  # fmt: skip
-        note += f"{more} more parts are in the files STUDY_by_{column}.csv. " if more else ""
+        note += f"{more} more parts are in the files STUDY_by_{part_of_name}.csv. " if more else ""
         head = ("part", "radiographs", "patients", *(study.name for study in having))
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
     return tables

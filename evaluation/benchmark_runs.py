@@ -10,11 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from evaluation.benchmark import MAIN
 from evaluation.benchmark_collection import PROTOCOLS, Collection, Result, Setting
 from training.files import printable, read_small
+from training.tables import read_rows
 
 ENDING = "_summary.json"
 _AGAIN = "run the same command of scripts/train_downstream.py again"
@@ -104,12 +103,18 @@ def _read_splits(file: Path) -> tuple[str, frozenset[str]]:
     """(digest of who is where, whatever the order of rows and the folder of the data; sha256 of all radiographs)."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not there; it shows which results are of one split")
+    rows = _rows(file, ["sha256", "fold", "split"])
+    text = "\n".join(sorted(f"{row['fold']} {row['split']} {row['sha256']}" for row in rows))
+    return hashlib.sha256(text.encode()).hexdigest(), frozenset(row["sha256"] for row in rows)
+
+
+def _rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table of a run; ValueError if it is damaged."""
     try:
-        table = pd.read_csv(file, usecols=["sha256", "fold", "split"], dtype=str, keep_default_na=False)
-    except ValueError as error:  # columns, rows or bytes
-        raise ValueError(f"{file}: damaged ({str(error).splitlines()[0]}); {_AGAIN}") from error
-    rows = sorted(" ".join(row) for row in table[["fold", "split", "sha256"]].itertuples(index=False))
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest(), frozenset(table["sha256"])
+        return read_rows(file, columns)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{printable(file)}: ")
+        raise ValueError(f"{file}: damaged ({reason}); {_AGAIN}") from error
 
 
 def _check_same(first: Result, second: Result) -> None:
@@ -142,15 +147,13 @@ def _pairs(folders: Sequence[Path], studies: dict[Path, Result]) -> tuple[dict, 
         file = folder / "comparisons.csv"
         if not file.exists():
             continue
-        try:
-            table = pd.read_csv(file, keep_default_na=False, dtype={"first": str, "second": str},
-                                na_values={"difference": [""], "p": [""]})  # fmt: skip
-            rows = list(zip(table["first"], table["second"],
-                            table["difference"].astype(float), table["p"].astype(float)))  # fmt: skip
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{file}: damaged ({str(error).splitlines()[0]}); {_AGAIN}") from error
-        for first, second, difference, p in rows:
-            mine, other = (studies.get(folder / f"{name.removeprefix(chr(39))}{ENDING}") for name in (first, second))
+        for row in _rows(file, ["first", "second", "difference", "p"]):
+            first, second = row["first"], row["second"]
+            try:
+                difference, p = (float(row[name] or "nan") for name in ("difference", "p"))
+            except ValueError as error:
+                raise ValueError(f"{file}: damaged ({error}); {_AGAIN}") from error
+            mine, other = (studies.get(folder / f"{name}{ENDING}") for name in (first, second))
             if mine is None or other is None or mine.setting != other.setting or mine.task != other.task:
                 continue
             expected = mine.value - other.value

@@ -22,6 +22,7 @@ import pandas as pd
 from evaluation.region_rule import ALL, WHOLE
 from training.files import printable
 from training.label_groups import GROUP, LABELS
+from training.tables import read_rows
 
 _ORIGIN = {"class_0": "abnormal", "class_37": "implant", **dict.fromkeys(("class_1", "class_2", "class_3"), "tumour"),
            "class_1_2_3_sum": "tumour", **dict.fromkeys(("class_34", "class_35", "class_36"), "fracture")}  # fmt: skip
@@ -60,15 +61,11 @@ def answers_elsewhere(file: Path, images: Sequence[str], labels: np.ndarray) -> 
 
     FileNotFoundError; ValueError that names the file if it is no such table, or not of these radiographs and labels.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{printable(file)}: no such file")
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{printable(file)}: not a table ({str(error)[:100]})") from None
-    known = ["image", *(f"{kind}_{name}" for kind in ("p", "true") for name in LABELS)]
-    if lost := [name for name in known if name not in table]:
-        raise ValueError(f"{printable(file)}: no column {lost[0]!r}; expected the predictions.csv of a validation")
+    known = [f"{kind}_{name}" for kind in ("p", "true") for name in LABELS]
+    table = pd.DataFrame(read_rows(file, ["image", *known]), columns=["image", *known], dtype=object)
+    if table["image"].duplicated().any():
+        twice = table["image"][table["image"].duplicated()].iloc[0]
+        raise ValueError(f"{printable(file)}: {printable(twice)[:200]} is there twice")
     place = {image: row for row, image in enumerate(table["image"])}
     if lost := [image for image in images if image not in place]:
         raise ValueError(

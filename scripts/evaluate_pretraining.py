@@ -54,13 +54,15 @@ def main(config: Config) -> int:
             raise ValueError(f"--{name} {unknown[0]!r}: choose {', '.join(choices)}")
     from evaluation.pretraining import markdown, summary
     from training.files import write_text
+    from training.tables import write_table
 
     study = Study(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     for part in config.parts:
         getattr(study, part)()
-        write_text(out / "results.csv", study.table().to_csv(index=False))
+        table = study.table()
+        write_table(out / "results.csv", list(table.columns), table.to_dict("records"))
     text = markdown(study.table(), title=f"{config.model_path}, seed {config.seed}")
     write_text(out / "results.md", text)
     print(summary(study.table()))

@@ -28,6 +28,7 @@ class Config:
 def main(config: Config) -> int:
     import pandas as pd
 
+    from data.table_files import read_table
     from evaluation.pretraining import curve, markdown
     from training.files import write_text
 
@@ -37,7 +38,7 @@ def main(config: Config) -> int:
             path = Path(folder) / f"evaluation_{share}" / "results.csv"
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: not there; run scripts/evidence.sh to its end")
-            parts.append(pd.read_csv(path).assign(share=share))
+            parts.append(read_table(path).assign(share=share))
     table = pd.concat(parts, ignore_index=True)
     out = Path(config.out)
     text = "\n".join([

@@ -15,8 +15,9 @@ writes OUTPUT_DIR/
   failed.csv        what could not be read, and why
   report.html, scores.csv, subgroups.csv, comparisons.csv   where true bone ages are known
 
-Sex: M, male, true, 1 (as in RSNA's column male) or F, female, false, 0, in any case; none, unknown or u is unknown, and
-gives the mean of both answers with an interval that covers both. It is never guessed. Research use only. Exit status:
+Sex: M, male, true or F, female, false, in any case; 1 (male) and 0 on the command line and in a column called male
+alone, since elsewhere 1 may be a girl; none, unknown or u is unknown, and gives the mean of both answers with an
+interval that covers both. It is never guessed. Research use only. Exit status:
 0 all radiographs were read, 3 some were not, 2 a wrong flag or file.
 """
 

@@ -165,6 +165,7 @@ class Benchmark(CrossValidation):
 
         from data.audit import readable_records
         from data.benchmark import BENCHMARK
+        from evaluation.benchmark_files import PREDICTION_COLUMNS, check_metadata
 
         c, kind = self.config, BENCHMARK[self.config.data]
         looking = {"cache": self.out / "looks.csv", "workers": c.num_workers, "progress": bar("looking for duplicates")}
@@ -186,12 +187,9 @@ class Benchmark(CrossValidation):
                 raise ValueError(f"--group_distance: the patients of {c.data} are known")
             records = kind.read(root, **(looking if "looking" in takes else {}),
                                 **(missing if "keep_missing" in takes else {}))  # fmt: skip
-        for column in c.meta_cols:
-            if column not in records:
-                has = ", ".join(map(str, records.columns))
-                raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
         notices = list(records.attrs.get("notices", []))
         task = records.attrs.get("task", kind.task)
+        check_metadata(c.meta_cols, list(records.columns), [*PREDICTION_COLUMNS, *self.prediction_names(task)])
         if task.kind == "regression" and "balanced" in (c.class_weight, c.sampler):
             flags = "--class_weight balanced" if c.class_weight == "balanced" else "--sampler balanced"
             raise ValueError(f"{flags}: {c.data} is a regression and has no classes")
@@ -475,13 +473,17 @@ class Benchmark(CrossValidation):
 
     # results -------------------------------------------------------------------------------------------------------
 
+    def prediction_names(self, task) -> list[str]:
+        """The columns of predictions in foldK.csv."""
+        if task.kind == "multiclass":
+            return [f"p_{name}" for name in task.classes]
+        return ["predicted" if task.kind == "regression" else "probability"]
+
     def write_predictions(self, file: Path, number: int, made: dict, identity: dict) -> None:
         """Main process: predictions/STUDY/foldK.csv and .json."""
         from evaluation.benchmark_files import write_predictions
 
-        names = ["predicted" if self.task.kind == "regression" else "probability"]
-        if self.task.kind == "multiclass":
-            names = [f"p_{name}" for name in self.task.classes]
+        names = self.prediction_names(self.task)
         sides = [("val", self.records.iloc[self.splits.folds[number].val], made["val"]),
                  ("test", self.records.iloc[self.splits.test], made["test"])]  # fmt: skip
         write_predictions(file, sides, names, self.config.meta_cols, identity, made["facts"])

@@ -145,15 +145,17 @@ class Study:
         from data.audit import audit
         from data.region_sources import read_sources
         from data.split_table import file_hashes
+        from evaluation.benchmark_files import check_metadata
+        from evaluation.region_predictions import prediction_columns
 
         c = self.config
         looking = {"cache": c.output_dir / "looks.csv", "workers": c.num_workers, "progress": bar("duplicates")}
         records = read_sources(c, centers=c.centers, **looking)
         self.notices = list(records.attrs["notices"])
-        for column in c.meta_cols:
-            if column not in records:
-                has = ", ".join(name for name in records.columns if name not in ("labels", "boxes", "target"))
-                raise ValueError(f"--meta_cols {column}: no such column; the records have {has}")
+        has = [name for name in records.columns if name not in ("labels", "boxes", "target")]
+        check_metadata(c.meta_cols, has, prediction_columns([]))
+        if taken := [name for name in has if name in prediction_columns([])]:
+            raise ValueError(f"column {taken[0]!r}: predictions.csv has a column of this name; rename it in the table")
         _, bad = audit(records["image"], workers=c.num_workers, cache=c.output_dir / "audit.csv",
                        progress=bar("reading files"))  # fmt: skip
         if len(bad):

@@ -14,8 +14,8 @@ import torch
 from guarded_child import guarded
 from PIL import Image
 
-from data.dataset import read_table
 from data.radiograph import load_radiograph
+from data.table_files import read_table
 from data.truth import read_truth
 from evaluation.reference import NormalReference
 from models.weights import load_mae, read_json

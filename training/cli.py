@@ -26,6 +26,7 @@ _RECIPE_BYTES, _BRACKETS = 1 << 13, 64  # a recipe has a thousand bytes and a fe
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _SERVICES = ("use_wandb",)  # flags that ask for the network
+LONGEST_ERROR = 2_000  # characters of a sentence, which may quote a table of thousands of columns
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -107,7 +108,7 @@ def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
         first = str(error).strip().splitlines() or ["MemoryError"]
         told = f"{first[0].rstrip('.')}: {advice}"
     if told is not None:  # said only here: with the error, the progress bar on the last line is gone
-        print(f"{Path(sys.argv[0]).name}: {told}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {_shorten(told)}", file=sys.stderr)
         status = 2
     sys.exit(status)
 
@@ -120,6 +121,14 @@ def keep_offline(config) -> None:
         use_local_files_only(keep_proxies=True)
     else:
         stay_offline()
+
+
+def _shorten(text: str) -> str:
+    """An error of at most `LONGEST_ERROR` characters: its beginning, and its end, where the remedy often is."""
+    if len(text) <= LONGEST_ERROR:
+        return text
+    kept = LONGEST_ERROR // 2 - 50
+    return f"{text[:kept]} ... ({len(text) - 2 * kept:,} characters) ... {text[-kept:]}"
 
 
 def _advice(error: BaseException, flags: set[str]) -> str | None:

@@ -10,14 +10,16 @@ import re
 import shutil
 import tempfile
 import threading
+import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
+LONGEST_NAME = 48  # bytes of a part of a file name; file systems allow 255 for the whole
 
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -199,6 +201,33 @@ def printable(path) -> str:
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """Name -> part of a file name that every file system can hold, different for each name.
+
+    Signs other than letters, digits, blanks and `._-()+` become "_", names that are too long are shortened, those that
+    Windows reserves get a "_". Where two would be equal on a disk that does not tell upper from lower case, a hash of
+    the name is appended to each that was changed or is not the first.
+    """
+    plain = {name: _plain_name(name) for name in dict.fromkeys(names)}
+    owners: dict[str, list[str]] = {}
+    for name, part in plain.items():
+        owners.setdefault(part.casefold(), []).append(name)
+    for several in owners.values():
+        for name in sorted(several, key=lambda name: (plain[name] != name, name))[1:]:
+            plain[name] = f"{plain[name]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return plain
+
+
+def _plain_name(name: str) -> str:
+    text = re.sub(r"[^\w .()+-]", "_", unicodedata.normalize("NFC", name)).strip(" .") or "_"
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", text, re.IGNORECASE):
+        text = f"_{text}"
+    encoded = os.fsencode(text)
+    if len(encoded) > LONGEST_NAME:
+        text = f"{encoded[: LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return text
 
 
 def reason_of(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from data.bone_age_inputs import BoneAgeInputs, add_patient_tags, read_inputs
+from data.boneage import own_table
 from data.dicom_patient import patient_facts
 from data.preprocessing import Preprocessing
 
@@ -95,12 +96,37 @@ def test_the_tables_of_rsna(hands):
         ("image,boneage\n1377.png,400\n", "row 2: boneage is '400'; expected 0 to 240"),
         ("image,sex\n,F\n", "row 2: image is empty"),
         ("image,sex\n1377.png,F\n1377.png,M\n", "named twice, with sex 'F' and 'M'"),
+        ("image,sex\n1377.png,1\n", "row 2: sex is '1'; expected M or F, male or female .1 and 0 only in a column"),
+        ("image,Sex\n1377.png,0\n", "row 2: Sex is '0'; expected M or F"),
+        ("image,sex\n1377.png,2\n", "row 2: sex is '2'; expected M or F"),
+        ("image,sex,Sex\n1377.png,F,M\n", "columns 'sex' and 'Sex' have the same name"),
+        ("id,male\n1377.0,1\n", "row 2: id is '1377.0', a number with decimals"),
+        ("image,patient\n1377.png,1.2E+13\n", "row 2: patient is '1.2E.13', a rounded number"),
+        ("image,patient\n1377.png,12\n1378.png,0012\n", "row 3: patient is '0012', and '12' in row 2"),
     ],
 )
 def test_tables_that_are_unclear(hands, text, told):
     (hands / "table.csv").write_text(text)
     with pytest.raises(ValueError, match=told):
         read_inputs([hands / "table.csv"])
+
+
+def test_the_sex_means_the_same_in_training_and_prediction(hands):
+    table = hands / "table.csv"
+    words = {"M": "M", "female": "F", "TRUE": "M", "unknown": "unknown", "NA": "unknown", "u": "unknown", "": ""}
+    flags = {"1": "M", "0": "F", "True": "M", "false": "F"}
+    for column, known in (("sex", words), ("male", flags)):
+        for word, sex in known.items():
+            table.write_text(f"image,{column},boneage\n1377.png,{word},100\n1378.png,F,90\n")
+            records, _ = read_inputs([table])
+            assert records["sex"].tolist() == [sex, "F"]
+            learnt = own_table(None, csv=table, sex_col=column)["sex"]
+            assert learnt[1] == "F" and (learnt[0] == sex if sex in ("M", "F") else pd.isna(learnt[0]))
+    for word in ("0", "1", "2", "boy"):
+        table.write_text(f"image,sex,boneage\n1377.png,{word},100\n1378.png,F,90\n")
+        for read in (lambda: read_inputs([table]), lambda: own_table(None, csv=table, sex_col="sex")):
+            with pytest.raises(ValueError, match=f"row 2: sex is '{word}'; expected M or F"):
+                read()
 
 
 def test_a_radiograph_named_twice_is_there_once(hands):

@@ -1,5 +1,8 @@
 """Any table: what its columns become, and one sentence for whatever is wrong with them."""
 
+import re
+import unicodedata
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -130,3 +133,81 @@ def test_labels_out_of_range(table):
         read(table, "sick", "binary")
     with pytest.raises(ValueError, match="months has no two different numbers"):
         read(table, "months", "regression")
+
+
+WORDS = ["None", "NA", "null", "nan", "N/A", "none", "-", "?", "#REF!"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("ending", ["csv", "xlsx"])
+def test_a_class_that_may_be_no_label_is_refused_by_name(table, word, ending):
+    rows = pd.DataFrame(ROWS).assign(maker=["Buckle", word, "Buckle", word, "Green", word])
+    file = table.with_suffix(f".{ending}")
+    rows.to_csv(file, index=False) if ending == "csv" else rows.to_excel(file, index=False)
+    told = rf"t\.{ending}: row 3: maker is '{re.escape(word)}', (which may|an error)"
+    with pytest.raises(ValueError, match=told):
+        read(file, "maker", "multiclass")
+    rows.assign(maker=rows["maker"].replace(word, "no fracture")).to_csv(table, index=False)  # the advice
+    assert read(table, "maker", "multiclass").attrs["task"].classes == ("Buckle", "Green", "no fracture")
+    rows.assign(maker=rows["maker"].replace(word, "")).to_csv(table, index=False)
+    assert read(table, "maker", "multiclass")["target"].isna().sum() == 3
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null"])
+def test_among_numbers_such_a_word_is_no_label_and_told(table, word):
+    for column, task, values in (("sick", "binary", ["1", word, "0", "0", "", "1"]),
+                                 ("months", "regression", ["12", word, "30", "7", "", "8"])):  # fmt: skip
+        pd.DataFrame(ROWS).assign(**{column: values}).to_csv(table, index=False)
+        records = read(table, column, task)
+        assert records["target"].isna().tolist() == [False, True, False, False, True, False]
+        assert f"{column}: {word!r} in 1 row is no label" in records.attrs["notices"]
+        assert f"2 radiographs without a label in {column}" in records.attrs["notices"]
+    pd.DataFrame(ROWS).assign(sick=["1", word, "1", word, "1", "1"]).to_csv(table, index=False)
+    with pytest.raises(ValueError, match=f"sick has only the class '1'.*; sick: '{word}' in 2 rows is no label"):
+        read(table, "sick", "binary")
+
+
+def test_plus_and_minus_are_classes(table):
+    pd.DataFrame(ROWS).assign(sick=["+", "-", "+", "-", "", "+"]).to_csv(table, index=False)
+    assert read(table, "sick", "binary").attrs["task"].classes == ("+", "-")
+
+
+def test_a_word_in_another_column_stays(table):
+    pd.DataFrame(ROWS).assign(maker=["None", "NA", "null", "Depuy", "", "x"]).to_csv(table, index=False)
+    assert read(table, "sick", "binary")["maker"].tolist()[:4] == ["None", "NA", "null", "Depuy"]
+
+
+def test_absolute_paths_below_data_root_are_read_as_the_message_says(table, tmp_path):
+    elsewhere = tmp_path / "tables" / "t.csv"
+    elsewhere.parent.mkdir()
+    names = [str(table.parent / name) for name in ROWS["file"]]
+    pd.DataFrame(ROWS).assign(file=names).to_csv(elsewhere, index=False)
+    with pytest.raises(ValueError, match=r"t\.csv: row 2: '/.*a\.png' leads out of .*; --data_root FOLDER names"):
+        read(elsewhere, "sick", "binary")
+    records = CsvTable.read(table.parent, csv=elsewhere, image_col="file", target_col="sick", patient_col="who")
+    assert records["image"].tolist() == names
+
+
+def test_a_column_that_is_there_twice_is_refused(table):
+    text = table.read_text()
+    for name in ("sick", " Sick", "SICK"):
+        table.write_text(text.replace("maker", name, 1))
+        with pytest.raises(ValueError, match=r"t\.csv: columns '.*' and '.*' have the same name"):
+            read(table, "sick", "binary")
+
+
+def test_lost_zeros_of_file_names_and_decomposed_ones(table):
+    folder = table.parent / "pics"
+    (folder / "a.png").rename(folder / "0007.png")
+    pd.DataFrame(ROWS).assign(file=["pics/7.png", *ROWS["file"][1:]]).to_csv(table, index=False)
+    with pytest.raises(FileNotFoundError, match=r"1 of 6 .*pics/7\.png; 0007\.png is: a spreadsheet may have removed"):
+        read(table, "sick", "binary")
+    (folder / "0007.png").rename(folder / unicodedata.normalize("NFD", "é.png"))
+    pd.DataFrame(ROWS).assign(file=["pics/é.png", *ROWS["file"][1:]]).to_csv(table, index=False)
+    assert len(read(table, "sick", "binary")) == 6
+
+
+def test_one_file_under_two_names_is_refused(table):
+    pd.DataFrame(ROWS).assign(file=["pics/a.png", "./pics/a.png", *ROWS["file"][2:]]).to_csv(table, index=False)
+    with pytest.raises(ValueError, match="row 3: file is './pics/a.png' a second time"):
+        read(table, "sick", "binary")

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.dataset import RadiographDataset, Task, read_table
+from data.dataset import RadiographDataset, Task
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
+from data.table_files import read_table
 from data.transforms import CropFlip
 
 
@@ -97,7 +98,7 @@ def test_tables(root, tmp_path):
 
 @pytest.mark.parametrize(
     "name, content",
-    [("t.csv", b""), ("t.csv", b"a,b\n1,2\n1,2,3,4\n"), ("t.csv", b"a\n\xff\xfe\xfd\n"), ("t.xlsx", b"no workbook"),
+    [("t.csv", b""), ("t.csv", b'a,b\n1,"2\n'), ("t.csv", b"a\n\xff\xfe\xfd\n"), ("t.xlsx", b"no workbook"),
      ("t.xlsx", b"PK\x03\x04broken"), ("t.xlsx", b"")],
 )  # fmt: skip
 def test_tables_that_cannot_be_read(tmp_path, name, content):

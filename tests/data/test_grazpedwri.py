@@ -138,6 +138,7 @@ def test_pictures_may_be_in_one_folder(root):
         ({"metal": "3"}, "row 4: metal is '3(.0)?'; expected 0 or 1"),
         ({"patient_id": ""}, "row 4: patient_id is empty"),
         ({"patient_id": "2.0"}, "row 4: patient_id is '2.0', a number with decimals"),
+        ({"ao_classification": "NA"}, "row 4: ao_classification is .NA., which may be a class or a missing label"),
         ({"filestem": "../x"}, "row 4: filestem is '../x', which is not the name of a file"),
     ],
 )

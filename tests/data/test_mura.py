@@ -134,7 +134,7 @@ def test_a_patient_of_both_official_sets_is_told(copy):
         ),
         (TRAIN, "MURA", "path\nMURA", f"{TRAIN}: row 1: 'path'; expected"),
         (TRAIN, ".png", ".png,1", "not a readable table"),
-        (LABELS, "/,", "/;", f"{LABELS}: not a readable table"),
+        (LABELS, "/,", "/;", "row 2 has 2 cells, the first row 1: not a readable table"),
         (LABELS, "MURA-v1.1/train", "train/..", f"{LABELS}: row 1: "),
     ],
 )

@@ -360,7 +360,8 @@ def test_boxes_of_nothing_columns_and_gaps_of_snuh(copied):
     assert told(labels) == ["distal femur", "no fracture"] and np.isnan(labels[[0, 1, 2, 3, 4, 37]]).all()
     for change, words in (
         (lambda t: t.drop(columns="Location"), "no column 'location'; it has file_name, Tumor type"),
-        (lambda t: t.assign(LOCATION=1), "columns 'Location' and 'LOCATION' both mean location"),
+        (lambda t: t.assign(LOCATION=1), "columns 'Location' and 'LOCATION' have the same name"),
+        (lambda t: t.assign(**{"location (5-33)": 1}), "columns 'Location' and 'location (5-33)' both mean location"),
     ):
         change(table).to_csv(file, index=False)
         refusal(lambda: read("snuh", folder), "metadata.csv", words)
@@ -473,3 +474,20 @@ def test_a_stratum_of_one_patient_joins_the_largest_of_its_source():
     found = strata(pd.DataFrame(rows))
     assert found[:7] == ["a, benign"] * 3 + ["a, no tumour"] * 2 + ["a, benign"] * 2
     assert found[7:] == ["a, benign", "c, fracture", "c, fracture", "c, fracture"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("a.png,None,p1", "row 2: tumour 'None'"),
+        ("a.png,NA,p1", "row 2: tumour 'NA'"),
+        ("a.png,benign,7.0", "row 2: patient is '7.0', a number with decimals"),
+        ("a.png,benign,1.5E+12", "row 2: patient is '1.5E+12', a rounded number"),
+        ("a.png,benign,p\u200b7", "with an invisible character"),
+        ("a.png,benign,NA", "row 2: patient is 'NA', which names nothing"),
+    ],
+)
+def test_words_and_ids_of_a_table_that_may_be_anything(tmp_path, line, reason):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text(f"image,tumour,patient\n{line}\n")
+    refusal(lambda: read_region_table(tmp_path / "t.csv"), "t.csv", reason)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from data.dataset import Task
-from data.split_table import file_hashes, read_splits, write_splits
+from data.split_table import file_hashes, read_splits, seen_in_training, write_splits
 from data.splits import few_shots, grouped_splits, label_subset, official_splits, training_splits
+from training.tables import write_table
 
 BINARY, GRADES, MONTHS = Task("binary", ("normal", "fracture")), Task("multiclass", tuple("abcde")), Task("regression")
 
@@ -383,10 +384,13 @@ def a_smaller_test_set(table):
         (cell("fold", "7"), "folds 0, 1, 2, 7; they must count from 0 without a gap"),
         (cell("fold", "first"), "row 7: fold 'first' is no whole number"),
         (cell("split", "hidden"), "row 7: split 'hidden'; choices train, val, test"),
-        (lambda t: t.drop(columns="group"), "no column 'group'; needed are path, sha256, group, fold, split"),
+        (lambda t: t.drop(columns="group"), "no column 'group'; it has path, sha256, fold, split"),
         (lambda t: t[:0], "a table without rows"),
         (lambda t: t[(t["fold"] != "2") | (t["split"] != "val")], "fold 2 has no 'val' row"),
         (lambda t: pd.concat([t, t[8:9]]), "is in fold 0 more than once"),
+        (cell("group", "7.0"), "row 7: group is '7.0', a number with decimals"),
+        (cell("group", "2.02E+13"), "row 7: group is '2.02E.13', a rounded number in scientific notation"),
+        (lambda t: t.assign(Group="1"), "columns 'group' and 'Group' have the same name"),
         (half_of_a_group, "group '.*' is on two sides of fold 0"),
         (a_smaller_test_set, "folds 0 and 1 have different test sets"),
     ],
@@ -457,3 +461,12 @@ def test_only_the_training_part_of_a_release_is_divided():
         training_splits(records[records["official"] != "val"].reset_index(drop=True), MONTHS, official=True)
     with pytest.raises(ValueError, match="validation fraction 1.0"):
         training_splits(records, MONTHS, val_fraction=1.0)
+
+
+def test_patients_seen_in_training_whatever_a_spreadsheet_did_to_their_zeros(tmp_path):
+    file, columns = tmp_path / "splits.csv", ["path", "sha256", "group", "fold", "split"]
+    rows = [("./a", "1", "007", 0, "train"), ("./b", "2", "p\u20138", 0, "val"), ("./c", "3", "=9", 0, "train"),
+            ("./d", "4", "10", 0, "test")]  # fmt: skip
+    write_table(file, columns, [dict(zip(columns, row)) for row in rows])
+    records = pd.DataFrame({"patient": ["7", "0007", "p-8", "=9", "10", "70"]})
+    assert [row for row, _ in seen_in_training(file, records, list("uvwxyz"))] == [0, 1, 2, 3]

@@ -1,6 +1,7 @@
 """Truth: each format against a mask written down by hand, damaged entries by name and row."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +294,98 @@ def test_missing_empty_and_ambiguous_sources(tmp_path):
     write(tmp_path / "t" / "a.json", labelme())
     with pytest.raises(ValueError, match="keep one of the two"):
         read_truth(tmp_path / "t")
+
+
+OUTSIDE = {
+    "polygon": ("polygon", [[200, 100], [300, 100], [250, 180]]),
+    "circle": ("circle", [[300, 200], [310, 200]]),
+    "rectangle": ("rectangle", [[200, 100], [300, 180]]),
+    "left of it": ("polygon", [[-40, 5], [-20, 5], [-30, 20]]),
+    "half outside": ("polygon", [[30, 5], [90, 5], [90, 30]]),
+    "larger picture": ("rectangle", [[20, 10], [100, 60]]),
+    "fractions": ("rectangle", [[0.2, 0.1], [0.5, 0.4]]),
+    "polygon of fractions": ("polygon", [[0.2, 0.1], [0.5, 0.1], [0.3, 0.4]]),
+    "circle of fractions": ("circle", [[0.5, 0.5], [0.6, 0.5]]),
+    "circle without a pixel": ("circle", [[20, 20], [20.1, 20]]),
+    "line": ("polygon", [[20, 10], [30, 10], [25, 10]]),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_labelme_shapes_of_another_picture_or_unit_are_refused(tmp_path, name):
+    inside = ("rectangle", [[20, 10], [30, 20]])
+    write(tmp_path / "a.json", labelme(inside, OUTSIDE[name]))
+    with pytest.raises(ValueError, match=r"a\.json: shape 2: "):
+        read_truth(tmp_path).lookup(IMAGE, SIZE)
+
+
+@pytest.mark.parametrize("box", [(20, 10, 100, 60), (0.2, 0.1, 0.5, 0.4), (-9, 5, 20, 15), (100, 5, 110, 15)])
+def test_boxes_of_another_picture_or_unit_are_refused(tmp_path, box):
+    xmin, ymin, xmax, ymax = box
+    for text in (f"image,xmin,ymin,xmax,ymax\nz.png,,,,\na.png,{xmin},{ymin},{xmax},{ymax}\n",
+                 f'image,boxes\nz.png,[]\na.png,"[[{xmin}, {ymin}, {xmax}, {ymax}]]"\n'):  # fmt: skip
+        with pytest.raises(ValueError, match=r"t\.csv: row 3: box .* (outside the radiograph|first pixel)"):
+            read_truth(write(tmp_path / "t.csv", text)).lookup(IMAGE, SIZE)
+    cx, cy, w, h = (xmin + xmax) / 120, (ymin + ymax) / 80, (xmax - xmin) / 60, (ymax - ymin) / 40
+    write(tmp_path / "yolo" / "a.txt", f"0 {cx} {cy} {w} {h}\n")
+    with pytest.raises(ValueError, match=r"a\.txt: line 1: "):
+        read_truth(tmp_path / "yolo").lookup(IMAGE, SIZE)
+
+
+def test_a_table_that_says_the_size_of_its_pictures(tmp_path):
+    text = "image,width,height,xmin,ymin,xmax,ymax\na.png,{},{},20,10,30,20\n"
+    assert read_truth(write(tmp_path / "t.csv", text.format(60, 40))).lookup(IMAGE, SIZE).sum() == 100
+    for declared in ((120, 80), (40, 60), ("wide", 40)):
+        with pytest.raises(ValueError, match=r"t\.csv: row 2: drawn on a picture of .* the radiograph is 40 x 60"):
+            read_truth(write(tmp_path / "t.csv", text.format(*declared))).lookup(IMAGE, SIZE)
+
+
+def test_a_slip_over_the_edge_is_cut_off(tmp_path):
+    write(tmp_path / "a.json", labelme(("rectangle", [[50, 30], [61, 41]]), ("circle", [[0, 20], [5, 20]])))
+    mask = read_truth(tmp_path).lookup(IMAGE, SIZE)
+    assert mask[30:, 50:].all() and mask[20, 0] and not mask[20, 6]
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4, 6, 9])
+@pytest.mark.parametrize("box", [(20, 10, 50, 30), (1, 1, 2, 2), (7, 13, 59, 39), (0, 0, 60, 40), (33, 3, 41, 20)])
+def test_rounded_fractions_gain_no_row(tmp_path, decimals, box):
+    x0, y0, x1, y1 = box
+    numbers = ((x0 + x1) / 120, (y0 + y1) / 80, (x1 - x0) / 60, (y1 - y0) / 40)
+    write(tmp_path / "a.txt", "0 " + " ".join(f"{number:.{decimals}f}" for number in numbers))
+    mask = read_truth(tmp_path).lookup(IMAGE, SIZE)
+    if decimals > 2:
+        assert (mask == box_mask(*box)).all()
+    else:  # of a side of 60 pixels, an edge may be 0.45 pixels off
+        assert abs(mask.any(axis=0).sum() - (x1 - x0)) <= 1 and abs(mask.any(axis=1).sum() - (y1 - y0)) <= 1
+
+
+def test_pixels_with_noise_in_the_last_decimals_gain_no_row(tmp_path):
+    table = write(tmp_path / "t.csv", "image,xmin,ymin,xmax,ymax\na.png,9.99999,5.0000001,20.0000004,15.0004\n")
+    assert (read_truth(table).lookup(IMAGE, SIZE) == box_mask(10, 5, 20, 15)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,boxes,boxes\na,[],[]\n", "columns 'boxes' and 'boxes' have the same name"),
+        ("image,Image,boxes\na,b,[]\n", "columns 'image' and 'Image' have the same name"),
+        ("image,boxes,patient\na,[],7.0\n", "row 2: patient is '7.0', a number with decimals"),
+        ("image,boxes,patient\na,[],7\n\nb,[],007\n", "row 4: patient is '007', and '7' in row 2"),
+    ],
+)
+def test_tables_with_doubtful_names_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_truth(write(tmp_path / "truth.csv", text))
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    write(tmp_path / "a.json", '{"shapes": [], "shapes": [], "imageHeight": 40, "imageWidth": 60}')
+    with pytest.raises(ValueError, match=r"a\.json: not a LabelMe file .*'shapes' is there twice"):
+        read_truth(tmp_path).lookup(IMAGE, SIZE)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_with_accents_are_found_in_either_form(tmp_path, form):
+    name, other = (unicodedata.normalize(one, "münchen.png") for one in (form, {"NFC": "NFD"}.get(form, "NFC")))
+    truth = read_truth(write(tmp_path / "t.csv", f'image,boxes\n{name},"[[10, 5, 20, 15]]"\n'))
+    assert (truth.lookup(Path("/images") / other, SIZE) == box_mask(10, 5, 20, 15)).all()

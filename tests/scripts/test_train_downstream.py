@@ -1,5 +1,6 @@
 """The benchmark script: every task on phantoms in the layout of its release, the same results in any order, resumed."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -29,6 +30,7 @@ from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
 from scripts import train_downstream
 from training import fold
+from training.tables import read_rows
 
 TINY = "none:test_vit"
 NAME = "none-test_vit"
@@ -235,6 +237,9 @@ def test_frozen_features(fracatlas, tmp_path, protocol):
         (["--fold", 3], "--fold 3: there are 3 folds, counted from 0"),
         (["--label_fraction", 0], "--label_fraction 0.0: expected fractions above 0"),
         (["--meta_cols", "age"], "--meta_cols age: no such column; the records have image_id"),
+        (["--meta_cols", "hand", "hand"], "--meta_cols hand: given twice"),
+        (["--meta_cols", "patient"], "--meta_cols patient: predictions have a column of this name"),
+        (["--meta_cols", "probability"], "--meta_cols probability: no such column"),
         (["--use_sex"], "--use_sex is for --data boneage"),
         (["--pool", "cls", "--backbones", "none:test_resnet"], "pool 'cls': ResNet has no tokens; leave pool out"),
         (
@@ -291,6 +296,41 @@ def test_splitting_by_patient_shows_what_a_random_split_hides(marked, tmp_path):
     hidden, shown = auroc("image", "random"), auroc("patient", "grouped")
     assert hidden["low"] > 0.8
     assert shown["low"] < 0.5 < shown["high"] and shown["value"] < 0.7
+
+
+def test_columns_and_cells_of_any_name_end_in_files_that_are_read_back(marked, tmp_path):
+    rows = pd.read_csv(marked)
+    columns = {"sex/age": "=1+1", "Sex_age": "\u00a0@x", "../up": "-1 b", "con": "+ b"}
+    rows = rows.assign(**columns, patient="=" + rows["patient"])
+    table = marked.parent / "named.csv"
+    rows.to_csv(table, index=False)
+    more = ("--csv", table, "--patient_col", "patient", "--protocol", "linear", "--meta_cols", *columns)
+    done = downstream("csv", marked.parent, tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "csv"
+    parts = {file.name.partition("_by_")[2].removesuffix(".csv"): file for file in out.glob("*_by_*.csv")}
+    assert len(parts) == 4 and "Sex_age" in parts and any(name.startswith("sex_age-") for name in parts)
+    found = {row["part"] for file in parts.values() for row in read_rows(file, ["part"])}
+    assert found == {"=1+1", "@x", "-1 b", "+ b"}
+    for file in [*out.glob("*.csv"), *out.glob("predictions/*/*.csv")]:
+        with open(file, encoding="utf-8", newline="") as stream:
+            cells = [cell for row in csv.reader(stream) for cell in row]
+        assert not [cell for cell in cells if cell.strip()[:1] in ("=", "@", "+")], file
+    assert {row["group"][0] for row in read_rows(out / "splits.csv", ["group"])} == {"="}
+    again = downstream("csv", marked.parent, tmp_path / "again", *more, "--splits", out / "splits.csv")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again" / "csv" / "splits.csv").read_bytes() == (out / "splits.csv").read_bytes()
+
+
+def test_a_table_of_too_many_columns_is_refused_in_a_short_sentence(marked, tmp_path):
+    table = marked.parent / "wide.csv"
+    for count, told in (
+        (50_000, "50,000 columns; a table may have 5,000"),
+        (4_000, "no column 'image'; it has c0, c1"),
+    ):
+        table.write_text(",".join(f"c{k}" for k in range(count)) + "\n")
+        done = downstream("csv", marked.parent, tmp_path, "--csv", table, "--patient_col", "patient")
+        assert done.returncode == 2 and told in done.stderr and len(done.stderr) < 1000
 
 
 def test_copies_under_another_name_are_on_one_side(marked, tmp_path):

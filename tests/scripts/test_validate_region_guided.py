@@ -284,9 +284,10 @@ def test_two_classifiers_on_the_same_radiographs(place, tmp_path):
         change(text).to_csv(changed, index=False)
         return f"x={changed}"
 
-    refused(tmp_path / "nowhere", "nowhere: no such file")
+    refused(tmp_path / "nowhere", "nowhere: no such table")
     refused(f"whole image={tmp_path / 'zero'}", "it needs a name of its own")
     refused(write(lambda t: t.drop(columns="p_implant")), "no column 'p_implant'")
+    refused(write(lambda t: pd.concat([t, t[:1]])), "is there twice")
     refused(write(lambda t: t.iloc[2:]), "says nothing of 2 of 16 radiographs, first ")
     refused(write(lambda t: t.assign(p_implant="maybe")), "not all probabilities are numbers")
     refused(write(lambda t: t.assign(**{"true_no bone tumour": 1 - t["true_no bone tumour"].astype(float)})),

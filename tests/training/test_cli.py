@@ -305,3 +305,14 @@ def test_other_words_after_a_switch_are_refused(argv, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(Switches, argv)
     assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_an_endless_error_is_cut_in_its_middle(capsys, monkeypatch):
+    def fail(config):
+        raise ValueError(f"no column 'a'; it has {', '.join(map(str, range(50_000)))}; give another")
+
+    monkeypatch.setattr(sys, "argv", ["x.py", "--data_path", "a"])
+    with pytest.raises(SystemExit):
+        cli.run(fail, Config)
+    told = capsys.readouterr().err
+    assert len(told) < 2_100 and told.startswith("x.py: no column 'a'") and told.endswith("; give another\n")

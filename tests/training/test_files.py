@@ -8,7 +8,17 @@ import pickle
 import pytest
 import torch
 
-from training.files import DiskFull, HashingFile, append_line, atomic, is_disk_full, reason_of, sha256_of, write_text
+from training.files import (
+    DiskFull,
+    HashingFile,
+    append_line,
+    atomic,
+    file_names,
+    is_disk_full,
+    reason_of,
+    sha256_of,
+    write_text,
+)
 
 
 def test_the_hash_is_that_of_what_is_written(tmp_path):
@@ -157,3 +167,14 @@ def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
     assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
     assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
     assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "EOFError"
+
+
+def test_names_become_parts_of_file_names_that_any_disk_holds():
+    names = ["sex/age", "sex_age", "Sex_age", "a\\b", "..", ".", "CON", "nul.csv", "a\0b", "a\nb", "x" * 300, "x" * 301,
+             "é", "e\u0301", "*", "?", "a b", "-", " "]  # fmt: skip
+    parts = file_names(names)
+    assert list(parts) == names and parts["a b"] == "a b" and parts["Sex_age"] == "Sex_age"
+    assert len({part.casefold() for part in parts.values()}) == len(names)
+    for part in parts.values():
+        assert len(part.encode()) <= 60 and not set(part) & set('/\\\0\n*?:<>|"') and part.strip(". ") == part != ""
+    assert file_names(names[::-1]) == parts and file_names(["sex/age"]) == {"sex/age": "sex_age"}
