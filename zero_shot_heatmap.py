@@ -29,7 +29,7 @@ import functools
 from pathlib import Path, PurePath
 
 from training.cli import flag, run, weights_flag
-from training.progress import say
+from training.progress import meter, say
 
 
 @dataclasses.dataclass
@@ -338,23 +338,21 @@ def read(preprocessing, path: Path):
 
 def progress(title: str, total: int):
     """A progress bar with radiographs per second on the error stream."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=" radiographs", desc=title, disable=not total)
+    return meter(title, total, "radiograph")
 
 
 def conclude(config: Config, count: int, tables: list, failed: list) -> None:
     """The last lines on the screen."""
     for table in tables:
         widths = [max(len(row[i]) for row in [table.columns, *table.rows]) for i in range(len(table.columns))]
-        say(f"\n{table.title}")
+        say("", table.title)
         for row in [table.columns, *table.rows]:
             say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    say(f"\n{count} radiographs; open {config.out / 'index.html'}")
+    say("", f"{count} radiographs; open {config.out / 'index.html'}")
     if failed:
         say(f"{len(failed)} could not be read, see {config.out / 'failed.csv'}:")
     for path, reason, detail in failed[:5]:
-        say(f"  {ascii(str(path))[1:-1]}: {reason}: {detail}")
+        say(f"  {path}: {reason}: {detail}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from PIL import Image
 from data.audit import remembered
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from training.files import sha256_of, write_text
+from training.progress import steps
 
 SIDE = 64  # pixels of the thumbnail
 WAVES = 24  # cosine frequencies in each direction
@@ -188,7 +189,7 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
 
     count, signs = len(bits), bits.astype(np.float32) * 2 - 1
     labels = np.arange(count)
-    for start in range(0, count, BLOCK):
+    for start in steps(range(0, count, BLOCK), "comparing radiographs", "block"):
         rows = slice(start, min(start + BLOCK, count))
         apart = (BITS - signs[rows] @ signs[start:].T) / 2
         near = apart <= distance

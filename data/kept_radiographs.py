@@ -60,7 +60,7 @@ class KeptRadiographs:
 
         Call it before loader processes are started. Raises UnreadableRadiograph for the first file that is one.
         """
-        batches = ordered_batches(_Filling(self), range(self.count), batch_size=32, num_workers=num_workers)
+        batches = ordered_batches(_Filling(self), range(self.count), batch_size=32, num_workers=num_workers, title="")
         for _ in progress(batches):
             pass
         self._filled = self.count

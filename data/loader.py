@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from data.radiograph import UnreadableRadiograph
 from training import distributed
 from training.device import return_freed_memory
-from training.files import DiskFull
+from training.progress import steps
 from training.sampling import Plan, StepSampler
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
-_TOLD = (UnreadableRadiograph, DiskFull)
+_TOLD = (UnreadableRadiograph, OSError)
 
 
 def step_batches(
@@ -25,8 +25,8 @@ def step_batches(
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
     `shares`: see `StepSampler`. One set of workers serves the whole run, across epochs; closing the iterator ends them.
-    Raises UnreadableRadiograph and DiskFull as the data set raised them. A worker that is stuck is given up before the
-    other processes lose their patience.
+    Raises UnreadableRadiograph and errors of the operating system as the data set raised them. A worker that is stuck
+    is given up before the other processes lose their patience.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -36,14 +36,16 @@ def step_batches(
 
 
 def ordered_batches(
-    dataset: Dataset, rows: Sequence[int], *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
-) -> Iterable[dict]:
+    dataset: Dataset, rows: Sequence[int], *, batch_size: int, num_workers: int = 0, pin_memory: bool = False,
+    title: str = "predicting",
+) -> Iterable[dict]:  # fmt: skip
     """`dataset[row]` of each of `rows`, once and in their order, in batches; the last one may be smaller.
 
-    For predicting and for features. Raises as `step_batches`.
+    For predicting and for features. `title`: of the progress bar; without one if it is empty. Raises as `step_batches`.
     """
     batches = [list(rows[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
-    return _batches(dataset, batches, min(num_workers, len(batches)), pin_memory)
+    loaded = _batches(dataset, batches, min(num_workers, len(batches)), pin_memory)
+    return steps(loaded, title, "batch", len(batches)) if title else loaded
 
 
 def _batches(dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool) -> Iterator[dict]:

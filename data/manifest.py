@@ -17,6 +17,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from training.files import printable, sha256_of, write_text
+from training.os_errors import is_exhausted, meaning_of
 
 COLUMNS = ("path", "size_bytes", "sha256")
 CHUNK = 16  # files handed to a thread at once
@@ -122,7 +123,9 @@ def _entry(path: Path) -> Entry:
             return Entry(error="not a regular file")
         return Entry(status.st_size, sha256_of(path))
     except OSError as error:
-        return Entry(error=error.strerror or str(error))
+        if is_exhausted(error):
+            raise
+        return Entry(error=meaning_of(error))
 
 
 def _sum_of(text: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.radiograph import UnreadableRadiograph, check_size, choose_frame, silence
+from training.os_errors import meaning_of
 
 PICTURES = ("PNG", "JPEG", "BMP")  # what Pillow decodes here
 FORMATS = (*PICTURES, "TIFF")  # every further Pillow plugin is attack surface and no radiograph needs it
@@ -64,7 +65,7 @@ def refusals(path):
     except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
         # an invalid argument is an offset in the file that no file can have
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
+            raise UnreadableRadiograph(path, "io-error", meaning_of(error)) from error
         message = str(error).lower()
         signs = ("truncated", "not enough", "buffer is not")
         cut = isinstance(error, EOFError) or any(sign in message for sign in signs)

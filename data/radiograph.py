@@ -7,6 +7,7 @@ from the header, before a decoder is trusted with them. `data/picture.py`, `data
 H: height, W: width in pixels.
 """
 
+import errno
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import numpy as np
 
 from data.listing import EXTENSIONS, list_radiographs, passed_over_message
 from training.files import printable
+from training.os_errors import is_exhausted, meaning_of
 
 __all__ = [
     "EXTENSIONS",
@@ -156,7 +158,7 @@ def _read_head(path, stream) -> bytes:
         head = stream.read(132)
         stream.seek(0)
     except OSError as error:
-        raise UnreadableRadiograph(path, "io-error", error.strerror or "") from error
+        raise UnreadableRadiograph(path, "io-error", meaning_of(error)) from error
     return head
 
 
@@ -264,7 +266,11 @@ def _is_coloured(pixels: np.ndarray) -> bool:
 
 
 def _open(path):
-    """Open a regular file that is not empty, or say why that is impossible."""
+    """Open a regular file that is not empty, or say why that is impossible.
+
+    OSError if this process has no descriptor or no memory left: that is not the file's fault, and no file may be left
+    out for it.
+    """
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode) and status.st_size > 0:
@@ -273,8 +279,13 @@ def _open(path):
         raise UnreadableRadiograph(path, "no-permission", "permission denied") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UnreadableRadiograph(path, "missing", "no such file") from error
-    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL in it
-        raise UnreadableRadiograph(path, "missing", getattr(error, "strerror", None) or str(error)) from error
+    except ValueError as error:  # a NUL in the name
+        raise UnreadableRadiograph(path, "missing", str(error)) from error
+    except OSError as error:
+        if is_exhausted(error):
+            raise
+        reason = "missing" if error.errno in (errno.ELOOP, errno.ENAMETOOLONG) else "io-error"
+        raise UnreadableRadiograph(path, reason, meaning_of(error)) from error
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
         raise UnreadableRadiograph(path, "not-a-file", kind)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.columns import counted
 from data.listing import PassedOver, below, list_radiographs, printable
+from training.progress import steps
 
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 SHOWN = 3  # of many wrong things, this many are named
@@ -83,7 +84,7 @@ def require_images(table: Path, images: Sequence[str], keep_missing: bool) -> No
 
     keep_missing: only if all are missing, for a caller that looks at every file itself.
     """
-    lost = [image for image in images if not os.path.isfile(image)]
+    lost = [image for image in steps(images, "looking for files", "file") if not os.path.isfile(image)]
     if lost and (not keep_missing or len(lost) == len(images)):
         told = f"{len(lost):,} of {counted(len(images))} are not there: {first_of(lost)}"
         raise FileNotFoundError(f"{printable(table)}: {told}{padded_hint(lost[0])}")

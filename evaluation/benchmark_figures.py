@@ -142,9 +142,11 @@ def truth_picture(
     axis.plot(ends, ends, ":", color="0.4", lw=1.2)
     names = np.asarray([""] * len(target) if groups is None else groups, object)
     for number, name in enumerate(dict.fromkeys(names)):
-        axis.plot(target[names == name], predicted[names == name], "osD^v"[number % 5], ms=4, mew=0, label=name or None,
-                  color=COLOURS[number % len(COLOURS)], alpha=_alpha(len(target)))  # fmt: skip
-    axis.set(xlabel=f"true ({unit})" if unit else "true", ylabel=f"predicted ({unit})" if unit else "predicted")
+        axis.plot(target[names == name], predicted[names == name], "osD^v"[number % 5], ms=4, mew=0,
+                  label=plain(name) or None, color=COLOURS[number % len(COLOURS)],
+                  alpha=_alpha(len(target)))  # fmt: skip
+    shown = f" ({plain(unit)})" if unit else ""
+    axis.set(xlabel=f"true{shown}", ylabel=f"predicted{shown}")
     axis.set_title(plain(title), fontsize=10)
     if groups is not None:
         legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
@@ -166,7 +168,7 @@ def agreement_picture(found: BlandAltman, title: str, unit: str) -> bytes:
         axis.axhline(interval.estimate, ls=dashes, color=COLOURS[1], lw=1.4)
         axis.annotate(f"{name}\n{interval.estimate:.3g}", (1.01, interval.estimate), fontsize=9, va="center",
                       xycoords=("axes fraction", "data"), annotation_clip=False)  # fmt: skip
-    shown = f" ({unit})" if unit else ""
+    shown = f" ({plain(unit)})" if unit else ""
     axis.set(xlabel=f"mean of predicted and true{shown}", ylabel=f"predicted - true{shown}")
     axis.set_title(plain(title), fontsize=10)
     return _png(figure)
@@ -187,7 +189,7 @@ def label_picture(
         axis.errorbar(x, value, error, ls=DASHES[number % len(DASHES)], marker="osD^v"[number % 5], ms=5, capsize=3,
                       color=COLOURS[number % len(COLOURS)], label=plain(name, 300))  # fmt: skip
     axis.set_xscale("log")
-    axis.set_xticks(list(names), list(names.values()))
+    axis.set_xticks(list(names), [plain(name) for name in names.values()])
     axis.set_xticks([], minor=True)
     axis.set(xlabel="labels learnt from", ylabel=plain(label))
     axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0))

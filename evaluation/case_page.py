@@ -5,7 +5,6 @@ when the page is closed. Every word that came from outside is escaped.
 """
 
 import base64
-import html
 import secrets
 
 import numpy as np
@@ -23,6 +22,7 @@ from evaluation.case_result import (
 )  # fmt: skip
 from evaluation.figures import colour_table, encoded, levels
 from evaluation.group_calibration import PARTS
+from evaluation.report import text_of
 from training.label_groups import LABELS
 
 MOST_BONES = 5
@@ -70,14 +70,14 @@ def case_html(case: Case) -> str:
         f"<div class='case' data-number='{secrets.token_hex(8)}'>"  # no two results are the same text to the page
         f"<figure class='look' style='max-width: {width}'>{_picture(case)}"
         f"<figcaption>{_caption(case)}</figcaption></figure>"
-        f"<div class='said'>{_table(case)}<p class='note'>{html.escape(calibration_note(case))}</p>"
+        f"<div class='said'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
         f"{_downloads(case)}</div></div>"
     )
 
 
 def refusal_html(sentence: str) -> str:
     """Why there is no result."""
-    return f"<div class='refusal' role='alert' data-number='{secrets.token_hex(8)}'>{html.escape(sentence)}</div>"
+    return f"<div class='refusal' role='alert' data-number='{secrets.token_hex(8)}'>{text_of(sentence)}</div>"
 
 
 def map_picture(error_map: np.ndarray) -> Image.Image:
@@ -101,12 +101,12 @@ def _picture(case: Case) -> str:
         kind = "chosen" if number in case.chosen else "other"
         shapes.append(
             f"<rect class='{kind}' x='{x0:.1f}' y='{y0:.1f}' width='{x1 - x0:.1f}' height='{y1 - y0:.1f}'>"
-            f"<title>{html.escape(name)}</title></rect>"
+            f"<title>{text_of(name)}</title></rect>"
         )
         if number in case.chosen:
             letters = max(height, width) / 40
             shapes.append(f"<text x='{x0 + letters / 3:.1f}' y='{y0 + 1.1 * letters:.1f}' font-size='{letters:.1f}'>"
-                          f"{html.escape(name)}</text>")  # fmt: skip
+                          f"{text_of(name)}</text>")  # fmt: skip
     pieces.append(f"<svg viewBox='0 0 {width} {height}' preserveAspectRatio='none'>{''.join(shapes)}</svg>")
     return f"<div class='picture' style='aspect-ratio: {width} / {height}'>{''.join(pieces)}</div>"
 
@@ -124,7 +124,7 @@ def _caption(case: Case) -> str:
         told.append("Colours: where the masked autoencoder predicts badly. Bone edges and letters are among it.")
     else:
         told.append("No error map: the server has no masked autoencoder.")
-    return html.escape(" ".join(told))
+    return text_of(" ".join(told))
 
 
 def _table(case: Case) -> str:
@@ -144,10 +144,10 @@ def _part(case: Case, name: str, part: Part) -> str:
         share = 100 * float(case.answer[list(rest)].sum())
         rows += f"<tr><td>{len(rest)} other bones together</td><td></td><td class='value'>{share:.1f} %</td></tr>"
     head = (
-        f"<tr data-part='{name}' data-decision='{html.escape(part.decision)}' "
+        f"<tr data-part='{name}' data-decision='{text_of(part.decision)}' "
         f"data-confidence='{part.confidence:.6f}' data-calibrated='{'no' if part.temperature is None else 'yes'}'>"
-        f"<th colspan='3'>{_TITLES[name]}: {html.escape(part.decision)} "
-        f"<small>{100 * part.confidence:.0f} %{any_of}, {how}; from {html.escape(part.view)}</small></th></tr>"
+        f"<th colspan='3'>{_TITLES[name]}: {text_of(part.decision)} "
+        f"<small>{100 * part.confidence:.0f} %{any_of}, {how}; from {text_of(part.view)}</small></th></tr>"
     )
     return head + rows
 

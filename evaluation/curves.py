@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+from evaluation.benchmark_figures import plain
 from training.files import write_bytes
 
 
@@ -63,7 +64,7 @@ def draw_curves(
                 axis.yaxis.set_minor_formatter(NullFormatter())
                 axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title, 600), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)

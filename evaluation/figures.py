@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from training.files import write_bytes
+from training.text import escaped
 
 FORMATS = ("png", "jpeg", "pdf", "svg")
 BACKGROUND, INK, FAINT, OUTLINE = (17, 18, 20), (236, 236, 232), (150, 152, 156), (64, 220, 255)
@@ -292,5 +293,5 @@ def _rgb(tile: np.ndarray) -> Image.Image:
 
 
 def _printable(text: str) -> str:
-    """Characters that the built-in font has (Latin); others become "?", also those of undecodable file names."""
-    return "".join(c if c == "\n" or (c.isprintable() and ord(c) < 0x250) else "?" for c in text)
+    """Hidden characters as escapes, others that the built-in font (Latin) does not have as "?"."""
+    return "".join(c if c == "\n" or (c.isprintable() and ord(c) < 0x250) else "?" for c in escaped(text, keep="\n"))

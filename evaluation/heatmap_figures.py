@@ -28,6 +28,7 @@ from evaluation.figures import (
     save_figure,
 )
 from training.files import atomic
+from training.progress import steps
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
@@ -152,7 +153,7 @@ def write_overlay(study, source, drawing: Drawing, high: float | None, record: d
 def cohort_top(study, sources: list) -> float:
     """The 99.5th percentile of all maps, from a thinned sample of their pixels, in fixed memory."""
     histogram = RunningHistogram() if study.reference is None else RunningHistogram(1e-3, 1e4)
-    for source in sources:
+    for source in steps(sources, "scale of the colours", "map"):
         values = np.load(study.file(source, map_ending(study)), mmap_mode="r")
         step = max(1, max(values.shape) // 256)
         histogram.add(np.asarray(values[::step, ::step]))

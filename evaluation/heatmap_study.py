@@ -21,6 +21,7 @@ from evaluation.output_folder import append_record
 from training.checks import NotFinite
 from training.device import autocast
 from training.files import atomic, printable, sha256_of
+from training.progress import steps
 
 LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with findings
 
@@ -85,7 +86,7 @@ def require_full_coverage(study: Study, sources: list[Source]) -> None:
     """ValueError if a pass count leaves patches that are never hidden: they can be neither scored nor compared."""
     patches = study.model.grid[0] * study.model.grid[1]
     partial = [
-        source for source in sources
+        source for source in steps(sources, "masks", "radiograph")
         if np.bincount(masks_of(study, source).ravel(), minlength=patches).max() == study.passes
     ]  # fmt: skip
     if partial:
@@ -99,7 +100,7 @@ def require_full_coverage(study: Study, sources: list[Source]) -> None:
 def measured(study: Study, sources: list[Source], done: list[dict], failed: list) -> Iterator[dict]:
     """The record of each radiograph: finished ones as they are, the others measured and written."""
     finished, todo = {r["path"]: r for r in done}, []
-    for source in sources:
+    for source in steps(sources, "finished radiographs", "radiograph"):
         record = finished.get(printable(source.path))
         if (
             record

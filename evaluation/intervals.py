@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.metrics import known_rows, metric_values, metrics
+from training.progress import steps
 
 BLOCK = 500_000  # weights that are in memory at once, few enough for a cache
 
@@ -49,7 +50,7 @@ def bootstrap_interval(
     rows_of = _members(clusters)
     estimate = float(statistic(np.arange(len(clusters)))) if len(clusters) else math.nan
     values = np.full(draws, math.nan)
-    for draw in range(draws if len(rows_of) > 1 else 0):
+    for draw in steps(range(draws if len(rows_of) > 1 else 0), "bootstrap", "draw"):
         chosen = generator.integers(0, len(rows_of), len(rows_of))
         values[draw] = statistic(np.concatenate([rows_of[c] for c in chosen]))
     return _percentiles(estimate, values, level)
@@ -120,7 +121,9 @@ def weighted_intervals(
     """
     _check(draws, level)
     whole = {name: float(value[0]) for name, value in statistics(np.ones((1, len(clusters)))).items()}
-    drawn = [statistics(weights) for weights in resample_weights(clusters, generator, draws)]
+    blocks = math.ceil(draws / _block(len(clusters)))
+    weights_of = steps(resample_weights(clusters, generator, draws), "bootstrap", "block", blocks)
+    drawn = [statistics(weights) for weights in weights_of]
     found = {}
     for name, estimate in whole.items():
         values = np.concatenate([part[name] for part in drawn]) if drawn else np.empty(0)
@@ -139,12 +142,17 @@ def resample_weights(clusters: Sequence, generator: np.random.Generator, draws: 
     count = len(names)
     if count < 2:
         return
-    block = max(1, BLOCK // len(index))
+    block = _block(len(index))
     for start in range(0, draws, block):
         size = min(block, draws - start)
         chosen = generator.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count)
         yield times.astype(np.float64)[:, index]
+
+
+def _block(rows: int) -> int:
+    """How many draws are in memory at once."""
+    return max(1, BLOCK // max(1, rows))
 
 
 def _check(draws: int, level: float) -> None:

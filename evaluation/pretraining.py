@@ -7,6 +7,8 @@ and its brackets span the 95 % intervals (patients resampled) of all of them.
 import numpy as np
 import pandas as pd
 
+from training.text import markdown as escape_markdown
+
 EXPLAINED = {
     "reconstruction": "Mean squared error on hidden pixels (range 0 to 1) of test radiographs. Lower is better.",
     "localisation": "Maps against exact masks, whole picture. Chance: pixel AUROC 0.5. Higher is better.",
@@ -26,7 +28,7 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame, title: str) -> str:
     """Every part as a table: rows are tasks (and numbers of labels), columns are methods."""
-    lines = [f"# {title}", ""]
+    lines = [f"# {escape_markdown(title)}", ""]
     figures = pooled(table)
     for part in figures["part"].unique():
         chosen = figures[figures["part"] == part]
@@ -39,12 +41,12 @@ def markdown(table: pd.DataFrame, title: str) -> str:
 def _grid(figures: pd.DataFrame, metric: str) -> list[str]:
     methods = list(figures["method"].unique())
     has_labels = figures["labels"].any()
-    head = [metric.replace("_", " "), *(["labels"] if has_labels else []), *methods]
+    head = [metric.replace("_", " "), *(["labels"] if has_labels else []), *map(escape_markdown, methods)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (task, labels), rows in figures.groupby(["task", "labels"], sort=False):
         by_method = rows.set_index("method")
         cells = [_figure(by_method.loc[m]) if m in by_method.index else "" for m in methods]
-        lines.append("| " + " | ".join([task, *([str(labels)] if has_labels else []), *cells]) + " |")
+        lines.append("| " + " | ".join([escape_markdown(task), *([str(labels)] if has_labels else []), *cells]) + " |")
     return lines
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluation.metrics import score
 from evaluation.neighbours import patches_of
+from training.progress import steps
 
 
 def linear_probe(
@@ -96,7 +97,8 @@ def chosen_linear_probe(
 
     if kind != "regression" and len(np.unique(target)) < 2:
         raise ValueError("a linear probe needs two classes among its training radiographs")
-    tried = {strength: fitted(strength) for strength in np.logspace(-1, 5, 13 if kind == "regression" else 7)}
+    strengths = np.logspace(-1, 5, 13 if kind == "regression" else 7)
+    tried = {strength: fitted(strength) for strength in steps(strengths, "linear probe", "penalty")}
     return _best(kind, tried, val, val_target, "l2")
 
 
@@ -123,7 +125,8 @@ def chosen_neighbour_probe(
             return found if kind == "multiclass" else found[:, -1]
 
         def predict(features: np.ndarray) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
-            return np.concatenate([of_block(features[row : row + BLOCK]) for row in range(0, len(features), BLOCK)])
+            starts = steps(range(0, len(features), BLOCK), f"{count} nearest neighbours", "block")
+            return np.concatenate([of_block(features[row : row + BLOCK]) for row in starts])
 
         return predict
 
@@ -168,6 +171,7 @@ def _probabilities(kind: str, model, features: np.ndarray, outputs: int) -> np.n
 def _best(kind: str, tried: dict, val: np.ndarray, val_target: np.ndarray, name: str) -> tuple[Callable, dict]:
     """The predictor with the best validation score; the first of equals."""
     sign = 1 if kind == "regression" else -1
-    scores = {value: score(kind, val_target, predict(val)) for value, predict in tried.items()}
+    candidates = steps(tried.items(), f"validation of {name}", "candidate")
+    scores = {value: score(kind, val_target, predict(val)) for value, predict in candidates}
     best = min(scores, key=lambda value: math.inf if math.isnan(scores[value]) else sign * scores[value])
     return tried[best], {name: float(best), "validation": scores[best]}

@@ -17,6 +17,7 @@ from PIL import Image
 
 from evaluation.figures import encoded
 from training.files import write_bytes, write_text
+from training.text import visible
 
 MOST_EMBEDDED, MOST_SHOWN = 400, 2000
 THUMBNAIL = 160  # pixels, longer side
@@ -113,7 +114,7 @@ def write_page(
 ) -> None:  # fmt: skip
     """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all."""
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
-    above = [f"<div class=banner role=note>{_text(banner)}</div>"] if banner else []
+    above = [f"<div class=banner role=note>{text_of(banner)}</div>"] if banner else []
     _write(path, title, [*above, _header(title, lead, counts), *shown, _settings(settings)])
 
 
@@ -129,7 +130,7 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 
 def _write(path: Path, title: str, body: Sequence[str], script: str = "") -> None:
-    page = f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{_HEAD}<title>{_text(title)}</title>"
+    page = f"<!doctype html>\n<html lang=en><head><meta charset=utf-8>{_HEAD}<title>{text_of(title)}</title>"
     page += f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body)
     page += (f"\n<script>{script}</script>" if script else "") + "\n</body></html>\n"
     write_text(path, page)
@@ -156,38 +157,39 @@ def link(path: Path | str) -> str:
     return urllib.parse.quote(os.fsencode(Path(path).as_posix()))
 
 
-def _text(value) -> str:
-    return html.escape(str(value).encode("utf-8", "backslashreplace").decode("utf-8"), quote=True)
+def text_of(value) -> str:
+    """A value as text of a page: no markup comes of it, and hidden characters are shown."""
+    return html.escape(visible(str(value)), quote=True)
 
 
 def _counts(counts: dict[str, str]) -> str:
-    items = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in counts.items())
+    items = "".join(f"<div><dt>{text_of(k)}</dt><dd>{text_of(v)}</dd></div>" for k, v in counts.items())
     return f"<dl class=counts>{items}</dl>"
 
 
 def _header(title: str, lead: str, counts: dict[str, str]) -> str:
-    return f"<header><h1>{_text(title)}</h1><p>{_text(lead)}</p>{_counts(counts)}</header>"
+    return f"<header><h1>{text_of(title)}</h1><p>{text_of(lead)}</p>{_counts(counts)}</header>"
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{_text(c)}</th>" for c in table.columns)
+    head = "".join(f"<th>{text_of(c)}</th>" for c in table.columns)
     rows = "".join("<tr>" + "".join(map(_td, row)) + "</tr>" for row in table.rows)
     body = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     return _section(table, body)
 
 
 def _td(value: str) -> str:
-    return f"<td><b>{_text(value)}</b></td>" if isinstance(value, Best) else f"<td>{_text(value)}</td>"
+    return f"<td><b>{text_of(value)}</b></td>" if isinstance(value, Best) else f"<td>{text_of(value)}</td>"
 
 
 def _pictures(part: Pictures) -> str:
     shown = []
     for picture in part.pictures:
-        name = f"<b>{_text(picture.name)}</b>" if picture.name else ""
-        words = name + "".join(f"<span>{_text(fact)}</span>" for fact in picture.facts)
+        name = f"<b>{text_of(picture.name)}</b>" if picture.name else ""
+        words = name + "".join(f"<span>{text_of(fact)}</span>" for fact in picture.facts)
         shown.append(
             f'<figure{" class=scroll" * picture.wide} style="width:{picture.width + 18}px"><div><img '
-            f'src="{_text(picture.source)}" alt="{_text(picture.name or part.title)}" width={picture.width}></div>'
+            f'src="{text_of(picture.source)}" alt="{text_of(picture.name or part.title)}" width={picture.width}></div>'
             + (f"<figcaption>{words}</figcaption>" if words else "")
             + "</figure>"
         )
@@ -195,16 +197,19 @@ def _pictures(part: Pictures) -> str:
 
 
 def _section(part: Table | Pictures, body: str) -> str:
-    note = f"<p class=note>{_text(part.note)}</p>" if part.note else ""
+    note = f"<p class=note>{text_of(part.note)}</p>" if part.note else ""
     if part.folded:
-        return f"<section class=folded><details><summary>{_text(part.title)}</summary>{note}{body}</details></section>"
-    return f"<section><h2>{_text(part.title)}</h2>{note}{body}</section>"
+        return (
+            f"<section class=folded><details><summary>{text_of(part.title)}</summary>{note}{body}</details></section>"
+        )
+    return f"<section><h2>{text_of(part.title)}</h2>{note}{body}</section>"
 
 
 def _controls(score_name: str, count: int) -> str:
     return (
         f"<section class=controls><h2>Radiographs</h2><label>sort by <select id=order><option value=score>"
-        f"{_text(score_name)}, highest first</option><option value=rising>{_text(score_name)}, lowest first</option>"
+        f"{text_of(score_name)}, highest first</option>"
+        f"<option value=rising>{text_of(score_name)}, lowest first</option>"
         "<option value=name>name</option></select></label><label>name contains <input id=filter type=search></label>"
         f"<span id=shown>{count:,} shown</span></section>"
     )
@@ -212,15 +217,15 @@ def _controls(score_name: str, count: int) -> str:
 
 def _card(card: Card, score_name: str) -> str:
     tabs = "".join(
-        f'<a href="{_text(link(path))}" data-tab="{_text(label)}">{_text(label)}</a>'
+        f'<a href="{text_of(link(path))}" data-tab="{text_of(label)}">{text_of(label)}</a>'
         for label, path in card.pictures.items()
     )
-    facts = " · ".join(map(_text, card.facts))
-    picture = f'<img src="{_text(card.thumbnail)}" alt="" loading=lazy>' if card.thumbnail else "<i>no picture</i>"
+    facts = " · ".join(map(text_of, card.facts))
+    picture = f'<img src="{text_of(card.thumbnail)}" alt="" loading=lazy>' if card.thumbnail else "<i>no picture</i>"
     return (
-        f'<article data-score="{card.score}" data-name="{_text(card.name)}"><button class=frame '
-        f'aria-label="Enlarge {_text(card.name)}">{picture}</button><p class=score title="{_text(score_name)}">'
-        f'{card.score:.4g}</p><p class=name title="{_text(card.name)}">{_text(card.name)}</p>'
+        f'<article data-score="{card.score}" data-name="{text_of(card.name)}"><button class=frame '
+        f'aria-label="Enlarge {text_of(card.name)}">{picture}</button><p class=score title="{text_of(score_name)}">'
+        f'{card.score:.4g}</p><p class=name title="{text_of(card.name)}">{text_of(card.name)}</p>'
         f"<p class=facts>{facts}</p><nav>{tabs}</nav></article>\n"
     )
 
@@ -234,7 +239,7 @@ def _failed(failed: list[tuple[str, str, str]]) -> str:
 
 
 def _settings(settings: dict[str, str]) -> str:
-    rows = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in settings.items())
+    rows = "".join(f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>" for k, v in settings.items())
     return f"<section><details><summary>Settings</summary><table class=settings>{rows}</table></details></section>"
 
 

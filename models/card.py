@@ -7,6 +7,7 @@ from typing import Any
 
 from models.backbone_names import find
 from models.mae import MAEConfig
+from training.text import escaped, markdown
 
 _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect", "flip", "batch_size", "accum_iter",
            "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
@@ -55,12 +56,14 @@ def converted_card(
     """The card of a converted checkpoint. `source` is a name without folders, `licence` what its own card states."""
     known = "The preprocessing written here is the one they were trained with."
     unknown = "The original does not say how pictures were prepared; statistics written here are ImageNet's, assumed."
-    terms = f"Its card states the licence: {licence}." if licence else "It states no licence: ask whoever published it."
+    terms = "It states no licence: ask whoever published it."
+    if licence:
+        terms = f"Its card states the licence: {markdown(licence)}."
     return f"""---
 {_front_matter(licence)}tags: [radiography]
 ---
 
-# {source}, converted for {target}
+# {markdown(source)}, converted for {target}
 
 Read as a {family} checkpoint, {matched} tensors; the weights are unchanged. Their licence, their training data and what
 they may be used for are those of the original: see its own model card. {terms}
@@ -76,18 +79,19 @@ def finetuned_card(
 ) -> str:  # fmt: skip
     """The card of a fine-tuned network. `task`: what it tells and of what data; `backbone`: the name that it was asked
     for by, which is shown without folders; `facts`: figures and settings by name; `reader`: what reads the folder."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    rows = _rows(facts)
     random = backbone.startswith("none:")
-    start = "random weights" if random else f"the weights called {Path(backbone).name}"
+    start = "random weights" if random else f"the weights called {markdown(Path(backbone).name)}"
     terms = "the data" if random else "the data and of the initial weights"
-    licence = "" if random else f"Initial weights: {initial_licence or 'not stated; ask whoever published them'}\n\n"
+    stated = markdown(initial_licence or "not stated; ask whoever published them")
+    licence = "" if random else f"Initial weights: {stated}\n\n"
     return f"""---
 {_front_matter(initial_licence)}tags: [radiography]
 ---
 
-# {title}
+# {markdown(title)}
 
-{task} Started from {start}.
+{markdown(task)} Started from {start}.
 
 | | |
 |---|---|
@@ -176,21 +180,24 @@ def _pretrained_card(
 ) -> str:  # fmt: skip
     """The frame of the cards of pretrained models. `shown`: keys of the recipe; `measured`: head of the losses."""
     begun = bool(run.recipe.get("init_from"))
-    rows = [f"| {key} | {run.recipe[key]} |" for key in shown if run.recipe[key] is not None]
-    figures = [f"| {name} | {value:.4g} |" for name, value in run.figures.items()]
+    recipe = _rows({key: run.recipe[key] for key in shown if run.recipe[key] is not None})
+    figures = _rows({name: f"{value:.4g}" for name, value in run.figures.items()})
     parts = [
         f"---\n{_front_matter('; '.join(dict.fromkeys(filter(None, (run.initial_licence, run.licence)))))}{front}\n---",
-        f"# {title}",
+        f"# {markdown(title)}",
         f"{lead} on {run.radiographs:,} radiographs; step {run.step:,} of {run.last_step:,}.\n"
         f"Started from {'another checkpoint, whose licence applies here too' if begun else 'random weights'}.",
         about,
-        "\n".join(["| recipe | |", "|---|---|", *rows]),
-        *(["\n".join([f"| {measured} | |", "|---|---|", *figures])] if figures else []),
+        f"| recipe | |\n|---|---|\n{recipe}",
+        *([f"| {measured} | |\n|---|---|\n{figures}"] if figures else []),
         f"## Use\n\n{use}",
         f"## Limits\n\nFor research. Not a medical device; not evaluated for any clinical decision.{limits}",
-        f"## Licence\n\nData: {run.licence or 'not stated'}",
+        f"## Licence\n\nData: {markdown(run.licence or 'not stated')}",
         *(
-            [f"Initial weights: {run.initial_licence or 'not stated by their card; ask whoever published them'}"]
+            [
+                "Initial weights: "
+                + markdown(run.initial_licence or "not stated by their card; ask whoever published them")
+            ]
             * begun
         ),
         f"Whoever shares these weights must respect the terms of the data{' and of the initial weights' * begun}.",
@@ -198,5 +205,10 @@ def _pretrained_card(
     return "\n\n".join(parts) + "\n"
 
 
+def _rows(facts: dict[str, Any]) -> str:
+    """Lines of a Markdown table."""
+    return "\n".join(f"| {markdown(key)} | {markdown(value)} |" for key, value in facts.items())
+
+
 def _front_matter(licence: str | None) -> str:
-    return f"license: other\nlicense_name: {json.dumps(licence)}\n" if licence else ""
+    return f"license: other\nlicense_name: {json.dumps(escaped(licence))}\n" if licence else ""

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
+from training.progress import say
 
 SHORTEST_PASSWORD = 8
 
@@ -81,7 +82,7 @@ def main(config: Config) -> int:
         stay_offline(config.host)
         page = build_page(networks.analyse, folder)
         serve(page, host=config.host, port=config.port, max_bytes=int(config.max_mb * 2**20), users=users)
-        print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
+        say(f"http://{config.host}:{config.port}  (Ctrl-C ends it)")
         keep_tidy(folder, end)
         page.close(verbose=False)
     finally:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run
-from training.progress import bar
+from training.progress import bar, say
 
 Row = tuple[Path | str, str, str]  # path, reason, detail
 MEANINGS = {  # of the reasons that only this script gives
@@ -104,7 +104,7 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> list[Row]
         named = {name_below(path, folder): entry for path, entry in content.items()}
         if known is None:
             write_manifest(config.manifest, named)
-            print(f"written: {printable(config.manifest)}, {sum(not e.error for e in named.values()):,} files")
+            say(f"written: {printable(config.manifest)}, {sum(not e.error for e in named.values()):,} files")
         else:
             wrong += [(Path(folder, name), kind, detail) for name, kind, detail in differences(known, named)]
     if config.duplicates:
@@ -119,18 +119,18 @@ def conclude(config: Config, count: int, usable: int, wrong: list[Row]) -> None:
     from training.tables import write_table
 
     for reason, files in Counter(reason for _, reason, _ in wrong).most_common():
-        print(f"{files:>10,}  {reason:<19} {(REASONS | MEANINGS)[reason]}")
-    print(f"{usable:,} of {count:,} files are usable radiographs")
+        say(f"{files:>10,}  {reason:<19} {(REASONS | MEANINGS)[reason]}")
+    say(f"{usable:,} of {count:,} files are usable radiographs")
     columns = ("path", "reason", "detail")
     rows = [(printable(path), reason, detail) for path, reason, detail in wrong]
     if config.report is not None:
         write_table(config.report, columns, (dict(zip(columns, row)) for row in rows))
-        print(f"written: {printable(config.report)}")
+        say(f"written: {printable(config.report)}")
         return
     for row in rows[:5]:
-        print("  " + ": ".join(row))
+        say("  " + ": ".join(row))
     if len(rows) > 5:
-        print(f"  and {len(rows) - 5:,} more; --report FILE.csv lists all")
+        say(f"  and {len(rows) - 5:,} more; --report FILE.csv lists all")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
+from training.progress import say
 
 
 @dataclass
@@ -46,7 +47,8 @@ def main(config: Config) -> int:
     if config.to == "timm":
         checkpoint = read_checkpoint(config.source, config.weights)
         network, matched = vision_transformer(checkpoint)
-        say(config, "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]))
+        report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
+        say(f"{config.source}: {report}; 0 missing, 0 unexpected")
         known = checkpoint.preprocessor is not None
         card = converted_card(name, checkpoint.family, matched, config.to, known, licence)
         notes = save_timm(checkpoint, out, card)
@@ -57,7 +59,7 @@ def main(config: Config) -> int:
         if config.to == "hf" and height != width:
             raise ValueError(f"{config.source}: takes {height} x {width}, but transformers builds this network for "
                              "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
-        say(config, loaded.report)
+        say(f"{config.source}: {loaded.report}; 0 missing, 0 unexpected")
         matched, known = str(len(network.state_dict())), preprocessor is not None
         card = converted_card(name, loaded.family, matched, config.to, known, licence)
         if config.to == "hf" and not known:
@@ -66,8 +68,8 @@ def main(config: Config) -> int:
                          "preprocessor_config.json; change them there if it was trained with others")  # fmt: skip
         (save_mae if config.to == "hf" else save_facebook)(network, out, preprocessor, card)
     for note in notes:
-        print(f"note: {note}")
-    print(f"written: {out}")
+        say(f"note: {note}")
+    say(f"written: {out}")
     if not config.verify:
         return 0
     found, expected = both_outputs(config.to, out, network)
@@ -75,14 +77,9 @@ def main(config: Config) -> int:
     require_finite(expected, f"{config.source}: outputs of random pixels")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     equal = difference <= config.tolerance * largest
-    print(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
-          f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}")  # fmt: skip
+    say(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
+        f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}")  # fmt: skip
     return 0 if equal else 1
-
-
-def say(config: Config, report: str) -> None:
-    """What was read."""
-    print(f"{config.source}: {report}; 0 missing, 0 unexpected")
 
 
 def plain_preprocessor(size: tuple[int, int]) -> dict:

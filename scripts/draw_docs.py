@@ -16,6 +16,8 @@ import dataclasses
 from pathlib import Path
 
 from training.cli import flag, run
+from training.os_errors import naming
+from training.progress import say
 
 SIZE = 512  # pixels, longer side of the phantoms
 SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
@@ -50,8 +52,9 @@ def main(config: Config) -> int:
         drawn["bone_age"] = bone_ages(config)
     for name, picture in drawn.items():
         path = config.out / f"{name}.png"
-        picture.save(path, optimize=True)
-        print(f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB")
+        with naming(path):
+            picture.save(path, optimize=True)
+        say(f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB")
     return 0
 
 

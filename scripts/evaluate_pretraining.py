@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
+from training.progress import bar, say, steps
 
 STARTS = ("pretrained", "from scratch")
 # how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
@@ -65,8 +66,7 @@ def main(config: Config) -> int:
         write_table(out / "results.csv", list(table.columns), table.to_dict("records"))
     text = markdown(study.table(), title=f"{config.model_path}, seed {config.seed}")
     write_text(out / "results.md", text)
-    print(summary(study.table()))
-    print(f"written: {out / 'results.md'}")
+    say(*summary(study.table()).splitlines(), f"written: {out / 'results.md'}")
     return 0
 
 
@@ -86,7 +86,7 @@ class Study:
         self.device = choose_device(config.device)
         prepare_cpu(self.device)
         loaded = load_mae(config.model_path, weights=config.weights)
-        print(loaded.report)
+        say(loaded.report)
         if loaded.preprocessor is None:
             raise ValueError(f"{config.model_path}: has no preprocessor_config.json")
         self.preprocessing = Preprocessing.from_dict(loaded.preprocessor)
@@ -124,7 +124,7 @@ class Study:
         import numpy as np
 
         dataset = self.sets[name]
-        items = progress(range(len(dataset)), f"reading {name}")
+        items = bar(f"reading {name}", "radiograph")(range(len(dataset)))
         return np.stack([dataset[i]["image"][0].numpy() for i in items])
 
     def finding(self, name: str, row: int):
@@ -208,7 +208,7 @@ class Study:
         bank = PatchBank(self.unit("train", normal), self.mae.patch_size, generator)
         maps = {"error map": self.maps(self.mae, rows), "untrained autoencoder": self.maps(self.untrained, rows)}
         found = []
-        for k, row in enumerate(progress(rows, "localisation")):
+        for k, row in enumerate(bar("localisation", "radiograph")(rows)):
             truth = self.finding("test", row)
             if not truth.any():
                 continue
@@ -239,7 +239,7 @@ class Study:
         c, K = self.config, mae.config.visible
         passes = complementary_passes(c.passes, mae.config.patches, K)
         parts = []
-        for chunk in np.array_split(rows, max(1, len(rows) // 16)):
+        for chunk in bar("error maps", "batch")(np.array_split(rows, max(1, len(rows) // 16))):
             batch = torch.from_numpy(self.pixels["test"][chunk])[:, None].to(self.device)
             visible = np.stack([visible_patches(passes, mae.grid, K, mask_generator(c.seed, str(row)), "complementary")
                                 for row in chunk])  # fmt: skip
@@ -265,7 +265,7 @@ class Study:
             )
             chosen = self.generator(f"labels {task}").permutation(len(rows))[: max(self.config.labels)]
             patients = self.records("test")["patient"].to_numpy()[test_rows]
-            for method, by_set in features.items():
+            for method, by_set in bar(f"linear probes of {task}", "probe")(features.items()):
                 predicted = linear_probe(info.kind, by_set["train"][rows[chosen]], target[chosen],
                                          by_set["test"][test_rows], train_patients[rows[chosen]])  # fmt: skip
                 interval = self.interval(info.kind, truth, predicted, patients, task)
@@ -282,7 +282,8 @@ class Study:
         for name in self.sets:
             records = self.records(name)
             rows = self.spread(np.flatnonzero(records["mask"] != ""), 300)
-            use, target = patch_targets(np.stack([self.finding(name, r) for r in rows]), self.unit(name, rows), P)
+            masks = [self.finding(name, row) for row in bar(f"findings of {name}", "radiograph")(rows)]
+            use, target = patch_targets(np.stack(masks), self.unit(name, rows), P)
             owners = np.repeat(records["patient"].to_numpy()[rows], use.sum(1))
             most = 8000 if name == "train" else len(owners)
             chosen = self.generator("dense").permutation(len(owners))[:most]
@@ -293,7 +294,7 @@ class Study:
         raw = inputs["raw patch"]
         inputs["PCA of patches"] = dict(zip(("train", "test"), pca_features(raw["train"], raw["test"], 32)))
         (target, owners), (truth, patients) = picked["train"], picked["test"]
-        for method, found in inputs.items():
+        for method, found in bar("dense probes", "probe")(inputs.items()):
             predicted = linear_probe("binary", found["train"], target, found["test"], owners)
             interval = self.interval("binary", truth, predicted, patients, "dense")
             self.add("dense probe", "finding in patch", method, "AUROC", interval, labels=len(target))
@@ -314,10 +315,11 @@ class Study:
             for labels in c.labels:
                 chosen = order[:labels]
                 if len(chosen) < labels:
-                    print(f"{task}: only {len(chosen)} labelled radiographs for --labels {labels}; left out")
+                    say(f"{task}: only {len(chosen)} labelled radiographs for --labels {labels}; left out")
                     continue
                 found = {}
                 for start in c.starts:
+                    say(f"fine-tuning {task}, {labels} labels, {start}: {c.steps} steps")
                     model = self.finetuned(start, task, rows[chosen], target[chosen])
                     found[start] = self.predictions(model, test_rows)
                 if info.kind == "regression":
@@ -325,8 +327,8 @@ class Study:
                 for method, predicted in found.items():
                     interval = self.interval(info.kind, truth, predicted, patients, task)
                     self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
-                    print(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
-                          f"[{interval.low:.3f}, {interval.high:.3f}]", flush=True)  # fmt: skip
+                    say(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
+                        f"[{interval.low:.3f}, {interval.high:.3f}]")  # fmt: skip
                 if set(STARTS) <= set(found):
                     gain = self.interval(info.kind, truth, found["pretrained"], patients, task,
                                          minus=found["from scratch"])  # fmt: skip
@@ -362,7 +364,7 @@ class Study:
     def batches(self, name: str, rows, size: int = 128):
         import torch
 
-        for begin in range(0, len(rows), size):
+        for begin in steps(range(0, len(rows), size), f"network on {name}", "batch"):
             pixels = torch.from_numpy(self.pixels[name][rows[begin : begin + size]])[:, None]
             yield self.preprocessing.normalise(pixels.to(self.device))
 
@@ -425,7 +427,7 @@ class Study:
         outcome = fit(model, Fit(
             plan=plan, optimizer=adamw(parameter_groups(model, decay)), device=self.device, precision=c.precision,
             schedules={"lr": warmup_cosine(c.lr, warmup=0.1), "weight_decay": constant(0.05)}, seed=c.seed,
-            batches=step_batches(dataset, plan, seed=c.seed, rank=0, num_workers=0), progress_bar=False,
+            batches=step_batches(dataset, plan, seed=c.seed, rank=0, num_workers=0), progress_bar=True,
         ))  # fmt: skip
         if outcome != "finished":
             raise SystemExit(143)
@@ -447,13 +449,6 @@ class Study:
 def metric_of(info) -> str:
     """What `evaluation.metrics.score` computes for this task."""
     return f"MAE ({info.unit})" if info.kind == "regression" else "AUROC"
-
-
-def progress(items, label: str):
-    """A progress bar that leaves no trace."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=label, mininterval=1, leave=False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.progress import say
 
 SHARES = {10: "a tenth", 3: "a third", 1: "the whole run"}
 
@@ -53,7 +54,7 @@ def main(config: Config) -> int:
     ])  # fmt: skip
     words = out.read_text(encoding="utf-8").split("\n---\n", 1)[1:] if out.is_file() else []
     write_text(out, text + "".join("\n---\n" + w for w in words))
-    print(text)
+    say(*text.splitlines())
     return 0
 
 

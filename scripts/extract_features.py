@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
+from training.progress import bar, say
 
 
 @dataclass
@@ -58,13 +59,13 @@ def main(config: Config) -> int:
     backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
     known = backbone.preprocessing
     preprocessing = Preprocessing.of(known, backbone.input_size)
-    print(backbone.report)
+    say(backbone.report)
     if not known:
-        print("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
+        say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
     passed_over = {}
     paths = list_radiographs(config.in_dirs, recursive=config.recursive, passed_over=passed_over)
     if message := passed_over_message(passed_over):
-        print(message)
+        say(message)
     rows, found, failed = computed(config, backbone, preprocessing, paths, device)
     if not rows:
         write_failed(config, failed)
@@ -73,11 +74,11 @@ def main(config: Config) -> int:
     write_features(config.out, {"path": np.array([str(path) for path in used])} | found)
     write_about(config, backbone, preprocessing, {name: list(values.shape) for name, values in found.items()})
     folder = common_folder(config.in_dirs)
-    content = fingerprints(used, workers=config.num_workers)
+    content = fingerprints(used, workers=config.num_workers, progress=bar("sha256"))
     write_manifest(beside(config.out, "manifest.csv"), {name_below(p, folder): entry for p, entry in content.items()})
     write_failed(config, failed)
     shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in found.items())
-    print(f"{config.out}: {shapes}" + (f"; {len(failed)} radiographs cannot be used" if failed else ""))
+    say(f"{config.out}: {shapes}" + (f"; {len(failed)} radiographs cannot be used" if failed else ""))
     return 3 if failed else 0
 
 
@@ -102,7 +103,6 @@ def computed(config: Config, backbone, preprocessing, paths: list, device) -> tu
     """(rows of `paths` that could be used, their features by kind, what failed)."""
     import numpy as np
     import torch
-    from tqdm import tqdm
 
     from data.loader import ordered_batches
     from data.unlabelled import PreparedRadiographs
@@ -110,10 +110,12 @@ def computed(config: Config, backbone, preprocessing, paths: list, device) -> tu
     from training.files import printable
 
     dataset = PreparedRadiographs(paths, preprocessing)
-    batches = ordered_batches(dataset, range(len(paths)), batch_size=config.batch_size, num_workers=config.num_workers)
+    batches = ordered_batches(
+        dataset, range(len(paths)), batch_size=config.batch_size, num_workers=config.num_workers, title=""
+    )
     rows, parts, failed = [], {}, []
     backbone.eval().to(device)
-    for batch in tqdm(batches, total=-(-len(paths) // config.batch_size), unit="batch", mininterval=1):
+    for batch in bar("features", "batch")(batches, total=-(-len(paths) // config.batch_size)):
         with torch.no_grad(), autocast(device, config.precision):
             tokens = backbone.tokens(batch["image"].to(device))
         good = [i for i, reason in enumerate(batch["reason"]) if not reason]

@@ -18,6 +18,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import argparse
 from pathlib import Path
 
+from training.cli import finish
+from training.os_errors import naming
+from training.progress import bar, say
+
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
 LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
 CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
@@ -116,8 +120,6 @@ def main() -> None:
     from training.offline import stay_offline
 
     stay_offline()
-    from tqdm import tqdm
-
     from data.phantom_files import check_empty
     from data.phantom_layouts import WRITERS, fit_plan
     from data.phantom_plan import Plan, phantoms
@@ -131,19 +133,21 @@ def main() -> None:
     try:
         plan = fit_plan(args.layout, plan)
         check_empty(args.out, args.overwrite)
-        writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
-        for phantom in tqdm(phantoms(plan, args.n, args.workers), total=args.n, unit="image"):
-            writer.add(phantom)
-            if args.sheet and len(examples) < 24:
-                examples.append(phantom)
-        writer.close()
+        with naming(args.out):
+            writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
+            for phantom in bar("phantoms", "radiograph")(phantoms(plan, args.n, args.workers), total=args.n):
+                writer.add(phantom)
+                if args.sheet and len(examples) < 24:
+                    examples.append(phantom)
+            writer.close()
     except ValueError as error:
         parser.error(str(error))
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(examples).save(args.sheet)
-    print(f"{args.n} radiographs in {args.out}{', and traps' if args.traps else ''}")
+        with naming(args.sheet):
+            contact_sheet(examples).save(args.sheet)
+    say(f"{args.n} radiographs in {args.out}{', and traps' if args.traps else ''}")
 
 
 if __name__ == "__main__":
-    main()
+    finish(main, set())

@@ -30,7 +30,7 @@ import math
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
-from training.progress import bar, say
+from training.progress import bar, say, warn
 
 MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
 CONTENT = ("predictions.csv", "index.html", "failed.csv", "report.html", "scores.csv", "subgroups.csv",
@@ -80,15 +80,15 @@ def main(config: Config) -> int:
     lock = prepare_output(config)
     network = Networks(config)
     for note in network.notes:
-        say_aside(f"note: {note}")
+        warn(f"note: {note}")
     results, pictures, failed = predict(config, network, records)
     failed = [*lost, *failed]
     for result in results:
         say(result.line)
         for warning in result.warnings:
-            say_aside(f"WARNING: {printable(result.name)}: {warning}")
+            warn(f"WARNING: {printable(result.name)}: {warning}")
     for path, reason, detail in failed:
-        say_aside(f"not read: {printable(path)}: {reason}: {detail}")
+        warn(f"not read: {printable(path)}: {reason}: {detail}")
     if config.output_dir is not None:
         write(config, network, records, results, pictures, failed)
         say(f"{len(results):,} radiographs, {network.told}; open {config.output_dir / 'index.html'}")
@@ -134,10 +134,10 @@ def inputs(c: Config):
     passed_over = {}
     records, lost = read_inputs(c.images, recursive=c.recursive, beside=beside, passed_over=passed_over)
     if message := passed_over_message(passed_over):
-        say_aside(f"note: {message}")
+        warn(f"note: {message}")
     if c.sex_from_dicom or c.age_from_dicom:
         count = add_patient_tags(records, sex=c.sex_from_dicom, age=c.age_from_dicom)
-        say_aside(f"note: sex or age of {count} of {len(records)} files from DICOM tags")
+        warn(f"note: sex or age of {count} of {len(records)} files from DICOM tags")
     codes = []
     for word, said, image in zip(records["sex"], records["said"], records["image"]):
         try:
@@ -147,7 +147,7 @@ def inputs(c: Config):
             raise ValueError(f"{said if word else '--sex'}: {error} (of {printable(image)})") from None
     records["sex_code"] = codes
     if unknown := sum(map(math.isnan, codes)):
-        say_aside(f"note: the sex of {unknown} of {len(records)} radiographs is unknown: mean of both answers")
+        warn(f"note: the sex of {unknown} of {len(records)} radiographs is unknown: mean of both answers")
     return records, lost
 
 
@@ -302,7 +302,7 @@ def predict(c: Config, network: Networks, records):
 
     dataset = BoneAgeInputs(records["image"].tolist(), network.preprocessing, describe, DESCRIPTION)
     batches = ordered_batches(dataset, range(len(dataset)), batch_size=c.batch_size, num_workers=c.num_workers,
-                              pin_memory=network.device.type == "cuda")  # fmt: skip
+                              pin_memory=network.device.type == "cuda", title="")  # fmt: skip
     results, pictures, failed, waited, begun = [], {}, [], 0.0, time.perf_counter()
     batches = iter(bar("bone ages", "batch")(batches, total=-(-len(dataset) // c.batch_size)))
     while True:
@@ -448,11 +448,6 @@ def evaluate(c: Config, network: Networks, records, results: list, settings: dic
     write_bone_age_tables(c.output_dir, page)
     mae = score_text("mae", page.results["scores"]["mae"])
     say(f"mean absolute error {mae} months; open {c.output_dir / 'report.html'}")
-
-
-def say_aside(text: str) -> None:
-    """To the error stream, so that the lines of ages stay alone."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 import training.pretraining
 from training.cli import flag, run, weights_flag
 from training.pretraining import evenly
-from training.progress import bar, say
+from training.progress import bar, say, warn
 
 METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
           "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip
@@ -305,7 +305,7 @@ class Pretraining(training.pretraining.Pretraining):
         if METERS.keys() <= record.keys() and record["step"] > self.plan.total_steps / 10:
             signs = signs_of_collapse(record, self.config.out_dim)
             for told in signs if not self.collapsing else ():
-                print(f"step {record['step']}: this looks like a collapse: {told}", file=sys.stderr, flush=True)
+                warn(f"step {record['step']}: this looks like a collapse: {told}")
             self.collapsing = bool(signs)
         if self.config.use_wandb:
             wandb = importlib.import_module("wandb")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.progress import say
 
 
 @dataclass
@@ -40,11 +41,11 @@ def main(config: Config) -> int:
     files = write_tables(config.out, collection, rankings, shown)
     write_summary(config.out / "summary.html", collection, rankings, shown, files)
     for notice in [*missing_text(collection, shown), *collection.notices]:
-        print(f"note: {notice}")
+        say(f"note: {notice}")
     for found in rankings:
         if len(found.backbones) > 1:
-            print(f"{found.setting.title}: {tests_text(found, [shown[name] for name in found.backbones])}")
-    print(f"written: {config.out}")
+            say(f"{found.setting.title}: {tests_text(found, [shown[name] for name in found.backbones])}")
+    say(f"written: {config.out}")
     return 0
 
 

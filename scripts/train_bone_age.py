@@ -79,7 +79,7 @@ class Config:
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
-    verbose: bool = flag(True, "a progress bar for each fold")
+    verbose: bool = flag(True, "progress bars")
     weights: str = weights_flag()
 
 
@@ -207,7 +207,7 @@ class BoneAgeTraining(CrossValidation):
         c = self.config
         if self.kept is None:
             kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, c.cache_gb)
-            self.kept = kept.fill(c.num_workers, progress=bar("decoding", quiet=not c.verbose))
+            self.kept = kept.fill(c.num_workers, progress=bar("decoding", "batch"))
             for note in kept.notes:
                 say(f"note: {note}")
         return RadiographDataset(self.records.iloc[list(rows)], preprocessing, transform, seed=c.seed, keep=self.kept,

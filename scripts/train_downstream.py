@@ -86,7 +86,7 @@ class Config:
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, bf16 or fp16")
-    verbose: bool = flag(True, "a progress bar for each fold")
+    verbose: bool = flag(True, "progress bars")
     weights: str = weights_flag()
 
 
@@ -355,7 +355,7 @@ class Benchmark(CrossValidation):
         if key not in self.kept:
             self.kept.clear()  # of another geometry: memory has its limit
             kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, self.config.cache_gb)
-            self.kept[key] = kept.fill(self.config.num_workers, progress=bar("decoding", quiet=not self.config.verbose))
+            self.kept[key] = kept.fill(self.config.num_workers, progress=bar("decoding", "batch"))
             for note in kept.notes:
                 say(f"note: {note}")
         extra = ("sex_number",) if self.config.use_sex else ()
@@ -461,8 +461,9 @@ class Benchmark(CrossValidation):
         dataset = self.data(range(len(self.records)), preprocessing)
         found = cached_features(
             network.to(self.device), self.records["image"].tolist(),
-            lambda rows: (batch["image"] for batch in bar("features", quiet=not self.config.verbose)(
-                list_of(ordered_batches(dataset, rows, batch_size=64), -(-len(rows) // 64)))),
+            lambda rows: (
+                batch["image"] for batch in ordered_batches(dataset, rows, batch_size=64, title="features")
+            ),
             folder=self.out / "features", preprocessing=preprocessing.to_dict(), normalise=preprocessing.normalise,
             device=self.device, precision=self.precision,
         )  # fmt: skip
@@ -617,22 +618,6 @@ def hash_of(*values) -> int:
     import hashlib
 
     return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:4], "little")
-
-
-def list_of(batches, count: int):
-    """Batches whose number is known, for a progress bar."""
-    return _Counted(batches, count)
-
-
-class _Counted:
-    def __init__(self, items, count: int):
-        self.items, self.count = items, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self):
-        return iter(self.items)
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ class Study:
         records, mapper, found = self.records, self.mapper, []
         wholes = RegionViews(records, [[] for _ in range(len(records))], mapper.preprocessing)
         batches = ordered_batches(wholes, range(len(wholes)), batch_size=mapper.together,
-                                  num_workers=self.config.num_workers)  # fmt: skip
+                                  num_workers=self.config.num_workers, title="error maps")  # fmt: skip
         for batch in batches:
             part = records.iloc[len(found) : len(found) + len(batch["image"])]
             names = [Path(image).name for image in part["image"]]

@@ -22,6 +22,11 @@ import types
 import typing
 from pathlib import Path
 
+from training.os_errors import meaning_of, sentence_of
+from training.progress import script_bars
+from training.streams import guarded_streams
+from training.text import escaped
+
 _RECIPE_BYTES, _BRACKETS = 1 << 13, 64  # a recipe has a thousand bytes and a few lists
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
@@ -82,35 +87,50 @@ def parse(config_class: type, argv: list[str] | None = None):
 
 
 def run(main: typing.Callable, config_class: type) -> typing.NoReturn:
-    """Parse the command line, call `main(config)`, exit with what it returns.
+    """Parse the command line, call `main(config)`, exit with what it returns; errors end as in `finish`."""
 
-    What a user can mend ends with its sentence and exit status 2: missing or existing files, a full disk, and every
+    def script() -> int | None:
+        config = parse(config_class)
+        keep_offline(config)
+        with script_bars(getattr(config, "verbose", True)):
+            return main(config)
+
+    finish(script, {field.name for field in dataclasses.fields(config_class)})
+
+
+def finish(script: typing.Callable[[], int | None], flags: set[str]) -> typing.NoReturn:
+    """Call `script` with guarded standard streams, exit with what it returns.
+
+    What a user can mend ends with one sentence and exit status 2: whatever the operating system refuses, and every
     ValueError that our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
+    `flags`: names of the script's flags, for the remedies that a sentence names.
     """
-    config, told = parse(config_class), None
-    keep_offline(config)
-    from training.files import is_disk_full
+    with guarded_streams():
+        message = None
+        try:
+            status = script()
+        except Exception as error:
+            message = _sentence(error, flags)
+            if message is None:
+                raise
+        if message is not None:  # only here: with the error, the progress bar on the last line is gone
+            print(f"{Path(sys.argv[0]).name}: {escaped(_shorten(message))}", file=sys.stderr)
+            status = 2
+        sys.exit(status)
 
-    try:
-        status = main(config)
-    except OSError as error:
-        if not (isinstance(error, _MENDABLE) or is_disk_full(error)):
-            raise
-        told = str(error)
-    except ValueError as error:
-        if not _raised_by_us(error):
-            raise
-        told = str(error)
-    except (RuntimeError, MemoryError) as error:
-        advice = _advice(error, {field.name for field in dataclasses.fields(config_class)})
-        if advice is None:
-            raise
+
+def _sentence(error: Exception, flags: set[str]) -> str | None:
+    """What to tell the user; None for a defect."""
+    if isinstance(error, OSError):
+        ours = error.errno is None and (isinstance(error, _MENDABLE) or _raised_by_us(error))
+        return str(error) if ours else sentence_of(error)
+    if isinstance(error, ValueError):
+        return str(error) if _raised_by_us(error) else None
+    if isinstance(error, (RuntimeError, MemoryError, ImportError)):
+        advice = _advice(error, flags)
         first = str(error).strip().splitlines() or ["MemoryError"]
-        told = f"{first[0].rstrip('.')}: {advice}"
-    if told is not None:  # said only here: with the error, the progress bar on the last line is gone
-        print(f"{Path(sys.argv[0]).name}: {_shorten(told)}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+        return None if advice is None else f"{first[0].rstrip('.')}: {advice}"
+    return None
 
 
 def keep_offline(config) -> None:
@@ -137,6 +157,12 @@ def _advice(error: BaseException, flags: set[str]) -> str | None:
     torch reports a dead loader process wherever the main process happens to be.
     """
     told = str(error)
+    if "Too many open files" in told or "ancillary data" in told:  # of a library that was loaded, or of torch's memory
+        return "raise the limit of open files (`ulimit -n`), or use fewer --num_workers"
+    if isinstance(error, ImportError):
+        return None
+    if "Symlink loop" in told:  # Path.resolve, before Python 3.13
+        return "a symbolic link leads back to itself"
     if "DataLoader timed out" in told:
         return "the folder of the radiographs does not answer; after mending that, the same command goes on"
     if "Bus error" in told or "shared memory" in told or "</torch_" in told:
@@ -167,7 +193,7 @@ class _Parser(argparse.ArgumentParser):
             word = next((w for w in message.split()[2:] if w.startswith("--")), "").split("=")[0]
             near = difflib.get_close_matches(word, known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (see --help)"
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {escaped(message)}\n")
 
 
 class _Switch(argparse.BooleanOptionalAction):
@@ -260,7 +286,9 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
             raise ValueError(f"more than {_BRACKETS} brackets")
         content = yaml.safe_load(text) or {}
     except OSError as error:
-        parser.error(f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}")
+        parser.error(
+            f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else meaning_of(error)}"
+        )
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         parser.error(f"--config {path}: not a YAML file ({str(error).splitlines()[0]})")
     if not isinstance(content, dict):

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from training.os_errors import naming
+from training.text import escaped
+
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 LONGEST_NAME = 48  # bytes of a part of a file name; file systems allow 255 for the whole
-
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_REPEATED_NAME = 200  # bytes of a file's name that its temporary file repeats
 _UMASK_LOCK = threading.Lock()
 
 
@@ -73,7 +74,7 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expecte
     """
     path, file, temporary = Path(path), None, None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{_shortened(path.name)}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as raw:
             file = HashingFile(raw, hashed)
             yield file
@@ -89,7 +90,14 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expecte
             Path(temporary).unlink(missing_ok=True)
         first = _first_error(error, file)
         if is_disk_full(first) and not isinstance(first, DiskFull):
-            raise _disk_full(path, max(expected, file.size if file else 0)) from first
+            raise _disk_full(path, max(expected, file.size if file else 0), first.errno) from first
+        if (
+            isinstance(first, OSError)
+            and first.errno is not None
+            and (temporary is None or first.filename in (None, temporary))
+        ):
+            first.filename = str(path)  # the temporary file is nothing a user knows
+            first.filename2 = None
         if first is not error:
             raise first from None
         raise
@@ -103,7 +111,8 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
 
 def lock_folder(folder: Path, told: str):
     """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it."""
-    file = (folder / ".lock").open("a+")
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to a file of somebody else's
+    file = os.fdopen(os.open(folder / ".lock", flags, 0o666), "a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:  # what POSIX names; a disk without locks says something else
@@ -119,7 +128,7 @@ def append_line(path: str | Path, line: str) -> None:
     """
     data = line.encode("utf-8", "surrogateescape") + b"\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             written = os.write(descriptor, data)
             if written < len(data):
@@ -131,7 +140,9 @@ def append_line(path: str | Path, line: str) -> None:
             os.close(descriptor)
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full(Path(path), len(data)) from error
+            raise _disk_full(Path(path), len(data), error.errno) from error
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -154,7 +165,7 @@ def read_small(path: str | Path, most: int = SMALL) -> str:
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path}: a pipe or a device, not a file")
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"{path}: more than {most / 2**20:g} MiB, which no file of this kind has")
@@ -196,11 +207,10 @@ def check_archive(path: str | Path, file: BinaryIO | None = None) -> int:
 def printable(path) -> str:
     """A path as text that any terminal, table or page can take, in one line.
 
-    Bytes that are not UTF-8 appear as \\xNN; line ends, other control characters and those that turn the direction of
-    writing as in Python. All else stays, so that a user's own tables can be joined by it.
+    Hidden characters and bytes that are not UTF-8 are escaped (`training.text`). All else stays, so that a user's own
+    tables can be joined by it.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return escaped(os.fsdecode(path))
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
@@ -240,7 +250,7 @@ def reason_of(error: BaseException) -> str:
 
 def sha256_of(path: str | Path) -> str:
     """Hex sha256 of a file's content."""
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -257,10 +267,27 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _disk_full(path: Path, size: int) -> DiskFull:
+def _disk_full(path: Path, size: int, number: int) -> DiskFull:
+    """`number`: the errno, which tells a full disk from a quota and from a limit on the size of files."""
     need = f"it needs at least {readable(size)}, " if size else ""
     free = readable(free_bytes(path.parent))
-    return DiskFull(errno.ENOSPC, f"no room to write {path}: {need}{free} free; the previous file is untouched")
+    return DiskFull(
+        number,
+        f"no room to write {printable(path)}: {need}{free} free; {_limit(path.parent, number)}the previous file is "
+        "untouched",
+    )
+
+
+def _limit(folder: Path, number: int) -> str:
+    """What there is too little of, if it is not space."""
+    if number == errno.EFBIG:
+        return "a limit on the size of files is reached (`ulimit -f`, or of the file system); "
+    if number == errno.EDQUOT:
+        return "the disk quota is used up; "
+    disk = os.statvfs(folder)
+    if disk.f_files and not disk.f_favail:
+        return "the file system has no inodes left for another file; "
+    return ""
 
 
 def free_bytes(folder: str | Path) -> int:
@@ -274,6 +301,11 @@ def readable(size: int) -> str:
         if size >= 1 << step:
             return f"{size / (1 << step):.1f} {unit}"
     return f"{size} bytes"
+
+
+def _shortened(name: str) -> str:
+    """A file name that leaves room for what a temporary file appends."""
+    return os.fsdecode(os.fsencode(name)[:_REPEATED_NAME])
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from training.device import autocast, resolve_precision
 from training.files import printable, reason_of
 from training.objective import Objective
 from training.optim import set_schedules
+from training.progress import bar_stream, warn
 from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
@@ -188,8 +189,7 @@ class _Loop:
         names, number = self._names(bad_indices), self.step + 1
         self._note({"step": number, "skipped": "not finite", "samples": names})
         message = f"step {number}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
-        if distributed.is_main():
-            print(message, file=sys.stderr, flush=True)
+        warn(message)
         if self.bad_steps >= self.s.max_bad_steps + (SCALE_HALVINGS if self.scaler.is_enabled() else 0):
             self._save()
             raise TrainingStopped(
@@ -267,8 +267,8 @@ class _Loop:
             return
         state = self.s.run.load()
         self.s.run.warn_of_little_room(bytes_of(self.objective.state_dict()))
-        if distributed.is_main():
-            print(*self.s.run.notices, sep="\n", end="\n" * bool(self.s.run.notices), file=sys.stderr, flush=True)
+        if self.s.run.notices:
+            warn(*self.s.run.notices)
         if state is None:
             self.s.run.forget_log_after(0)  # of an attempt that ended before its first checkpoint
             return
@@ -294,7 +294,7 @@ class _Loop:
         seconds = 1 if sys.stderr.isatty() else 30  # a log file is no terminal
         return tqdm(
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
-            mininterval=seconds,
+            mininterval=seconds, file=bar_stream(),
         )  # fmt: skip
 
 

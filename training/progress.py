@@ -1,33 +1,105 @@
 """What a script says while it works: sentences and progress bars, from the main process alone."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+from training.streams import Stream
+from training.text import escaped
+
+LOG_SECONDS = 30  # between two lines of a bar in a log file
+STEPS_SECONDS = 2  # that a loop of the library lasts before its bar appears
+_bars: bool | None = None  # what the running script says of bars; None: no script is running
 
 
-def say(text: str) -> None:
-    """Print at once, also into a pipe."""
-    from training import distributed
-
-    if distributed.is_main():
-        print(text, flush=True)
+def say(*lines: str) -> None:
+    """Print lines at once, also into a pipe."""
+    _print(lines, sys.stdout)
 
 
-def bar(title: str, unit: str = "file", quiet: bool = False) -> Callable[..., Iterable]:
+def warn(*lines: str) -> None:
+    """The same to standard error: what should not mix with the results."""
+    _print(lines, sys.stderr)
+
+
+@contextlib.contextmanager
+def script_bars(shown: bool) -> Iterator[None]:
+    """While a script runs: whether it shows progress bars. Without a script, the loops of the library have none."""
+    global _bars
+    before, _bars = _bars, shown
+    try:
+        yield
+    finally:
+        _bars = before
+
+
+def bar(title: str, unit: str = "file") -> Callable[..., Iterable]:
     """Wraps a sequence, or an iterable with its `total`, with a bar that shows rate and time left and then goes."""
 
     def wrap(items: Iterable, total: int | None = None) -> Iterable:
-        from tqdm import tqdm
-
-        from training import distributed
-
-        nobody = quiet or not distributed.is_main()
-        return tqdm(
-            items,
-            total=total,
-            desc=title,
-            unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
-            mininterval=0.5,
-            leave=False,
-            disable=nobody,
-        )
+        return meter(title, total, unit, items=items)
 
     return wrap
+
+
+def steps(items: Iterable, title: str, unit: str = "step", total: int | None = None) -> Iterable:
+    """A loop inside the library, with a bar if a script is running and the loop lasts some seconds."""
+    if not _bars:
+        return items
+    return meter(title, total, unit, delay=STEPS_SECONDS, items=items)
+
+
+def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0, items: Iterable | None = None):
+    """A bar (`tqdm.tqdm`) that the caller moves with `update(n)` and closes; it moves by itself with `items`.
+
+    In a log file it is a line every `LOG_SECONDS` and one at its end. `delay`: seconds before it appears.
+    """
+    from tqdm import tqdm
+
+    log = not sys.stderr.isatty()
+    in_worker = multiprocessing.parent_process() is not None
+    return tqdm(
+        items,
+        total=total,
+        desc=escaped(title),
+        unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
+        mininterval=LOG_SECONDS if log else 0.5,
+        leave=log,
+        delay=delay,
+        dynamic_ncols=True,
+        disable=total == 0 or _bars is False or in_worker or not _is_main(),
+        file=bar_stream(),
+    )
+
+
+def bar_stream():
+    """Where a bar is drawn: standard error, where it may move the cursor; in a log file every state is a line."""
+    stream = sys.stderr.raw if isinstance(sys.stderr, Stream) else sys.stderr
+    return stream if sys.stderr.isatty() else _Lines(stream)
+
+
+def _is_main() -> bool:
+    """Whether this is rank 0; without asking torch, if nobody has imported it."""
+    distributed = sys.modules.get("training.distributed")
+    return distributed is None or distributed.is_main()
+
+
+def _print(lines: tuple[str, ...], stream) -> None:
+    if _is_main():
+        print(*map(escaped, lines), sep="\n", file=stream, flush=True)
+
+
+class _Lines:
+    """Turns the states of a bar, which overwrite each other on a terminal, into lines."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write a state as a line; movements of the cursor are dropped."""
+        if shown := text.replace("\x1b[A", "").strip():
+            self._stream.write(f"{shown}\n")
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
