@@ -9,7 +9,7 @@ h, w: kept height and width in pixels.
 
 import dataclasses
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -55,13 +55,15 @@ class KeptRadiographs:
         self._sizes = np.frombuffer(sizes, np.int64, self.count * 2).reshape(-1, 2)
         self._pixels = np.frombuffer(shared, dtype, self.count * each // dtype.itemsize).reshape(-1, *self.size)
 
-    def fill(self, num_workers: int = 0, progress: Callable[[Iterable], Iterable] = iter) -> "KeptRadiographs":
-        """Decode all that fit, in `num_workers` processes; `progress` wraps the iteration over batches of 32.
+    def fill(self, num_workers: int = 0) -> "KeptRadiographs":
+        """Decode all that fit, in `num_workers` processes.
 
         Call it before loader processes are started. Raises UnreadableRadiograph for the first file that is one.
         """
-        batches = ordered_batches(_Filling(self), range(self.count), batch_size=32, num_workers=num_workers, title="")
-        for _ in progress(batches):
+        batches = ordered_batches(
+            _Filling(self), range(self.count), batch_size=32, num_workers=num_workers, title="decoding"
+        )
+        for _ in batches:
             pass
         self._filled = self.count
         return self

@@ -211,4 +211,8 @@ def _rows(facts: dict[str, Any]) -> str:
 
 
 def _front_matter(licence: str | None) -> str:
-    return f"license: other\nlicense_name: {json.dumps(escaped(licence))}\n" if licence else ""
+    """The licence as YAML, in which no HTML tag can stand."""
+    if not licence:
+        return ""
+    name = json.dumps(escaped(licence)).replace("<", "\\u003c")
+    return f"license: other\nlicense_name: {name}\n"

@@ -207,7 +207,7 @@ class BoneAgeTraining(CrossValidation):
         c = self.config
         if self.kept is None:
             kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, c.cache_gb)
-            self.kept = kept.fill(c.num_workers, progress=bar("decoding", "batch"))
+            self.kept = kept.fill(c.num_workers)
             for note in kept.notes:
                 say(f"note: {note}")
         return RadiographDataset(self.records.iloc[list(rows)], preprocessing, transform, seed=c.seed, keep=self.kept,

@@ -355,7 +355,7 @@ class Benchmark(CrossValidation):
         if key not in self.kept:
             self.kept.clear()  # of another geometry: memory has its limit
             kept = KeptRadiographs(self.records["image"].tolist(), preprocessing, self.config.cache_gb)
-            self.kept[key] = kept.fill(self.config.num_workers, progress=bar("decoding", "batch"))
+            self.kept[key] = kept.fill(self.config.num_workers)
             for note in kept.notes:
                 say(f"note: {note}")
         extra = ("sex_number",) if self.config.use_sex else ()

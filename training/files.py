@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from training.os_errors import naming
+from training.os_errors import NO_INODES, lacks_inodes, naming
 from training.text import escaped
 
 SMALL = 1 << 20  # bytes of a settings file
@@ -284,10 +284,7 @@ def _limit(folder: Path, number: int) -> str:
         return "a limit on the size of files is reached (`ulimit -f`, or of the file system); "
     if number == errno.EDQUOT:
         return "the disk quota is used up; "
-    disk = os.statvfs(folder)
-    if disk.f_files and not disk.f_favail:
-        return "the file system has no inodes left for another file; "
-    return ""
+    return f"{NO_INODES}; " if lacks_inodes(folder) else ""
 
 
 def free_bytes(folder: str | Path) -> int:

@@ -45,6 +45,8 @@ _ADVICE = {
     errno.EOVERFLOW: "",
 }
 
+NO_INODES = "the file system has no inodes left for another file"
+
 
 def sentence_of(error: OSError) -> str | None:
     """ "PATH: what is wrong; what helps", or None for a defect of the program."""
@@ -69,7 +71,19 @@ def _advice(error: OSError) -> str:
             return "a symbolic link to something that does not exist"
         if not os.path.isdir(error.filename):
             return "it is not a folder"
+    if error.errno == errno.ENOSPC and isinstance(error.filename, (str, bytes)):
+        if lacks_inodes(os.path.dirname(os.path.abspath(error.filename))):
+            return NO_INODES
     return _ADVICE[error.errno]
+
+
+def lacks_inodes(folder: str | os.PathLike | bytes) -> bool:
+    """Whether the file system of a folder can hold no other file, however much space it has."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_files > 0 and disk.f_favail == 0
 
 
 def is_exhausted(error: OSError) -> bool:

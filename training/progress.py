@@ -57,6 +57,8 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
     """
     from tqdm import tqdm
 
+    if total is None and items is not None:
+        total = len(items) if hasattr(items, "__len__") else None
     log = not sys.stderr.isatty()
     in_worker = multiprocessing.parent_process() is not None
     return tqdm(
