@@ -281,12 +281,13 @@ class RegionTraining(CrossValidation):
         from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.label_groups import LABELS
+        from training.text import shortened
 
         c = self.config
         sources = ", ".join(sorted(set(self.records["source"])))
         card = finetuned_card(f"Region-guided tumour classifier, fold {number}", f"38 labels, trained on {sources}.",
                               c.pretrained_path, facts, backbone_licence(c.pretrained_path))  # fmt: skip
-        about = {"labels": list(LABELS), "backbone": c.pretrained_path, "fold": number} | facts
+        about = {"labels": list(LABELS), "backbone": shortened(c.pretrained_path), "fold": number} | facts
         about["temperatures"] = fit_group_temperatures(made["val"], self.labels(self.splits.folds[number].val))
         save_finetuned(model, self.out / "models" / f"fold{number}", preprocessing.to_dict(), about, card)
         truth = [f"is {label}" for label in LABELS]
@@ -337,8 +338,7 @@ class RegionTraining(CrossValidation):
             counts={"radiographs": f"{len(self.records):,}", "patients or groups": f"{patients.nunique():,}",
                     "held out": f"{len(test):,}", "folds": str(len(folds))},
             notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
-            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-                      for name, value in asdict(c).items()},
+            settings=asdict(c),
             seed=c.seed,
         )  # fmt: skip
         write_region_tables(self.out, page)

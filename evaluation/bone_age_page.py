@@ -18,6 +18,7 @@ from evaluation.case_result import BURNT_IN, RESEARCH
 from evaluation.figures import blended, encoded, fit_within, resized
 from evaluation.report import MOST_SHOWN, Best, Picture, Pictures, Table, data_uri, write_page
 from training.files import printable
+from training.text import shortened
 
 TILE = 260  # pixels, longer side of a radiograph
 GAP = 6
@@ -69,7 +70,7 @@ def write_bone_age_page(
     if reference is not None:
         parts.append(_training(reference))
     if failed:
-        rows = [(printable(lost), reason, detail) for lost, reason, detail in failed[:MOST_SHOWN]]
+        rows = [(shortened(lost), reason, detail) for lost, reason, detail in failed[:MOST_SHOWN]]
         title = f"{len(failed):,} file{'s' * (len(failed) != 1)} could not be read"
         parts.append(Table(title, ("file", "reason", "detail"), rows, "They have no bone age; failed.csv lists them."))
     lead = (

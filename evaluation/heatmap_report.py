@@ -90,7 +90,7 @@ def write_results(study, settings: dict, records: list, cards: list, high, faile
         "predict even where nothing is wrong. Not for diagnosis.",
         counts={"radiographs": f"{len(records):,}", "unreadable": f"{len(failed):,}", "mean error": f"{mean:.4g}"}
         | ({} if high is None else {"top of the colours": f"{high:.3g}"}),
-        settings={k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in (flags | settings).items()},
+        settings=flags | settings,
         cards=cards,
         score_name={"mean_error": f"mean {study.word} error", "z_max": "highest z"}[study.key],
         tables=tables,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.region_page import RegionPage
+from evaluation.report import settings_text
 from training.files import write_text
 from training.tables import write_table
 
@@ -50,7 +51,8 @@ def write_region_tables(folder: Path, page: RegionPage) -> None:
     write_table(folder / "comparisons.csv", columns, compared)
     write_table(folder / "subgroups.csv", list(results["parts"].columns), results["parts"].to_dict("records"))
     told_too = {"title": page.title, "radiographs": len(page.names), "patients": len(set(page.patients)),
-                "warnings": list(page.warnings), "notices": list(page.notices), "settings": page.settings,
+                "warnings": list(page.warnings), "notices": list(page.notices),
+                "settings": settings_text(page.settings),
                 "answer": page.called}  # fmt: skip
     content = told_too | results | {"parts": results["parts"].to_dict("records")}
     write_text(folder / "results.json", json.dumps(_plain(content), indent=1) + "\n")

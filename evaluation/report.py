@@ -10,14 +10,15 @@ import html
 import os
 import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from evaluation.figures import encoded
 from training.files import write_bytes, write_text
-from training.text import visible
+from training.text import shortened, visible
 
 MOST_EMBEDDED, MOST_SHOWN = 400, 2000
 THUMBNAIL = 160  # pixels, longer side
@@ -81,7 +82,7 @@ class Report:
     title: str
     lead: str
     counts: dict[str, str]
-    settings: dict[str, str]
+    settings: dict[str, Any]
     cards: list[Card]
     score_name: str = "score"
     tables: list[Table] = dataclasses.field(default_factory=list)
@@ -110,7 +111,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def write_page(
     path: Path, title: str, lead: str, counts: dict[str, str], parts: Sequence[Table | Pictures],
-    settings: dict[str, str], banner: str = "",
+    settings: dict[str, Any], banner: str = "",
 ) -> None:  # fmt: skip
     """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all."""
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
@@ -235,11 +236,18 @@ def _failed(failed: list[tuple[str, str, str]]) -> str:
         return ""
     title = f"{len(failed):,} file{'s' * (len(failed) != 1)} could not be read"
     note = "They are in no figure and no average; failed.csv lists them."
-    return _table(Table(title, ("file", "reason", "detail"), failed[:MOST_SHOWN], note))
+    rows = [(shortened(path), reason, detail) for path, reason, detail in failed[:MOST_SHOWN]]
+    return _table(Table(title, ("file", "reason", "detail"), rows, note))
 
 
-def _settings(settings: dict[str, str]) -> str:
-    rows = "".join(f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>" for k, v in settings.items())
+def settings_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by name as words; absolute paths are shortened, since a page travels further than its folder."""
+    return {name: " ".join(map(shortened, value)) if isinstance(value, (list, tuple)) else shortened(value)
+            for name, value in settings.items()}  # fmt: skip
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    rows = "".join(f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>" for k, v in settings_text(settings).items())
     return f"<section><details><summary>Settings</summary><table class=settings>{rows}</table></details></section>"
 
 

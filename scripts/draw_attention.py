@@ -302,7 +302,6 @@ def write_results(config: Config, looker: Looker, rows: list, cards: list, faile
     write_table(config.out / "failed.csv", ("path", "reason", "detail"),
                 [dict(zip(("path", "reason", "detail"), row)) for row in lost])  # fmt: skip
     name = {"attention": "Attention of the last block", "gradcam": "Grad-CAM"}[looker.kind]
-    settings = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in asdict(config).items()}
     write_report(config.out / "index.html", Report(
         title=name,
         lead="Where the network looks, on the radiograph's own geometry. A map shows what moves a number inside the "
@@ -311,7 +310,7 @@ def write_results(config: Config, looker: Looker, rows: list, cards: list, faile
              "Not for diagnosis.",
         counts={"radiographs": f"{len(rows):,}", "unreadable": f"{len(failed):,}",
                 "places of a map": f"{rows[0]['rows']} \u00d7 {rows[0]['columns']}" if rows else "-"},
-        settings=settings, cards=cards, score_name="focus", failed=lost,
+        settings=asdict(config), cards=cards, score_name="focus", failed=lost,
     ))  # fmt: skip
 
 

@@ -56,6 +56,7 @@ def main(config: Config) -> int:
     from evaluation.pretraining import markdown, summary
     from training.files import write_text
     from training.tables import write_table
+    from training.text import shortened
 
     study = Study(config)
     out = Path(config.out)
@@ -64,7 +65,7 @@ def main(config: Config) -> int:
         getattr(study, part)()
         table = study.table()
         write_table(out / "results.csv", list(table.columns), table.to_dict("records"))
-    text = markdown(study.table(), title=f"{config.model_path}, seed {config.seed}")
+    text = markdown(study.table(), title=f"{shortened(config.model_path)}, seed {config.seed}")
     write_text(out / "results.md", text)
     say(*summary(study.table()).splitlines(), f"written: {out / 'results.md'}")
     return 0

@@ -412,8 +412,7 @@ def write(c: Config, network: Networks, records, results: list, pictures: dict, 
     write_predictions(out / "predictions.csv", results)
     names = ("path", "reason", "detail")
     write_table(out / "failed.csv", names, (dict(zip(names, (printable(p), *rest))) for p, *rest in failed))
-    settings = {name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-                for name, value in dataclasses.asdict(c).items()}  # fmt: skip
+    settings = dataclasses.asdict(c)
     settings |= {"network": network.report, "preprocessing": str(network.preprocessing), "speed": network.told}
     write_bone_age_page(out / "index.html", results, pictures, about=f"{network.report}.", failed=failed,
                         reference=network.reference, notes=network.notes, settings=settings,

@@ -367,6 +367,7 @@ class BoneAgeTraining(CrossValidation):
         from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.files import write_bytes
+        from training.text import shortened
 
         c, folder = self.config, self.folder_of(number)
         side = "left out" if self.crossed else "validation"
@@ -379,7 +380,8 @@ class BoneAgeTraining(CrossValidation):
                          f"mean absolute error, {side}": f"{facts['validation']:.1f} months"},
             backbone_licence(c.backbone), "scripts/predict_bone_age.py",
         )  # fmt: skip
-        about = {"backbone": c.backbone, "loss": c.loss, "fold": number, "val_mae": facts["validation"]} | facts
+        about = {"backbone": shortened(c.backbone), "loss": c.loss, "fold": number, "val_mae": facts["validation"]}
+        about |= facts
         save_finetuned(model, folder, preprocessing.to_dict(), about, card)
         buffer = io.BytesIO()
         np.savez(buffer, **{name: values.astype(np.float32) for name, values in seen.items()})
@@ -519,7 +521,7 @@ class BoneAgeTraining(CrossValidation):
             counts={"radiographs": f"{len(self.records):,}", "patients": f"{len(patients):,}",
                     "to learn from": f"{len(fold.train):,}", "networks": str(len(self.splits.folds))},
             notices=[anonymous(notice.replace(f"{self.root}/", ""), patients) for notice in self.notices],
-            settings={name: str(value) for name, value in asdict(c).items() if name in SHOWN}, seed=c.seed,
+            settings={name: value for name, value in asdict(c).items() if name in SHOWN}, seed=c.seed,
         )  # fmt: skip
 
     def shown(self, path: str):

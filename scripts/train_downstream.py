@@ -411,11 +411,17 @@ class Benchmark(CrossValidation):
         """Main process: the network of the best epoch, for `models.finetuned.load_finetuned`."""
         from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
+        from training.text import shortened
 
         task = self.task
         told = f"Fine-tuned on {self.config.data} ({task.kind}); see its data card in data/."
         card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts, backbone_licence(backbone))
-        about = {"data": self.config.data, "classes": list(task.classes), "unit": task.unit, "backbone": backbone}
+        about = {
+            "data": self.config.data,
+            "classes": list(task.classes),
+            "unit": task.unit,
+            "backbone": shortened(backbone),
+        }
         save_finetuned(model, folder, preprocessing.to_dict(), about | facts, card)
 
     def predicted(self, model, preprocessing, rows):
@@ -572,8 +578,7 @@ class Benchmark(CrossValidation):
                     "unreadable, left out": f"{self.unreadable:,}"},
             notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
             augmented=augmented,
-            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-                      for name, value in asdict(c).items()},
+            settings=asdict(c),
             unit=self.task.unit,
         ))  # fmt: skip
 

@@ -331,8 +331,7 @@ class Study:
                     "sources": str(records["source"].nunique()), "regions": f"{sum(map(len, self.regions)):,}",
                     "networks": str(len(self.folds))},
             warnings=self.warnings, notices=[anonymous(notice, set(records["patient"])) for notice in self.notices],
-            settings={name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-                      for name, value in asdict(c).items()},
+            settings=asdict(c),
             intermediate=c.intermediate, tumour_threshold=c.tumour_threshold,
             malignant_threshold=c.malignant_threshold, seed=c.seed, draws=c.draws,
         )  # fmt: skip

@@ -23,6 +23,8 @@ import zero_shot_heatmap
 from data.dicom_patient import patient_facts
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from evaluation import heatmap_figures
+from evaluation.report import Report, write_page, write_report
+from training.text import shortened
 
 WORD = "CANARY"
 TEXT = """
@@ -209,3 +211,29 @@ def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
     assert len((out / "maps" / "failed.csv").read_text().splitlines()) > 8
     assert any(path.suffix == ".pt" for path in out.rglob("*")) and (out / "maps" / "index.html").exists()
     assert (out / "log.txt").stat().st_size > 0
+    for passed_on in [*(out / "run" / "model").iterdir(), out / "maps" / "index.html"]:
+        assert str(tmp_path).encode() not in passed_on.read_bytes(), f"{passed_on}: a path of this machine"
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        ("/home/anna/studies/knee/images", ".../knee/images"), (Path("/data/chexpert"), ".../data/chexpert"),
+        ("/data", ".../data"), ("convnext_tiny@/home/anna/best.pth", "convnext_tiny@.../anna/best.pth"),
+        ("study=/mnt/x/y/z.csv", "study=.../y/z.csv"), ("https://example.org/a/b", "https://example.org/a/b"),
+        ("images/knee", "images/knee"), ("../knee", "../knee"), ("none:resnet50", "none:resnet50"), ("1/2", "1/2"),
+        (0.5, "0.5"), (None, "None"), (Path.cwd() / "data" / "BTXRD", "data/BTXRD"), (b"/a/b/c", ".../b/c"),
+    ],
+)  # fmt: skip
+def test_paths_are_shortened(value, shown):
+    assert shortened(value) == shown
+
+
+def test_settings_of_pages_hold_no_paths_of_this_machine(tmp_path):
+    settings = {"one": tmp_path / "a", "several": [tmp_path / "b", "plain"], "text": f"x@{tmp_path}/c", "number": 3}
+    write_page(tmp_path / "page.html", "title", "lead", {}, [], settings)
+    report = Report("title", "lead", {}, settings, [], failed=[(f"{tmp_path}/lost.png", "missing", "no such file")])
+    write_report(tmp_path / "report.html", report)
+    for page in ("page.html", "report.html"):
+        shown = (tmp_path / page).read_text()
+        assert str(tmp_path) not in shown and f"{tmp_path.name}/a" in shown and "plain" in shown

@@ -24,6 +24,7 @@ ARCHIVE = 32 << 20  # bytes that any archive may hold
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 LONGEST_NAME = 48  # bytes of a part of a file name; file systems allow 255 for the whole
 _REPEATED_NAME = 200  # bytes of a file's name that its temporary file repeats
+_NO_UTF8 = re.compile("[\\udc80-\\udcff]")  # Python's stand-ins for bytes of a name
 _UMASK_LOCK = threading.Lock()
 
 
@@ -207,10 +208,10 @@ def check_archive(path: str | Path, file: BinaryIO | None = None) -> int:
 def printable(path) -> str:
     """A path as text that any terminal, table or page can take, in one line.
 
-    Hidden characters and bytes that are not UTF-8 are escaped (`training.text`). All else stays, so that a user's own
-    tables can be joined by it.
+    Hidden characters are escaped (`training.text`); bytes that are not UTF-8 appear as \\xNN. All else stays, so that a
+    user's own tables can be joined by it.
     """
-    return escaped(os.fsdecode(path))
+    return escaped(_NO_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fsdecode(path)))
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:

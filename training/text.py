@@ -5,7 +5,9 @@ The guard of the standard streams, the page templates and the model cards call t
 to escape anything itself.
 """
 
+import os
 import re
+from pathlib import Path
 
 # Unicode's categories Cc, Cf, Cs, Zl and Zp (controls, format characters such as bidirectional overrides, surrogates,
 # line and paragraph separators), and the letters and variation selectors that are displayed as nothing.
@@ -16,13 +18,14 @@ HIDDEN = re.compile(
     "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "]"
 )
+_ABSOLUTE = re.compile(r"(^|[@=:])(/(?!/).*)$", re.DOTALL)
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 _MARKDOWN = re.compile(r"[\\`*<>|&~$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """`text` with its hidden characters escaped, except those in `keep`. Bytes that are not UTF-8 appear as \\xNN."""
-    return HIDDEN.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
+    """`text` with its hidden characters escaped as in Python, except those in `keep`."""
+    return HIDDEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
 
 
 def visible(text: str) -> str:
@@ -35,8 +38,18 @@ def markdown(value) -> str:
     return _MARKDOWN.sub(lambda match: _ENTITIES.get(match[0]) or f"\\{match[0]}", escaped(str(value)))
 
 
-def _escape(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # Python's stand-in for a byte of a file name that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+def shortened(value) -> str:
+    """A value in which an absolute path tells nothing of this machine: relative to the working folder where it is
+    below it, else its last two parts. It may follow `@`, `=` or `:`, as in a backbone's name.
+
+    Pages and model folders travel further than the folders of whoever made them.
+    """
+    text = os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
+    return _ABSOLUTE.sub(lambda match: match[1] + _short_path(Path(match[2])), text)
+
+
+def _short_path(path: Path) -> str:
+    here = Path.cwd()
+    if here != Path(here.anchor) and path.is_relative_to(here):
+        return str(path.relative_to(here))
+    return "/".join(["...", *path.parts[1:][-2:]])

@@ -95,7 +95,7 @@ HOSTILE = {
     "tags": ("a\U000e0041", r"a\U000e0041"),
     "soft hyphen": ("a\xadb", r"a\xadb"),
     "half a pair": ("a\ud800b", r"a\ud800b"),
-    "no UTF-8": ("a\udcffb", r"a\xffb"),
+    "no UTF-8": ("a\udcffb", r"a\udcffb"),
     "line": ("a\nnote: b", r"a\nnote: b"),
 }
 DOORS = {
