@@ -214,7 +214,8 @@ class _Loop:
         record |= dict(zip(names, means)) | self.scheduled
         record |= {"unix_time": round(time.time(), 1)}
         self.totals, self.counted = {}, 0
-        bar.set_postfix_str(f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}")
+        state = f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}"
+        bar.set_postfix_str(state, refresh=sys.stderr.isatty())
         self._note(record)
         if self.s.on_log and distributed.is_main():
             self.s.on_log(record)

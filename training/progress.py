@@ -97,10 +97,13 @@ class _Lines:
 
     def __init__(self, stream):
         self._stream = stream
+        self._last = ""
 
     def write(self, text: str) -> None:
-        """Write a state as a line; movements of the cursor are dropped."""
-        if shown := text.replace("\x1b[A", "").strip():
+        """Write a state as a line; movements of the cursor and repetitions are dropped."""
+        shown = text.replace("\x1b[A", "").strip()
+        if shown and shown != self._last:
+            self._last = shown
             self._stream.write(f"{shown}\n")
 
     def __getattr__(self, name: str):

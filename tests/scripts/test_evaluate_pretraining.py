@@ -44,6 +44,12 @@ def evaluate(folder, out, *more):
 def test_every_part_has_figures_with_baselines(folder, tmp_path):
     result = evaluate(folder, tmp_path / "evaluation_1")
     assert result.returncode == 0, result.stderr
+    stages = ("reading train", "error maps", "localisation", "linear probes of bone_age", "findings of test",
+              "dense probes")  # fmt: skip
+    assert all(f"{stage}: 100%" in result.stderr for stage in stages), result.stderr
+    for start in evaluate_pretraining.STARTS:
+        assert f"fine-tuning bone_age, 6 labels, {start}: 4 steps" in result.stdout
+    assert result.stderr.count("24/24") >= 4  # two tasks from two starts, 4 steps of 6 radiographs each
     for share in (3, 10):
         shutil.copytree(tmp_path / "evaluation_1", tmp_path / f"evaluation_{share}")
     table = pd.read_csv(tmp_path / "evaluation_1" / "results.csv")
