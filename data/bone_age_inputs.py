@@ -25,6 +25,7 @@ from data.radiograph import UnreadableRadiograph
 from data.release import padded_hint
 from data.table_files import read_table, refuse
 from training.files import printable
+from training.progress import steps
 from training.tables import list_names
 
 COLUMNS = ("image", "name", "sex", "said", "age_months", "target", "patient")
@@ -84,7 +85,7 @@ def add_patient_tags(records: pd.DataFrame, *, sex: bool, age: bool) -> int:
     The table or the command line wins. Nothing else of a file's tags is read or kept.
     """
     filled = 0
-    for row, path in enumerate(records["image"]):
+    for row, path in enumerate(steps(records["image"], "DICOM tags", "file")):
         wants_sex, wants_age = sex and not records.at[row, "sex"], age and np.isnan(records.at[row, "age_months"])
         if not (wants_sex or wants_age):
             continue

@@ -29,6 +29,7 @@ from data.dataset import Task
 from data.listing import printable
 from data.radiograph import radiograph_size
 from training.label_groups import GROUP, LABELS, wrong_labels
+from training.progress import steps
 
 COLUMNS = ("image", "source", "patient", "labels", "boxes", "height", "width")
 OnBad = Literal["stop", "skip"]
@@ -74,7 +75,7 @@ def region_records(
     `notices` and listed in attrs["refused"] as (image, why). Rows of which nothing is known are left out and counted.
     """
     kept, refused, empty = [], [], 0
-    for row in rows.to_dict("records"):
+    for row in steps(rows.to_dict("records"), f"annotations of {source}", "radiograph"):
         try:
             size = radiograph_size(row["image"])
             labels, boxes = describe(row, size)

@@ -23,6 +23,7 @@ from evaluation.comparison import compare_metrics, corrected_t_test, delong_test
 from evaluation.intervals import Interval, metric_intervals
 from evaluation.metrics import Runs, metric_values
 from evaluation.subgroups import subgroup_table
+from training.progress import steps
 
 MAIN = {"binary": "auroc", "multiclass": "auroc", "regression": "mae"}
 _TINY = 1e-12
@@ -151,7 +152,7 @@ def compare(
     known = float((~np.isnan(test.target)).sum())
     ratio = share / (1 - share) if test.single else known / max(train_size, 1)
     rows, main = [], MAIN[test.kind]
-    for first, second in itertools.combinations(studies, 2):
+    for first, second in steps(list(itertools.combinations(studies, 2)), "comparisons", "pair"):
         mine, other = studies[first], studies[second]
         pair = predictions(mine, test), predictions(other, test)
         if test.kind == "binary" and not test.single:

@@ -19,6 +19,7 @@ from evaluation.intervals import Interval, metric_intervals, weighted_intervals
 from evaluation.metrics import auroc, average_precision, balanced_accuracy, confusion, known_rows
 from evaluation.subgroups import subgroup_table
 from training.label_groups import GROUP, GROUPS, LABELS, LabelGroup
+from training.progress import steps
 
 THREE_WAY = ("normal", "benign", "malignant")
 INTERMEDIATE = ("benign", "malignant", "out")
@@ -90,7 +91,7 @@ def label_table(
     """For each label: label, group, positives, known, patients, and "auroc" and "auprc" with their intervals."""
     patients, rows = np.asarray(patients), []
     group_of = {index: group.name for group in GROUPS for index in group.indices}
-    for index, name in enumerate(LABELS):
+    for index, name in enumerate(steps(LABELS, "scores", "label")):
         known = ~np.isnan(labels[:, index])
         truth, scores, clusters = labels[known, index] == 1, probabilities[known, index], patients[known]
         row = {"label": name, "group": group_of[index], "positives": int(truth.sum()), "known": int(known.sum()),

@@ -10,6 +10,7 @@ import pandas as pd
 
 from evaluation.intervals import metric_intervals
 from evaluation.metrics import Runs
+from training.progress import steps
 
 MOST_PARTS = 8  # distinct numbers that are parts of their own; more are cut into quarters
 FEWEST = 10  # radiographs below which a part has no value
@@ -58,7 +59,7 @@ def subgroup_table(
     parts, rows = subgroups(column), []
     if not len(parts) == len(target) == len(patients):
         raise ValueError(f"{len(target)} targets, {len(parts)} values of the column and {len(patients)} patients")
-    for part in parts.cat.categories:
+    for part in steps(parts.cat.categories, "subgroups", "part"):
         chosen = known & (parts == part).to_numpy()
         if not chosen.any():
             continue
