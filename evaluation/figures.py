@@ -293,5 +293,7 @@ def _rgb(tile: np.ndarray) -> Image.Image:
 
 
 def _printable(text: str) -> str:
-    """Hidden characters as escapes, others that the built-in font (Latin) does not have as "?"."""
-    return "".join(c if c == "\n" or (c.isprintable() and ord(c) < 0x250) else "?" for c in escaped(text, keep="\n"))
+    """Hidden characters as escapes; others that the built-in font (Latin) does not have, and undecodable bytes of file
+    names, as "?"."""
+    shown = escaped(text.encode("utf-8", "replace").decode("utf-8"), keep="\n")
+    return "".join(c if c == "\n" or (c.isprintable() and ord(c) < 0x250) else "?" for c in shown)

@@ -85,7 +85,7 @@ def test_tables_of_results(kind):
     assert hidden(page) == [] and not FORBIDDEN.search(page)
 
 
-@pytest.mark.parametrize("kind", ["terminal", "direction", "invisible", "surrogates"])
+@pytest.mark.parametrize("kind", ["terminal", "direction", "invisible"])
 def test_figures_show_escapes(kind, tmp_path):
     text = HOSTILE[kind]
     drawn = figures.fitted(text, 10_000, 12)
