@@ -194,6 +194,7 @@ def run(name: str, given: Path, out: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_inputs_that_cannot_be_reached(name, bad, tmp_path):
+    (tmp_path / "out").mkdir()
     for kind in ("long", "below a file"):
         done = run(name, bad[kind], tmp_path / "out")
         assert done.returncode == 2 and str(bad[kind]) in done.stderr, f"{kind}: {done.stderr}"
