@@ -61,7 +61,7 @@ def main(config: Config) -> int:
     if config.manifest is not None or config.duplicates:
         wrong += compared(config, paths, known)
     if message := passed_over_message(passed_over):
-        print(message)
+        say(message)
     conclude(config, len(paths), len(good), wrong)
     return 3 if wrong else 0
 
