@@ -10,7 +10,7 @@ import datetime
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -101,6 +101,16 @@ def mean(values: Tensor) -> Tensor:
         dist.all_reduce(values)
         values /= world_size()
     return values
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the values of the main process, in place (no gradient)."""
+    if not dist.is_initialized():
+        return
+    for tensor in tensors:
+        values = tensor.detach().contiguous()
+        dist.broadcast(values, src=0)
+        tensor.detach().copy_(values)
 
 
 def gathered(items: list) -> list:

@@ -7,6 +7,7 @@ made by one all-reduce per step.
 
 import contextlib
 import dataclasses
+import inspect
 import signal
 import sys
 import time
@@ -26,6 +27,12 @@ from training.sampling import Plan
 from training.schedules import Schedule
 
 SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
+# torch renamed the flag in 2.13, and the new one copies buffers at the start
+_BUFFERS_FLAG = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
 
 
@@ -324,11 +331,15 @@ class _Signals:
 
 
 def wrap(objective: Objective, device: torch.device) -> nn.Module:
-    """DDP where there are several processes. Buffers are not broadcast: objectives build them from gathered values."""
+    """DDP where there are several processes: all start with the weights and buffers of the main process.
+
+    Buffers are not broadcast in later steps: objectives build them from gathered values.
+    """
     if distributed.world_size() == 1:
         return objective
+    distributed.broadcast(objective.buffers())
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True, **{_BUFFERS_FLAG: False})
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
