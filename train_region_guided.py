@@ -230,6 +230,7 @@ class RegionTraining(CrossValidation):
 
         from data.preprocessing import Preprocessing
         from models.backbones import build_backbone
+        from models.batch_norm import synchronised
         from models.region_guided import RegionGuided
         from training.device import use_explicit_attention
 
@@ -242,7 +243,7 @@ class RegionTraining(CrossValidation):
         preprocessing = Preprocessing.of(backbone.preprocessing, backbone.input_size)
         model = RegionGuided(backbone, preprocessing.normalise)
         use_explicit_attention(model.to(self.device), self.device)
-        return model, preprocessing
+        return synchronised(model, self.device), preprocessing
 
     def predicted(self, model, preprocessing, rows):
         """Probabilities [R, 38] of whole radiographs, in the order of `rows`."""

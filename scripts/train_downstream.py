@@ -370,6 +370,7 @@ class Benchmark(CrossValidation):
         from data.loader import step_batches
         from data.transforms import RotateFlipJitter
         from evaluation.metrics import score
+        from models.batch_norm import synchronised
         from models.supervised import Supervised, balanced_weights
         from training import distributed
         from training.device import use_explicit_attention
@@ -388,6 +389,7 @@ class Benchmark(CrossValidation):
         model = Supervised(network, task.kind, task.outputs, preprocessing.normalise, *spread, class_weights=weights,
                            covariates=int(c.use_sex))  # fmt: skip
         use_explicit_attention(model.to(self.device), self.device)
+        model = synchronised(model, self.device)
         dataset = self.data(train, preprocessing, RotateFlipJitter(preprocessing))
         plan = fold_plan(len(train), c.bs, recipe["epochs"])
         truth = self.records["target"].to_numpy(float)[val]

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
 from training.device import autocast, resolve_precision
+from training.dropout import shared_dropout
 from training.objective import Objective
 from training.optim import set_schedules
 from training.run import RunFolder, bytes_of, tensors_in
@@ -92,7 +93,12 @@ class _Loop:
         self.objective.train()
         plan, outcome = self.s.plan, "finished"
         self.saved_at = time.monotonic()
-        with _Signals() as signals, self._bar() as bar, _closing(self.s.batches(self.step)) as batches:
+        with (
+            _Signals() as signals,
+            self._bar() as bar,
+            shared_dropout(self.objective, self.s.device) as self.draws,
+            _closing(self.s.batches(self.step)) as batches,
+        ):
             if self.epoch_pending:
                 self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
@@ -144,8 +150,11 @@ class _Loop:
         self.used: list[Any] = []  # sample indices of this step
         for k in range(plan.accumulate):
             batch = to_device(next(batches), device)
-            slot = distributed.rank() * plan.accumulate + k
-            torch.manual_seed(hash((self.s.seed, self.step, slot)) & 0x7FFFFFFFFFFFFFFF)
+            slot = plan.slot(k, distributed.rank())
+            torch.manual_seed(_seed(self.s.seed, self.step, slot))
+            self.draws.begin(
+                _seed(self.s.seed, self.step), rows=plan.batch_size, slot=slot, slots=plan.accumulate * plan.processes
+            )
             if isinstance(model, DistributedDataParallel):
                 model.require_backward_grad_sync = k + 1 == plan.accumulate  # exchange gradients once per step
             with self.autocast():
@@ -328,6 +337,10 @@ class _Signals:
     def __exit__(self, *_) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+
+def _seed(*numbers: int) -> int:
+    return hash(numbers) & 0x7FFFFFFFFFFFFFFF
 
 
 def wrap(objective: Objective, device: torch.device) -> nn.Module:

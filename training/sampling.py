@@ -1,8 +1,9 @@
 """Which samples make up which step: a pure function of (seed, step), whatever the number of processes and workers.
 
-A run is a sequence of global batches. Process r of W takes the r-th contiguous part of each, in `accumulate`
-micro-batches. So 1 process x 8 equals 2 x 4, any step can be resumed without saved sampler state, and the randomness of
-a sample (crop, flip, hidden patches) comes from (seed, epoch, index).
+A run is a sequence of global batches. In pass k of a step, process r of W takes micro-batch k * W + r of the global
+batch, so that the processes together see the same radiographs in a pass as one process with a batch W times as large
+(batch norm depends on that). So 1 process x 8 equals 2 x 4, any step can be resumed without saved sampler state, and
+the randomness of a sample (crop, flip, hidden patches) comes from (seed, epoch, index).
 """
 
 import dataclasses
@@ -57,6 +58,10 @@ class Plan:
     def global_batch(self) -> int:
         return self.batch_size * self.accumulate * self.processes
 
+    def slot(self, part: int, rank: int) -> int:
+        """Which micro-batch of a step process `rank` takes in pass `part`."""
+        return part * self.processes + rank
+
     @property
     def steps_per_epoch(self) -> int:
         return self.samples // self.global_batch
@@ -87,9 +92,8 @@ class StepSampler:
             epoch, position = divmod(step, plan.steps_per_epoch)
             if epoch != epoch_of_order:
                 order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples, self.shares), epoch
-            first = position * plan.global_batch + self.rank * plan.batch_size * plan.accumulate
             for part in range(plan.accumulate):
-                begin = first + part * plan.batch_size
+                begin = position * plan.global_batch + plan.slot(part, self.rank) * plan.batch_size
                 for_pass = order[begin : begin + plan.batch_size]
                 if self.shares is None:
                     yield [(epoch, int(i)) for i in for_pass]

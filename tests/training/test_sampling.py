@@ -5,11 +5,11 @@ from training.sampling import Plan, StepSampler, epoch_order, sample_generator
 
 
 def global_batches(plan, seed=3, start=0):
-    """Each step's keys in the order rank 0 micro-batch 0, rank 0 micro-batch 1, rank 1 ..."""
+    """Each step's keys in the order pass 0 of rank 0, pass 0 of rank 1, ..., pass 1 of rank 0 ..."""
     streams = [list(StepSampler(plan, seed, rank, start)) for rank in range(plan.processes)]
     steps = plan.last_step - start
     return [
-        [key for stream in streams for k in range(plan.accumulate) for key in stream[s * plan.accumulate + k]]
+        [key for k in range(plan.accumulate) for stream in streams for key in stream[s * plan.accumulate + k]]
         for s in range(steps)
     ]
 
@@ -18,6 +18,15 @@ def global_batches(plan, seed=3, start=0):
 def test_same_samples_in_the_same_order_for_every_layout(batch_size, accumulate, processes):
     reference = global_batches(Plan(37, 8, epochs=3))
     assert global_batches(Plan(37, batch_size, accumulate, processes, epochs=3)) == reference
+
+
+def test_a_pass_of_all_processes_is_a_pass_of_one_with_a_larger_batch():
+    """Batch norm normalises over a pass."""
+    one = list(StepSampler(Plan(37, 6, 2, 1, epochs=2), 3))
+    for processes in (2, 3):
+        plan = Plan(37, 6 // processes, 2, processes, epochs=2)
+        several = zip(*[StepSampler(plan, 3, rank) for rank in range(processes)], strict=True)
+        assert [[key for part in parts for key in part] for parts in several] == one
 
 
 def test_resuming_continues_the_sequence():
