@@ -13,6 +13,7 @@ from training import distributed
 from training.device import return_freed_memory
 from training.files import DiskFull
 from training.sampling import Plan, StepSampler
+from training.signals import ASKING
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
 _TOLD = (UnreadableRadiograph, DiskFull)
@@ -102,5 +103,5 @@ def _one_thread(worker: int) -> None:
     return_freed_memory()
     # Schedulers signal the whole group. To save and stop is the training process's business: it needs its workers until
     # then. The alarm ends a worker that nobody ended.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in ASKING:
         signal.signal(number, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

@@ -69,7 +69,7 @@ class CrossValidation:
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
         from training import distributed
-        from training.fit import EXIT_STOPPED
+        from training.signals import EXIT_STOPPED
 
         self.check_flags()
         distributed.from_main(self.check_weights)

@@ -5,11 +5,9 @@ NCCL on GPUs, gloo on CPUs.
 """
 
 import contextlib
-import ctypes
 import datetime
 import functools
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.device import choose_device, prepare_cpu
+from training.signals import Stopped, die_with_parent, say_stopped, stoppable
 
 TIMEOUT_SECONDS = 600
 
@@ -47,23 +46,23 @@ def process_group(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def job(device: str, strict_fp32: bool = False) -> Iterator[torch.device]:
     """What every training begins with: the device of that name (see `choose_device`), the CPU prepared, the group
-    joined. ValueError for a device that is not there."""
+    joined. ValueError for a device that is not there.
+
+    A signal that asks for the end (`training.signals`) raises `Stopped`; within `fit` it saves first.
+    """
     chosen = choose_device(device)
     prepare_cpu(chosen, strict_fp32)
-    with process_group(chosen):
-        yield chosen
+    try:
+        with stoppable(), process_group(chosen):
+            yield chosen
+    except Stopped as stop:
+        say_stopped(stop)
+        raise
 
 
 def timeout_seconds() -> int:
     """How long processes wait for each other in a training step: PROCESS_GROUP_TIMEOUT, else 600."""
     return int(os.environ.get("PROCESS_GROUP_TIMEOUT", TIMEOUT_SECONDS))
-
-
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies."""
-    if os.name == "posix" and os.uname().sysname == "Linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def rank() -> int:
@@ -132,21 +131,27 @@ def from_main(make: Callable[[], Any], seconds: float = 30 * 24 * 3600) -> Any:
     """What `make()` returns on the main process (any picklable object), on every process.
 
     The others wait however long it takes (at most `seconds`): reading a million files outlasts any timeout that suits a
-    training step. An error is raised on the main process, which tells it; the others leave with exit status 2.
+    training step. An error is raised on the main process, which tells it; the others leave with exit status 2. If a
+    signal stops the main process, the others stop, too.
     """
     if not dist.is_initialized():
         return make()
     patient = _gloo_group(seconds)
-    box: list[Any] = [False, None]
+    box: list[Any] = [False, 2]
     error = None
     if is_main():
         try:
             box = [True, make()]
         except Exception as caught:
             error = caught
-    dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
+        except Stopped as stop:
+            error = stop
+            box = [False, stop.code]
+    # processes that were stopped by the same signal may be gone already
+    with contextlib.suppress(RuntimeError) if isinstance(error, Stopped) else contextlib.nullcontext():
+        dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
     if error is not None:
         raise error
     if not box[0]:
-        raise SystemExit(2)
+        raise SystemExit(box[1])
     return box[1]

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # errors of `lockf`
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 
 
@@ -99,14 +101,27 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def lock_folder(folder: Path, told: str):
-    """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it."""
+def lock_folder(folder: Path, told: str, *, required: bool = False):
+    """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it.
+
+    Some file systems have no locks (Lustre without `flock`, NFS without its lock daemon). There a warning is printed
+    and the file is returned without a lock; with `required` it is an OSError.
+    """
     file = (folder / ".lock").open("a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # what POSIX names; a disk without locks says something else
+    except (BlockingIOError, PermissionError) as error:  # the two that POSIX names
         file.close()
         raise FileExistsError(f"{folder}: {told}") from error
+    except OSError as error:
+        if required or error.errno not in WITHOUT_LOCKS:
+            file.close()
+            raise
+        print(
+            f"{folder}: this file system does not support locks ({error.strerror}); make sure that no other process "
+            "writes into this folder",
+            file=sys.stderr,
+        )
     return file
 
 

@@ -26,6 +26,7 @@ from training.optim import set_schedules
 from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
+from training.signals import handling
 
 SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
 # torch renamed the flag in 2.13, and the new one copies buffers at the start
@@ -34,7 +35,6 @@ _BUFFERS_FLAG = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
 )
-EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
 
 
 class TrainingStopped(ValueError):
@@ -94,7 +94,7 @@ class _Loop:
         plan, outcome = self.s.plan, "finished"
         self.saved_at = time.monotonic()
         with (
-            _Signals() as signals,
+            _Signals().handled() as signals,
             self._bar() as bar,
             shared_dropout(self.objective, self.s.device) as self.draws,
             _closing(self.s.batches(self.step)) as batches,
@@ -320,23 +320,20 @@ def _closing(batches: Iterable[dict]) -> Iterator[Iterator[dict]]:
 
 
 class _Signals:
-    """SIGTERM, SIGUSR1 and the first Ctrl-C ask for an orderly end; a second Ctrl-C interrupts at once."""
+    """A signal asks for an orderly end (`received`); a second Ctrl-C interrupts at once."""
 
     def __init__(self):
         self.received = False
 
-    def __enter__(self):
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-        return self
+    @contextlib.contextmanager
+    def handled(self) -> Iterator["_Signals"]:
+        with handling(self._note):
+            yield self
 
     def _note(self, number, frame) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 def _seed(*numbers: int) -> int:
