@@ -61,7 +61,7 @@ class Config(RegionSources):
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
     fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     verbose: bool = flag(True, "a progress bar for each fold")
 
 

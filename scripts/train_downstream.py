@@ -85,7 +85,7 @@ class Config:
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     verbose: bool = flag(True, "a progress bar for each fold")
 
 

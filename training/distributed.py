@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.device import choose_device, prepare_cpu
+from training.device import choose_device, prepare_device
 from training.signals import Stopped, die_with_parent, say_stopped, stoppable
 
 TIMEOUT_SECONDS = 600
@@ -51,7 +51,7 @@ def job(device: str, strict_fp32: bool = False) -> Iterator[torch.device]:
     A signal that asks for the end (`training.signals`) raises `Stopped`; within `fit` it saves first.
     """
     chosen = choose_device(device)
-    prepare_cpu(chosen, strict_fp32)
+    prepare_device(chosen, strict_fp32)
     try:
         with stoppable(), process_group(chosen):
             yield chosen
