@@ -86,7 +86,7 @@ class RegionTraining(CrossValidation):
         """Refuse what cannot work before thousands of files are read."""
         from data.region_sources import named_sources
         from training import distributed
-        from training.checks import check_numbers
+        from training.checks import check_batch, check_numbers
         from training.label_groups import LABELS, read_classes
 
         c = self.config
@@ -94,9 +94,7 @@ class RegionTraining(CrossValidation):
             raise ValueError(f"--num_classes {c.num_classes}: the classifier has {len(LABELS)} labels")
         read_classes(c.class_file)
         named_sources(c, c.centers)
-        if c.batch_size < 1 or c.batch_size % distributed.world_size():
-            raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
-                             "processes")  # fmt: skip
+        check_batch(c, "batch_size", distributed.world_size())
         check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
         check_numbers(c, ("weight_decay", "num_workers", "seed"))
         check_numbers(c, ("warmup", "drop_path", "whole", "flip"), high=1)

@@ -100,6 +100,8 @@ def main(config: Config) -> int:
 class Benchmark(CrossValidation):
     """One data set, several backbones."""
 
+    out_flag = "--outdir"
+
     def __init__(self, config: Config, device):
         super().__init__(config, device, config.outdir / config.data, say)
         self.kept: dict = {}  # radiographs in memory, by geometry
@@ -111,7 +113,7 @@ class Benchmark(CrossValidation):
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
         from training import distributed
-        from training.checks import check_numbers
+        from training.checks import check_batch, check_numbers
 
         c = self.config
         if (c.csv is None) == (c.data == "csv"):
@@ -132,8 +134,7 @@ class Benchmark(CrossValidation):
                 raise ValueError(f"--shots {' '.join(map(str, c.shots))}: expected different whole numbers from 1 on")
         if c.cv < 2:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
-        if c.bs < 1 or c.bs % distributed.world_size():
-            raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
+        check_batch(c, "bs", distributed.world_size())
         check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
         check_numbers(c, ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
         for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
@@ -399,7 +400,7 @@ class Benchmark(CrossValidation):
             larger_is_better=task.kind != "regression", about=asdict(c) | {"backbone": backbone, "recipe": recipe},
             batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
                                  shares=shares),
-            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,
+            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose, batch_flag="--bs",
             name_of=lambda row: str(dataset.records["image"].iloc[row]),
         )  # fmt: skip
         if facts is None:

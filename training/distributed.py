@@ -8,7 +8,11 @@ import contextlib
 import datetime
 import functools
 import os
+import platform
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +23,7 @@ from training.device import choose_device, prepare_device
 from training.signals import Stopped, die_with_parent, say_stopped, stoppable
 
 TIMEOUT_SECONDS = 600
+VISIBLE_SECONDS = 60.0  # after which a new file must be seen on all machines (NFS keeps folders for up to 60 s)
 
 
 @contextlib.contextmanager
@@ -110,6 +115,50 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
         values = tensor.detach().contiguous()
         dist.broadcast(values, src=0)
         tensor.detach().copy_(values)
+
+
+def require_shared(folder: Path, flag: str = "--output_dir") -> None:
+    """ValueError unless all processes see the files that the main process writes into `folder`, an existing folder.
+
+    A folder that each machine has for itself would be noticed only when a run is continued. `flag`: of the folder.
+    """
+    if not dist.is_initialized():
+        return
+    token = from_main(lambda: _write_token(folder))
+    try:
+        place = None if _appears(folder / token) else f"process {rank()} on {platform.node()}"
+        blind = [place for place in gathered([place]) if place is not None]
+    finally:
+        if is_main():
+            (folder / token).unlink(missing_ok=True)
+    if blind:
+        message = (
+            f"{flag} {folder}: {blind[0]} does not see what the main process writes there; use a folder that all "
+            f"machines share, by its full path ({flag} /shared/...)"
+        )
+        from_main(lambda: _refuse(message))
+
+
+def _write_token(folder: Path) -> str:
+    name = f".seen-by-all-{secrets.token_hex(8)}"
+    (folder / name).touch()
+    return name
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there; network file systems may show it a little later."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # a fresh look at the folder
+    return True
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
 
 
 def gathered(items: list) -> list:

@@ -8,6 +8,7 @@ made by one all-reduce per step.
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
+from training.batch_values import has_batch_norm, starved_batch_norm
 from training.device import autocast, resolve_precision
 from training.dropout import shared_dropout
 from training.objective import Objective
@@ -65,6 +67,8 @@ class Fit:
     on_epoch: Callable[[float, int], None] | None = None  # every process, after each epoch and at the end: epochs, step
     on_log: Callable[[dict[str, Any]], None] | None = None  # main process
     progress_bar: bool = True
+    batch_flag: str = "--batch_size"  # what users call the batch size, for messages
+    batch_of_step: bool = False  # whether it counts the radiographs of a whole step
 
 
 def fit(objective: Objective, settings: Fit) -> str:
@@ -99,6 +103,7 @@ class _Loop:
             shared_dropout(self.objective, self.s.device) as self.draws,
             _closing(self.s.batches(self.step)) as batches,
         ):
+            batches = self._checked(batches)
             if self.epoch_pending:
                 self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
@@ -125,6 +130,21 @@ class _Loop:
         if outcome == "finished" and self.s.run:
             self.s.run.done(self.step)
         return outcome
+
+    def _checked(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The same batches; ValueError if the first shows that a batch norm would get one value per channel."""
+        first = next(batches, None) if has_batch_norm(self.objective) else None
+        if first is None:
+            return batches
+        with self.autocast():
+            layer = starved_batch_norm(self.objective, to_device(first, self.s.device))
+        if layer is not None:
+            plan = self.s.plan
+            raise ValueError(
+                f"batch norm needs at least 2 values per channel, and {layer} gets 1 from a pass of {plan.batch_size} "
+                f"radiograph; {plan.larger_pass(self.s.batch_flag, self.s.batch_of_step)}"
+            )
+        return itertools.chain([first], batches)
 
     def _long_ago(self) -> bool:
         """Whether the last save is longer ago than `save_gap`, by the clock of the main process."""

@@ -49,10 +49,28 @@ class Plan:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.samples < self.global_batch:
             raise ValueError(
-                f"{self.samples} samples do not fill one global batch of {self.global_batch} ({self.batch_size} per "
-                f"pass x {self.accumulate} passes x {self.processes} processes): no step could be made; use a batch "
-                f"size of at most {max(1, self.samples // (self.accumulate * self.processes))}"
+                f"{self.samples} radiographs to train on do not fill a step of {self.global_batch} "
+                f"({self.batch_size} per pass x {self.accumulate} passes x {self.processes} processes): "
+                f"{self._remedy()}"
             )
+
+    def _remedy(self) -> str:
+        """What to change so that a step can be made, with values that work."""
+        if self.samples < self.processes:
+            return f"start at most {self.samples} processes, with --batch_size 1 and --accum_iter 1"
+        passes = min(self.accumulate, self.samples // self.processes)
+        rows = self.samples // (passes * self.processes)
+        if passes == self.accumulate:
+            return f"use --batch_size {min(rows, self.batch_size)} or less"
+        return f"use --accum_iter {passes} or less" + (" with --batch_size 1" if self.batch_size > 1 else "")
+
+    def larger_pass(self, flag: str, of_step: bool) -> str:
+        """What to change so that a pass has two radiographs; `flag`: of the batch size, `of_step`: of a whole step."""
+        if self.samples >= 2 * self.accumulate * self.processes:
+            return f"use {flag} {2 * (self.accumulate * self.processes if of_step else 1)}"
+        if self.accumulate > 1 and self.samples >= 2 * self.processes:
+            return f"use --accum_iter 1 with {flag} {2 * (self.processes if of_step else 1)}"
+        return f"train on more than {self.samples} radiographs"
 
     @property
     def global_batch(self) -> int:

@@ -50,9 +50,22 @@ def test_sample_randomness_depends_on_all_three_numbers():
     assert np.isclose(np.mean([sample_generator(0, 0, i).random() for i in range(2000)]), 0.5, atol=0.03)
 
 
-def test_a_data_set_smaller_than_a_step_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="40 samples do not fill one global batch of 256.*at most 20"):
-        Plan(40, 128, accumulate=1, processes=2)
+@pytest.mark.parametrize(
+    "layout, remedy, works",
+    [
+        ((40, 128, 1, 2), "use --batch_size 20 or less", (40, 20, 1, 2)),
+        ((5, 2, 4, 1), "use --batch_size 1 or less", (5, 1, 4, 1)),
+        ((5, 1, 8, 1), "use --accum_iter 5 or less", (5, 1, 5, 1)),
+        ((5, 4, 8, 2), "use --accum_iter 2 or less with --batch_size 1", (5, 1, 2, 2)),
+        ((1, 2, 1, 1), "use --batch_size 1 or less", (1, 1, 1, 1)),
+        ((1, 8, 2, 2), "start at most 1 processes, with --batch_size 1 and --accum_iter 1", (1, 1, 1, 1)),
+        ((3, 64, 1, 8), "start at most 3 processes, with --batch_size 1", (3, 1, 1, 3)),
+    ],
+)
+def test_too_few_radiographs_are_refused_with_values_that_work(layout, remedy, works):
+    with pytest.raises(ValueError, match=f"^{layout[0]} radiographs to train on do not fill .*: {remedy}"):
+        Plan(*layout)
+    assert Plan(*works).steps_per_epoch >= 1
 
 
 def test_max_steps_ends_the_run_but_not_the_schedule():
