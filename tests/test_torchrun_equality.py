@@ -85,8 +85,8 @@ def both(tmp_path: Path, script: str, flags: dict, out: str) -> tuple[Path, Path
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
 def test_the_benchmark(fracatlas, tmp_path, name):
     flags = COMMON | {
-        "data": "fracatlas", "data_root": fracatlas, "backbones": f"none:{name}", "input_size": 32, "cv": 2,
-        "test_split": 0.2, "fold": 0, "bs": 4, "epochs": 4, "lr": 1e-3, "warmup_epochs": 1, "layer_decay": 1.0,
+        "data": "fracatlas", "data_root": fracatlas, "backbones": f"none:{name}", "input_size": 64, "cv": 2,
+        "test_split": 0.2, "fold": 0, "bs": 8, "epochs": 8, "lr": 1e-4, "warmup_epochs": 1, "layer_decay": 1.0,
         "drop_path": 0.1, "no-verbose": "",
     }  # fmt: skip
     one, two = both(tmp_path, "scripts/train_downstream.py", flags, "outdir")
@@ -110,7 +110,7 @@ def test_the_region_guided_classifier(fracatlas, tmp_path):
     flags = COMMON | {
         "fracatlas_image_dir": fracatlas / "images", "fracatlas_metadata": fracatlas / "dataset.csv",
         "fracatlas_annotation_dir": fracatlas / "Annotations" / "YOLO", "pretrained_path": "none:resnet18",
-        "input_size": 32, "batch_size": 4, "epochs": 4, "lr": 1e-3, "n_splits": 2, "test_fraction": 0.2, "fold": 0,
+        "input_size": 64, "batch_size": 8, "epochs": 8, "lr": 1e-4, "n_splits": 2, "test_fraction": 0.2, "fold": 0,
         "no-verbose": "",
     }  # fmt: skip
     one, two = both(tmp_path, "train_region_guided.py", flags, "output_dir")
