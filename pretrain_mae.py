@@ -53,7 +53,7 @@ class Config:
     num_workers: int = flag(4, "loader processes per training process")
     pin_mem: bool = flag(True, "page-locked memory for transfers to a GPU")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
     compile: bool = flag(False, "torch.compile the network")
     on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))

@@ -61,7 +61,7 @@ class Config(RegionSources):
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
     fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     verbose: bool = flag(True, "progress bars")
     weights: str = weights_flag()
 
@@ -102,7 +102,7 @@ class RegionTraining(CrossValidation):
         """Refuse what cannot work before thousands of files are read."""
         from data.region_sources import named_sources
         from training import distributed
-        from training.checks import check_numbers
+        from training.checks import check_batch, check_numbers
         from training.label_groups import LABELS, read_classes
 
         c = self.config
@@ -110,9 +110,7 @@ class RegionTraining(CrossValidation):
             raise ValueError(f"--num_classes {c.num_classes}: the classifier has {len(LABELS)} labels")
         read_classes(c.class_file)
         named_sources(c, c.centers)
-        if c.batch_size < 1 or c.batch_size % distributed.world_size():
-            raise ValueError(f"--batch_size {c.batch_size}: expected a multiple of the {distributed.world_size()} "
-                             "processes")  # fmt: skip
+        check_batch(c, "batch_size", distributed.world_size())
         check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
         check_numbers(c, ("weight_decay", "num_workers", "seed"))
         check_numbers(c, ("warmup", "drop_path", "whole", "flip"), high=1)
@@ -245,6 +243,7 @@ class RegionTraining(CrossValidation):
 
         from data.preprocessing import Preprocessing
         from models.backbones import build_backbone
+        from models.batch_norm import synchronised
         from models.region_guided import RegionGuided
         from training.device import use_explicit_attention
 
@@ -259,7 +258,7 @@ class RegionTraining(CrossValidation):
         preprocessing = Preprocessing.of(backbone.preprocessing, backbone.input_size)
         model = RegionGuided(backbone, preprocessing.normalise)
         use_explicit_attention(model.to(self.device), self.device)
-        return model, preprocessing
+        return synchronised(model, self.device), preprocessing
 
     def predicted(self, model, preprocessing, rows):
         """Probabilities [R, 38] of whole radiographs, in the order of `rows`."""

@@ -73,7 +73,7 @@ class Config:
     resume: bool = flag(False, "skip radiographs that a stopped run with the same settings has finished")
     overwrite: bool = flag(False, "replace results in OUT that were made with other settings")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "bf16", "fp16"))
+    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
     strict_fp32: bool = flag(False, "fp32 on a CPU with the default instead of the fastest matrix library")
     batch_size: int = flag(32, "views (masked copies) that go through the network together")
     num_workers: int = flag(2, "threads that read and draw ahead")
@@ -201,11 +201,11 @@ def prepare(config: Config):
     from evaluation.heatmap_study import Study
     from models.mae import visible_count
     from models.weights import load_mae
-    from training.device import choose_device, prepare_cpu, resolve_precision
+    from training.device import choose_device, prepare_device, resolve_precision
 
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
-    prepare_cpu(device, config.strict_fp32)
+    prepare_device(device, config.strict_fp32)
     loaded = load_mae(config.model_path, weights=config.weights)
     model = loaded.model.to(device)
     say(f"{config.model_path}: {loaded.report}")

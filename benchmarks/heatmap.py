@@ -126,9 +126,9 @@ class Bench:
         from evaluation.heatmap_report import drawn, write_results
         from evaluation.heatmap_study import measured
         from training.files import printable
-        from training.device import prepare_cpu
+        from training.device import prepare_device
 
-        prepare_cpu(self.device)
+        prepare_device(self.device)
         study = self.study(**changes)
         shutil.rmtree(study.config.out, ignore_errors=True)
         study.config.out.mkdir()

@@ -151,10 +151,10 @@ def normalised(batches, epochs: int) -> None:
     import torch
 
     from data.preprocessing import Preprocessing
-    from training.device import prepare_cpu, return_freed_memory
+    from training.device import prepare_device, return_freed_memory
 
     preprocessing = Preprocessing()
-    prepare_cpu(torch.device("cpu"))
+    prepare_device(torch.device("cpu"))
     for batch in batches(epochs):
         preprocessing.normalise(batch["image"])
     return_freed_memory()

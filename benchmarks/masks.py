@@ -52,10 +52,10 @@ def main(config: Config) -> int:
     from evaluation.intervals import mean_interval
     from evaluation.localisation import localisation_scores
     from models.weights import load_mae
-    from training.device import choose_device, prepare_cpu
+    from training.device import choose_device, prepare_device
 
     device = choose_device(config.device)
-    prepare_cpu(device)
+    prepare_device(device)
     loaded = load_mae(config.model_path)
     network, preprocessing = loaded.model.to(device), Preprocessing.from_dict(loaded.preprocessor)
     truth = None if config.truth is None else read_truth(config.truth)

@@ -14,7 +14,7 @@ class Steps:
     """Two networks of one architecture, `ours` and a `yardstick`'s; subclasses say what a step of each is.
 
     `steps` maps "YARDSTICK, fp32", "ours, fp32", "ours, bf16 + compile" and so on to functions that make one optimizer
-    step each; those of the yardstick run with the library as it is installed, ours as `prepare_cpu` sets it up.
+    step each; those of the yardstick run with the library as it is installed, ours as `prepare_device` sets it up.
     """
 
     yardstick = "transformers"
@@ -53,9 +53,9 @@ class Steps:
 
     def prepare(self) -> None:
         """Set the processor up as our scripts do."""
-        from training.device import prepare_cpu
+        from training.device import prepare_device
 
-        prepare_cpu(self.device)
+        prepare_device(self.device)
 
     def product(self, precision: str) -> Callable[[], None]:
         """A function that multiplies two large square matrices."""
@@ -105,7 +105,7 @@ def in_turn(set_up: Callable[[], None], work: Callable[[], object]) -> Callable[
 
 
 def as_installed() -> None:
-    """Undo `prepare_cpu`: the library's own choices."""
+    """Undo `prepare_device`: the library's own choices."""
     import torch
 
     from training.device import return_freed_memory

@@ -11,9 +11,7 @@ strangers together: of phantoms of one region and view, 1 of 1.5 million pairs l
 N: radiographs, 576: bits of a hash.
 """
 
-import csv
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from data.audit import remembered
+from data.audit import FileTable, remembered
 from data.radiograph import UnreadableRadiograph, load_radiograph
-from training.files import sha256_of, write_text
+from training.files import sha256_of
 from training.progress import steps
 
 SIDE = 64  # pixels of the thumbnail
@@ -35,7 +33,6 @@ HINT_DISTANCE = 80  # bits, for rows that agree in their hints
 MIDDLE_GREY = 0.2  # mean of every thumbnail; a gamma brings it there. Brighter ones show the noise of dark backgrounds
 BLOCK = 512  # rows compared at once
 RULES = "2"  # raise it when the hash changes: kept ones are then computed again
-COLUMNS = ("path", "size_bytes", "modified_ns", "rules", "sha256", "hash")
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,11 @@ def look_at(
 ) -> list[Look]:
     """Read and hash every file; those that cannot be read as radiographs have a `reason` (a key of `REASONS`) instead.
 
-    cache: CSV file with earlier hashes, by path, size and time of change; it is read, and replaced even if this is
-    interrupted. workers: processes that read (0: this one). progress: wraps a sequence, for example `tqdm`.
+    cache: CSV file with earlier hashes, by path, size and time of change; it is read, and new hashes are appended as
+    they come. workers: processes that read (0: this one). progress: wraps a sequence, for example `tqdm`.
     """
-    keep = cache and (lambda known: _write_cache(cache, known))
-    return remembered(look, [Path(p) for p in paths], _read_cache(cache), keep, workers=workers, progress=progress)
+    table = cache and FileTable(cache, ("sha256", "hash"), RULES, "hashes", cells_of=_cells_of, value_of=_look_of)
+    return remembered(look, [Path(p) for p in paths], table, workers=workers, progress=progress)
 
 
 def look(path: Path) -> Look:
@@ -204,25 +201,10 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
     return labels
 
 
-def _read_cache(cache: Path | None) -> dict[tuple, Look]:
-    """Hashes kept by the same rules."""
-    if cache is None or not Path(cache).exists():
-        return {}
-    with open(cache, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        table = csv.DictReader(stream)
-        if tuple(table.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{cache}: not a table of hashes; its columns are {', '.join(table.fieldnames or [])}")
-        return {
-            (row["path"], row["size_bytes"], row["modified_ns"]): Look(row["sha256"], row["hash"])
-            for row in table
-            if row["rules"] == RULES and len(row["hash"] or "") == BITS // 4
-        }
+def _cells_of(seen: Look) -> tuple[str, str] | None:
+    """A file that could not be read is tried again next time."""
+    return (seen.sha256, seen.hash) if seen.hash else None
 
 
-def _write_cache(cache: Path, known: dict[tuple, Look]) -> None:
-    """Keep the hashes; a file that could not be read is tried again next time."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows((*state, RULES, seen.sha256, seen.hash) for state, seen in known.items() if seen.hash)
-    write_text(cache, text.getvalue())
+def _look_of(sha256: str, picture: str) -> Look | None:
+    return Look(sha256, picture) if len(picture) == BITS // 4 else None

@@ -1,20 +1,24 @@
 """From a data set to a process's micro-batches."""
 
+import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from data.radiograph import UnreadableRadiograph
 from training import distributed
 from training.device import return_freed_memory
 from training.progress import steps
 from training.sampling import Plan, StepSampler
+from training.signals import ASKING
 
 WORKER_GRACE_SECONDS = 120  # to live on after a signal that asks for an end
+LOOK_SECONDS = 10.0  # how often a process that waits for a batch looks at what its workers do
 _TOLD = (UnreadableRadiograph, OSError)
 
 
@@ -26,7 +30,8 @@ def step_batches(
 
     `shares`: see `StepSampler`. One set of workers serves the whole run, across epochs; closing the iterator ends them.
     Raises UnreadableRadiograph and errors of the operating system as the data set raised them. A worker that is stuck
-    is given up before the other processes lose their patience.
+    in one radiograph is given up after half of `distributed.timeout_seconds`; a batch may take as long as its
+    radiographs need.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -49,24 +54,46 @@ def ordered_batches(
 
 
 def _batches(dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool) -> Iterator[dict]:
+    patience = distributed.timeout_seconds() / 2
+    signs = torch.zeros(num_workers, dtype=torch.float64).share_memory_() if num_workers else None
     loader = DataLoader(
-        _Guarded(dataset),
+        _Guarded(dataset, signs),
         collate_fn=_collate,
         batch_sampler=batch_sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread if num_workers else None,
         prefetch_factor=4 if num_workers else None,
-        timeout=distributed.timeout_seconds() / 2 if num_workers else 0,
+        timeout=min(LOOK_SECONDS, patience) if num_workers else 0,
     )
     batches = iter(loader)
     try:
-        for batch in batches:
+        while (batch := _next(batches, signs, patience)) is not None:
             if isinstance(batch, _TOLD):
                 raise batch
             yield batch
     finally:
         _end(batches)
+
+
+def _next(batches: Iterator, signs: torch.Tensor | None, patience: float) -> Any:
+    """The next batch, None after the last one; RuntimeError if a worker works on one radiograph for `patience` seconds,
+    or if nothing happens for so long.
+
+    signs [workers]: when each worker began its radiograph, negative when it ended one (`time.monotonic`).
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            if signs is None or "DataLoader timed out" not in str(error):
+                raise
+            working, idle = signs.clamp(min=0), -signs.clamp(max=0)
+            oldest = working[working > 0].min().item() if bool((working > 0).any()) else math.inf
+            latest = max(began, idle.max().item()) if oldest == math.inf else oldest
+            if time.monotonic() - latest >= patience:
+                raise RuntimeError(f"DataLoader timed out after {patience} seconds") from error
 
 
 def _end(batches: Any) -> None:
@@ -83,14 +110,22 @@ class _Guarded(Dataset):
     """Hands an error with a sentence for the user on as a value: raised in a worker, it would arrive as a page of
     traceback."""
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, signs: torch.Tensor | None):
+        self.dataset, self.signs = dataset, signs
 
     def __getitem__(self, key: Any) -> Any:
+        self._sign(time.monotonic())
         try:
             return self.dataset[key]
         except _TOLD as error:
             return error
+        finally:
+            self._sign(-time.monotonic())
+
+    def _sign(self, moment: float) -> None:
+        """For `_next`: what this worker is doing."""
+        if self.signs is not None:
+            self.signs[get_worker_info().id] = moment
 
 
 def _collate(samples: list) -> Any:
@@ -104,5 +139,5 @@ def _one_thread(worker: int) -> None:
     return_freed_memory()
     # Schedulers signal the whole group. To save and stop is the training process's business: it needs its workers until
     # then. The alarm ends a worker that nobody ended.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in ASKING:
         signal.signal(number, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

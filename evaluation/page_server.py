@@ -62,7 +62,7 @@ def own_folder(within: Path | None = None) -> tuple[Path, object]:
     for old in base.glob(f"{BEGINNING}*"):
         with contextlib.suppress(OSError):  # of another user, or in use
             if old.is_dir() and not old.is_symlink() and old.stat().st_uid == os.getuid():
-                lock_folder(old, "in use").close()
+                lock_folder(old, "in use", required=True).close()
                 shutil.rmtree(old)
     folder = Path(tempfile.mkdtemp(prefix=BEGINNING, dir=base))
     return folder, lock_folder(folder, "in use")

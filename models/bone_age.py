@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.backbones import Backbone
 from models.gem import GeM
+from training import distributed
 from training.objective import Objective
 
 MOST_MONTHS = 240.0
@@ -72,10 +73,14 @@ class BoneAge(Objective):
         months, scale = self.answers(self.features(batch["image"]), batch["extra"][:, 0])
         known = ~torch.isnan(batch["target"])
         months, target = months[known], batch["target"][known].float()
+        # the mean over processes of what follows is the mean over all their known rows
+        count = known.sum().float()
+        total = distributed.mean(count)
         if not len(target):
             return {"loss": months.sum(), "mae": months.detach().sum()}
+        share = count / total
         loss = bone_age_loss(self.loss, months, target, None if scale is None else scale[known])
-        return {"loss": loss, "mae": (months.detach() - target).abs().mean()}
+        return {"loss": loss * share, "mae": (months.detach() - target).abs().mean() * share}
 
     def last_map(self, images: Tensor) -> Tensor:
         """The backbone's last map, or its patch tokens as one: [B, D, rows, columns], with its gradient."""

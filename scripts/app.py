@@ -59,7 +59,7 @@ class Config:
     max_mb: float = flag(100, "size limit of an upload, in MiB")
     auth: Path | None = flag(None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "bf16", "fp16"))
+    precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
     weights: str = weights_flag()
 
 
@@ -163,12 +163,12 @@ class Networks:
         from data.preprocessing import Preprocessing
         from evaluation.group_calibration import kept_temperatures
         from models.finetuned import fold_folders, load_finetuned
-        from training.device import choose_device, prepare_cpu, resolve_precision
+        from training.device import choose_device, prepare_device, resolve_precision
         from training.files import printable, sha256_of
 
         self.config, self.device = config, choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
-        prepare_cpu(self.device)
+        prepare_device(self.device)
         self.classifiers, self.facts = [], {"networks": [], "precision": self.precision}
         told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
         try:

@@ -47,10 +47,10 @@ class Config:
 def main(config: Config) -> int:
     """Look, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
-    from training.device import choose_device, prepare_cpu
+    from training.device import choose_device, prepare_device
 
     device = choose_device(config.device)
-    prepare_cpu(device)
+    prepare_device(device)
     sources = find_sources(config)
     looker = Looker(config, device)
     say(looker.report)

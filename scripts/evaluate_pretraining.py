@@ -44,7 +44,7 @@ class Config:
     most_maps: int = flag(150, "radiographs with a finding to localise, and half as many for reconstruction")
     seed: int = flag(0, "draws the labelled subsets, masks, untrained networks and intervals")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "of fine-tuning and features: auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "of fine-tuning and features: auto, fp32, tf32, bf16 or fp16")
     weights: str = weights_flag()
 
 
@@ -81,11 +81,11 @@ class Study:
         from data.preprocessing import Preprocessing
         from models.mae import MaskedAutoencoder
         from models.weights import load_mae
-        from training.device import choose_device, prepare_cpu
+        from training.device import choose_device, prepare_device
 
         self.config, self.rows = config, []
         self.device = choose_device(config.device)
-        prepare_cpu(self.device)
+        prepare_device(self.device)
         loaded = load_mae(config.model_path, weights=config.weights)
         say(loaded.report)
         if loaded.preprocessor is None:

@@ -38,7 +38,7 @@ class Config:
     batch_size: int = flag(32, "radiographs that go through the network together")
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "bf16", "fp16"))
+    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
     weights: str = weights_flag()
 
 
@@ -51,10 +51,10 @@ def main(config: Config) -> int:
     from data.preprocessing import Preprocessing
     from data.radiograph import list_radiographs, passed_over_message
     from models.backbones import build_backbone
-    from training.device import choose_device, prepare_cpu
+    from training.device import choose_device, prepare_device
 
     device = choose_device(config.device)
-    prepare_cpu(device)
+    prepare_device(device)
     size = tuple(config.input_size * 2)[:2] if config.input_size else None
     backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
     known = backbone.preprocessing

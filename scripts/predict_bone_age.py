@@ -65,7 +65,7 @@ class Config:
     batch_size: int = flag(16, "radiographs that go through the network together")
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the backbone", choices=("fp32", "auto", "bf16", "fp16"))
+    precision: str = flag("fp32", "of the backbone", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
     weights: str = weights_flag()
 
 
@@ -177,11 +177,11 @@ class Networks:
         from data.age_spread import AgeSpread
         from data.preprocessing import Preprocessing
         from models.bone_age_weights import load_bone_ages
-        from training.device import choose_device, prepare_cpu, resolve_precision
+        from training.device import choose_device, prepare_device, resolve_precision
 
         self.device, self.notes = choose_device(c.device), []
         self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
-        prepare_cpu(self.device)
+        prepare_device(self.device)
         self.precision = resolve_precision(c.precision, self.device)
         found = load_bone_ages(c.model_path, c.weights)
         self.models, self.report = [one.model for one in found.values()], next(iter(found.values())).report

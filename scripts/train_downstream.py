@@ -85,7 +85,7 @@ class Config:
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     verbose: bool = flag(True, "progress bars")
     weights: str = weights_flag()
 
@@ -101,6 +101,8 @@ def main(config: Config) -> int:
 class Benchmark(CrossValidation):
     """One data set, several backbones."""
 
+    out_flag = "--outdir"
+
     def __init__(self, config: Config, device):
         super().__init__(config, device, config.outdir / config.data, say)
         self.kept: dict = {}  # radiographs in memory, by geometry
@@ -112,7 +114,7 @@ class Benchmark(CrossValidation):
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
         from training import distributed
-        from training.checks import check_numbers
+        from training.checks import check_batch, check_numbers
 
         c = self.config
         if (c.csv is None) == (c.data == "csv"):
@@ -133,8 +135,7 @@ class Benchmark(CrossValidation):
                 raise ValueError(f"--shots {' '.join(map(str, c.shots))}: expected different whole numbers from 1 on")
         if c.cv < 2:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
-        if c.bs < 1 or c.bs % distributed.world_size():
-            raise ValueError(f"--bs {c.bs}: expected a multiple of the {distributed.world_size()} processes")
+        check_batch(c, "bs", distributed.world_size())
         check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
         check_numbers(c, ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
         for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
@@ -369,6 +370,7 @@ class Benchmark(CrossValidation):
         from data.loader import step_batches
         from data.transforms import RotateFlipJitter
         from evaluation.metrics import score
+        from models.batch_norm import synchronised
         from models.supervised import Supervised, balanced_weights
         from training import distributed
         from training.device import use_explicit_attention
@@ -387,6 +389,7 @@ class Benchmark(CrossValidation):
         model = Supervised(network, task.kind, task.outputs, preprocessing.normalise, *spread, class_weights=weights,
                            covariates=int(c.use_sex))  # fmt: skip
         use_explicit_attention(model.to(self.device), self.device)
+        model = synchronised(model, self.device)
         dataset = self.data(train, preprocessing, RotateFlipJitter(preprocessing))
         plan = fold_plan(len(train), c.bs, recipe["epochs"])
         truth = self.records["target"].to_numpy(float)[val]
@@ -396,7 +399,7 @@ class Benchmark(CrossValidation):
             larger_is_better=task.kind != "regression", about=asdict(c) | {"backbone": backbone, "recipe": recipe},
             batches=step_batches(dataset, plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
                                  shares=shares),
-            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose,
+            device=self.device, precision=self.precision, seed=c.seed, progress_bar=c.verbose, batch_flag="--bs",
             name_of=lambda row: str(dataset.records["image"].iloc[row]),
         )  # fmt: skip
         if facts is None:

@@ -61,7 +61,7 @@ class Config(RegionSources):
     batch_size: int = flag(64, "views that are predicted together")
     num_workers: int = flag(4, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("auto", "auto, fp32, bf16 or fp16")
+    precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     weights: str = weights_flag()
 
 
@@ -121,11 +121,11 @@ class Study:
         from data.preprocessing import Preprocessing
         from models.finetuned import fold_folders
         from models.weights import read_json
-        from training.device import choose_device, prepare_cpu, resolve_precision
+        from training.device import choose_device, prepare_device, resolve_precision
 
         self.config = config
         self.device = choose_device(config.device)
-        prepare_cpu(self.device)
+        prepare_device(self.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.folds = fold_folders(config.model_path)
         saved = {}

@@ -18,12 +18,13 @@ from data.unlabelled import UnlabelledRadiographs
 from models.mae import MAEConfig, MaskedAutoencoder
 from training import distributed
 from training.files import append_line
-from training.fit import EXIT_STOPPED, Fit, fit
+from training.fit import Fit, fit
 from training.objective import Objective
 from training.optim import adamw, parameter_groups
 from training.run import RunFolder
 from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
+from training.signals import EXIT_STOPPED
 
 SEED, GLOBAL_BATCH, STEPS, SAVE_EVERY = 5, 8, 40, 3
 PREPROCESSING = Preprocessing(32, 32)

@@ -490,7 +490,7 @@ def test_a_second_trainer_is_refused_before_it_writes_anything(radiographs, whol
         (["--data_path", "{tmp}/nowhere"], "nowhere: no such folder or file"),
         (["--data_path", "{tmp}/empty"], "no radiographs in"),
         (["--val_path", "{data}"], "holds out every radiograph"),
-        (["--batch_size", "41"], "41 samples do not fill one global batch of 41|40 samples do not fill"),
+        (["--batch_size", "41"], "40 radiographs to train on do not fill a step of 41"),
         (["--batch_size", "0"], "batch_size is 0"),
         (["--model", "vit_large"], "expected mae_vit_SIZE_patchP"),
         (["--input_size", "30"], "not a multiple of the patch size 16"),

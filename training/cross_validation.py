@@ -25,6 +25,8 @@ class CrossValidation:
         self.precision = resolve_precision(config.precision, device)
         self.notices: list[str] = []
 
+    out_flag: str = "--output_dir"  # what users call the folder of the results
+
     # what a task fills in -----------------------------------------------------------------------------------------
 
     def check_flags(self) -> None:
@@ -69,11 +71,12 @@ class CrossValidation:
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
         from training import distributed
-        from training.fit import EXIT_STOPPED
+        from training.signals import EXIT_STOPPED
 
         self.check_flags()
         distributed.from_main(self.check_weights)
         distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        distributed.require_shared(self.out, self.out_flag)
         self.records, self.task, notices, self.root = distributed.from_main(self.read)
         self.records, self.splits, self.hashes, told = distributed.from_main(self.make_splits)
         self.notices = [*notices, *told, *self.more_notices()]

@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -16,9 +16,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Raises ValueError with the choices for anything else, or for a GPU that is not there.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if name == "auto":
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -27,15 +26,38 @@ def choose_device(name: str = "auto") -> torch.device:
         raise ValueError(f"--device {name!r}: choose auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = local_rank if device.index is None else device.index
+        index = _own_index(count) if device.index is None else device.index
         if index >= count:
-            raise ValueError(f"--device {name!r}: this machine shows {count} CUDA device(s); choose cpu or auto")
+            raise ValueError(_too_few(name, count, index, device.index is None))
         device = torch.device("cuda", index)
     return device
 
 
+def _own_index(count: int) -> int:
+    """The GPU of this process among the `count` that it sees.
+
+    Slurm may show each task its own GPU alone, whose index is then 0 whatever the rank of the task. torchrun shows all
+    GPUs to all processes, and says how many processes there are (LOCAL_WORLD_SIZE).
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    shared = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) > 1
+    return 0 if count == 1 and not shared else local_rank
+
+
+def _too_few(name: str, count: int, index: int, by_rank: bool) -> str:
+    if count and by_rank:
+        return (
+            f"--device {name}: process {index} of this machine has no GPU of its own, it sees {count}; start at most "
+            f"{count} per machine (torchrun --nproc_per_node {count}), or use --device cpu"
+        )
+    return f"--device {name!r}: this machine shows {count} CUDA device(s); choose cpu or auto"
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` -> bf16 where the device multiplies it natively, else fp32; fp16 is refused on a CPU (unusably slow)."""
+    """`auto` -> bf16 where the device multiplies it natively, else fp16 on a GPU and fp32 on a CPU.
+
+    fp16 is refused on a CPU (unusably slow), tf32 on a device that has no TF32.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision!r}: choose {', '.join(PRECISIONS)}")
     if precision == "auto":
@@ -44,24 +66,46 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return "bf16" if _cpu_has_bf16() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
+    if precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ValueError("--precision tf32 needs a GPU with TF32 (NVIDIA Ampere or later); choose fp32 or auto")
     return precision
 
 
 def autocast(device: torch.device, precision: str):
-    """A context in which matrix products run in `precision` ("auto" is resolved for `device`)."""
+    """A context in which matrix products run in `precision` ("auto" is resolved for `device`).
+
+    On a GPU it also says, from then on and for the backward pass, too, how float32 products and convolutions are
+    computed: in TF32 (10 bits of mantissa) with "tf32", else in full float32. torch's own default differs: TF32 in
+    convolutions, full float32 in products.
+    """
     precision = resolve_precision(precision, device)
-    if precision == "fp32":
+    if device.type == "cuda":
+        _allow_tf32(precision == "tf32")
+    if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, _DTYPES[precision])
 
 
-def prepare_cpu(device: torch.device, strict_fp32: bool = False) -> None:
-    """If `device` is the CPU: keep freed memory, and let oneDNN multiply float32 matrices where that is the fast path.
+def _allow_tf32(allowed: bool) -> None:
+    """In products and convolutions on GPUs.
 
-    On x86-64 without AMX the switch keeps true float32 (relative error as with the default library) and doubles the
-    speed on AMD; with AMX, and on ARM, it would mean bf16 arithmetic, so it is left alone there. Only the CPU library
-    is touched, never CUDA.
+    By the older of torch's two interfaces: torch.compile asks it, and fails if only the newer one (`fp32_precision`)
+    was used.
     """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def prepare_device(device: torch.device, strict_fp32: bool = False) -> None:
+    """Before anything is computed on `device`.
+
+    A GPU computes float32 in full float32 until `autocast` is asked for TF32. A CPU keeps freed memory, and oneDNN
+    multiplies float32 matrices where that is the fast path: on x86-64 without AMX the switch keeps true float32
+    (relative error as with the default library) and doubles the speed on AMD; with AMX, and on ARM, it would mean bf16
+    arithmetic, so it is left alone there.
+    """
+    if device.type == "cuda":
+        _allow_tf32(False)
     if device.type != "cpu":
         return
     _limit_freed_memory(blocks=0, size=2**31 - 1)
@@ -75,7 +119,7 @@ def prepare_cpu(device: torch.device, strict_fp32: bool = False) -> None:
 
 
 def return_freed_memory() -> None:
-    """Undo the part of `prepare_cpu` about memory in a forked process: decoders need no 2 GiB each."""
+    """Undo the part of `prepare_device` about memory in a forked process: decoders need no 2 GiB each."""
     _limit_freed_memory(blocks=65536, size=128 * 1024)
 
 

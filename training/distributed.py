@@ -5,21 +5,25 @@ NCCL on GPUs, gloo on CPUs.
 """
 
 import contextlib
-import ctypes
 import datetime
 import functools
 import os
-import signal
-from collections.abc import Callable, Iterator
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.device import choose_device, prepare_cpu
+from training.device import choose_device, prepare_device
+from training.signals import Stopped, die_with_parent, say_stopped, stoppable
 
 TIMEOUT_SECONDS = 600
+VISIBLE_SECONDS = 60.0  # after which a new file must be seen on all machines (NFS keeps folders for up to 60 s)
 
 
 @contextlib.contextmanager
@@ -47,23 +51,23 @@ def process_group(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def job(device: str, strict_fp32: bool = False) -> Iterator[torch.device]:
     """What every training begins with: the device of that name (see `choose_device`), the CPU prepared, the group
-    joined. ValueError for a device that is not there."""
+    joined. ValueError for a device that is not there.
+
+    A signal that asks for the end (`training.signals`) raises `Stopped`; within `fit` it saves first.
+    """
     chosen = choose_device(device)
-    prepare_cpu(chosen, strict_fp32)
-    with process_group(chosen):
-        yield chosen
+    prepare_device(chosen, strict_fp32)
+    try:
+        with stoppable(), process_group(chosen):
+            yield chosen
+    except Stopped as stop:
+        say_stopped(stop)
+        raise
 
 
 def timeout_seconds() -> int:
     """How long processes wait for each other in a training step: PROCESS_GROUP_TIMEOUT, else 600."""
     return int(os.environ.get("PROCESS_GROUP_TIMEOUT", TIMEOUT_SECONDS))
-
-
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies."""
-    if os.name == "posix" and os.uname().sysname == "Linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def rank() -> int:
@@ -103,6 +107,60 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the values of the main process, in place (no gradient)."""
+    if not dist.is_initialized():
+        return
+    for tensor in tensors:
+        values = tensor.detach().contiguous()
+        dist.broadcast(values, src=0)
+        tensor.detach().copy_(values)
+
+
+def require_shared(folder: Path, flag: str = "--output_dir") -> None:
+    """ValueError unless all processes see the files that the main process writes into `folder`, an existing folder.
+
+    A folder that each machine has for itself would be noticed only when a run is continued. `flag`: of the folder.
+    """
+    if not dist.is_initialized():
+        return
+    token = from_main(lambda: _write_token(folder))
+    try:
+        place = None if _appears(folder / token) else f"process {rank()} on {platform.node()}"
+        blind = [place for place in gathered([place]) if place is not None]
+    finally:
+        if is_main():
+            (folder / token).unlink(missing_ok=True)
+    if blind:
+        message = (
+            f"{flag} {folder}: {blind[0]} does not see what the main process writes there; use a folder that all "
+            f"machines share, by its full path ({flag} /shared/...)"
+        )
+        from_main(lambda: _refuse(message))
+
+
+def _write_token(folder: Path) -> str:
+    name = f".seen-by-all-{secrets.token_hex(8)}"
+    (folder / name).touch()
+    return name
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there; network file systems may show it a little later."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(path.parent)  # a fresh look at the folder
+    return True
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
+
+
 def gathered(items: list) -> list:
     """The items (picklable) of all processes, in the order of their ranks, on every process."""
     if not dist.is_initialized():
@@ -122,21 +180,27 @@ def from_main(make: Callable[[], Any], seconds: float = 30 * 24 * 3600) -> Any:
     """What `make()` returns on the main process (any picklable object), on every process.
 
     The others wait however long it takes (at most `seconds`): reading a million files outlasts any timeout that suits a
-    training step. An error is raised on the main process, which tells it; the others leave with exit status 2.
+    training step. An error is raised on the main process, which tells it; the others leave with exit status 2. If a
+    signal stops the main process, the others stop, too.
     """
     if not dist.is_initialized():
         return make()
     patient = _gloo_group(seconds)
-    box: list[Any] = [False, None]
+    box: list[Any] = [False, 2]
     error = None
     if is_main():
         try:
             box = [True, make()]
         except Exception as caught:
             error = caught
-    dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
+        except Stopped as stop:
+            error = stop
+            box = [False, stop.code]
+    # processes that were stopped by the same signal may be gone already
+    with contextlib.suppress(RuntimeError) if isinstance(error, Stopped) else contextlib.nullcontext():
+        dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
     if error is not None:
         raise error
     if not box[0]:
-        raise SystemExit(2)
+        raise SystemExit(box[1])
     return box[1]

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from training.os_errors import NO_INODES, lacks_inodes, naming
+from training.progress import warn
 from training.text import escaped
 
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # errors of `lockf`
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 LONGEST_NAME = 48  # bytes of a part of a file name; file systems allow 255 for the whole
 _REPEATED_NAME = 200  # bytes of a file's name that its temporary file repeats
@@ -110,15 +112,27 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def lock_folder(folder: Path, told: str):
-    """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it."""
+def lock_folder(folder: Path, told: str, *, required: bool = False):
+    """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it.
+
+    Some file systems have no locks (Lustre without `flock`, NFS without its lock daemon). There a warning is printed
+    and the file is returned without a lock; with `required` it is an OSError.
+    """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to a file of somebody else's
     file = os.fdopen(os.open(folder / ".lock", flags, 0o666), "a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # what POSIX names; a disk without locks says something else
+    except (BlockingIOError, PermissionError) as error:  # the two that POSIX names
         file.close()
         raise FileExistsError(f"{folder}: {told}") from error
+    except OSError as error:
+        if required or error.errno not in WITHOUT_LOCKS:
+            file.close()
+            raise
+        warn(
+            f"{folder}: this file system does not support locks ({error.strerror}); make sure that no other process "
+            "writes into this folder"
+        )
     return file
 
 

@@ -7,6 +7,8 @@ made by one all-reduce per step.
 
 import contextlib
 import dataclasses
+import inspect
+import itertools
 import signal
 import sys
 import time
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
+from training.batch_values import has_batch_norm, starved_batch_norm
 from training.device import autocast, resolve_precision
+from training.dropout import shared_dropout
 from training.files import printable, reason_of
 from training.objective import Objective
 from training.optim import set_schedules
@@ -26,9 +30,15 @@ from training.progress import bar_stream, warn
 from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
+from training.signals import handling
 
 SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
-EXIT_STOPPED = 143  # what a process that obeyed SIGTERM returns
+# torch renamed the flag in 2.13, and the new one copies buffers at the start
+_BUFFERS_FLAG = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 class TrainingStopped(ValueError):
@@ -59,6 +69,8 @@ class Fit:
     on_epoch: Callable[[float, int], None] | None = None  # every process, after each epoch and at the end: epochs, step
     on_log: Callable[[dict[str, Any]], None] | None = None  # main process
     progress_bar: bool = True
+    batch_flag: str = "--batch_size"  # what users call the batch size, for messages
+    batch_of_step: bool = False  # whether it counts the radiographs of a whole step
 
 
 def fit(objective: Objective, settings: Fit) -> str:
@@ -87,7 +99,13 @@ class _Loop:
         self.objective.train()
         plan, outcome = self.s.plan, "finished"
         self.saved_at = time.monotonic()
-        with _Signals() as signals, self._bar() as bar, _closing(self.s.batches(self.step)) as batches:
+        with (
+            _Signals().handled() as signals,
+            self._bar() as bar,
+            shared_dropout(self.objective, self.s.device) as self.draws,
+            _closing(self.s.batches(self.step)) as batches,
+        ):
+            batches = self._checked(batches)
             if self.epoch_pending:
                 self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
@@ -115,6 +133,21 @@ class _Loop:
             self.s.run.done(self.step)
         return outcome
 
+    def _checked(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The same batches; ValueError if the first shows that a batch norm would get one value per channel."""
+        first = next(batches, None) if has_batch_norm(self.objective) else None
+        if first is None:
+            return batches
+        with self.autocast():
+            layer = starved_batch_norm(self.objective, to_device(first, self.s.device))
+        if layer is not None:
+            plan = self.s.plan
+            raise ValueError(
+                f"batch norm needs at least 2 values per channel, and {layer} gets 1 from a pass of {plan.batch_size} "
+                f"radiograph; {plan.larger_pass(self.s.batch_flag, self.s.batch_of_step)}"
+            )
+        return itertools.chain([first], batches)
+
     def _long_ago(self) -> bool:
         """Whether the last save is longer ago than `save_gap`, by the clock of the main process."""
         if not self.s.save_gap:
@@ -139,8 +172,11 @@ class _Loop:
         self.used: list[Any] = []  # sample indices of this step
         for k in range(plan.accumulate):
             batch = to_device(next(batches), device)
-            slot = distributed.rank() * plan.accumulate + k
-            torch.manual_seed(hash((self.s.seed, self.step, slot)) & 0x7FFFFFFFFFFFFFFF)
+            slot = plan.slot(k, distributed.rank())
+            torch.manual_seed(_seed(self.s.seed, self.step, slot))
+            self.draws.begin(
+                _seed(self.s.seed, self.step), rows=plan.batch_size, slot=slot, slots=plan.accumulate * plan.processes
+            )
             if isinstance(model, DistributedDataParallel):
                 model.require_backward_grad_sync = k + 1 == plan.accumulate  # exchange gradients once per step
             with self.autocast():
@@ -310,31 +346,36 @@ def _closing(batches: Iterable[dict]) -> Iterator[Iterator[dict]]:
 
 
 class _Signals:
-    """SIGTERM, SIGUSR1 and the first Ctrl-C ask for an orderly end; a second Ctrl-C interrupts at once."""
+    """A signal asks for an orderly end (`received`); a second Ctrl-C interrupts at once."""
 
     def __init__(self):
         self.received = False
 
-    def __enter__(self):
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-        return self
+    @contextlib.contextmanager
+    def handled(self) -> Iterator["_Signals"]:
+        with handling(self._note):
+            yield self
 
     def _note(self, number, frame) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
 
-    def __exit__(self, *_) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+
+def _seed(*numbers: int) -> int:
+    return hash(numbers) & 0x7FFFFFFFFFFFFFFF
 
 
 def wrap(objective: Objective, device: torch.device) -> nn.Module:
-    """DDP where there are several processes. Buffers are not broadcast: objectives build them from gathered values."""
+    """DDP where there are several processes: all start with the weights and buffers of the main process.
+
+    Buffers are not broadcast in later steps: objectives build them from gathered values.
+    """
     if distributed.world_size() == 1:
         return objective
+    distributed.broadcast(objective.buffers())
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True, **{_BUFFERS_FLAG: False})
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -23,8 +23,18 @@ RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs"
 
 
 def fold_plan(samples: int, batch_size: int, epochs: float, accumulate: int = 1) -> Plan:
-    """The plan of a fold; `batch_size`: of a step of all processes together, fewer if there are fewer samples."""
+    """The plan of a fold; `batch_size`: of a step of all processes together, fewer if there are fewer samples.
+
+    ValueError if there are fewer samples than passes in a step.
+    """
     world = distributed.world_size()
+    if samples < world * accumulate:
+        remedy = f"start at most {samples} processes" + (" with --accum_iter 1" if accumulate > 1 else "")
+        remedy = remedy if samples < world else f"use --accum_iter {samples // world} or less"
+        raise ValueError(
+            f"{samples} radiographs to train on are fewer than the {world} processes x {accumulate} passes of a step; "
+            f"{remedy}"
+        )
     each = max(1, min(batch_size, samples) // (world * accumulate))
     return Plan(samples, each, accumulate, processes=world, epochs=epochs)
 
@@ -57,7 +67,7 @@ def train_fold(
             schedules={"lr": warmup_cosine(recipe["lr"], recipe.get("min_lr", 0.0), warmup),
                        "weight_decay": constant(recipe["weight_decay"])},
             run=folder, save_every=plan.steps_per_epoch, save_gap=SAVE_GAP, on_epoch=validate,
-            before_save=best.keep if best else None, **settings,
+            before_save=best.keep if best else None, batch_of_step=True, **settings,
         ))  # fmt: skip
         if outcome == "stopped":
             return None

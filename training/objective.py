@@ -7,7 +7,8 @@ class Objective(nn.Module):
     """A network together with its loss, in one module that `fit` wraps in DDP.
 
     A method is its `forward`; the two hooks stay empty unless the method needs them. Randomness that belongs to a
-    sample arrives in the batch; other randomness (dropout) may use torch's generator, which `fit` seeds for every
+    sample arrives in the batch. Layers of `nn.Dropout` and timm's `DropPath` drop the same however processes and passes
+    divide a step (`training.dropout`); other randomness may use torch's generator, which `fit` seeds for every
     micro-batch from (seed, step, slot).
     """
 

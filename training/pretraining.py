@@ -77,8 +77,9 @@ class Pretraining:
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
         from training import distributed
-        from training.fit import EXIT_STOPPED, Fit, fit
+        from training.fit import Fit, fit
         from training.run import RunFolder
+        from training.signals import EXIT_STOPPED
 
         config = self.config
         self.check_flags()

@@ -57,6 +57,7 @@ class RunFolder:
         self._lock = None
         self.resume_from = None if resume in ("auto", "none") else Path(resume)
         distributed.from_main(lambda: self._open(resume))
+        distributed.require_shared(self.folder)
         if identity is not None:
             self.claim(identity)
 

@@ -1,8 +1,9 @@
 """Which samples make up which step: a pure function of (seed, step), whatever the number of processes and workers.
 
-A run is a sequence of global batches. Process r of W takes the r-th contiguous part of each, in `accumulate`
-micro-batches. So 1 process x 8 equals 2 x 4, any step can be resumed without saved sampler state, and the randomness of
-a sample (crop, flip, hidden patches) comes from (seed, epoch, index).
+A run is a sequence of global batches. In pass k of a step, process r of W takes micro-batch k * W + r of the global
+batch, so that the processes together see the same radiographs in a pass as one process with a batch W times as large
+(batch norm depends on that). So 1 process x 8 equals 2 x 4, any step can be resumed without saved sampler state, and
+the randomness of a sample (crop, flip, hidden patches) comes from (seed, epoch, index).
 """
 
 import dataclasses
@@ -48,14 +49,36 @@ class Plan:
             raise ValueError(f"max_steps is {self.max_steps}; it must be at least 1")
         if self.samples < self.global_batch:
             raise ValueError(
-                f"{self.samples} samples do not fill one global batch of {self.global_batch} ({self.batch_size} per "
-                f"pass x {self.accumulate} passes x {self.processes} processes): no step could be made; use a batch "
-                f"size of at most {max(1, self.samples // (self.accumulate * self.processes))}"
+                f"{self.samples} radiographs to train on do not fill a step of {self.global_batch} "
+                f"({self.batch_size} per pass x {self.accumulate} passes x {self.processes} processes): "
+                f"{self._remedy()}"
             )
+
+    def _remedy(self) -> str:
+        """What to change so that a step can be made, with values that work."""
+        if self.samples < self.processes:
+            return f"start at most {self.samples} processes, with --batch_size 1 and --accum_iter 1"
+        passes = min(self.accumulate, self.samples // self.processes)
+        rows = self.samples // (passes * self.processes)
+        if passes == self.accumulate:
+            return f"use --batch_size {min(rows, self.batch_size)} or less"
+        return f"use --accum_iter {passes} or less" + (" with --batch_size 1" if self.batch_size > 1 else "")
+
+    def larger_pass(self, flag: str, of_step: bool) -> str:
+        """What to change so that a pass has two radiographs; `flag`: of the batch size, `of_step`: of a whole step."""
+        if self.samples >= 2 * self.accumulate * self.processes:
+            return f"use {flag} {2 * (self.accumulate * self.processes if of_step else 1)}"
+        if self.accumulate > 1 and self.samples >= 2 * self.processes:
+            return f"use --accum_iter 1 with {flag} {2 * (self.processes if of_step else 1)}"
+        return f"train on more than {self.samples} radiographs"
 
     @property
     def global_batch(self) -> int:
         return self.batch_size * self.accumulate * self.processes
+
+    def slot(self, part: int, rank: int) -> int:
+        """Which micro-batch of a step process `rank` takes in pass `part`."""
+        return part * self.processes + rank
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,9 +110,8 @@ class StepSampler:
             epoch, position = divmod(step, plan.steps_per_epoch)
             if epoch != epoch_of_order:
                 order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples, self.shares), epoch
-            first = position * plan.global_batch + self.rank * plan.batch_size * plan.accumulate
             for part in range(plan.accumulate):
-                begin = first + part * plan.batch_size
+                begin = position * plan.global_batch + plan.slot(part, self.rank) * plan.batch_size
                 for_pass = order[begin : begin + plan.batch_size]
                 if self.shares is None:
                     yield [(epoch, int(i)) for i in for_pass]

@@ -32,8 +32,8 @@ class Numbers(Dataset):
         return {"x": torch.tensor(index), "index": index}
 
 
-def read(fault, workers=2):
-    plan = Plan(12, 2, epochs=1)
+def read(fault, workers=2, batch_size=2):
+    plan = Plan(12, batch_size, epochs=1)
     batches = step_batches(Numbers(fault), plan, seed=0, rank=0, num_workers=workers)(0)
     return sorted(int(i) for batch in batches for i in batch["x"])
 
@@ -95,6 +95,34 @@ def test_a_stuck_worker(monkeypatch, capsys):
     told = sentence(monkeypatch, capsys, lambda: read(lambda: time.sleep(60)))
     assert "timed out after 1.0 seconds: the folder of the radiographs does not answer" in told
     assert not multiprocessing.active_children()  # this script would wait for it
+
+
+class Slow(Numbers):
+    """Each sample takes a while."""
+
+    def __getitem__(self, key):
+        time.sleep(0.5)
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_may_take_longer_than_the_timeout(monkeypatch, workers):
+    """6 samples of half a second in a batch, and a patience of two seconds for each."""
+    monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "4")
+    plan = Plan(12, 6, epochs=1)
+    batches = step_batches(Slow(), plan, seed=0, rank=0, num_workers=workers)(0)
+    assert sorted(int(i) for batch in batches for i in batch["x"]) == list(range(12))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_stuck_in_the_middle_of_a_batch(monkeypatch, workers):
+    """The other workers go on until they have nothing to do."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+    monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "2")
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="DataLoader timed out after 1.0 seconds"):
+        read(lambda: time.sleep(60), workers, batch_size=6)
+    assert time.monotonic() - began < 15 and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(

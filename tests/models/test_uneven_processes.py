@@ -5,6 +5,9 @@ import torch
 from fork_harness import exit_status, group
 from torch import nn
 
+from models.backbones import build_backbone
+from models.batch_norm import synchronised
+from models.bone_age import BoneAge
 from models.region_guided import RegionGuided
 from models.supervised import Supervised
 from training import distributed
@@ -40,6 +43,40 @@ def gradients(kind, share, of):
     nn.init.constant_(model.head.weight, 0.1)
     model({"image": images[rows], **{name: values[rows] for name, values in batch.items()}})["loss"].backward()
     return distributed.mean(model.head.weight.grad)
+
+
+def bone_age_gradients(loss, share, of):
+    """As `gradients`, of a bone-age network; the first process alone has rows without an age."""
+    rng = torch.Generator().manual_seed(3)
+    torch.manual_seed(0)
+    model = BoneAge(build_backbone("none:resnet10t"), loss=loss)
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    model = synchronised(model, torch.device("cpu")).train()
+    target = torch.linspace(20.0, 200.0, 8)
+    target[[0, 2, 4]] = torch.nan
+    batch = {
+        "image": torch.randn(8, 3, 32, 32, generator=rng),
+        "target": target,
+        "extra": torch.arange(8.0)[:, None] % 2,
+    }
+    values = model({name: part[slice(share, None, of)] for name, part in batch.items()})
+    values["loss"].backward()
+    return torch.stack([distributed.mean(values["loss"]), distributed.mean(values["mae"])]), distributed.mean(
+        model.head[-1].weight.grad
+    )
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "laplace"])
+def test_the_bone_age_loss_counts_every_known_row_once(tmp_path, loss):
+    expected = bone_age_gradients(loss, 0, 1)
+
+    def half() -> int:
+        torch.testing.assert_close(bone_age_gradients(loss, distributed.rank(), 2), expected, atol=1e-4, rtol=1e-4)
+        return 0
+
+    assert [exit_status(child) for child in group(2, half)] == [0, 0]
 
 
 @pytest.mark.parametrize("kind", ["region-guided", "binary", "multiclass", "regression"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training import device as module
-from training.device import autocast, choose_device, prepare_cpu, resolve_precision, use_explicit_attention
+from training.device import autocast, choose_device, prepare_device, resolve_precision, use_explicit_attention
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -28,6 +28,41 @@ def test_auto_is_this_processes_gpu_or_the_cpu(gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 3)
     assert choose_device("cuda:1") == torch.device("cuda", 1) and choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize("rank", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_a_task_that_is_shown_its_own_gpu_alone_takes_it(gpus, monkeypatch, name, rank):
+    """`srun --gpus-per-task=1`: the GPU of every task has the number 0."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv(rank, "3")
+    gpus(1)
+    assert choose_device(name) == torch.device("cuda", 0)
+    gpus(8)
+    assert choose_device(name) == torch.device("cuda", 3)
+    gpus(0)
+    assert choose_device("auto") == CPU
+
+
+def test_the_rank_of_the_launcher_wins_over_slurms(gpus, monkeypatch):
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    gpus(4)
+    assert choose_device() == torch.device("cuda", 2)
+
+
+@pytest.mark.parametrize("count, processes, rank", [(1, 4, 3), (2, 4, 2), (3, 0, 5)])
+def test_more_processes_than_gpus_are_refused_with_a_number_that_works(gpus, monkeypatch, count, processes, rank):
+    """torchrun shows all GPUs to all of its processes: none has one to itself beyond their number."""
+    gpus(count)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    with pytest.raises(ValueError, match=f"process {rank} .* sees {count}; start at most {count} .*--nproc_per_node "):
+        choose_device("auto")
+    for possible in range(count):
+        monkeypatch.setenv("LOCAL_RANK", str(possible))
+        assert choose_device("auto") == torch.device("cuda", possible)
 
 
 @pytest.mark.parametrize("count, name", [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
@@ -55,7 +90,7 @@ def test_precision(gpus, monkeypatch):
         assert resolve_precision(name, GPU) == name
     with pytest.raises(ValueError, match="fp16 needs a GPU; on a CPU choose bf16 or fp32"):
         resolve_precision("fp16", CPU)
-    with pytest.raises(ValueError, match="'half': choose auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="'half': choose auto, fp32, tf32, bf16, fp16"):
         resolve_precision("half", CPU)
 
 
@@ -71,13 +106,13 @@ def test_the_cpu_library_is_touched_only_where_it_keeps_float32(monkeypatch):
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision
     try:
-        prepare_cpu(CPU, strict_fp32=True)
+        prepare_device(CPU, strict_fp32=True)
         assert matmul.fp32_precision == before
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-        prepare_cpu(CPU)
+        prepare_device(CPU)
         assert matmul.fp32_precision == before
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-        prepare_cpu(CPU)
+        prepare_device(CPU)
         assert matmul.fp32_precision == ("bf16" if torch.backends.mkldnn.is_available() else before)
     finally:
         matmul.fp32_precision = before
@@ -91,10 +126,51 @@ def test_the_fast_cpu_path_is_float32():
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
     try:
-        prepare_cpu(CPU)
+        prepare_device(CPU)
         assert ((a @ b).double() - exact).abs().max() / exact.abs().max() < 1e-5  # bf16 would be 1e-3
     finally:
         matmul.fp32_precision = before
+
+
+@pytest.fixture
+def tf32():
+    """(products, convolutions): whether torch computes float32 in TF32 on GPUs; restored afterwards."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    yield lambda: tuple(switch.allow_tf32 for switch in switches)
+    for switch, value in zip(switches, before):
+        switch.allow_tf32 = value
+
+
+def test_what_float32_means_on_a_gpu(gpus, monkeypatch, tf32):
+    gpus(1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    prepare_device(GPU)
+    assert tf32() == (False, False)
+    autocast(GPU, "tf32")
+    assert tf32() == (True, True)
+    for precision in ("fp32", "bf16", "fp16", "auto"):
+        autocast(GPU, "tf32")
+        autocast(GPU, precision)
+        assert tf32() == (False, False), precision
+    assert torch.get_float32_matmul_precision() == "highest"  # torch.compile asks for it
+
+
+def test_the_cpu_leaves_the_gpus_alone(tf32):
+    before = tf32()
+    with autocast(CPU, "fp32"):
+        prepare_device(CPU, strict_fp32=True)
+    assert tf32() == before
+
+
+@pytest.mark.parametrize("device, capability", [(CPU, (9, 0)), (GPU, (7, 5)), (GPU, (6, 1))])
+def test_tf32_is_refused_where_there_is_none(gpus, monkeypatch, device, capability):
+    gpus(1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    with pytest.raises(ValueError, match="--precision tf32 needs a GPU with TF32 .*; choose fp32 or auto"):
+        resolve_precision("tf32", device)
+    assert resolve_precision("fp32", device) == "fp32" and resolve_precision("auto", device)
 
 
 def test_attention_kernel():

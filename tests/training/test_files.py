@@ -1,6 +1,7 @@
 """What tests/training/test_run.py leaves open about writing files."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import pickle
@@ -15,6 +16,7 @@ from training.files import (
     atomic,
     file_names,
     is_disk_full,
+    lock_folder,
     reason_of,
     sha256_of,
     write_text,
@@ -178,3 +180,37 @@ def test_names_become_parts_of_file_names_that_any_disk_holds():
     for part in parts.values():
         assert len(part.encode()) <= 60 and not set(part) & set('/\\\0\n*?:<>|"') and part.strip(". ") == part != ""
     assert file_names(names[::-1]) == parts and file_names(["sex/age"]) == {"sex/age": "sex_age"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL])
+def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch, capsys, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    lock_folder(tmp_path, "in use").close()
+    told = capsys.readouterr().err
+    assert told.startswith(f"{tmp_path}: this file system does not support locks ({os.strerror(number)})")
+    assert told.count("\n") == 1
+    with pytest.raises(OSError) as caught:
+        lock_folder(tmp_path, "in use", required=True)
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_another_process_holds_is_refused(tmp_path, monkeypatch, number):
+    def refuse(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(FileExistsError, match="in use"):
+        lock_folder(tmp_path, "in use")
+
+
+def test_other_errors_of_a_lock_are_not_passed_over(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        lock_folder(tmp_path, "in use")

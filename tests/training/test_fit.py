@@ -1,13 +1,16 @@
 """The loop: equal numbers on any layout, exact resume after kill -9, guards."""
 
+import inspect
 import json
 import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from fork_harness import exit_status, group, spawn
 
+import training.fit as loop
 from training import distributed
 from training.fit import Fit, TrainingStopped, fit
 from training.objective import Objective
@@ -190,3 +193,35 @@ def test_saves_that_follow_too_soon_are_passed_over(tmp_path, gap, saved):
     told = []
     train(tmp_path, steps=10, save_gap=gap, before_save=lambda: told.append("before"), on_save=told.append)
     assert told == [word for step in saved for word in ("before", step)]
+
+
+@pytest.mark.parametrize("name", ["broadcast_buffers", "forward_sync_buffers"])
+def test_processes_start_with_the_weights_and_buffers_of_the_main_one(name, monkeypatch):
+    """With the flag of torch 2.11 and with that of 2.13 (where this torch has both); nothing is copied later."""
+    if name not in inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters:
+        pytest.skip("not in this torch")
+    monkeypatch.setattr(loop, "_BUFFERS_FLAG", name)
+
+    def member() -> int:
+        objective, rank = Toy(), distributed.rank()
+        objective.updates.fill_(rank + 5)
+        objective.register_buffer("strided", (torch.arange(6).view(2, 3) * (rank + 1)).T)
+        torch.nn.init.constant_(objective.net[0].weight, rank)
+        wrapped = loop.wrap(objective, torch.device("cpu"))
+        assert objective.updates == 5 and objective.net[0].weight.eq(0).all()
+        assert torch.equal(objective.strided, torch.arange(6).view(2, 3).T)
+        objective.updates.fill_(rank)
+        wrapped({"x": torch.ones(2, 6), "y": torch.ones(2)}, 0.0)["loss"].backward()
+        return 0 if objective.updates == rank else 1
+
+    assert [exit_status(child) for child in group(2, member)] == [0, 0]
+
+
+def test_wrapping_uses_nothing_that_this_torch_deprecates():
+    def member() -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            loop.wrap(Toy(), torch.device("cpu"))
+        return 0
+
+    assert [exit_status(child) for child in group(2, member)] == [0, 0]

@@ -5,11 +5,11 @@ from training.sampling import Plan, StepSampler, epoch_order, sample_generator
 
 
 def global_batches(plan, seed=3, start=0):
-    """Each step's keys in the order rank 0 micro-batch 0, rank 0 micro-batch 1, rank 1 ..."""
+    """Each step's keys in the order pass 0 of rank 0, pass 0 of rank 1, ..., pass 1 of rank 0 ..."""
     streams = [list(StepSampler(plan, seed, rank, start)) for rank in range(plan.processes)]
     steps = plan.last_step - start
     return [
-        [key for stream in streams for k in range(plan.accumulate) for key in stream[s * plan.accumulate + k]]
+        [key for k in range(plan.accumulate) for stream in streams for key in stream[s * plan.accumulate + k]]
         for s in range(steps)
     ]
 
@@ -18,6 +18,15 @@ def global_batches(plan, seed=3, start=0):
 def test_same_samples_in_the_same_order_for_every_layout(batch_size, accumulate, processes):
     reference = global_batches(Plan(37, 8, epochs=3))
     assert global_batches(Plan(37, batch_size, accumulate, processes, epochs=3)) == reference
+
+
+def test_a_pass_of_all_processes_is_a_pass_of_one_with_a_larger_batch():
+    """Batch norm normalises over a pass."""
+    one = list(StepSampler(Plan(37, 6, 2, 1, epochs=2), 3))
+    for processes in (2, 3):
+        plan = Plan(37, 6 // processes, 2, processes, epochs=2)
+        several = zip(*[StepSampler(plan, 3, rank) for rank in range(processes)], strict=True)
+        assert [[key for part in parts for key in part] for parts in several] == one
 
 
 def test_resuming_continues_the_sequence():
@@ -41,9 +50,22 @@ def test_sample_randomness_depends_on_all_three_numbers():
     assert np.isclose(np.mean([sample_generator(0, 0, i).random() for i in range(2000)]), 0.5, atol=0.03)
 
 
-def test_a_data_set_smaller_than_a_step_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="40 samples do not fill one global batch of 256.*at most 20"):
-        Plan(40, 128, accumulate=1, processes=2)
+@pytest.mark.parametrize(
+    "layout, remedy, works",
+    [
+        ((40, 128, 1, 2), "use --batch_size 20 or less", (40, 20, 1, 2)),
+        ((5, 2, 4, 1), "use --batch_size 1 or less", (5, 1, 4, 1)),
+        ((5, 1, 8, 1), "use --accum_iter 5 or less", (5, 1, 5, 1)),
+        ((5, 4, 8, 2), "use --accum_iter 2 or less with --batch_size 1", (5, 1, 2, 2)),
+        ((1, 2, 1, 1), "use --batch_size 1 or less", (1, 1, 1, 1)),
+        ((1, 8, 2, 2), "start at most 1 processes, with --batch_size 1 and --accum_iter 1", (1, 1, 1, 1)),
+        ((3, 64, 1, 8), "start at most 3 processes, with --batch_size 1", (3, 1, 1, 3)),
+    ],
+)
+def test_too_few_radiographs_are_refused_with_values_that_work(layout, remedy, works):
+    with pytest.raises(ValueError, match=f"^{layout[0]} radiographs to train on do not fill .*: {remedy}"):
+        Plan(*layout)
+    assert Plan(*works).steps_per_epoch >= 1
 
 
 def test_max_steps_ends_the_run_but_not_the_schedule():
