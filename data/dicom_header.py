@@ -150,7 +150,7 @@ def _check_length(elements: Elements, header: Header, length: int) -> None:
     if length < expected:
         problem = f"holds {length} of the {expected} bytes that {declared} declare"
         raise elements.refusal(header.keyword, problem, "truncated")
-    if length >= 2 * expected + 2:
+    if length >= 2 * expected:  # as if BitsAllocated were 8 of 16, or one of several frames
         problem = f"holds {length} bytes where {declared} declare {expected}"
         raise elements.refusal(header.keyword, problem)
 
