@@ -163,12 +163,14 @@ def _check_levels(file: Path, values: np.ndarray) -> None:
         wide = values.astype(np.uint64)
         values = wide[..., 0] << np.uint64(32) | wide[..., 1] << np.uint64(16) | wide[..., 2]
     levels = np.unique(values)
+    if values.dtype.kind == "f" and not np.isfinite(levels).all():
+        raise ValueError(f"{file}: NaN or infinite values, which say neither marked nor unmarked")
     if len(levels) > MOST_LEVELS:
         raise ValueError(
             f"{file}: more than {MOST_LEVELS} distinct values; a mask has 0 and a few labels, this is a picture or its "
             "edges are smoothed"
         )
-    if len(levels) > 1 and levels[0] > 0:
+    if len(levels) > 1 and 0 not in levels:
         raise ValueError(
             f"{file}: {len(levels)} values and none is black, so that the mask would mark the whole radiograph; "
             "what is not marked must be 0 or transparent"

@@ -175,6 +175,15 @@ def test_labels_without_a_background_are_refused(tmp_path, background, finding):
     assert read_truth(tmp_path).lookup(IMAGE, SIZE).all()
 
 
+@pytest.mark.parametrize("values", [(-1, 1), (-2, -1), (np.nan, 1), (0, np.nan), (0, np.inf)])
+def test_floats_that_do_not_say_what_is_marked_are_refused(tmp_path, values):
+    pixels = np.full(SIZE, values[0], np.float32)
+    pixels[5:15, 10:20] = values[1]
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"a\.tif: (2 values and none is black|NaN or infinite values)"):
+        read_truth(tmp_path).lookup(IMAGE, SIZE)
+
+
 def test_smoothed_edges_are_refused_and_a_few_levels_are_not(tmp_path):
     soft = np.where(FINDING, 255, 0).astype(np.uint8)
     soft[5:15, 9] = soft[5:15, 20] = 120
