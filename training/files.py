@@ -173,7 +173,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_small(path: str | Path, most: int = SMALL) -> str:
-    """The text of a UTF-8 file; ValueError names one that is a pipe, has more than `most` bytes or is not UTF-8.
+    """The text of a UTF-8 file, without the byte order mark that Windows programs put in front.
+
+    ValueError names one that is a pipe, has more than `most` bytes or is not UTF-8.
 
     A pipe is never opened: that would wait for ever.
     """
@@ -185,7 +187,7 @@ def read_small(path: str | Path, most: int = SMALL) -> str:
     if len(content) > most:
         raise ValueError(f"{path}: more than {most / 2**20:g} MiB, which no file of this kind has")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 

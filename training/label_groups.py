@@ -68,7 +68,7 @@ def read_classes(file: str | Path) -> tuple[str, ...]:
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{printable(file)}: no such class file")
-    lines = read_small(file).removeprefix("\ufeff").rstrip().splitlines()
+    lines = read_small(file).rstrip().splitlines()
     for number, line in enumerate(lines[: len(LABELS)], 1):
         told = re.fullmatch(r"\s*(?:(\d+)\s*:)?(.*)", line)
         if told[1] is not None and int(told[1]) != number - 1:

@@ -120,3 +120,13 @@ def test_cells_that_hold_no_boxes_are_named(text):
     with pytest.raises(ValueError, match=r"t\.csv: row 2: boxes .* are not \[\[x0, y0, x1, y1\], \.\.\.\]"):
         parse_boxes("t.csv: row 2", text)
     assert parse_boxes("", "[[1, 2, 3, 4.5]]") == [(1, 2, 3, 4.5)] and parse_boxes("", "[]") == []
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    yolo = tmp_path / "a.txt"
+    yolo.write_bytes(b"\xef\xbb\xbf3 0.5 0.5 0.2 0.2\r\n")
+    assert [(mark.label, mark.numbers) for mark in read_yolo(yolo)] == [("3", [0.5, 0.5, 0.2, 0.2])]
+    file = tmp_path / "a.json"
+    labelme(file, [{"label": "x", "shape_type": "rectangle", "points": [[1, 2], [3, 4]]}])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_labelme(file, (40, 60))[0].points == [(1.0, 2.0), (3.0, 4.0)]
