@@ -5,6 +5,9 @@ better; as timm does, it is read by default. Names of the sets are those of timm
 `AveragedModel` and ema-pytorch. Prefixes are those of `DistributedDataParallel`, `torch.compile`, FSDP and Lightning.
 """
 
+import re
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from training.files import printable
@@ -13,6 +16,7 @@ SETS = ("ema", "raw")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict", "ema", "teacher")
 _RAW_KEYS = ("model_state_dict", "state_dict", "model", "student", "network", "net")  # the first present is taken
 _INNER_KEYS = (*_RAW_KEYS, "module", "shadow", "checkpoint")  # one level deeper
+_AVERAGE = re.compile(r"(?:^|_)(?:ema|swa|averaged?|shadow)(?:_|$)", re.IGNORECASE)  # names of averages of other kinds
 _LIGHTNING_RAW = "current_model_state"  # its "state_dict" is the average then
 _DEPTH = 4  # dictionaries inside each other
 _COMPONENTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # wrappers of any submodule
@@ -49,7 +53,20 @@ def _outer_set(content: dict, weights: str, notes: list[str]) -> dict:
     if _has_tensors(content.get(_LIGHTNING_RAW)) and raw == "state_dict":
         ema, raw = raw, _LIGHTNING_RAW
     key = _choose(ema, raw, weights, notes)
+    if unread := [name for name in _averages(content) if name.split(".")[0] not in (ema, raw)]:
+        notes.append(f"averaged weights in {', '.join(map(_short, unread[:3]))} are not read")
     return content if key is None else _innermost(content[key])
+
+
+def _averages(content: dict, within: str = "", depth: int = _DEPTH) -> Iterator[str]:
+    """The dotted names of dictionaries and lists of tensors that are called averages."""
+    for key, value in content.items():
+        name = f"{within}{key}"
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        if _AVERAGE.search(str(key)) and any(isinstance(part, Tensor) and part.ndim for part in parts):
+            yield name
+        elif depth and isinstance(value, dict):
+            yield from _averages(value, f"{name}.", depth - 1)
 
 
 def _choose(ema: str | None, raw: str | None, weights: str, notes: list[str]) -> str | None:
@@ -135,9 +152,17 @@ def _inner_network(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
     for prefix in ("backbone.network.", "module.backbone.", "backbone.", "encoder_q."):  # the first is ours, fine-tuned
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if inner:
+            others = [key for key in state if not key.startswith((prefix, "encoder_k."))]
+            twice = [key for key in others if key.split(".", 1)[-1] in inner]
+            if twice:
+                notes.append(f"took the tensors of {prefix.rstrip('.')}, not those of the same names ({_shown(twice)})")
             return inner
     return state
 
 
 def _shown(names: list[str]) -> str:
-    return ", ".join(printable(name[:60]) for name in names[:3]) + ", ..." * (len(names) > 3)
+    return ", ".join(map(_short, names[:3])) + ", ..." * (len(names) > 3)
+
+
+def _short(name: str) -> str:
+    return printable(name[:60])

@@ -80,3 +80,31 @@ def test_what_cannot_be_chosen_is_said():
 def test_the_query_encoder_of_moco_is_named():
     found, notes = take_weights({"state_dict": prefixed("encoder_q.") | prefixed("encoder_k.", AVERAGE)})
     assert same(found, STATE) and "encoder_q" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "content, name",
+    [
+        ({"ema": {"shadow_params": [*AVERAGE.values()]}}, "ema.shadow_params"),
+        ({"swa_model": AVERAGE}, "swa_model"),
+        ({"model_averaged": AVERAGE}, "model_averaged"),
+        ({"callbacks": {"EMACallback": {"ema_state_dict": AVERAGE}}}, "callbacks.EMACallback.ema_state_dict"),
+        ({"callbacks": {"EMA": {"ema_weights": [*AVERAGE.values()]}}}, "callbacks.EMA.ema_weights"),
+    ],
+)
+def test_averages_that_are_not_read_are_named(content, name):
+    state, notes = take_weights({"state_dict": STATE} | content)
+    assert same(state, STATE) and notes == [f"averaged weights in {name} are not read"]
+
+
+def test_a_second_network_of_the_same_names_is_named():
+    state, notes = take_weights(prefixed("model.") | prefixed("backbone.", AVERAGE))
+    assert same(state, AVERAGE) and notes == [
+        "took the tensors of backbone, not those of the same names (model.patch_embed.weight, model.blocks.0.bias)"
+    ]
+
+
+def test_optimizers_and_ema_settings_are_no_second_set():
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}}
+    assert not take_weights({"model": STATE, "optimizer": optimizer, "ema_decay": torch.tensor(0.9)})[1]
+    assert len(take_weights({"model": STATE, "ema": {"decay": 0.9, "shadow": AVERAGE}})[1]) == 1
