@@ -124,6 +124,8 @@ def by_pillow(path: Path) -> np.ndarray | None:
     """Pillow's own functions for orientation, transparency and grey, where 8 bits hold everything."""
     with Image.open(path) as picture:
         depth = picture.tag_v2.get(258, (8,)) if picture.format == "TIFF" else (8,)
+        if picture.format == "TIFF" and 2 in picture.tag_v2.get(339, ()):
+            return None  # signed bytes, which it takes for unsigned ones
         if picture.format == "PNG" and picture.mode != "P":
             depth = (path.read_bytes()[24],)
         upright = ImageOps.exif_transpose(picture)
