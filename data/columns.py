@@ -9,9 +9,7 @@ import pandas as pd
 from data.dataset import Task
 from data.duplicates import BITS, DISTANCE, HINT_DISTANCE, groups_of, look_at
 from data.listing import printable
-from data.table_files import SHEET_ERROR, missing_words, refuse
-
-_MARKS = ("-", "--", "---", ".", "?")  # of a label that is not there
+from data.table_files import MARKS, SHEET_ERROR, missing_words, refuse
 
 
 def flags(table: Path, rows: pd.DataFrame, columns: Sequence[str], empty: float = np.nan) -> pd.DataFrame:
@@ -47,7 +45,7 @@ def refuse_unclear_labels(table: Path, values: pd.Series) -> None:
     Such are None, NA, NaN, null, dashes and question marks; "-" is a class if the other one is "+".
     """
     texts = values.astype("string").str.strip().fillna("")
-    unclear = texts.isin(_MARKS) & ~texts.isin(["-"] if set(texts) <= {"+", "-", ""} else [])
+    unclear = texts.isin(MARKS) & ~texts.isin(["-"] if set(texts) <= {"+", "-", ""} else [])
     unclear |= missing_words(values) & (texts != "")
     refuse(table, str(values.name), texts, unclear, "is {!r}, which may be a class or a missing label; leave the cell "
            "empty if it is missing, else call the class something else")  # fmt: skip

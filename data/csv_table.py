@@ -11,6 +11,7 @@ from data.id_columns import clean_text, ids, refuse_look_alikes
 from data.listing import printable
 from data.release import require_images
 from data.table_files import missing_words, paths_below, read_table, refuse, require_columns
+from training.tables import checked_names, number_text
 
 KINDS = ("binary", "multiclass", "regression")
 _RESERVED = ("image", "target", "patient", "study", "official")
@@ -60,6 +61,7 @@ class CsvTable(RadiographDataset):
         paths = _paths(table, root, names)
         require_images(table, paths, keep_missing)
         records = rows.rename(columns={name: f"{name} (table)" for name in _RESERVED})
+        checked_names(table, records.columns)
         records = records.assign(image=paths, target=targets)
         if targets.isna().any():
             notices.append(f"{counted(int(targets.isna().sum()))} without a label in {target_col}")
@@ -111,8 +113,8 @@ def _classes(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.S
     notices = []
     if len(known) and values.notna().all():  # 1, 1.0 and 01 are one class
         notices = _missing_notices(column)
-        words = values.map("{:g}".format).reindex(words.index)
-        classes = [f"{value:g}" for value in sorted(set(values))]
+        words = values.map(number_text).reindex(words.index)
+        classes = [number_text(value) for value in sorted(set(values))]
     else:
         refuse_unclear_labels(table, column)
         refuse_look_alikes(table, str(column.name), words)

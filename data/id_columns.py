@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.table_files import SHEET_ERROR, missing_words, refuse
+from data.table_files import MARKS, SHEET_ERROR, missing_words, refuse
 from training.files import printable
 
 _MONTHS = (
@@ -48,17 +48,17 @@ def ids(
 ) -> pd.Series:
     """A column of ids, read as text, without outer spaces, in Unicode's composed form (NFC).
 
-    optional: an empty cell is NaN, not an error. ValueError names table, row and value of an id that is empty or a word
-    for it (`data.table_files.NO_VALUE`), holds an invisible character, was changed by a spreadsheet (see the module),
-    looks like another one of the column, is there twice though ids must be `unique`, or is no plain name of one of the
-    `files`. Two ids look alike if they differ only in spaces, dashes or the width of characters, or, as numbers, in
-    zeros in front.
+    optional: an empty cell is NaN, not an error. ValueError names table, row and value of an id that is empty or stands
+    for a missing one (`NO_VALUE` and `MARKS` of `data.table_files`), holds an invisible character, was changed by a
+    spreadsheet (see the module), looks like another one of the column, is there twice though ids must be `unique`, or
+    is no plain name of one of the `files`. Two ids look alike if they differ only in spaces, dashes, invisible
+    characters or the width of others, or, as numbers, in zeros in front.
     """
     values = rows[column].map(clean_text).astype(object)
     empty = values == ""
     if not optional:
         refuse(table, column, values, empty, "is empty")
-    wrong = missing_words(values) & ~empty
+    wrong = (missing_words(values) | values.isin(MARKS)) & ~empty
     refuse(table, column, values, wrong, "is {!r}, which names nothing; leave the cell empty, or use another id")
     deceptive = values.isin([text for text in set(values) if _is_deceptive(text)])
     if deceptive.any():
@@ -86,6 +86,8 @@ def id_key(text: str) -> str:
     """What an id has in common with those that look like it, see `ids`: two of one key are hardly two patients."""
     if text.isascii() and text.isalnum():
         return text.lstrip("0") or "0" if text.isdecimal() else text
+    if not text.isascii():
+        text = "".join(character for character in text if character.isspace() or not _is_hidden(character))
     key = " ".join(unicodedata.normalize("NFKC", text.translate(_DASHES)).split())
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
@@ -102,11 +104,14 @@ def _is_deceptive(text: str) -> bool:
     """Whether a text holds control characters, zero-width or other invisible ones."""
     if text.isascii() and text.isprintable():
         return False
-    return any(
+    return any(map(_is_hidden, text))
+
+
+def _is_hidden(character: str) -> bool:
+    return (
         unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
         or character in _BLANK
         or 0xFE00 <= ord(character) <= 0xFE0F
-        for character in text
     )
 
 

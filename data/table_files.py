@@ -1,13 +1,15 @@
 """Tables of radiographs as files: .csv and .xlsx into columns that are text, numbers or flags, nothing lost on the way.
 
 A cell is first of all a text. Columns that a reader asks for as text stay as written. Of the others, those that hold
-only numbers become numbers, those that hold only True and False become flags, and the rest stays text. An empty cell is
-missing (NaN) everywhere. The words in `NO_VALUE` are missing among numbers and flags, where they can mean nothing else;
-in a column of texts they are words as any other ("None" may be a class, "NA" a manufacturer). Errors of a spreadsheet's
-formulas (#N/A, #REF!) are never missing values: whoever needs the column refuses them.
+only numbers become numbers, those that hold only True and False become flags, and the rest stays text, as do columns
+with ids such as 007 or those of 16 digits, which a number would change. An empty cell is missing (NaN) everywhere. The
+words in `NO_VALUE` are missing among numbers and flags, where they can mean nothing else; in a column of texts they are
+words as any other ("None" may be a class, "NA" a manufacturer). Errors of a spreadsheet's formulas (#N/A, #REF!) are
+never missing values: whoever needs the column refuses them.
 """
 
 import datetime
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +19,14 @@ from openpyxl import load_workbook
 
 from data.listing import below
 from training.files import check_archive, printable
-from training.tables import MOST_COLUMNS, checked_names, read_cells, require_names
+from training.tables import MOST_COLUMNS, checked_names, number_text, read_cells, require_names
 
 MOST_CELLS = 5_000_000  # of an .xlsx sheet
 NO_VALUE = frozenset(("na", "n/a", "nan", "none", "null", "<na>"))  # in any case
+MARKS = ("-", "--", "---", ".", "?")  # where something is missing
 SHEET_ERROR = r"#(?:[^\W\d_]+(?:/0)?[!?]|N/?[ADV]|#+)"  # #REF!, #DIV/0!, #N/A (#NV, #N/D), ########
 _FLAGS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
-_EXACT = 1e15  # a spreadsheet keeps 15 digits of a number
+_ID = re.compile(r"\s*(?:0\d+|\d{16,})\s*")  # digits that a number does not keep: zeros in front, the last of many
 
 
 def read_table(path: Path, text: Sequence[str] | None = (), names: Sequence[str] = ()) -> pd.DataFrame:
@@ -40,7 +43,7 @@ def read_table(path: Path, text: Sequence[str] | None = (), names: Sequence[str]
     if names:
         return _without_header(path, names)
     columns, rows = _read_workbook(path) if path.suffix.lower() == ".xlsx" else read_cells(path)
-    columns = [name or f"Unnamed: {place}" for place, name in enumerate(columns)]
+    columns = checked_names(path, [name or f"Unnamed: {place}" for place, name in enumerate(columns)])
     cells = zip(*rows) if rows else [()] * len(columns)
     as_text = set(columns if text is None else text)
     content = [_texts(words) if name in as_text else _typed(words) for name, words in zip(columns, cells)]
@@ -144,7 +147,7 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < _EXACT else repr(value)
+        return number_text(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat(" ") if isinstance(value, datetime.datetime) else value.isoformat()
     return str(value)
@@ -158,6 +161,8 @@ def _texts(words: Sequence[str]) -> pd.Series:
 def _typed(words: Sequence[str]) -> pd.Series:
     """Cells as numbers or flags where all of them are such, or missing; else as text."""
     cells = _texts(words)
+    if any(map(_ID.fullmatch, set(words))):
+        return cells
     try:
         return pd.to_numeric(cells)
     except (ValueError, TypeError):  # there are words among them

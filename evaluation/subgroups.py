@@ -11,6 +11,7 @@ import pandas as pd
 from evaluation.intervals import metric_intervals
 from evaluation.metrics import Runs
 from training.progress import steps
+from training.tables import number_text
 
 MOST_PARTS = 8  # distinct numbers that are parts of their own; more are cut into quarters
 FEWEST = 10  # radiographs below which a part has no value
@@ -31,16 +32,23 @@ def subgroups(column: Sequence) -> pd.Series:
         edges = np.unique(np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
         place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
         last = len(edges) - 2
-        names = [f"{edges[k]:g} to {'' if k == last else 'below '}{edges[k + 1]:g}" for k in range(last + 1)]
+        ends = _short_texts(edges)
+        names = [f"{ends[k]} to {'' if k == last else 'below '}{ends[k + 1]}" for k in range(last + 1)]
         labels = pd.Series([names[k] for k in place], index=known.index)
     elif numeric:
-        names = [f"{number:g}" for number in sorted(numbers.unique())]
-        labels = numbers.map("{:g}".format)
+        names = [number_text(number) for number in sorted(numbers.unique())]
+        labels = numbers.map(number_text)
     else:
         labels = known.astype(str).str.strip()
         names = sorted(labels.unique())
     parts = labels.reindex(values.index).fillna(MISSING)
     return parts.astype(pd.CategoricalDtype([*names, *([MISSING] if len(known) < len(values) else [])], ordered=True))
+
+
+def _short_texts(edges: np.ndarray) -> list[str]:
+    """Different numbers with six digits, or as many more as tell them apart."""
+    texts = [[number_text(edge, digits) for edge in edges] for digits in (6, 9, 17)]
+    return next(shown for shown in texts if len(set(shown)) == len(edges))
 
 
 def subgroup_table(

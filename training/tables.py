@@ -19,6 +19,7 @@ import pandas as pd
 from training.files import printable, write_text
 
 MOST_COLUMNS = 5_000  # tables of radiomics features have a few thousand
+EXACT = 1e15  # a spreadsheet keeps 15 digits of a number
 LONGEST_LIST = 500  # characters of the names of columns in an error
 _FORMULA = frozenset("=+-@")
 _CONTROLS = frozenset("\t\r\n")
@@ -166,6 +167,14 @@ def _needs_apostrophe(text: str) -> bool:
     return False
 
 
+def number_text(value: float, digits: int = 17) -> str:
+    """A number of at most `digits` digits, of which 17 tell any two apart; whole ones up to 15 are not cut."""
+    value = float(value)
+    if value.is_integer() and abs(value) < EXACT:
+        return str(int(value))
+    return repr(value) if digits >= 17 else f"{value:.{digits}g}"
+
+
 def line_text(values: Sequence, raw_bytes: bool = False) -> str:
     """A line of a table. `csv.writer` of Python 3.11 and 3.12 leaves a lone carriage return without quotes."""
     cells = [_cell(value, raw_bytes) for value in values]
@@ -178,7 +187,7 @@ def _cell(value, raw_bytes: bool) -> str:
         if value is None or value is pd.NA or value != value:
             return ""
         if isinstance(value, float):
-            return f"{value:.9g}"
+            return number_text(value, digits=9)
         if isinstance(value, numbers.Number):
             return str(value)
     text = os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)

@@ -211,3 +211,29 @@ def test_one_file_under_two_names_is_refused(table):
     pd.DataFrame(ROWS).assign(file=["pics/a.png", "./pics/a.png", *ROWS["file"][2:]]).to_csv(table, index=False)
     with pytest.raises(ValueError, match="row 3: file is './pics/a.png' a second time"):
         read(table, "sick", "binary")
+
+
+@pytest.mark.parametrize("labels", [("1234567", "1234568"), ("0.1234567", "0.1234568"), ("20240101", "20240102")])
+def test_long_numbers_stay_different_classes(table, labels):
+    pd.DataFrame(ROWS).assign(grade=[*labels] * 3).to_csv(table, index=False)
+    records = read(table, "grade", "multiclass")
+    assert records.attrs["task"].classes == labels and records["target"].tolist() == [0.0, 1.0] * 3
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\u202e", "\u00ad", "\ufeff"])
+def test_classes_that_differ_in_invisible_characters_are_refused(table, hidden):
+    pd.DataFrame(ROWS).assign(maker=["Buckle", f"Buckle{hidden}", "Green", "Green", "", "x"]).to_csv(table, index=False)
+    with pytest.raises(ValueError, match="row 3: maker is .*, and 'Buckle' in row 2: they look alike"):
+        read(table, "maker", "multiclass")
+
+
+def test_a_column_that_would_get_the_name_of_another_one_is_refused(table):
+    pd.DataFrame(ROWS).assign(**{"target (table)": "y"}).to_csv(table, index=False)
+    with pytest.raises(ValueError, match=r"columns 'target \(table\)' and 'target \(table\)' have the same name"):
+        read(table, "sick", "binary")
+
+
+def test_ids_in_other_columns_are_kept(table):
+    accession = ["007", "8", "", "9", "10", "11"]
+    pd.DataFrame(ROWS).assign(accession=accession).to_csv(table, index=False)
+    assert read(table, "sick", "binary")["accession"].fillna("").tolist() == accession

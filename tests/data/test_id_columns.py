@@ -24,7 +24,7 @@ def read(values, **options):
         ("12:30:00", "a time of day"),
         *((value, "an error of a spreadsheet") for value in ("#N/A", "#REF!", "#DIV/0!", "#NAME?", "#WERT!", "######")),
         *((value, "a number cut to 15 digits") for value in ("123456789012345000", "1234567890123450")),
-        *((value, "which names nothing") for value in ("NA", "None", "null", "nan", "N/A")),
+        *((value, "which names nothing") for value in ("NA", "None", "null", "nan", "N/A", "-", "--", "?")),
         ("", "is empty"), (" \u00a0", "is empty"), (None, "is empty"),
     ],
 )  # fmt: skip

@@ -27,6 +27,16 @@ def test_words_numbers_quarters_and_what_is_missing():
     assert skewed.notna().all() and "nan" not in " ".join(skewed.cat.categories)
 
 
+@pytest.mark.parametrize("centres", [[1234567, 1234568], [0.1234567, 0.1234568], [20240101, 20240102, None]])
+def test_long_numbers_are_parts_of_their_own(centres):
+    assert subgroups(centres).tolist() == [str(centre) if centre else "(missing)" for centre in centres]
+
+
+@pytest.mark.parametrize("numbers", [20_240_101 + np.arange(40), 1 + 1e-8 * np.arange(40), 1e15 * np.arange(1, 41)])
+def test_quarters_of_long_numbers_have_different_names(numbers):
+    assert subgroups(numbers).value_counts().tolist() == [10] * 4
+
+
 def made():
     rng = np.random.default_rng(0)
     target = (rng.random(300) < 0.4).astype(float)

@@ -40,6 +40,12 @@ def test_numbers_stay_numbers_and_missing_values_are_empty():
     assert cells == ["-1.5", "-0.5", "-3", "True", "", "", "", "", "-7"]
 
 
+@pytest.mark.parametrize("number", [1234567890.0, 202401011234.0, 123456789012345.0, np.float64(-9876543210), 1e14])
+def test_whole_numbers_keep_all_digits(number):
+    """A column of ids with one gap is a column of floats."""
+    assert table_text(["id"], [{"id": number}]) == f"id\n{int(number)}\n"
+
+
 def test_names_that_are_not_utf8_stay_if_asked(tmp_path):
     rows = [{"path": "./a\udcff.png"}]
     assert table_text(["path"], rows, raw_bytes=True) == "path\n./a\udcff.png\n"
