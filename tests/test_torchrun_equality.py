@@ -23,22 +23,28 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 20
 COMMON = {"num_workers": 0, "device": "cpu", "precision": "fp32"}
+# Runs a script that logs every step, in float64: in float32, batch norms over a few values amplify the rounding of sums
+# over processes from step to step, until it hides what is compared here.
 LOGGED = """
 import runpy, sys
 sys.path.insert(0, {root!r})
-from training.fit import Fit
-begin = Fit.__init__
-def every_step(self, *values, **named):
+import torch
+from training import fit
+def log_every_step(self, *values, begin=fit.Fit.__init__, **named):
     begin(self, *values, **named)
     self.log_every = 1
-Fit.__init__ = every_step
+def begin_in_double(self, objective, settings, begin=fit._Loop.__init__):
+    begin(self, objective.double(), settings)
+torch.Tensor.float = torch.Tensor.double
+fit.Fit.__init__ = log_every_step
+fit._Loop.__init__ = begin_in_double
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def run(script: str, out: Path, flags: dict, processes: int) -> None:
-    """A script that logs every step, in one process or by torchrun."""
+    """A script that logs every step in float64, in one process or by torchrun."""
     driver = out.with_suffix(".py")
     driver.write_text(LOGGED.format(root=str(ROOT)))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -103,7 +109,7 @@ def assert_predicts(loaded, table, predict, expected, root: Path) -> None:
     preprocessing = Preprocessing.from_dict(loaded.preprocessor)
     loaded.model.normalise = preprocessing.normalise
     images = torch.stack([preprocessing(load_radiograph(root / path)) for path in table["path"]])
-    np.testing.assert_allclose(predict(loaded.model.eval(), images), expected, atol=1e-5)
+    np.testing.assert_allclose(predict(loaded.model.eval(), images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_region_guided_classifier(fracatlas, tmp_path):
@@ -125,7 +131,7 @@ def test_bone_age(tmp_path):
     release = phantom_release(tmp_path / "release", "rsna_bone_age", 50)
     flags = COMMON | {
         "data_root": release, "backbone": "none:resnet18", "input_size": 32, "batch_size": 8, "accum_iter": 2,
-        "epochs": 4, "no-verbose": "", "no-settle": "",
+        "epochs": 6, "no-verbose": "", "no-settle": "",
     }  # fmt: skip
     one, two = both(tmp_path, "scripts/train_bone_age.py", flags, "output_dir")
     assert_equal_logs(*(out / "training" / "fold0" for out in (one, two)))
@@ -139,7 +145,7 @@ def test_bone_age(tmp_path):
 def test_dino(fracatlas, tmp_path):
     held_out = sorted((fracatlas / "images").rglob("*.jpg"))[::10]
     flags = COMMON | {
-        "data_path": fracatlas, "val_path": tuple(held_out), "arch": "resnet18", "global_size": 64, "local_size": 32,
+        "data_path": fracatlas, "val_path": tuple(held_out), "arch": "resnet18", "global_size": 48, "local_size": 24,
         "local_crops_number": 2, "out_dim": 40, "head_width": 24, "use_bn_in_head": True, "epochs": 4, "max_steps": 20,
         "lr": 0.02, "freeze_last_layer": 1, "panel_freq": 1, "strict_fp32": "", "optimizer": "sgd",
     }  # fmt: skip
