@@ -72,7 +72,8 @@ def _advice(error: OSError) -> str:
         if not os.path.isdir(error.filename):
             return "it is not a folder"
     if error.errno == errno.ENOSPC and isinstance(error.filename, (str, bytes)):
-        if lacks_inodes(os.path.dirname(os.path.abspath(error.filename))):
+        path = os.path.abspath(error.filename)
+        if lacks_inodes(path if os.path.isdir(path) else os.path.dirname(path)):
             return NO_INODES
     return _ADVICE[error.errno]
 
