@@ -7,7 +7,7 @@ better; as timm does, it is read by default. Names of the sets are those of timm
 
 from torch import Tensor
 
-from training.files import printable
+from models.weight_names import first_names
 
 SETS = ("ema", "raw")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict", "ema", "teacher")
@@ -107,7 +107,7 @@ def _without_prefixes(state: dict[str, Tensor], notes: list[str]) -> dict[str, T
         if not inner or (others and (prefix != "model." or _pair(state) or len(inner) <= len(others))):
             continue
         if others:
-            notes.append(f"left out {len(others)} tensors outside {prefix.rstrip('.')} ({_shown(others)})")
+            notes.append(f"left out {len(others)} tensors outside {prefix.rstrip('.')} ({first_names(others)})")
         state = inner
     return state
 
@@ -137,7 +137,3 @@ def _inner_network(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
         if inner:
             return inner
     return state
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(printable(name[:60]) for name in names[:3]) + ", ..." * (len(names) > 3)
