@@ -40,10 +40,10 @@ def markdown(value) -> str:
 
 
 def shortened(value) -> str:
-    """A value in which an absolute path tells nothing of this machine: relative to the working folder where it is
-    below it, else its last two parts. It may follow `@`, `=` or `:`, as in a backbone's name.
+    """A value whose absolute path is made relative to the working folder, or shortened to its last two parts.
 
-    Pages and model folders travel further than the folders of whoever made them.
+    The path may follow `@`, `=` or `:`, as in the name of a backbone. Pages and model folders are shared, and absolute
+    paths would reveal how this machine is organised.
     """
     text = os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
     return _ABSOLUTE.sub(lambda match: match[1] + _short_path(Path(match[2])), text)
