@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.backbone_names import source_hash
 from models.checkpoint_sets import take_weights
 
 STATE = {"patch_embed.weight": torch.ones(2), "blocks.0.bias": torch.ones(1)}
@@ -80,3 +81,15 @@ def test_what_cannot_be_chosen_is_said():
 def test_the_query_encoder_of_moco_is_named():
     found, notes = take_weights({"state_dict": prefixed("encoder_q.") | prefixed("encoder_k.", AVERAGE)})
     assert same(found, STATE) and "encoder_q" in notes[0]
+
+
+def test_results_of_the_two_sets_are_kept_apart_wherever_the_file_lies(tmp_path):
+    """`source_hash` decides whether finished folds, features and predictions belong to the same weights."""
+    places = [tmp_path / "a" / "w.pth", tmp_path / "b" / "w.pth"]
+    for place in places:
+        place.parent.mkdir()
+        torch.save({"model": {"x": torch.zeros(1)}, "model_ema": {"x": torch.ones(1)}}, tmp_path / "w.pth")
+        place.write_bytes((tmp_path / "w.pth").read_bytes())
+    averaged, raw = ({source_hash(str(place), weights) for place in places} for weights in ("ema", "raw"))
+    assert len(averaged) == len(raw) == 1 and averaged.isdisjoint(raw)
+    assert source_hash("none:resnet18", "ema") == source_hash("none:resnet18")
