@@ -16,6 +16,7 @@ import pandas as pd
 
 from data.table_files import MARKS, SHEET_ERROR, missing_words, refuse
 from training.files import printable
+from training.text import HIDDEN
 
 _MONTHS = (
     "jan feb mar apr may jun jul aug sep sept oct nov dec jän mär mrz mai okt dez janv févr mars avr juin juil août "
@@ -40,7 +41,6 @@ _REMEDY = (
     "each id if they are meant so"
 )
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u2800\u3164\uffa0")  # letters without a shape
 
 
 def ids(
@@ -60,7 +60,7 @@ def ids(
         refuse(table, column, values, empty, "is empty")
     wrong = (missing_words(values) | values.isin(MARKS)) & ~empty
     refuse(table, column, values, wrong, "is {!r}, which names nothing; leave the cell empty, or use another id")
-    deceptive = values.isin([text for text in set(values) if _is_deceptive(text)])
+    deceptive = values.isin([text for text in set(values) if HIDDEN.search(text)])
     if deceptive.any():
         refuse(table, column, values.map(ascii), deceptive, "is {}, with an invisible character; remove it")
     refuse_damaged(table, column, values)
@@ -87,7 +87,7 @@ def id_key(text: str) -> str:
     if text.isascii() and text.isalnum():
         return text.lstrip("0") or "0" if text.isdecimal() else text
     if not text.isascii():
-        text = "".join(character for character in text if character.isspace() or not _is_hidden(character))
+        text = "".join(character for character in text if character.isspace() or not HIDDEN.match(character))
     key = " ".join(unicodedata.normalize("NFKC", text.translate(_DASHES)).split())
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
@@ -98,21 +98,6 @@ def clean_text(value: object) -> str:
         return ""
     text = str(value).strip()
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def _is_deceptive(text: str) -> bool:
-    """Whether a text holds control characters, zero-width or other invisible ones."""
-    if text.isascii() and text.isprintable():
-        return False
-    return any(map(_is_hidden, text))
-
-
-def _is_hidden(character: str) -> bool:
-    return (
-        unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-        or character in _BLANK
-        or 0xFE00 <= ord(character) <= 0xFE0F
-    )
 
 
 def _cut_numbers(values: pd.Series) -> pd.Series:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from training.files import printable, sha256_of, write_text
 from training.os_errors import is_exhausted, meaning_of
+from training.tables import line_text
 
 COLUMNS = ("path", "size_bytes", "sha256")
 CHUNK = 16  # files handed to a thread at once
@@ -60,13 +61,9 @@ def name_below(path: Path, folder: str) -> str:
 
 def write_manifest(file: Path, content: Mapping[str, Entry]) -> None:
     """Write names and what they hold, sorted by name; files that could not be read have no row."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(COLUMNS)
     readable = [(name, entry.size, entry.sha256) for name, entry in sorted(content.items()) if not entry.error]
-    rows.writerows(readable)
-    rows.writerow(("", len(readable), _sum_of(text.getvalue())))
-    write_text(file, text.getvalue())
+    body = "".join(line_text(row, raw_bytes=True) for row in (COLUMNS, *readable))
+    write_text(file, body + line_text(("", len(readable), _sum_of(body))))
 
 
 def read_manifest(file: Path) -> dict[str, Entry]:

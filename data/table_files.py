@@ -18,7 +18,7 @@ import pandas as pd
 from openpyxl import load_workbook
 
 from data.listing import below
-from training.files import check_archive, printable
+from training.files import check_archive, printable, reason_of
 from training.tables import MOST_COLUMNS, checked_names, number_text, read_cells, require_names
 
 MOST_CELLS = 5_000_000  # of an .xlsx sheet
@@ -104,8 +104,7 @@ def _read_workbook(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         rows = _sheet_cells(path)
     except Exception as error:  # no workbook, damaged, too large: the parser raises a dozen types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{printable(path)}: not a readable table ({reason[:300]})") from None
+        raise ValueError(f"{printable(path)}: not a readable table ({reason_of(error)})") from None
     if not rows:
         return [], []
     width = max(map(len, rows))

@@ -11,6 +11,8 @@ All methods see the same visible patches and are scored on the same hidden pixel
 
 import numpy as np
 
+from training.progress import steps
+
 
 def hidden_pixels(hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
     """[N] or [B, N] patch flags (1 = hidden) -> the same per pixel, [h, w] or [B, h, w], bool."""
@@ -85,7 +87,7 @@ def reconstruction_errors(
 
     N, errors = mae.config.patches, {}
     groups = np.array_split(np.arange(len(pixels)), min(masks, len(pixels)))
-    for k, group in enumerate(groups):
+    for k, group in enumerate(steps(groups, "reconstruction", "mask")):
         noise = torch.from_numpy(np.random.default_rng([seed, k]).random(N, dtype=np.float32)).to(device)
         with torch.no_grad():
             images = preprocessing.normalise(torch.from_numpy(pixels[group])[:, None].to(device))

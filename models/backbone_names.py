@@ -65,8 +65,8 @@ def source_hash(name: str, weights: str = "ema") -> str:
     from training.run import short_hash
 
     source = find(name)
-    weights = source.weights
-    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights and weights.is_dir() else [weights]
+    path = source.weights
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path]
     alias = {k: v for k, v in dataclasses.asdict(source.alias).items() if k != "weights"} if source.alias else None
     chosen = [] if weights == "ema" else [weights]
     return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias, *chosen])

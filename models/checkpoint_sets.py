@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from training.files import printable
+from models.weight_names import first_names
 
 SETS = ("ema", "raw")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "model_ema_state_dict", "ema", "teacher")
@@ -54,7 +54,7 @@ def _outer_set(content: dict, weights: str, notes: list[str]) -> dict:
         ema, raw = raw, _LIGHTNING_RAW
     key = _choose(ema, raw, weights, notes)
     if unread := [name for name in _averages(content) if name.split(".")[0] not in (ema, raw)]:
-        notes.append(f"averaged weights in {', '.join(map(_short, unread[:3]))} are not read")
+        notes.append(f"averaged weights in {first_names(unread)} are not read")
     return content if key is None else _innermost(content[key])
 
 
@@ -124,7 +124,7 @@ def _without_prefixes(state: dict[str, Tensor], notes: list[str]) -> dict[str, T
         if not inner or (others and (prefix != "model." or _pair(state) or len(inner) <= len(others))):
             continue
         if others:
-            notes.append(f"left out {len(others)} tensors outside {prefix.rstrip('.')} ({_shown(others)})")
+            notes.append(f"left out {len(others)} tensors outside {prefix.rstrip('.')} ({first_names(others)})")
         state = inner
     return state
 
@@ -155,14 +155,7 @@ def _inner_network(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
             others = [key for key in state if not key.startswith((prefix, "encoder_k."))]
             twice = [key for key in others if key.split(".", 1)[-1] in inner]
             if twice:
-                notes.append(f"took the tensors of {prefix.rstrip('.')}, not those of the same names ({_shown(twice)})")
+                taken = prefix.rstrip(".")
+                notes.append(f"took the tensors of {taken}, not those of the same names ({first_names(twice)})")
             return inner
     return state
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(map(_short, names[:3])) + ", ..." * (len(names) > 3)
-
-
-def _short(name: str) -> str:
-    return printable(name[:60])

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from models.mae import MAEConfig
+from models.weight_names import first_names
 from training.files import printable
 
 ANTIALIASED = "antialiased_positions"  # in a config: positions are resampled as DINO does, see `resize_positions`
@@ -217,7 +218,7 @@ def _check_sizes(state: dict[str, Tensor], config: MAEConfig) -> None:
         if key in state and not state[key].is_floating_point():
             raise ValueError(f"{key} is {str(state[key].dtype).removeprefix('torch.')} instead of float32")
     if missing := [key for key in expected if key not in state]:
-        raise ValueError(f"lacks {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}")
+        raise ValueError(f"lacks {first_names(missing)}")
 
 
 def _block_shapes(state: dict[str, Tensor], prefix: str, depth: int, dim: int) -> dict[str, tuple[int, int]]:

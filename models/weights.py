@@ -26,7 +26,7 @@ from models.mae import MAEConfig, MaskedAutoencoder
 from models.mae_architecture import ANTIALIASED, mae_architecture
 from models.pickled import ALLOWED
 from models.vit import ViT, resize_positions
-from models.weight_names import WEIGHT_ENDINGS, WEIGHT_FILES, is_weight_file
+from models.weight_names import WEIGHT_ENDINGS, WEIGHT_FILES, first_names, is_weight_file
 from training.files import atomic, check_archive, open_unchanged, printable, read_small, readable, reason_of, write_text
 from training.plain_values import check_plain
 from training.preprocessor_facts import check_preprocessor
@@ -134,7 +134,7 @@ def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
     if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(
             f"{path}: NaN, or values that are infinite in float32, in {len(broken)} of {len(state)} tensors "
-            f"({_shown(broken)}): the training diverged, or the file is damaged"
+            f"({first_names(broken)}): the training diverged, or the file is damaged"
         )
     model.load_state_dict(state)
     return matched
@@ -155,7 +155,7 @@ def check_tensors(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
     }
     matched = len(wanted) - len(wrong["missing"]) - len(misshapen) - len(mistyped)
     if any(wrong.values()):
-        lists = "; ".join(f"{len(keys)} {name} ({_shown(keys)})" for name, keys in wrong.items() if keys)
+        lists = "; ".join(f"{len(keys)} {name} ({first_names(keys)})" for name, keys in wrong.items() if keys)
         raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {lists}")
     return f"{matched}/{len(wanted)}"
 
@@ -169,10 +169,6 @@ def _may_become(stored: torch.dtype, wanted: torch.dtype) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(printable(name[:200]) for name in names[:3]) + ", ..." * (len(names) > 3)
 
 
 def read_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
@@ -245,12 +241,10 @@ def check_claims(state: dict[str, Tensor], path: str | Path) -> None:
     Each must fit its storage. Tensors that share one are counted one by one: in a network each has its own memory.
     """
     for key, tensor in state.items():
-        plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
-            shown = printable(key[:200])
-            raise ValueError(
-                f"{path}: {shown} of {tuple(tensor.shape)} is no plain tensor that the file holds completely"
-            )
+        dense = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+        if not dense or tensor.device.type != "cpu" or tensor.nbytes > tensor.untyped_storage().nbytes():
+            shape = "" if tensor.is_nested else f" of {tuple(tensor.shape)}"
+            raise ValueError(f"{path}: {printable(key[:200])}{shape} is no plain tensor that the file holds completely")
     stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
     total, held = sum(tensor.nbytes for tensor in state.values()), sum(stored.values())
     if total > max(_SHARED * held, _SMALL_SHARED):
@@ -306,7 +300,7 @@ def _read_safetensors(stream: BinaryIO, file: Path) -> dict[str, Tensor]:
 def _read_pickle(stream: BinaryIO, file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the restricted reader knows the later ones
+            warnings.simplefilter("ignore")  # about tensors that are refused or left out, and later protocols of pickle
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

@@ -46,13 +46,15 @@ def main(config: Config) -> int:
     from data.audit import audit
     from data.manifest import read_manifest
     from data.radiograph import passed_over_message
-    from training.files import printable
+    from training.files import check_output, printable
 
     if config.num_workers < 0:
         raise ValueError(f"--num_workers {config.num_workers} is out of range")
     for file in (config.report, config.manifest):
         if file is not None and not file.parent.is_dir():
             raise FileNotFoundError(f"{printable(file)}: there is no such folder to write it into")
+        if file is not None:
+            check_output(file)
     known = read_manifest(config.manifest) if config.manifest is not None and config.manifest.exists() else None
     passed_over = {}
     paths, wrong = listed(config.in_dirs, config.recursive, passed_over)

@@ -48,13 +48,14 @@ def main(config: Config) -> int:
     """Look, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
     from training.device import choose_device, prepare_device
+    from training.files import make_folder
 
     device = choose_device(config.device)
     prepare_device(device)
     sources = find_sources(config)
     looker = Looker(config, device)
     say(looker.report)
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     rows, cards, failed = [], [], []
     for stem, path, scaled, maps, told in looked(config, looker, sources, failed):
         row, card = drawn(config, looker, stem, path, scaled, maps, told, len(rows), len(sources))

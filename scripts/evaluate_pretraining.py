@@ -54,13 +54,13 @@ def main(config: Config) -> int:
         if unknown:
             raise ValueError(f"--{name} {unknown[0]!r}: choose {', '.join(choices)}")
     from evaluation.pretraining import markdown, summary
-    from training.files import write_text
+    from training.files import make_folder, write_text
     from training.tables import write_table
     from training.text import shortened
 
-    study = Study(config)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    study = Study(config)
     for part in config.parts:
         getattr(study, part)()
         table = study.table()

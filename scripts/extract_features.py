@@ -52,6 +52,7 @@ def main(config: Config) -> int:
     from data.radiograph import list_radiographs, passed_over_message
     from models.backbones import build_backbone
     from training.device import choose_device, prepare_device
+    from training.files import check_output, make_folder
 
     device = choose_device(config.device)
     prepare_device(device)
@@ -60,6 +61,8 @@ def main(config: Config) -> int:
     known = backbone.preprocessing
     preprocessing = Preprocessing.of(known, backbone.input_size)
     say(backbone.report)
+    make_folder(config.out.parent)
+    check_output(config.out)
     if not known:
         say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
     passed_over = {}
@@ -153,7 +156,6 @@ def write_features(out: Path, arrays: dict) -> None:
         columns = {f"{name}_{i}": values[:, i] for name, values in arrays.items() if name != "path"
                    for i in range(values.shape[1])}  # fmt: skip
         pd.DataFrame({"path": arrays["path"]} | columns).to_parquet(buffer, index=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out, expected=buffer.tell()) as file:
         file.write(buffer.getbuffer())
 
@@ -181,7 +183,6 @@ def write_failed(config: Config, failed: list[dict]) -> None:
 
     path = beside(config.out, "failed.csv")
     if failed:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, ["path", "reason", "detail"], failed)
     else:
         path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from training.progress import bar, say
 
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
 LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
+PICTURES = (".png", ".jpg", ".jpeg")
 CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
 
 
@@ -59,6 +60,13 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
+
+
+def picture_name(text: str) -> Path:
+    """Argument type: the name of a picture to write."""
+    if Path(text).suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(PICTURES)}")
+    return Path(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -98,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
     add(
         "--sheet",
-        type=Path,
+        type=picture_name,
         default=None,
         metavar="FILE.png",
         help="also write a contact sheet of the first 24, lesions outlined below",
@@ -124,26 +132,26 @@ def main() -> None:
     from data.phantom_layouts import WRITERS, fit_plan
     from data.phantom_plan import Plan, phantoms
     from data.phantom_sheet import contact_sheet
+    from training.files import check_output, make_folder
 
     plan = Plan(
         args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction, field=args.field
     )
     kind = args.format or ("png16" if args.layout == "folder" else "jpeg")
     examples = []
-    try:
-        plan = fit_plan(args.layout, plan)
-        check_empty(args.out, args.overwrite)
-        with naming(args.out):
-            writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
-            for phantom in bar("phantoms", "radiograph")(phantoms(plan, args.n, args.workers), total=args.n):
-                writer.add(phantom)
-                if args.sheet and len(examples) < 24:
-                    examples.append(phantom)
-            writer.close()
-    except ValueError as error:
-        parser.error(str(error))
+    plan = fit_plan(args.layout, plan)
+    check_empty(args.out, args.overwrite)
     if args.sheet:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(args.sheet.parent)
+        check_output(args.sheet)
+    with naming(args.out):
+        writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
+        for phantom in bar("phantoms", "radiograph")(phantoms(plan, args.n, args.workers), total=args.n):
+            writer.add(phantom)
+            if args.sheet and len(examples) < 24:
+                examples.append(phantom)
+        writer.close()
+    if args.sheet:
         with naming(args.sheet):
             contact_sheet(examples).save(args.sheet)
     say(f"{args.n} radiographs in {args.out}{', and traps' if args.traps else ''}")

@@ -153,11 +153,11 @@ def inputs(c: Config):
 
 def prepare_output(c: Config):
     """The locked folder of the results, whose old results go; None without one."""
-    from training.files import lock_folder
+    from training.files import lock_folder, make_folder
 
     if c.output_dir is None:
         return None
-    c.output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(c.output_dir)
     lock = lock_folder(c.output_dir, "another run is writing into this folder; wait for it or give another one")
     there = [name for name in CONTENT if (c.output_dir / name).exists()]
     if there and not c.overwrite:

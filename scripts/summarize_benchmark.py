@@ -33,11 +33,12 @@ def main(config: Config) -> int:
     from evaluation.benchmark_runs import collect
     from evaluation.benchmark_tables import write_tables
     from evaluation.summary_page import missing_text, write_summary
+    from training.files import make_folder
 
     collection = collect(config.runs, config.backbones)
     shown = short_names(collection.backbones)
     rankings = [ranking(collection, setting) for setting in collection.settings]
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     files = write_tables(config.out, collection, rankings, shown)
     write_summary(config.out / "summary.html", collection, rankings, shown, files)
     for notice in [*missing_text(collection, shown), *collection.notices]:

@@ -72,9 +72,10 @@ def main(config: Config) -> int:
     from evaluation.region_report import write_region_report
     from evaluation.region_rule import combined_all
     from evaluation.region_tables import write_region_tables
+    from training.files import make_folder
 
     study = Study(config)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output_dir)
     study.read()
     study.look_for_leaks()
     study.find_regions()

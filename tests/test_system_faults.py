@@ -15,13 +15,22 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import zero_shot_heatmap
-from data import radiograph
+from data import audit, radiograph
 from data.loader import ordered_batches
 from data.manifest import fingerprints
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from scripts import check_data, convert_checkpoint, extract_features
-from training import cli
-from training.files import append_line, atomic, lock_folder, read_small, sha256_of, write_text
+from training import cli, files
+from training.files import (
+    append_line,
+    atomic,
+    check_output,
+    lock_folder,
+    make_folder,
+    read_small,
+    sha256_of,
+    write_text,
+)
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EMFILE ENFILE EACCES EPERM ESTALE EIO ENOTDIR EISDIR EBUSY "
@@ -237,6 +246,49 @@ def test_disks_that_take_no_file(disk, picture):
     out = subprocess.run([sys.executable, ROOT / "scripts" / "make_phantoms.py", "--out", folder / "set", "--n", "4",
                           "--size", "48"], capture_output=True, text=True)  # fmt: skip
     assert out.returncode == 2 and str(folder / "set") in out.stderr and "Traceback" not in out.stderr
+
+
+@pytest.mark.parametrize("kind", ["read-only", "a folder", "below a file", "too long"])
+def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, picture, tmp_path, monkeypatch):
+    """Reading a data set or computing features takes hours: what follows must not be refused then."""
+    if kind == "read-only":
+        monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse_to_write)
+    (tmp_path / "folder.npz").mkdir()
+    parent = {"below a file": bad["file"], "too long": bad["long"]}.get(kind, tmp_path)
+    file = parent / ("folder.npz" if kind == "a folder" else "report.npz")
+    worked = []
+    monkeypatch.setattr(audit, "audit", lambda *_, **__: worked.append("reading"))
+    monkeypatch.setattr(extract_features, "computed", lambda *_: worked.append("features"))
+    common = ("--in_dirs", picture.parent, "--num_workers", 0)
+    for done in (
+        script(check_data, *common, "--report", file),
+        script(check_data, *common, "--manifest", file),
+        script(extract_features, *common, "--model_path", "none:test_vit", "--input_size", 160, "--out", file),
+    ):
+        assert done.returncode == 2 and "Traceback" not in done.stderr and worked == [], done.stderr
+        named = file if kind == "a folder" else parent
+        assert str(named) in done.stderr and "tmp" + "." not in done.stderr
+
+
+def refuse_to_write(dir):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"{dir}/tmp.1")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch, number):
+    make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+    def fail(dir):
+        raise OSError(number, os.strerror(number), f"{dir}/tmp.1")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
+    with pytest.raises(OSError) as refused:
+        make_folder(tmp_path)
+    assert refused.value.errno == number and refused.value.filename == str(tmp_path)
+    with pytest.raises(OSError) as refused:
+        check_output(tmp_path / "file.csv")
+    assert refused.value.filename == str(tmp_path / "file.csv")
 
 
 LIMITED = {

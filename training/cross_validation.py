@@ -71,11 +71,12 @@ class CrossValidation:
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
         from training import distributed
+        from training.files import make_folder
         from training.signals import EXIT_STOPPED
 
         self.check_flags()
         distributed.from_main(self.check_weights)
-        distributed.from_main(lambda: self.out.mkdir(parents=True, exist_ok=True))
+        distributed.from_main(lambda: make_folder(self.out))
         distributed.require_shared(self.out, self.out_flag)
         self.records, self.task, notices, self.root = distributed.from_main(self.read)
         self.records, self.splits, self.hashes, told = distributed.from_main(self.make_splits)

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import unicodedata
@@ -103,6 +104,28 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expecte
             first.filename2 = None
         if first is not error:
             raise first from None
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of results, with its parents. OSError names one that takes no file, before hours of work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _try_to_write(folder, folder)
+
+
+def check_output(file: Path) -> None:
+    """OSError that names a file of results which cannot be written, before hours of work."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(file).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    _try_to_write(file.parent, file)
+
+
+def _try_to_write(folder: Path, named: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        error.filename = str(named)  # the temporary file is nothing a user knows
         raise
 
 

@@ -1,11 +1,11 @@
-"""Errors of the operating system as sentences: which path, what is wrong, and what helps."""
+"""Errors of the operating system as sentences: the path, the problem, and a remedy."""
 
 import contextlib
 import errno
 import os
 from collections.abc import Iterator
 
-# What the operating system may refuse, and what helps; every other number is a defect of the program.
+# Errors that a user can cause and the remedy, if there is one; every other number is a defect of the program.
 _ADVICE = {
     errno.ENOENT: "",
     errno.EEXIST: "",
@@ -49,7 +49,7 @@ NO_INODES = "the file system has no inodes left for another file"
 
 
 def sentence_of(error: OSError) -> str | None:
-    """ "PATH: what is wrong; what helps", or None for a defect of the program."""
+    """The path, the problem and the remedy in one sentence, or None for a defect of the program."""
     if type(error).__str__ is not OSError.__str__:  # one of our own classes, which say it all
         return str(error)
     if error.errno not in _ADVICE or (error.errno == errno.EINVAL and error.filename is None):
@@ -72,7 +72,8 @@ def _advice(error: OSError) -> str:
         if not os.path.isdir(error.filename):
             return "it is not a folder"
     if error.errno == errno.ENOSPC and isinstance(error.filename, (str, bytes)):
-        if lacks_inodes(os.path.dirname(os.path.abspath(error.filename))):
+        path = os.path.abspath(error.filename)
+        if lacks_inodes(path if os.path.isdir(path) else os.path.dirname(path)):
             return NO_INODES
     return _ADVICE[error.errno]
 

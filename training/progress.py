@@ -1,7 +1,6 @@
 """What a script says while it works: sentences and progress bars, from the main process alone."""
 
 import contextlib
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
@@ -60,7 +59,6 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
     if total is None and items is not None:
         total = len(items) if hasattr(items, "__len__") else None
     log = not sys.stderr.isatty()
-    in_worker = multiprocessing.parent_process() is not None
     return tqdm(
         items,
         total=total,
@@ -70,7 +68,7 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
         leave=log,
         delay=delay,
         dynamic_ncols=True,
-        disable=total == 0 or _bars is False or in_worker or not _is_main(),
+        disable=total == 0 or _bars is False or _in_worker() or not _is_main(),
         file=bar_stream(),
     )
 
@@ -79,6 +77,12 @@ def bar_stream():
     """Where a bar is drawn: standard error, where it may move the cursor; in a log file every state is a line."""
     stream = sys.stderr.raw if isinstance(sys.stderr, Stream) else sys.stderr
     return stream if sys.stderr.isatty() else _Lines(stream)
+
+
+def _in_worker() -> bool:
+    """Whether this is a loader process; without importing multiprocessing, which would slow down every `--help`."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 def _is_main() -> bool:

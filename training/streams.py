@@ -15,8 +15,8 @@ from training.text import visible
 class Stream:
     """A text stream for people. Hidden characters are escaped; what cannot be written is dropped.
 
-    A script's results are files, so it goes on when the reader of its messages has gone (`| head -1`, a terminal that
-    was closed, a full disk under a log).
+    The results of a script are files, so it continues when nobody reads its messages any longer (`| head -1`, a closed
+    terminal, a full disk under a log).
     """
 
     def __init__(self, stream: TextIO, raw: bool = False):
@@ -64,7 +64,7 @@ class Stream:
             self._stream = io.StringIO()
             return
         if number == 1 and getattr(error, "errno", None) not in (errno.EPIPE, None):
-            message = f"standard output cannot be written ({error.strerror}); the script goes on without it"
+            message = f"standard output cannot be written ({error.strerror}); the script continues without it"
             print(message, file=sys.stderr)
 
 

@@ -9,13 +9,14 @@ import os
 import re
 from pathlib import Path
 
-# Unicode's categories Cc, Cf, Cs, Zl and Zp (controls, format characters such as bidirectional overrides, surrogates,
-# line and paragraph separators), and the letters and variation selectors that are displayed as nothing.
+# Unicode's categories Cc, Cf, Co, Cs, Zl and Zp (controls, format characters such as bidirectional overrides, private
+# use, surrogates, line and paragraph separators), and the letters, symbols and variation selectors that are displayed
+# as nothing.
 HIDDEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
-    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
     "]"
 )
 _ABSOLUTE = re.compile(r"(^|[@=:])(/(?!/).*)$", re.DOTALL)
@@ -25,7 +26,7 @@ _MARKDOWN = re.compile(r"[\\`*<>|&~$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 def escaped(text: str, keep: str = "") -> str:
     """`text` with its hidden characters escaped as in Python, except those in `keep`."""
-    return HIDDEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+    return HIDDEN.sub(lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text)
 
 
 def visible(text: str) -> str:
@@ -39,10 +40,10 @@ def markdown(value) -> str:
 
 
 def shortened(value) -> str:
-    """A value in which an absolute path tells nothing of this machine: relative to the working folder where it is
-    below it, else its last two parts. It may follow `@`, `=` or `:`, as in a backbone's name.
+    """A value whose absolute path is made relative to the working folder, or shortened to its last two parts.
 
-    Pages and model folders travel further than the folders of whoever made them.
+    The path may follow `@`, `=` or `:`, as in the name of a backbone. Pages and model folders are shared, and absolute
+    paths would reveal how this machine is organised.
     """
     text = os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
     return _ABSOLUTE.sub(lambda match: match[1] + _short_path(Path(match[2])), text)

@@ -89,7 +89,9 @@ def test_composed_and_decomposed_letters_are_one_id():
     assert values[0] != values[1] and read(values).tolist() == [name, name]
 
 
-@pytest.mark.parametrize("sign", ["\u200b", "\x00", "\u202e", "\u00ad", "\u2060", "\ufe0f", "\u3164", "\x1b"])
+@pytest.mark.parametrize(
+    "sign", ["\u200b", "\x00", "\u202e", "\u00ad", "\u2060", "\ufe0f", "\u3164", "\x1b", "\u2800", "\uf8ff"]
+)
 def test_invisible_characters_are_refused(sign):
     with pytest.raises(ValueError, match=r"row 3: who is 'p\\(x|u).*7', with an invisible character; remove it"):
         read(["p7", f"p{sign}7"])

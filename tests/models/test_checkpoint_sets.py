@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.backbone_names import source_hash
 from models.checkpoint_sets import take_weights
 
 STATE = {"patch_embed.weight": torch.ones(2), "blocks.0.bias": torch.ones(1)}
@@ -108,3 +109,15 @@ def test_optimizers_and_ema_settings_are_no_second_set():
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}}
     assert not take_weights({"model": STATE, "optimizer": optimizer, "ema_decay": torch.tensor(0.9)})[1]
     assert len(take_weights({"model": STATE, "ema": {"decay": 0.9, "shadow": AVERAGE}})[1]) == 1
+
+
+def test_results_of_the_two_sets_are_kept_apart_wherever_the_file_lies(tmp_path):
+    """`source_hash` decides whether finished folds, features and predictions belong to the same weights."""
+    places = [tmp_path / "a" / "w.pth", tmp_path / "b" / "w.pth"]
+    for place in places:
+        place.parent.mkdir()
+        torch.save({"model": {"x": torch.zeros(1)}, "model_ema": {"x": torch.ones(1)}}, tmp_path / "w.pth")
+        place.write_bytes((tmp_path / "w.pth").read_bytes())
+    averaged, raw = ({source_hash(str(place), weights) for place in places} for weights in ("ema", "raw"))
+    assert len(averaged) == len(raw) == 1 and averaged.isdisjoint(raw)
+    assert source_hash("none:resnet18", "ema") == source_hash("none:resnet18")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,30 @@ def test_only_tensors_and_plain_values_are_kept(name):
 def test_keys_are_held_to_the_list():
     with pytest.raises(ValueError, match="a key of a is a builtins.type"):
         check_plain({"a": {int: 3}}, "w.pth")
+
+
+TENSORS = {
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+    "sparse": lambda: torch.zeros(3, 3).to_sparse(),
+    "rows": lambda: torch.zeros(3, 3).to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8),
+    "without memory": lambda: torch.zeros(3, device="meta"),
+    "expanded": lambda: torch.zeros(1).expand(1000, 1000),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("read", [load_mae, load_encoder, build_backbone])
+def test_tensors_that_are_no_arrays_are_refused_in_one_sentence(folders, read, kind, tmp_path):
+    save_facebook(load_mae(folders["mae"]).model, tmp_path, PREPROCESSOR, "card")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    content["model"]["cls_token"] = TENSORS[kind]()
+    torch.save(content, tmp_path / "w.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="w.pth: cls_token.* is no plain tensor that the file holds completely"):
+            read(tmp_path / "w.pth")
 
 
 def test_nesting_costs_nothing():

@@ -41,11 +41,12 @@ def evaluate(folder, out, *more):
     )  # fmt: skip
 
 
-def test_every_part_has_figures_with_baselines(folder, tmp_path):
+def test_every_part_has_figures_with_baselines(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.progress.STEPS_SECONDS", 0)
     result = evaluate(folder, tmp_path / "evaluation_1")
     assert result.returncode == 0, result.stderr
-    stages = ("reading train", "error maps", "localisation", "linear probes of bone_age", "findings of test",
-              "dense probes")  # fmt: skip
+    stages = ("reading train", "reconstruction", "error maps", "localisation", "linear probes of bone_age",
+              "findings of test", "dense probes")  # fmt: skip
     assert all(f"{stage}: 100%" in result.stderr for stage in stages), result.stderr
     for start in evaluate_pretraining.STARTS:
         assert f"fine-tuning bone_age, 6 labels, {start}: 4 steps" in result.stdout

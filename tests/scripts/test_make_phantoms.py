@@ -279,6 +279,25 @@ def test_impossible_flags_are_refused(tmp_path, arguments):
     assert done.returncode == 2 and "error" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["sheet", "sheet.npy", "sheet.dcm", "sheet.png/x.png", "folder.png"])
+def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, name):
+    (tmp_path / "sheet.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    done = run("--out", tmp_path / "x", "--n", 1, "--size", 48, "--sheet", tmp_path / name)
+    assert done.returncode == 2 and name.partition("/")[0] in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_holds_files_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for out in (tmp_path, tmp_path / "mine.txt"):
+        done = run("--out", out, "--n", 1, "--size", 48)
+        assert (
+            done.returncode == 2 and done.stderr.startswith(f"make_phantoms.py: {out} is ") and str(out) in done.stderr
+        )
+        assert done.stderr.count("\n") == 1
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import runpy, sys; sys.argv = ['make_phantoms.py', '--help']\n"

@@ -141,6 +141,15 @@ def test_workers_draw_no_bars(tmp_path):
     assert worker.exitcode == 0 and (tmp_path / "log").read_text() == ""
 
 
+def test_a_script_starts_without_multiprocessing():
+    """Its import would be a fifth of the time that `--help` takes."""
+    code = "import sys, training.cli; print('multiprocessing' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_only_rank_0_speaks(monkeypatch, capsys):
     from training import distributed
 

@@ -11,7 +11,7 @@ from training.text import escaped, markdown, visible
 
 
 def test_every_character_that_hides_something_is_escaped():
-    categories = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    categories = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
     hidden = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in categories]
     assert [f"{ord(c):x}" for c in hidden if not escaped(c).isascii()] == []
     assert {"\n", "\t"} == {c for c in hidden if visible(c) == c}
@@ -24,7 +24,9 @@ def test_what_can_be_read_stays(text):
     assert escaped(text) == visible(text) == printable(text) == text
 
 
-@pytest.mark.parametrize("text", ["\x1b[1m", "a\u202eb", "\ud800", "\udcff\udcfe", "\u200b", "\n\r\t", "\ufe0f"])
+@pytest.mark.parametrize(
+    "text", ["\x1b[1m", "a\u202eb", "\ud800", "\udcff\udcfe", "\u200b", "\n\r\t", "\ufe0f", "\u2800", "\ue000"]
+)
 def test_escaping_twice_is_escaping_once(text):
     assert escaped(text).isascii() and escaped(escaped(text)) == escaped(text)
 
