@@ -18,7 +18,8 @@ def stated_licence(checkpoint: str | Path) -> str | None:
 
     That is `license_name: ...` (or `license`, `licence`) between the two lines of dashes that it begins with, as on the
     Hub. The README.md beside a file counts only where there is a config.json too: in any other folder it tells of
-    something else. Cards of strangers: the first 8 KB are read, and only plain text counts.
+    something else. Cards of strangers: the first 8 KB are read, only plain text counts, and hidden characters are
+    escaped.
     """
     import yaml
 
@@ -38,7 +39,7 @@ def stated_licence(checkpoint: str | Path) -> str | None:
     facts = facts if isinstance(facts, dict) else {}
     found = [facts[key] for key in ("license_name", "license", "licence") if isinstance(facts.get(key), str)]
     found = [text for text in (" ".join(text.split()) for text in found) if text]
-    return found[0][:200] if found else None
+    return escaped(found[0][:200]) if found else None
 
 
 def backbone_licence(name: str) -> str | None:

@@ -507,7 +507,7 @@ def test_a_second_trainer_is_refused_before_it_writes_anything(radiographs, whol
         (["--num_workers", "-1"], "--num_workers -1"),
         (["--log_steps", "0"], "--log_steps 0: expected a number from 1"),
         (["--lr", "nan"], "--lr nan"),
-        (["--precision", "fp17"], "choose auto, fp32, bf16, fp16"),
+        (["--precision", "fp17"], "choose auto, fp32, tf32, bf16, fp16"),
         (["--device", "tpu"], "choose auto, cpu, cuda or cuda:N"),
         (["--device", "cuda:77"], r"this machine shows \d+ CUDA device"),
         (["--init_from", "{tmp}/nowhere"], "nowhere: no such checkpoint"),

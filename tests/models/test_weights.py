@@ -272,7 +272,7 @@ def test_card_holds_no_paths():
             None,
         ),
         ("---\nlicense: " + "x" * 9000 + "\n---\n", None),
-        ('---\nlicense: "a \\"quoted\\" \\x07 \\u2028name"\n---\n', 'a "quoted" \x07 name'),
+        ('---\nlicense: "a \\"quoted\\" \\x07 \\u2028name"\n---\n', 'a "quoted" \\x07 name'),
         ("", None),
     ],
 )
