@@ -134,12 +134,21 @@ def test_the_fast_cpu_path_is_float32():
 
 @pytest.fixture
 def tf32():
-    """(products, convolutions): whether torch computes float32 in TF32 on GPUs; restored afterwards."""
+    """(products, convolutions): whether torch computes float32 in TF32 on GPUs; restored afterwards.
+
+    The precision of CPUs, which other tests set, is taken back: with it, torch refuses to tell that of GPUs.
+    """
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
+    cpu = getattr(torch.backends.mkldnn, "matmul", None)
+    precision = getattr(cpu, "fp32_precision", None)
+    if precision is not None:
+        cpu.fp32_precision = "none"
     yield lambda: tuple(switch.allow_tf32 for switch in switches)
     for switch, value in zip(switches, before):
         switch.allow_tf32 = value
+    if precision is not None:
+        cpu.fp32_precision = precision
 
 
 def test_what_float32_means_on_a_gpu(gpus, monkeypatch, tf32):
