@@ -46,7 +46,7 @@ def audit(
     it is read, and new verdicts are appended as they come. progress: wraps a sequence, for example `tqdm`.
     Returns the good paths in the given order, and a table with the columns path, reason (a key of `REASONS`) and
     detail.
-    Raises RuntimeError if a worker process dies (killed, or out of memory).
+    Raises ChildProcessError if a worker process dies (killed, or out of memory).
     """
     paths = [Path(path) for path in paths]
     table = cache and FileTable(
@@ -197,7 +197,7 @@ def _flush(table: FileTable | None, pending: dict[tuple, Any]) -> None:
 def spread(function: Callable[[Path], object], paths: list[Path], workers: int) -> Iterator[Iterator]:
     """The results of `function` for each file in order, as they come, from this process or from `workers` others.
 
-    Raises RuntimeError if one of the processes dies.
+    Raises ChildProcessError if one of the processes dies.
     """
     if workers == 0:
         yield map(function, paths)
@@ -209,9 +209,9 @@ def spread(function: Callable[[Path], object], paths: list[Path], workers: int) 
         try:
             yield _in_order(pool, function, paths, 8 * workers)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 "a process of the audit died while decoding (killed, or out of memory); "
-                "run it with workers=0 to see at which file"
+                "--num_workers 0 shows at which file"
             ) from error
         except BaseException:
             for process in list((pool._processes or {}).values()):

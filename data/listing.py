@@ -1,6 +1,6 @@
 """Finding radiographs: folders, files and lists of files -> paths, each once, in the same order on every machine."""
 
-import csv
+import codecs
 import os
 import unicodedata
 from collections import Counter
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from training.files import printable
-from training.tables import checked_names, unescape
+from training.tables import read_cells, require_names
 
 EXTENSIONS = tuple(
     """
@@ -185,25 +185,20 @@ def named_files(source: Path) -> list[tuple[int, str]]:
     """(line, name) of every file that a .txt list (one a line) or a .csv list (column `image`) names.
 
     Windows line ends, a byte order mark, blank lines and blanks around a name do not matter. ValueError for a list that
-    is UTF-16, no file, or has no such column.
+    is UTF-16, no file, or no readable table with that column.
     """
     if not source.is_file():  # reading a pipe would wait for ever
         raise ValueError(f"{printable(source)}: a pipe or a device, not a list of files")
-    raw = source.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{printable(source)}: this list is UTF-16; save it as UTF-8")
-    lines = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").splitlines()
     if source.suffix.lower() == ".csv":
-        table = csv.DictReader(lines)
-        table.fieldnames = checked_names(source, table.fieldnames or [])
-        if "image" not in (table.fieldnames or []):
-            columns = ", ".join(table.fieldnames or []) or "none"
-            raise ValueError(f"{printable(source)}: this list has no column 'image'; its columns are: {columns}")
-        try:
-            named = [(table.line_num, unescape(row["image"] or "").strip()) for row in table]
-        except csv.Error as error:
-            raise ValueError(f"{printable(source)}: line {table.line_num} is no line of a table ({error})") from None
+        columns, rows = read_cells(source, raw_bytes=True, blank=True)
+        require_names(source, columns, ["image"])
+        place = columns.index("image")
+        named = [(number, row[place].strip()) for number, row in enumerate(rows, 2)]
     else:
+        raw = source.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{printable(source)}: this list is UTF-16; save it as UTF-8")
+        lines = raw.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()
         named = [(number, line.strip()) for number, line in enumerate(lines, 1)]
     return [(number, name) for number, name in named if name]
 

@@ -3,7 +3,10 @@
 Format: TIFF revision 6.0 (Adobe, 1992) and the BigTIFF extension of libtiff.
 """
 
+import json
+import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +17,7 @@ from data.radiograph import UnreadableRadiograph, choose_frame
 MOST_PAGES = 1000  # in a damaged file, the chain of directories can be as long as the file
 MOST_ENTRIES = 1024  # of a directory
 MOST_VALUES = 2**20  # of a tag: the offsets of all strips or tiles
+MOST_DESCRIBED = 2**16  # bytes of a description that are read
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 OLD_REDUCED = 2  # value of SubfileType
 
@@ -29,6 +33,7 @@ class Tag(IntEnum):
     COMPRESSION = 259
     PHOTOMETRIC = 262
     FILL_ORDER = 266
+    DESCRIPTION = 270
     STRIP_OFFSETS = 273
     ORIENTATION = 274
     SAMPLES = 277
@@ -48,7 +53,8 @@ class Tag(IntEnum):
 
 
 _KNOWN_TAGS = frozenset(Tag)
-_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by field type
+_TEXT = 2  # field type
+_LAYOUTS = {1: "B", _TEXT: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,25 @@ class Page:
         start = int.from_bytes(field, "little" if self.order == "<" else "big")
         return self.file.unpack(layout, start)
 
+    def described_pictures(self) -> int:
+        """How many pictures the directory holds by its description, at least 1.
+
+        ImageJ and tifffile can write a stack under one directory, which gives the size of a single picture.
+        """
+        text = bytes(self.values(Tag.DESCRIPTION)).rstrip(b"\0").decode("utf-8", "replace")
+        if text.startswith("ImageJ="):
+            count = re.search(r"^images=(\d{1,9})\s*$", text, re.MULTILINE)
+            return max(int(count[1]), 1) if count else 1
+        if not text.startswith('{"shape":'):
+            return 1
+        try:
+            shape = json.loads(text)["shape"]
+            samples = math.prod(map(int, shape))
+        except (ValueError, TypeError):  # a text of somebody else's
+            return 1
+        picture = self.value(Tag.WIDTH, 0) * self.value(Tag.HEIGHT, 0) * self.value(Tag.SAMPLES, 1)
+        return max(samples // picture, 1) if picture else 1
+
     def is_main(self) -> bool:
         """Whether this is no thumbnail and no transparency mask of another page."""
         if Tag.NEW_SUBFILE_TYPE in self:
@@ -111,6 +136,12 @@ def choose_page(path, stream: BinaryIO, frame: int | None) -> tuple[int, Page]:
     Raises UnreadableRadiograph for damaged directories, a frame that does not exist and several pages of equal rank.
     """
     pages = _read_pages(path, stream)
+    pictures = pages[0].described_pictures()
+    if len(pages) == 1 and pictures > 1:
+        if choose_frame(path, frame, pictures, source=" under one directory") > 0:
+            detail = "a stack under one directory, of which only frame 0 can be read; save the frame as a file of its own"
+            raise UnreadableRadiograph(path, "unsupported-tiff", detail)
+        return 0, pages[0]
     main = [number for number, page in enumerate(pages) if page.is_main()]
     index = choose_frame(path, frame, len(pages), main[0] if len(main) == 1 else None)
     page = pages[index]
@@ -151,9 +182,11 @@ def _read_directory(file: _File, start: int) -> tuple[dict[int, tuple[str, bytes
     table = file.read(first, count * struct.calcsize(entry_layout))
     entries = {}
     for tag, kind, number, field in struct.iter_unpack(entry_layout, table):
-        if tag not in _KNOWN_TAGS or kind not in _INTEGERS:
+        if tag not in _KNOWN_TAGS or kind not in _LAYOUTS or (kind == _TEXT) != (tag == Tag.DESCRIPTION):
             continue
+        if tag == Tag.DESCRIPTION:
+            number = min(number, MOST_DESCRIBED)
         if number > MOST_VALUES:
             raise UnreadableRadiograph(file.path, "damaged", f"a TIFF tag {tag} of {number} values")
-        entries[tag] = (f"{file.order}{number}{_INTEGERS[kind]}", field)
+        entries[tag] = (f"{file.order}{number}{_LAYOUTS[kind]}", field)
     return entries, file.unpack(f"{file.order}{'Q' if file.big else 'I'}", first + len(table))[0]

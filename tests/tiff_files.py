@@ -90,7 +90,7 @@ def page(
     bits: int | None = None,
     tags: dict[int, tuple[str, tuple[int, ...] | None]] | None = None,
 ) -> dict:
-    """A page of [H, W] or [H, W, S]. bits: of packed unsigned samples; tags: id -> (struct letter, values), at last."""
+    """A page of [H, W] or [H, W, S]. bits: of packed unsigned samples; tags: id -> (struct letter, or T for text; values)."""
     samples = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, count = samples.shape
     planes = [samples[..., s : s + 1] for s in range(count)] if separate else [samples]
@@ -128,12 +128,12 @@ def tiff(*pages: dict, order: str = "<", big: bool = False) -> bytes:
         entries = b""
         for tag, (letter, values) in sorted(described["tags"].items()):
             values = tuple(starts) if values is None else values
-            field = struct.pack(f"{order}{len(values)}{letter}", *values)
+            field = struct.pack(f"{order}{len(values)}{letter.replace('T', 'B')}", *values)
             if len(field) > struct.calcsize(offset):
                 place = len(content)
                 content += field + bytes(len(field) % 2)
                 field = struct.pack(f"{order}{offset}", place)
-            kind = {"B": 1, "H": 3, "I": 4, "Q": 16}[letter]
+            kind = {"B": 1, "T": 2, "H": 3, "I": 4, "Q": 16}[letter]
             entries += struct.pack(f"{order}HH{offset}", tag, kind, len(values))
             entries += field.ljust(struct.calcsize(offset), b"\0")
         start = len(content)

@@ -52,7 +52,8 @@ def steps(items: Iterable, title: str, unit: str = "step", total: int | None = N
 def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0, items: Iterable | None = None):
     """A bar (`tqdm.tqdm`) that the caller moves with `update(n)` and closes; it moves by itself with `items`.
 
-    In a log file it is a line every `LOG_SECONDS` and one at its end. `delay`: seconds before it appears.
+    In a log file it is a line every `LOG_SECONDS` and one at its end, and none for a loop shorter than `STEPS_SECONDS`.
+    `delay`: seconds before it appears on a terminal.
     """
     from tqdm import tqdm
 
@@ -66,7 +67,7 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
         unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
         mininterval=LOG_SECONDS if log else 0.5,
         leave=log,
-        delay=delay,
+        delay=max(delay, STEPS_SECONDS) if log else delay,
         dynamic_ncols=True,
         disable=total == 0 or _bars is False or _in_worker() or not _is_main(),
         file=bar_stream(),

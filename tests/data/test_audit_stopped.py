@@ -12,7 +12,7 @@ import pytest
 from fork_harness import exit_status, group, spawn
 from PIL import Image
 from script_runs import pretraining
-from slow_reading import slow
+from slow_reading import die, slow
 
 import data.unlabelled  # noqa: F401  what scripts import when they run, imported once before forking
 from data import audit
@@ -83,6 +83,12 @@ def test_a_signal_costs_no_verdict_and_leaves_no_process(files, tmp_path, monkey
     read = []
     values = remembered(lambda path: (read.append(path), ("", path.name))[1], files, table_in(tmp_path))
     assert values == [("", path.name) for path in files] and len(read) == FILES - len(known)
+
+
+def test_a_dead_process_is_named_with_a_flag_that_helps(files):
+    with pytest.raises(ChildProcessError, match="died while decoding .* --num_workers 0 shows at which file"):
+        with audit.spread(die, files, 2) as results:
+            list(results)
 
 
 @pytest.mark.parametrize("torn", ["/a/b,1,2", "/a/b,1,2,1,trunc", '/a/b,1,2,1,"",half'])

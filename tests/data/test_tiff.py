@@ -273,6 +273,42 @@ def test_pages_of_equal_rank_are_refused_with_advice_that_works(tmp_path):
         read(tmp_path, tiff(*pages), frame=3)
 
 
+STACKS = {
+    "ImageJ": "ImageJ=1.53t\nimages=3\nslices=3\nunit=micron\n",
+    "ImageJ, Windows": "ImageJ=1.53t\r\nimages=3\r\nslices=3\r\n",
+    "tifffile": f'{{"shape": [3, {H}, {W}]}}',
+}
+SINGLE = (
+    "ImageJ=1.53t\nunit=mm\n",
+    "ImageJ=1.53t\nimages=1\n",
+    "images=3",
+    f'{{"shape": [{H}, {W}]}}',
+    '{"shape": "of things to come"}',
+    '{"shape": [3,',
+    "left hand, ap",
+)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stack_under_one_directory_is_several_frames(tmp_path, name, big):
+    description = {270: ("T", tuple(STACKS[name].encode() + b"\0"))}
+    content = tiff(page(values("u2"), tags=description), big=big) + values("u2").tobytes() * 2
+    error = refusal(tmp_path, content)
+    assert error.reason == "several-frames" and "3 frames under one directory" in error.detail
+    np.testing.assert_array_equal(read(tmp_path, content, frame=0), values("u2"))
+    with pytest.raises(UnreadableRadiograph, match="only frame 0 can be read"):
+        read(tmp_path, content, frame=2)
+    with pytest.raises(UnreadableRadiograph, match="no-such-frame"):
+        read(tmp_path, content, frame=3)
+
+
+@pytest.mark.parametrize("text", SINGLE)
+def test_other_descriptions_do_not_matter(tmp_path, text):
+    content = tiff(page(values("u2"), tags={270: ("T", tuple(text.encode() + b"\0"))}))
+    np.testing.assert_array_equal(read(tmp_path, content), values("u2"))
+
+
 def test_a_raw_picture_of_a_camera_is_not_its_thumbnail(tmp_path):
     content = tiff(page(values("u1"), tags={254: ("I", (1,)), 330: ("I", (8,))}))
     assert refusal(tmp_path, content).reason == "unsupported-tiff"
