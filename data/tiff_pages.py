@@ -139,7 +139,7 @@ def choose_page(path, stream: BinaryIO, frame: int | None) -> tuple[int, Page]:
     pictures = pages[0].described_pictures()
     if len(pages) == 1 and pictures > 1:
         if choose_frame(path, frame, pictures, source=" under one directory") > 0:
-            detail = "a stack under one directory, of which only frame 0 can be read; save the frame as a file of its own"
+            detail = "only frame 0 of a stack under one directory can be read; save the frame as a file of its own"
             raise UnreadableRadiograph(path, "unsupported-tiff", detail)
         return 0, pages[0]
     main = [number for number, page in enumerate(pages) if page.is_main()]

@@ -90,7 +90,10 @@ def page(
     bits: int | None = None,
     tags: dict[int, tuple[str, tuple[int, ...] | None]] | None = None,
 ) -> dict:
-    """A page of [H, W] or [H, W, S]. bits: of packed unsigned samples; tags: id -> (struct letter, or T for text; values)."""
+    """A page of [H, W] or [H, W, S].
+
+    bits: of packed unsigned samples. tags: id -> (struct letter, or T for text; values).
+    """
     samples = pixels if pixels.ndim == 3 else pixels[..., None]
     height, width, count = samples.shape
     planes = [samples[..., s : s + 1] for s in range(count)] if separate else [samples]
