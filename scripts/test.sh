@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 python -m ruff check .
 python -m ruff format --check .
-if [ $# -eq 0 ]; then set -- -n 2 --dist loadfile; fi
+if [ $# -eq 0 ]; then set -- -n 2 --dist loadfile --no-loadscope-reorder; fi
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" python -m pytest "$@"

@@ -212,6 +212,7 @@ def heat_maps(folder: Path, out: Path, **changes) -> Callable[[], int]:
     return run
 
 
+@pytest.mark.slow
 def test_heat_maps_meet_a_full_disk_at_each_of_their_files(tmp_path):
     config = MAEConfig((32, 32), 8, dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     save_mae(MaskedAutoencoder(config), tmp_path / "model", Preprocessing(32, 32).to_dict(), "test")

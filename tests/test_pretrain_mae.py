@@ -530,6 +530,7 @@ def test_what_a_user_can_mend_is_one_sentence(radiographs, tmp_path, monkeypatch
     assert re.search(told, sentence), sentence
 
 
+@pytest.mark.slow
 def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
     command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(radiographs), "--output_dir",
                str(tmp_path / "run"), "--model", "mae_vit_tiny_patch16_dec64d1b", "--input_size", "32",

@@ -105,6 +105,7 @@ def lose(radiographs, out: Path, rank: int, at_step: int) -> float:
     return seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_job_that_loses_a_process_goes_on_and_ends_bit_identical(radiographs, uninterrupted, tmp_path, rank):
     lose(radiographs, tmp_path / "run", rank, at_step=20)

@@ -132,6 +132,7 @@ def test_warmup_takes_whole_steps_as_skelex_does():
         oracle.step()
 
 
+@pytest.mark.slow
 def test_single_folds_give_the_same_and_a_recipe_gives_way_to_flags(there):
     """`--config configs/region_guided.yaml` works, and flags win over it."""
     recipe = Path(__file__).parents[1] / "configs" / "region_guided.yaml"

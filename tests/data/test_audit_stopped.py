@@ -67,7 +67,10 @@ def lines(file: Path) -> int:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("number", [*ASKING, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in ASKING[1:])],
+)
 def test_a_signal_costs_no_verdict_and_leaves_no_process(files, tmp_path, monkeypatch, number, workers):
     monkeypatch.setattr(audit, "FLUSH_SECONDS", 0.1)
     child = spawn(lambda: len(remembered(slow, files, table_in(tmp_path), workers=workers)))

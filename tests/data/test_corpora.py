@@ -265,7 +265,14 @@ def test_what_cannot_be_fetched_is_skipped_with_its_reason(tmp_path, monkeypatch
 # --- fast: what pip can fetch
 
 
-@pytest.mark.parametrize("name, least", {"pillow": 900, "pydicom": 150, "pydicom-data": 60}.items())
+@pytest.mark.parametrize(
+    "name, least",
+    [
+        ("pydicom", 150),
+        pytest.param("pillow", 900, marks=pytest.mark.slow),
+        pytest.param("pydicom-data", 60, marks=pytest.mark.slow),
+    ],
+)
 def test_every_file_is_accounted_for(name, least):
     check(name, least)
 

@@ -4,8 +4,6 @@ import argparse
 import dataclasses
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -18,7 +16,6 @@ from models.mae import MaskedAutoencoder, named_config
 from models.weights import huggingface_config, load_encoder, load_mae, save_mae
 from scripts import convert_checkpoint
 
-ROOT = Path(__file__).parents[2]
 PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "do_resize": True,
                 "image_mean": [0.5056] * 3, "image_std": [0.252] * 3, "resample": 2}  # fmt: skip
 
@@ -80,11 +77,9 @@ def test_every_family_to_every_library(sources, tmp_path, source, to):
 
 
 def test_facebooks_layout(mae, sources, tmp_path):
-    flags = ["--in", sources / "ours", "--to", "mae", "--out", tmp_path]
-    command = [str(part) for part in (sys.executable, "scripts/convert_checkpoint.py", *flags)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = convert(sources / "ours", "mae", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    content = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
     assert set(content) == {"model"} and set(content["model"]) == set(mae.state_dict())
 
 

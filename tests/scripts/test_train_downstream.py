@@ -102,7 +102,13 @@ def releases(tmp_path_factory):
     return release
 
 
-@pytest.mark.parametrize("layout, task", TASKS, ids=[task for _, task in TASKS])
+LARGE = ("btxrd", "kneeoa", "pesplanus")  # releases that take seconds to write
+
+
+@pytest.mark.parametrize(
+    "layout, task",
+    [pytest.param(*pair, id=pair[1], marks=[pytest.mark.slow] * (pair[1] in LARGE)) for pair in TASKS],
+)
 def test_every_task_on_phantoms_in_its_release(releases, tmp_path, layout, task):
     done = downstream(task, releases(layout), tmp_path, "--protocol", "linear")
     assert done.returncode == 0, done.stderr
@@ -375,6 +381,7 @@ def test_drawing_classes_equally_often_trains_something_else(fracatlas, tmp_path
     assert plain < balanced  # a third of the radiographs has a fracture: the even draw says it more often
 
 
+@pytest.mark.slow
 def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run(fracatlas, tmp_path, monkeypatch):
     monkeypatch.setattr(fold, "SAVE_GAP", 0.0)  # every epoch is saved, however short
     more = (*TUNED, "--epochs", 10)  # long enough to be met in it

@@ -56,6 +56,7 @@ def test_two_processes_continued_by_one_with_as_many_passes_is_bit_identical(rad
     assert records(moved) == [r | {"loss": pytest.approx(r["loss"], rel=1e-6)} for r in records(two)]  # a mean of means
 
 
+@pytest.mark.slow
 def test_four_processes_continued_by_two_lose_the_same(radiographs, tmp_path):
     """Sums in another order: not bit by bit, but to 1e-5 in all 60 steps."""
     settings = {"steps": 60, "log_every": 1}

@@ -55,7 +55,7 @@ def poisoned(radiographs, folder, injections: dict[int, tuple[int, str, float]])
     return 0 if updated == [step for step in range(1, STEPS + 1) if step not in injections] else 5
 
 
-@pytest.mark.parametrize("run", range(4))
+@pytest.mark.parametrize("run", [0, *(pytest.param(run, marks=pytest.mark.slow) for run in range(1, 4))])
 def test_one_process_meets_a_value_that_is_not_finite(radiographs, tmp_path, run):
     """Five at random steps of each run: 20 in all."""
     rng = np.random.default_rng(run)
