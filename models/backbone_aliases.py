@@ -5,6 +5,7 @@ prepared and how it is fine-tuned stands in that file.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,16 @@ def read_aliases(path: Path = ALIASES) -> dict[str, Alias]:
 
     ValueError names the file, the alias and the key that is unknown, missing or of the wrong kind.
     """
+    return dict(_parsed(path, read_small(path)))
+
+
+@functools.lru_cache
+def _parsed(path: Path, text: str) -> dict[str, Alias]:
+    """The aliases in the text of `path`; once for each text, as parsing takes a tenth of a second."""
     import yaml
 
     try:
-        content = yaml.safe_load(read_small(path))
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,20 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """The trees of all files are parsed once, and large."""
+    yield
+    for cached in (tree, imported, calls):
+        cached.cache_clear()
+
+
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The first words of everything a file imports, inside functions too."""
     found = set()
@@ -41,11 +52,10 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def calls(path: Path):
+@cache
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
     """(dotted name, node) of every call."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
 
 
 def test_the_lists_are_not_empty():

@@ -91,7 +91,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+QUICK = ("worker killed", "shared memory", "memory")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in QUICK)) for fault in FAULTS]
+)
 def test_the_remedy_is_named_the_checkpoint_is_intact_and_the_run_goes_on(radiographs, whole, tmp_path, fault):
     prepare, remedy = FAULTS[fault]
     out = tmp_path / "run"

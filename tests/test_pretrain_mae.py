@@ -17,6 +17,7 @@ import torch
 from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from PIL import Image
 
+import evaluation.curves
 import models.vit
 import pretrain_mae
 from models.mae import MaskedAutoencoder
@@ -33,9 +34,13 @@ MODEL = "mae_vit_tiny_patch16_dec64d1b"
 
 
 @pytest.fixture(autouse=True)
-def small_network(monkeypatch):
-    """'tiny' is 5 million weights; these tests need none of them."""
+def small_and_without_curves(monkeypatch):
+    """'tiny' is 5 million weights, and curves take longer than the training: these tests need neither.
+
+    The run of `whole` draws them.
+    """
     monkeypatch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
+    monkeypatch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves"))
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +330,7 @@ def stop_and_continue(config, kill, whole):
     assert metrics(whole) == metrics(out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_continues(radiographs, whole, tmp_path, number):
     config = settings(radiographs, tmp_path / "run", **held_out(radiographs))
     stop_and_continue(config, lambda pid: os.kill(pid, number), whole)
@@ -540,6 +545,7 @@ def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
     assert "finished" in result.stdout and (tmp_path / "run" / "DONE").exists()
 
 
+@pytest.mark.slow
 def test_the_real_script_refuses_without_traceback(tmp_path):
     command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(tmp_path / "nowhere")]
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True)

@@ -305,7 +305,14 @@ def test_phantoms_as_documented(desk, monkeypatch):
     assert Path("sheet.png").is_file()
 
 
-def test_comparing_backbones_as_documented(desk, monkeypatch):
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures of results take half a second each."""
+    for module in ("benchmark_figures", "ranking_figures"):
+        monkeypatch.setattr(f"evaluation.{module}._png", lambda figure: b"")
+
+
+def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
     """The page's command word for word, on phantoms in the release's layout and tiny weights where the aliases say."""
     import timm
     from safetensors.torch import save_file
@@ -346,7 +353,7 @@ def test_comparing_backbones_as_documented(desk, monkeypatch):
     assert list(Path("runs/summary").glob("table_*.csv"))
 
 
-def test_bone_age_as_documented(desk, monkeypatch, capsys):
+def test_bone_age_as_documented(desk, no_pictures, monkeypatch, capsys):
     """Phantom hands where BoneXage has RSNA's; the list that its line names."""
     from data.phantom_layouts import WRITERS, fit_plan
     from data.phantom_plan import Plan, phantoms

@@ -86,7 +86,7 @@ def test_the_readme_has_this_command():
     assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(COMMAND)
 
 
-def test_the_command_of_skelex(there):
+def test_the_command_of_skelex(there, monkeypatch):
     done = trained()
     assert done.returncode == 0, done.stderr
     assert "no dataset_c1.xlsx: the rows of centre 1 of dataset" in done.stdout
@@ -114,6 +114,8 @@ def test_the_command_of_skelex(there):
         np.testing.assert_allclose(loaded.model.predict(images), mine, atol=1e-5)
     networks = [(out / "models" / f"fold{n}" / "model.safetensors").read_bytes() for n in range(2)]
     assert networks[0] != networks[1]
+    monkeypatch.setattr("evaluation.region_figures._png", lambda figure: b"")
+    monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
     again = trained()
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = trained("--lr", 1)

@@ -277,12 +277,14 @@ def test_every_file_is_accounted_for(name, least):
     check(name, least)
 
 
+@pytest.mark.slow
 def test_incomplete_files_are_not_used():
     """There are some, which shows that `check` looks for them."""
     assert len(incomplete("pillow")) >= 5
     assert {verdicts("pillow")[path]["reason"] for path in incomplete("pillow")} <= set(REASONS)
 
 
+@pytest.mark.slow
 def test_the_bmp_suite():
     """Most of its bad files hold whole pictures below wrong densities or sizes, and Pillow lacks one good form."""
     used = {path.stem for path, verdict in verdicts("pillow").items() if not verdict["reason"]}

@@ -567,7 +567,7 @@ def test_lists_keep_their_order(tree, name, content):
             FileNotFoundError,
             "1 of 2 named files do not exist, first in line 2: .*gone.png",
         ),
-        ("l.csv", b"file,id\na.tif,1\n", ValueError, "no column 'image'; its columns are: file, id"),
+        ("l.csv", b"file,id\na.tif,1\n", ValueError, "no column 'image'; it has file, id"),
         ("l.txt", "a.tif\n".encode("utf-16"), ValueError, "UTF-16"),
         ("l.txt", b"", FileNotFoundError, "no radiographs in"),
     ],

@@ -109,8 +109,14 @@ def test_grad_cam_of_a_resnet(radiographs, backbones, tmp_path):
     assert "likeness to x.png" in rows[0]["shows"]
 
 
-@pytest.mark.parametrize("kind, label, wanted", [("multiclass", "q", 1), ("multiclass", None, None),
-                                                 ("binary", "none", 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, label, wanted",
+    [
+        ("multiclass", "q", 1),
+        pytest.param("multiclass", None, None, marks=pytest.mark.slow),
+        pytest.param("binary", "none", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_grad_cam_of_a_fine_tuned_network(kind, label, wanted, radiographs, backbones, tmp_path):
     rows = ran(radiographs, tmp_path, backbones / kind, *(("--label", label) if label else ()))
     model = load_finetuned(backbones / kind).model

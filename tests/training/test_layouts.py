@@ -44,7 +44,7 @@ def stop_at(step: int):
     return lambda now: os.kill(os.getpid(), signal.SIGTERM) if now == step else None
 
 
-@pytest.mark.parametrize("method", ["mae", "dropout"])
+@pytest.mark.parametrize("method", [pytest.param("mae", marks=pytest.mark.slow), "dropout"])
 def test_two_processes_continued_by_one_with_as_many_passes_is_bit_identical(radiographs, tmp_path, method):
     """Stopped in the middle of an epoch; also with dropout, whose randomness belongs to the pass."""
     two, moved = tmp_path / "two", tmp_path / "moved"

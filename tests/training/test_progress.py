@@ -54,6 +54,7 @@ def in_the_library() -> None:
 
 
 def test_a_log_file_gets_lines_with_rate_and_total(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "STEPS_SECONDS", 0)
     told = shown(monkeypatch, capsys, in_a_bar)
     assert "\r" not in told and "\x1b" not in told
     first, last = told.splitlines()
@@ -61,8 +62,13 @@ def test_a_log_file_gets_lines_with_rate_and_total(monkeypatch, capsys):
     assert "3/3" in last and "radiographs/s" in last
 
 
+def test_short_loops_leave_no_line_in_a_log_file(monkeypatch, capsys):
+    assert shown(monkeypatch, capsys, in_a_bar) == ""
+
+
 def test_long_loops_tell_a_log_file_how_long_they_will_take(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "STEPS_SECONDS", 0.05)
     told = shown(monkeypatch, capsys, lambda: list(progress.bar("reading")(slow(range(10)), total=10)))
     assert any("<00:" in line for line in told.splitlines()[1:-1]), told
 
