@@ -11,6 +11,7 @@ from typing import Any
 
 from training.files import read_small
 from training.fold import RECIPE
+from training.yaml_text import parse_yaml
 
 ALIASES = Path(__file__).resolve().parents[1] / "configs" / "backbones.yaml"
 
@@ -48,12 +49,10 @@ def read_aliases(path: Path = ALIASES) -> dict[str, Alias]:
 @functools.lru_cache
 def _parsed(path: Path, text: str) -> dict[str, Alias]:
     """The aliases in the text of `path`; once for each text, as parsing takes a tenth of a second."""
-    import yaml
-
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a YAML file ({error})") from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(f"{path}: expected names, and below each `key: value` lines")
     return {str(name): _alias(path, str(name), entry) for name, entry in content.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from models.backbone_names import find
 from models.mae import MAEConfig
 from training.text import escaped, markdown
+from training.yaml_text import parse_yaml
 
 _RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect", "flip", "batch_size", "accum_iter",
            "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
@@ -21,8 +22,6 @@ def stated_licence(checkpoint: str | Path) -> str | None:
     something else. Cards of strangers: the first 8 KB are read, only plain text counts, and hidden characters are
     escaped.
     """
-    import yaml
-
     path = Path(checkpoint)
     folder = path if path.is_dir() else path.parent
     card = folder / "README.md"
@@ -33,8 +32,8 @@ def stated_licence(checkpoint: str | Path) -> str | None:
     if len(parts) < 3 or parts[0].strip():
         return None
     try:
-        facts = yaml.safe_load(parts[1])
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date that there never was
+        facts = parse_yaml(parts[1])
+    except ValueError:
         return None  # somebody else's page; nothing is concluded from it
     facts = facts if isinstance(facts, dict) else {}
     found = [facts[key] for key in ("license_name", "license", "licence") if isinstance(facts.get(key), str)]

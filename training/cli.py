@@ -27,7 +27,7 @@ from training.progress import script_bars
 from training.streams import guarded_streams
 from training.text import escaped
 
-_RECIPE_BYTES, _BRACKETS = 1 << 13, 64  # a recipe has a thousand bytes and a few lists
+_RECIPE_BYTES = 1 << 13  # a recipe has a thousand
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _SERVICES = ("use_wandb",)  # flags that ask for the network
@@ -276,20 +276,16 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
 
 def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
     """The recipe's values, converted and checked like flags."""
-    import yaml
-
     from training.files import read_small
+    from training.yaml_text import parse_yaml
 
     try:
-        text = read_small(path, _RECIPE_BYTES)
-        if text.count("[") + text.count("{") > _BRACKETS:  # YAML takes its time over what is deeply nested
-            raise ValueError(f"more than {_BRACKETS} brackets")
-        content = yaml.safe_load(text) or {}
+        content = parse_yaml(read_small(path, _RECIPE_BYTES)) or {}
     except OSError as error:
         parser.error(
             f"--config {path}: {'no such file' if isinstance(error, FileNotFoundError) else meaning_of(error)}"
         )
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         parser.error(f"--config {path}: not a YAML file ({str(error).splitlines()[0]})")
     if not isinstance(content, dict):
         parser.error(f"--config {path}: expected `key: value` lines")

@@ -105,7 +105,7 @@ class Slow(Numbers):
         return super().__getitem__(key)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_batch_may_take_longer_than_the_timeout(monkeypatch, workers):
     """6 samples of half a second in a batch, and a patience of two seconds for each."""
     monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "4")

@@ -33,9 +33,8 @@ def views(radiographs, processes: int, workers: int, first: int = 0) -> list[lis
 def test_order_and_augmentations_are_the_same_for_every_layout(radiographs):
     expected = views(radiographs, processes=1, workers=0)
     assert len(expected) == 12 and len({view for step in expected for view in step}) == 12 * GLOBAL_BATCH
-    for processes in (1, 2, 4):
-        for workers in (0, 2, 4):
-            assert views(radiographs, processes, workers) == expected
+    for processes, workers in ((1, 2), (2, 0), (2, 4), (4, 2)):
+        assert views(radiographs, processes, workers) == expected
     assert views(radiographs, 2, 2, first=5) == expected[5:]
 
 

@@ -98,12 +98,18 @@ HOSTILE = {
     "no UTF-8": ("a\udcffb", r"a\udcffb"),
     "line": ("a\nnote: b", r"a\nnote: b"),
 }
+IN_A_BAR = """
+    import training.progress
+    training.progress.STEPS_SECONDS = 0
+    for _ in bar(TEXT)(range(2)):
+        pass
+"""
 DOORS = {
     "say": ("    say(TEXT)", "stdout"),
     "warn": ("    warn(TEXT)", "stderr"),
     "refusal": ("    raise PermissionError(TEXT)", "stderr"),
     "missing file": ("    raise FileNotFoundError(2, 'No such file', TEXT)", "stderr"),
-    "bar": ("    for _ in bar(TEXT)(range(2)):\n        pass", "stderr"),
+    "bar": (IN_A_BAR, "stderr"),
     "print": ("    print(TEXT)", "stdout"),
     "warning": ("    warnings.warn(TEXT)", "stderr"),
     "defect": ("    raise KeyError(TEXT)", "stderr"),
