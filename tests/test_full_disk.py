@@ -116,6 +116,7 @@ def whole(radiographs, tmp_path_factory):
     return names, end_of(folder / "run")
 
 
+@pytest.mark.slow
 def test_pretraining_meets_a_full_disk_at_each_of_its_files(radiographs, whole, tmp_path):
     names, expected = whole
     assert set(names) >= {

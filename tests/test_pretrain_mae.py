@@ -284,6 +284,7 @@ def test_two_processes_or_two_passes_equal_one(radiographs, tmp_path):
     assert moved.abs().max() > 1e-3  # it started at zero: the runs have trained
 
 
+@pytest.mark.slow
 def test_a_run_may_continue_on_another_number_of_processes(radiographs, tmp_path):
     one = train(settings(radiographs, tmp_path / "one", epochs=2))
     moved = settings(radiographs, tmp_path / "moved", epochs=2, max_steps=4)

@@ -353,6 +353,7 @@ def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
     assert list(Path("runs/summary").glob("table_*.csv"))
 
 
+@pytest.mark.slow
 def test_bone_age_as_documented(desk, no_pictures, monkeypatch, capsys):
     """Phantom hands where BoneXage has RSNA's; the list that its line names."""
     from data.phantom_layouts import WRITERS, fit_plan

@@ -121,6 +121,7 @@ def test_bad_files_are_listed_and_change_nothing_else(model, images, tmp_path):
     assert "3 files could not be read" in (tmp_path / "mixed" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_bad_files_of_other_projects_change_nothing_either(model, images, tmp_path):
     """Hundreds of files that the reader refuses, in every folder, before, between and after the good ones."""
     assert heatmap(model, images, tmp_path / "good") == 0

@@ -19,6 +19,7 @@ DEVICES = pytest.mark.parametrize("device", [CPU, GPU], ids=["CPU", "GPU"])
 # with and without an activation inside their batch norms
 NETWORKS = ("resnet18", "resnet10t", "densenet121", "efficientnet_b0", "tf_efficientnetv2_b0", "regnety_002",
             "mobilenetv3_small_050", "repvgg_a0", "dla34", "ghostnet_050", "resnetv2_50x1_bit")  # fmt: skip
+QUICK = ("resnet18", "efficientnet_b0", "regnety_002")
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def spread(network: nn.Module) -> nn.Module:
 
 
 @DEVICES
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS]
+)
 def test_a_network_of_timm_keeps_its_output_and_its_keys(several, device, name):
     torch.manual_seed(0)
     network = spread(timm.create_model(name, num_classes=0)).eval()

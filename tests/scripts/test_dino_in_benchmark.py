@@ -102,7 +102,7 @@ def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, frac
     assert names["protocol"] == protocol and (out / "comparisons.csv").exists()
 
 
-@pytest.mark.parametrize("alias, fixture", [("dax-resnet18", "g7_resnet18"),
+@pytest.mark.parametrize("alias, fixture", [pytest.param("dax-resnet18", "g7_resnet18", marks=pytest.mark.slow),
                                             pytest.param("dax", "g7_vit_small16", marks=pytest.mark.slow)])  # fmt: skip
 def test_a_published_file_under_its_short_name(alias, fixture, fracatlas, tmp_path, monkeypatch):
     """`--backbones dax`: the file as it is published, in the folder where configs/backbones.yaml expects it."""
