@@ -9,8 +9,13 @@ if [ ! -x .venv/bin/python ]; then
     "$PYTHON" -m venv .venv
 fi
 constraint="${PIP_CONSTRAINT:-}"
-if [ ! -f "$constraint" ]; then constraint=""; fi
-stamp="$(cat requirements.txt requirements-dev.txt $constraint | cksum)"
+if [ -f "$constraint" ]; then
+    constraint="$(realpath "$constraint")"
+    export PIP_CONSTRAINT="$constraint"  # for programs that start pip in another folder
+else
+    constraint=""
+fi
+stamp="$(cat requirements.txt requirements-dev.txt ${constraint:+"$constraint"} | cksum)"
 if [ "$(cat .venv/.requirements 2>/dev/null)" != "$stamp" ]; then
     echo "installing packages (torch alone is some gigabytes; once)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
