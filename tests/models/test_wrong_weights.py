@@ -263,7 +263,9 @@ def test_tensors_that_are_no_arrays_are_refused_in_one_sentence(folders, read, k
     torch.save(content, tmp_path / "w.pth")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match="w.pth: cls_token.* is no plain tensor that the file holds completely"):
+        # newer versions of torch refuse to load nested tensors at all
+        plain = "cls_token.* is no plain tensor that the file holds completely"
+        with pytest.raises(ValueError, match=f"w.pth: ({plain}|refused, .* asks for .*_rebuild_nested_tensor)"):
             read(tmp_path / "w.pth")
 
 
