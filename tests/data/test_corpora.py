@@ -16,7 +16,7 @@ import corpora
 import numpy as np
 import pytest
 from limited_child import Failure, in_child
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from data.audit import audit
 from data.picture import FORMATS
@@ -82,9 +82,12 @@ def difference(path: Path) -> float | None:
     """The largest difference to what another decoder makes of a file that is used, in grey levels; None without one."""
     pixels = load_radiograph(path)
     dicom = is_dicom(path)
-    expected = by_pydicom(path) if dicom else by_torchvision(path)
-    if expected is None and not dicom:
-        expected = by_pillow(path)
+    try:
+        expected = by_pydicom(path) if dicom else by_torchvision(path)
+        if expected is None and not dicom:
+            expected = by_pillow(path)
+    except UnidentifiedImageError:  # TIFFs that Pillow does not know; test_tiff.py compares them with what was stored
+        return None
     if expected is None:
         return None
     assert expected.shape == pixels.shape, f"{expected.shape}, read as {pixels.shape}"
@@ -195,7 +198,7 @@ def check(name: str, least: int) -> None:
     assert not [v for v in refused if v["reason"] not in REASONS or not v["detail"] or "\n" in v["text"]]
     assert not [str(path) for path in used if not judged[path]["fine"]]
     assert not set(used) & set(incomplete(name))
-    compared = dict(zip(used, in_child(difference, used)))
+    compared = dict(zip(used, in_child(difference, used, memory=8 << 30)))  # the libraries of torch take up half of it
     wrong = {str(path): d for path, d in compared.items() if isinstance(d, Failure) or (d or 0) > 1}
     assert not wrong, "not what other decoders make of them"
     print(f"\n{name}: {len(judged)} files, {len(used)} used, {sum(d is not None for d in compared.values())} of them "
