@@ -206,6 +206,16 @@ def test_test_files_have_names_of_their_own():
     assert len(stems) == len(set(stems))
 
 
+def test_no_recipe_states_what_only_its_user_knows():
+    """A model card hands the licence of the data on; whoever takes a recipe has other data."""
+    import yaml
+
+    recipes = [path for path in (ROOT / "configs").glob("*.yaml") if path.name != "backbones.yaml"]
+    assert len(recipes) >= 8
+    for path in recipes:
+        assert not {"licence", "data_path", "output_dir"} & set(yaml.safe_load(path.read_text())), path.name
+
+
 def test_recipes_have_only_keys_that_are_flags():
     import dataclasses
 
