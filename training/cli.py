@@ -223,7 +223,9 @@ class _Formatter(argparse.HelpFormatter):
         if not action.option_strings:
             return f"{action.metavar} ..."
         shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
-        if action.nargs == 0 or isinstance(action, _Switch):
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return f"--[no-]{shown[0].removeprefix('--')}"
+        if action.nargs == 0:
             return ", ".join(shown)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
@@ -258,7 +260,9 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
     text = (field.metadata.get("help") or "").replace("%", "%%")
     if default is dataclasses.MISSING:
         text += " (required)"
-    elif default is not None and default != [] and not isinstance(default, bool):
+    elif isinstance(default, bool):
+        text += " [on]" if default else " [off]"
+    elif default is not None and default != []:
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
         text += f" [{str(shown).replace('%', '%%')}]"
     common = {"help": text, "default": argparse.SUPPRESS}

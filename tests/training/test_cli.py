@@ -150,7 +150,7 @@ def test_help_shows_every_flag_with_default_and_choices(capsys):
     shown = capsys.readouterr().out
     assert caught.value.code == 0
     for text in ("What the script does, 100 % of it.", "--data_path", "(required)", "rate, 50 % of it [0.00015]",
-                 "[224]", "{a,b}", "--config"):  # fmt: skip
+                 "[224]", "{a,b}", "--config", "--[no-]pin", "pin [on]", "normalise [off]"):  # fmt: skip
         assert text in shown, text
     assert max(map(len, shown.splitlines())) <= 110
 
