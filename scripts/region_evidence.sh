@@ -19,7 +19,7 @@ phantoms() { # NAME COUNT SEED
 train() { # NAME SHARE_OF_WHOLE_RADIOGRAPHS
     python train_region_guided.py --snuh_bonetu_image_dir "$OUT/train/images" \
         --snuh_bonetu_metadata "$OUT/train/metadata.csv" --pretrained_path none:resnet18 --input_size 96 --lr 1e-3 \
-        --batch_size 32 --epochs "$EPOCHS" --n_splits 5 --fold 0 --whole "$2" --precision bf16 --num_workers 0 \
+        --batch_size 32 --epochs "$EPOCHS" --n_splits 5 --fold 0 --whole "$2" --precision auto --num_workers 0 \
         --no-verbose --output_dir "$OUT/trained_$1" > "$OUT/$1.log" 2>&1
 }
 

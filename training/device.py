@@ -2,10 +2,13 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 
 import torch
+
+from training.progress import warn
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +59,7 @@ def _too_few(name: str, count: int, index: int, by_rank: bool) -> str:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """`auto` -> bf16 where the device multiplies it natively, else fp16 on a GPU and fp32 on a CPU.
 
-    fp16 is refused on a CPU (unusably slow), tf32 on a device that has no TF32.
+    fp16 is refused on a CPU (unusably slow), tf32 on a device that has no TF32; bf16 on a CPU without it is noted once.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision!r}: choose {', '.join(PRECISIONS)}")
@@ -64,6 +67,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if _cpu_has_bf16() else "fp32"
+    if precision == "bf16" and device.type == "cpu" and not _cpu_has_bf16():
+        _note_slow_bf16()
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
     if precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
@@ -144,6 +149,11 @@ def use_explicit_attention(module: torch.nn.Module, device: torch.device) -> Non
     for child in module.modules():
         if hasattr(child, "fused_attn"):
             child.fused_attn = device.type == "cuda"
+
+
+@functools.cache
+def _note_slow_bf16() -> None:
+    warn("note: this processor has no bf16 arithmetic; --precision auto takes fp32, which is many times faster here")
 
 
 def _cpu_has_bf16() -> bool:

@@ -94,6 +94,15 @@ def test_precision(gpus, monkeypatch):
         resolve_precision("half", CPU)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_that_is_slow_on_this_processor_is_noted_once(monkeypatch, capsys, native):
+    monkeypatch.setattr(module, "_cpu_has_bf16", lambda: native)
+    module._note_slow_bf16.cache_clear()
+    for precision in ("auto", "fp32", "bf16", "bf16"):
+        resolve_precision(precision, CPU)
+    assert capsys.readouterr().err.count("--precision auto takes fp32") == (not native)
+
+
 def test_autocast_multiplies_in_the_precision_asked_for():
     a = torch.randn(8, 8)
     with autocast(CPU, "bf16"):
