@@ -12,6 +12,7 @@ CORES=$(nproc)
 JOBS=${JOBS:-$((CORES < ${#SEEDS[@]} ? CORES : ${#SEEDS[@]}))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((CORES / JOBS > 0 ? CORES / JOBS : 1))}
 TRAIN=${TRAIN:-6000} TEST=${TEST:-800} EPOCHS=${EPOCHS:-24}
+FLAGS=${FLAGS:-} # of the evaluations, to try the script
 REGIONS=knee,wrist
 
 one_seed() {
@@ -34,8 +35,9 @@ one_seed() {
         else
             options=(--parts reconstruction localisation finetune --labels 200 --tasks implant --starts pretrained)
         fi
+        # shellcheck disable=SC2086
         python scripts/evaluate_pretraining.py --model_path "$run/mae/model" --train "$run/train" --test "$run/test" \
-            --out "$evaluation" --seed "$seed" "${options[@]}"
+            --out "$evaluation" --seed "$seed" "${options[@]}" $FLAGS
     done
 }
 
