@@ -7,9 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 OUT="${1:-demo}"
 REGIONS=knee,wrist
+TRAIN=${TRAIN:-3000} EPOCHS=${EPOCHS:-20} FLAGS=${FLAGS:-} # FLAGS: of the evaluation, to try the script
 
 echo "== 1/4 drawing phantom radiographs"
-for set in "train 3000 1" "test 160 2" "watch 48 3" "score 800 4"; do
+for set in "train $TRAIN 1" "test 160 2" "watch 48 3" "score 800 4"; do
     read -r name count seed <<< "$set"
     [ -f "$OUT/$name/records.csv" ] || python scripts/make_phantoms.py --out "$OUT/$name" --overwrite --layout folder \
         --n "$count" --seed "$seed" --size 160 --format png8 --difficulty clear --regions "$REGIONS" --workers 2
@@ -17,7 +18,7 @@ done
 
 echo "== 2/4 pretraining without labels"
 python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$OUT/train/images" \
-    --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs 20 \
+    --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs "$EPOCHS" \
     --licence "none needed (phantoms drawn by data/phantom.py)"
 
 echo "== 3/4 error maps of radiographs it has not seen, with exact truth"
@@ -25,8 +26,9 @@ python zero_shot_heatmap.py --model-path "$OUT/mae/model" --in-dirs "$OUT/test/i
     --passes 8 --masks complementary --truth "$OUT/test/records.csv" --resume
 
 echo "== 4/4 does pretraining pay? reconstruction, and fine-tuning with few labels"
+# shellcheck disable=SC2086
 python scripts/evaluate_pretraining.py --model_path "$OUT/mae/model" --train "$OUT/train" --test "$OUT/score" \
-    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 200
+    --out "$OUT/evaluation" --parts reconstruction finetune --tasks implant --labels 200 $FLAGS
 
 echo
 echo "Look at:"
