@@ -118,7 +118,7 @@ class Page:
         try:
             shape = json.loads(text)["shape"]
             samples = math.prod(map(int, shape))
-        except (ValueError, TypeError):  # a text of somebody else's
+        except (ValueError, TypeError, OverflowError, RecursionError):  # a text of somebody else's
             return 1
         picture = self.value(Tag.WIDTH, 0) * self.value(Tag.HEIGHT, 0) * self.value(Tag.SAMPLES, 1)
         return max(samples // picture, 1) if picture else 1

@@ -144,7 +144,7 @@ def test_a_process_that_hangs_ends_the_job(radiographs, uninterrupted, tmp_path)
     os.kill(stopped, signal.SIGSTOP)
     began = time.monotonic()
     assert job.wait(120) != 0
-    assert time.monotonic() - began < patience + 45  # torchrun waits 30 before it kills
+    assert time.monotonic() - began < patience + 35
     assert not alive(stopped)
     again = launch(command(radiographs, out))
     assert again.wait(240) == 0, again.stderr.read()[-2000:]

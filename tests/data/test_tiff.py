@@ -285,6 +285,8 @@ SINGLE = (
     f'{{"shape": [{H}, {W}]}}',
     '{"shape": "of things to come"}',
     '{"shape": [3,',
+    '{"shape": [1e999]}',
+    '{"shape": ' + "[" * 60_000,
     "left hand, ap",
 )
 
