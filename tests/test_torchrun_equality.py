@@ -23,21 +23,18 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 20
 COMMON = {"num_workers": 0, "device": "cpu", "precision": "fp32"}
-# Runs a script that logs every step, in float64: in float32, batch norms over a few values amplify the rounding of sums
-# over processes from step to step, until it hides what is compared here.
+# Runs a script that logs every step, in float64.
 LOGGED = """
 import runpy, sys
-sys.path.insert(0, {root!r})
-import torch
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import pytest
+from float64_training import train_in_float64
 from training import fit
 def log_every_step(self, *values, begin=fit.Fit.__init__, **named):
     begin(self, *values, **named)
     self.log_every = 1
-def begin_in_double(self, objective, settings, begin=fit._Loop.__init__):
-    begin(self, objective.double(), settings)
-torch.Tensor.float = torch.Tensor.double
 fit.Fit.__init__ = log_every_step
-fit._Loop.__init__ = begin_in_double
+train_in_float64(pytest.MonkeyPatch())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -13,8 +13,10 @@ sentence and exit status 2. Only the standard library is imported until a recipe
 """
 
 import argparse
+import atexit
 import dataclasses
 import difflib
+import gc
 import reprlib
 import sys
 import traceback
@@ -105,6 +107,7 @@ def finish(script: typing.Callable[[], int | None], flags: set[str]) -> typing.N
     ValueError that our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
     `flags`: names of the script's flags, for the remedies that a sentence names.
     """
+    atexit.register(gc.freeze)  # the last collection of garbage would look through all of torch (1.4 s)
     with guarded_streams():
         message = None
         try:
