@@ -170,8 +170,10 @@ def p_text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def cell(value, metric: bool) -> str:
-    """Any value of a table of folds."""
+def cell(value, name: str, metric: bool) -> str:
+    """Any value of a table of folds; `metric`: whether `name` is one."""
+    if name == "r2" and value < LOWEST_R2:
+        return BELOW_R2
     return str(value) if not isinstance(value, float) else number(value) if metric else f"{value:.4g}"
 
 

@@ -187,7 +187,7 @@ def _folds(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
     for study in studies:
         columns = list(dict.fromkeys(["fold", *(name for fold in study.summary["folds"] for name in fold)]))
         rows = [
-            [cell(fold.get(name, ""), name in study.summary["mean"]) for name in columns]
+            [cell(fold.get(name, ""), name, name in study.summary["mean"]) for name in columns]
             for fold in study.summary["folds"]
         ]
         words = [word(page, name) if name in study.summary["mean"] else name for name in columns]
