@@ -116,9 +116,14 @@ def write_page(
 ) -> None:  # fmt: skip
     """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all.
 
-    `verdict`: what came out, in words (`evaluation.verdicts`); it is the first line below the title.
+    `verdict`: what came out, in words (`evaluation.verdicts`); it is the first line below the title. Tables without a
+    row are only named at the end.
     """
-    shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
+    empty = [part for part in parts if isinstance(part, Table) and not part.rows]
+    kept = [part for part in parts if part not in empty]
+    if empty:
+        kept.append(Table("Without a row", ("table", "note"), [[part.title, part.note] for part in empty], folded=True))
+    shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in kept]
     above = [f"<div class=banner role=note>{text_of(banner)}</div>"] if banner else []
     _write(path, title, [*above, _header(title, lead, counts, verdict), *shown, _settings(settings)])
 
