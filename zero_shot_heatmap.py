@@ -306,17 +306,17 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
     from evaluation.reference import FEW, NormalReference
 
     config, target = study.config, study.config.out / "reference.npz"
-    settings = study.settings | {"fingerprints": RULES}
+    settings = study.settings | {"fingerprints": f"{RULES}, {DISTANCE} bits"}
     stored = [path for path in config.reference if path.suffix.lower() == ".npz"]
     if stored:
-        reference = NormalReference.load(stored[0], near=DISTANCE)
+        reference = NormalReference.load(stored[0])
         differing = sorted(k for k in settings if reference.settings.get(k) != settings[k])
         if differing:
             raise ValueError(
                 f"{stored[0]}: made with another {', '.join(differing)}; a z-score needs the same conditions"
             )
     else:
-        reference = NormalReference.load(target, near=DISTANCE) if resumed and target.is_file() else None
+        reference = NormalReference.load(target) if resumed and target.is_file() else None
         if reference is None or reference.source != made_from or reference.settings != settings:
             before = len(failed)
             reference = NormalReference(settings, near=DISTANCE)

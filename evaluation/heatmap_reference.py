@@ -14,6 +14,9 @@ from evaluation.report import Table
 from training.tables import list_names
 
 FEWEST_OF_A_FOLDER = 5  # radiographs: a folder of fewer does not stop a run by itself
+TWICE = (
+    2  # times the limit: what a radiograph must exceed to stop a run of fewer than that, since one normal may be odd
+)
 LIMITS = (
     'A high error means "hard to predict", not "abnormal": edges of bright bone, markers and borders of the collimator '
     "are hard to predict, too. A low error does not mean normal: a smooth lesion can be easier to predict than the "
@@ -62,8 +65,11 @@ def few_normals_sentence(group: str, count: int) -> str:
 
 
 def outside_sentence(records: Sequence[dict]) -> str:
-    """Why z-scores of these radiographs say nothing, if most of all, or of a folder or group, lie outside their
-    reference; else ""."""
+    """Why z-scores of these radiographs say nothing, if most of all, or of a folder or group, are unlike their normals;
+    else "".
+
+    Fewer than `FEWEST_OF_A_FOLDER` radiographs must exceed their limits `TWICE`.
+    """
     by_name: dict[str, list[dict]] = {}
     for record in records:
         for name in record["groups"]:
@@ -85,7 +91,8 @@ def outside_sentence(records: Sequence[dict]) -> str:
 
 
 def _mostly_outside(records: Sequence[dict]) -> bool:
-    return 2 * sum(record["outside_reference"] for record in records) > len(records)
+    factor = 1 if len(records) >= FEWEST_OF_A_FOLDER else TWICE
+    return 2 * sum(record["outside_share"] > factor * record["outside_limit"] for record in records) > len(records)
 
 
 def limits_of(records: Sequence[dict]) -> list[str]:

@@ -39,7 +39,7 @@ MOST_HELD_OUT = 500  # normal radiographs of a group that are held out in turn
 _LEAST_ERROR = 0.01  # of the group's median error is added before logarithms are taken: what is less is as good as 0
 _LEAST_CONTRAST = 0.01  # the same, of a brightness from 0 to 1
 _SMALLEST_SPREAD = 0.3  # as SMALLEST_SPREAD, of what decides whether a radiograph is unlike the normals
-_CHECKED = ("log error", "brightness", "log contrast")
+_CHECKED = {"log error": 0.15, "brightness": 0.03, "log contrast": 0.15}  # and the least spread that it may have
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint16)
 _PARTS = ("errors", "cells", "member", "fingerprints")
 
@@ -175,10 +175,10 @@ class NormalReference:
         from scipy.special import stdtrit
 
         shares = []
-        for kind in _CHECKED:
+        for kind, least in _CHECKED.items():
             mean, spread, n = self._mean_and_spread(group, without, kind)
             with np.errstate(invalid="ignore"):
-                spread = _raised(spread, _SMALLEST_SPREAD) * np.sqrt(1 + 1 / n)
+                spread = np.maximum(_raised(spread, _SMALLEST_SPREAD), least) * np.sqrt(1 + 1 / n)
                 far = np.abs(self._values(radiograph.errors, radiograph.cells, group, kind) - mean) / spread
                 known = np.isfinite(far)
                 beyond = far > stdtrit(n - 1, 1 - LEVEL / 2)
@@ -224,6 +224,7 @@ class NormalReference:
             groups=json.dumps(names),
             settings=json.dumps(self.settings, sort_keys=True),
             source=self.source,
+            near=self.near,
             sha256=json.dumps(list(self._places)),
             errors=np.stack(self._errors),
             cells=np.stack(self._cells),
@@ -234,7 +235,7 @@ class NormalReference:
             file.write(buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path, *, near: int) -> "NormalReference":
+    def load(cls, path: Path) -> "NormalReference":
         """Read what `save` wrote; ValueError for any other file, also for one of an earlier version, which does not
         know its radiographs."""
         check_archive(path)
@@ -243,7 +244,8 @@ class NormalReference:
                 if "squares" in stored:
                     raise ValueError("it was made by an earlier version and does not know which radiographs it holds; "
                                      "make it anew from their folder")  # fmt: skip
-                reference = cls(json.loads(str(stored["settings"])), near=near, source=str(stored["source"]))
+                settings, near = json.loads(str(stored["settings"])), int(stored["near"])
+                reference = cls(settings, near=near, source=str(stored["source"]))
                 reference._take(
                     json.loads(str(stored["groups"])), json.loads(str(stored["sha256"])),
                     *(stored[part] for part in _PARTS),
