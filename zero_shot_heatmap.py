@@ -21,7 +21,7 @@ and OUT gets err_mean_summary.csv, failed.csv, index.html (open it in a browser)
 The map is the error of the hidden pixels, averaged over the passes in which they were hidden, on pixels in [0, 1]. A
 network trained on normalised patches (norm_pix_loss) predicts no brightness; its patches get the mean and the standard
 deviation of the true patch back, so its map shows texture errors only. Exit status: 0 all radiographs were read, 3 some
-were not (failed.csv says why), 2 a wrong flag or file.
+were not (failed.csv says why), 2 a wrong flag or file, or radiographs that are unlike the normals of --reference.
 """
 
 import dataclasses
