@@ -360,7 +360,9 @@ def check_reference(config: Config, records: list[dict]) -> None:
     from evaluation.heatmap_reference import outside_sentence
 
     if left_out := sum(record["left_out"] > 0 for record in records):
-        say(f"{left_out} radiographs, or near-duplicates of them, are in the reference: left out of it for their maps")
+        say(
+            f"{left_out} of {len(records)} radiographs are in the reference, or near-duplicates: left out for their own maps"
+        )
     unlike = sum(record["outside_reference"] for record in records)
     told = outside_sentence(records)
     if told and not config.force_reference:

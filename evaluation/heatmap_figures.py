@@ -140,8 +140,8 @@ def write_overlay(study, source, drawing: Drawing, high: float | None, record: d
         mask = resized(mask.astype(np.uint8) * 255, size) > 127
     subtitle = f"mean error {record['mean_error']:.3g}"
     subtitle += f", highest z {record['z_max']:.1f} ({record['reference_group']})" if reference else ""
-    common = f"scale common to all by {record['reference_group']}" if reference else "scale common to all"
-    subtitle += ", outside its reference" if record.get("outside_reference") else ""
+    common = "scale common to the group" if reference else "scale common to all"
+    subtitle += ", unlike these normals" if record.get("outside_reference") else ""
     subtitle += {"cohort": f", {common}", "image": ", own scale", "fixed": ", fixed scale"}[config.scale]
     label = "z-score" if reference else f"{study.word} error"
     figure = overlay(
