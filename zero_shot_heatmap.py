@@ -360,9 +360,8 @@ def check_reference(config: Config, records: list[dict]) -> None:
     from evaluation.heatmap_reference import outside_sentence
 
     if left_out := sum(record["left_out"] > 0 for record in records):
-        say(
-            f"{left_out} of {len(records)} radiographs are in the reference, or near-duplicates: left out for their own maps"
-        )
+        said = "radiographs are in the reference, or near-duplicates of them: left out of it for their own maps"
+        say(f"{left_out} of {len(records)} {said}")
     unlike = sum(record["outside_reference"] for record in records)
     told = outside_sentence(records)
     if told and not config.force_reference:

@@ -525,7 +525,7 @@ def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
     with Image.open(normals / "2.png") as picture:
         picture.save(new / "2.bmp")
     heatmap(model, new, parts / "out", reference=normals, **EVEN)
-    assert "3 of 3 radiographs are in the reference, or near-duplicates" in capsys.readouterr().out
+    assert "3 of 3 radiographs are in the reference, or near-duplicates of them" in capsys.readouterr().out
     rows = {row["outputs"]: row for row in table(parts / "out" / "err_mean_summary.csv")}
     for name, member in (("0", "0.png"), ("renamed", "1.png"), ("2", "2.png")):
         row = rows[f"new/{name}"]
