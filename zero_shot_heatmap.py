@@ -304,6 +304,7 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
     from data.duplicates import DISTANCE, RULES
     from evaluation.heatmap_study import ahead, kept_of, measure
     from evaluation.reference import FEW, NormalReference
+    from training.tables import list_names
 
     config, target = study.config, study.config.out / "reference.npz"
     settings = study.settings | {"fingerprints": f"{RULES}, {DISTANCE} bits"}
@@ -328,8 +329,8 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
             reference.source = made_from if len(failed) == before else ""  # what cannot be read is told again
     count = reference.groups
     reference.moments("")  # at least two, or a sentence
-    groups = ", ".join(f"{group} {n}" for group, n in count.items() if group)
-    say(f"reference: {count['']} normal radiographs" + (f" ({groups})" if groups else ""))
+    groups = [f"{group} {n}" for group, n in count.items() if group and n >= 2]
+    say(f"reference: {count['']} normal radiographs" + (f" ({list_names(groups)})" if groups else ""))
     if reference.copies:
         say(f"note: {reference.copies} files of the reference are copies of others and count once")
     if count[""] < FEW:
@@ -343,16 +344,15 @@ def tell_groups(config: Config, reference, sources: list) -> None:
     from evaluation.heatmap_reference import groups_sentence
     from training.tables import list_names
 
-    if config.group and reference.group_for([config.group]) != config.group:
-        known = sorted(group for group, count in reference.groups.items() if group and count >= 2)
-        raise ValueError(
-            f"--group {config.group}: the reference has no two normal radiographs of it; it has {list_names(known)}"
-        )
-    used = groups_sentence([(source.groups, reference.group_for(source.groups) or "all") for source in sources])
-    say(f"z-scores: {used}")
-    if any(not reference.group_for(source.groups) for source in sources):
-        known = sorted(group for group, count in reference.groups.items() if group and count >= 2)
-        say(f"note: the reference has the groups {list_names(known)}; --group or a column group in a list chooses one")
+    known = list_names(sorted(group for group, count in reference.groups.items() if group and count >= 2))
+    if config.group and not reference.group_for([config.group]):
+        raise ValueError(f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}")
+    used = [(source.groups, reference.group_for(source.groups)) for source in sources]
+    say(f"z-scores: {groups_sentence([(names, group or 'all') for names, group in used])}")
+    if not all(group for _, group in used):
+        say(f"note: the reference has the groups {known}; --group or a column group in a list chooses one")
+    for group in {group for _, group in used}:
+        reference.limit(group)  # computed once, before several threads ask for it
 
 
 def check_reference(config: Config, records: list[dict]) -> None:

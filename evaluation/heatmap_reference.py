@@ -27,7 +27,8 @@ LIMITS = (
 Z_LIMITS = (
     "A z-score says how far an error lies above that of the normal radiographs of the reference at the same place of "
     "the picture. It means something only if these show the same body part in the same view and position, from "
-    "similar detectors. A high z can be another position or exposure, a marker, a cast or a child among adults.",
+    "similar detectors. A high z can be another position or exposure, a marker, a cast or a child among adults. "
+    "A radiograph that is not called unlike the normals can still show another body part or view.",
     "z-scores against different normals cannot be compared. Each group of normals has its own colour scale.",
 )
 
@@ -61,7 +62,7 @@ def few_normals_sentence(group: str, count: int) -> str:
         "most if it were compared with all of them; for its own map it is left out. z of other radiographs has no "
         f"upper limit, and chance alone puts {chance:.1%} of their patches above z = 3 (0.1% with hundreds of normals)."
     )
-    return told if count >= FEWEST else f"{told} Fewer than {FEWEST} normals do not show what is unlike them."
+    return told if count >= FEWEST else f"{told} Fewer than {FEWEST} normals hardly show what is unlike them."
 
 
 def outside_sentence(records: Sequence[dict]) -> str:
