@@ -203,6 +203,25 @@ def named_files(source: Path) -> list[tuple[int, str]]:
     return [(number, name) for number, name in named if name]
 
 
+def listed_groups(source: Path) -> dict[str, str]:
+    """Real path of a file -> its cell in the column `group` of a .csv list; {} for a list without that column.
+
+    Files whose cell is empty are left out. ValueError for a file that is listed in two groups.
+    """
+    columns, rows = read_cells(source, raw_bytes=True, blank=True)
+    require_names(source, columns, ["image"])
+    if "group" not in columns:
+        return {}
+    image, place = columns.index("image"), columns.index("group")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        name, group = row[image].strip(), row[place].strip()
+        if name and group and found.setdefault(os.path.realpath(source.parent / name), group) != group:
+            raise ValueError(f"{printable(source)}: row {number} puts {printable(name)} into a second group, "
+                             f"{printable(group)}")  # fmt: skip
+    return found
+
+
 def _read_list(source: Path) -> list[Path]:
     """The files that a .txt or .csv list names; all of them must exist."""
     paths = [(number, source.parent / name) for number, name in named_files(source)]
