@@ -537,6 +537,9 @@ def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
         expected = np.load(parts / f"out_{name}" / "new" / f"{name}_z.npy")
         np.testing.assert_allclose(np.load(parts / "out" / "new" / f"{name}_z.npy"), expected, rtol=1e-3, atol=1e-4)
     # a saved reference knows them, too; a folder compared with itself leaves each out in turn
+    written = (parts / "out" / "reference.npz").read_bytes()
+    assert "hand".encode("utf-32-le") in written  # the group, as numpy writes text
+    assert not any(word.encode("utf-32-le") in written for word in (".png", str(parts), parts.name))
     heatmap(model, new, parts / "stored", reference=parts / "out" / "reference.npz", **EVEN)
     assert contents(parts / "stored", "new/*.npy") == contents(parts / "out", "new/*.npy")
     heatmap(model, normals, parts / "itself", reference=normals, **EVEN)
