@@ -293,19 +293,22 @@ def near_hint(image: str | Path) -> str:
     extension, else ""."""
     folder, name = os.path.split(image)
     try:
-        others = sorted(os.listdir(folder or "."))
+        others = sorted(os.listdir(folder or "."), key=lambda other: (_extension(Path(other)) not in EXTENSIONS, other))
     except (OSError, ValueError):
         return ""
     bare = _PADDING.sub("", name)
     for other in others:
-        if _PADDING.sub("", other) == bare:
+        if bare in (_PADDING.sub("", other), _PADDING.sub("", Path(other).stem)) and _stem_of(other) != _stem_of(name):
             return (
                 f"; {printable(other)} is: a spreadsheet may have removed the zeros in front, save the column as text"
             )
-    stem = os.path.splitext(name)[0] if _extension(Path(name)) in EXTENSIONS else name
-    alike = [other for other in others if other != name and other.casefold().startswith(f"{stem}.".casefold())]
-    alike = [other for other in alike if _extension(Path(other)) in EXTENSIONS and len(Path(other).stem) == len(stem)]
+    alike = [other for other in others if _extension(Path(other)) in EXTENSIONS and _stem_of(other) == _stem_of(name)]
     return f"; {printable(alike[0])!r} is there" if alike else ""
+
+
+def _stem_of(name: str) -> str:
+    """A name without the extension of a radiograph, if it has one, in lower case."""
+    return (os.path.splitext(name)[0] if _extension(Path(name)) in EXTENSIONS else name).casefold()
 
 
 def named_files(source: Path) -> list[tuple[int, str]]:

@@ -267,12 +267,16 @@ def test_pretraining_as_documented(desk, monkeypatch, capsys):
 
 def test_dino_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
-    dino, attention, features = (f"scripts/{name}.py" for name in ("pretrain_dino", "draw_attention", "extract_features"))
+    dino, attention, features = (
+        f"scripts/{name}.py" for name in ("pretrain_dino", "draw_attention", "extract_features")
+    )
     commands = [c for c in shell_blocks(README) if split(c)[0] in (dino, attention, features)]
     assert [split(c)[0] for c in commands] == [dino, attention, features, features]
     for command in commands:
         assert run(command, monkeypatch) == 0
-    examples = re.findall(r"^```python\n(import .*?)^```", README.split("## Features")[1].split("\n## ")[0], re.M | re.S)
+    examples = re.findall(
+        r"^```python\n(import .*?)^```", README.split("## Features")[1].split("\n## ")[0], re.M | re.S
+    )
     assert len(examples) == 2
     names: dict = {}
     for example in examples:

@@ -12,6 +12,7 @@ from data.csv_table import CsvTable
 from data.listing import Listings, list_radiographs
 from data.region_table import read_region_table
 from data.table_files import paths_below
+from data.truth import read_truth
 
 
 @pytest.fixture
@@ -77,6 +78,22 @@ def test_ids_that_fit_two_files_are_refused_with_both_names(folder, read):
 def test_a_wrong_extension_is_told_with_the_file_that_is_there(folder, read):
     with pytest.raises(FileNotFoundError, match=r"0012\.jpg; '0012\.png' is there"):
         read(table_of(folder, ["0012.jpg", "0013"]))
+
+
+def test_an_id_that_lost_its_zeros_is_told_with_the_file_that_is_there(folder):
+    with pytest.raises(FileNotFoundError, match=r"12; 0012\.png is: a spreadsheet may have removed the zeros"):
+        benchmark(table_of(folder, ["12", "0013"]))
+
+
+def test_masks_without_extension_find_their_file(folder):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[3:9, 4:9] = 255
+    Image.fromarray(mask).save(folder / "m1.png")
+    (folder / "t.csv").write_text("image,mask\n0012,m1\n")
+    np.testing.assert_array_equal(read_truth(folder / "t.csv").lookup(folder / "0012.png", (40, 50)), mask > 0)
+    (folder / "t.csv").write_text("image,mask\n0012,m1.tif\n")
+    with pytest.raises(ValueError, match=r"mask 'm1.tif' is not a file below .*; 'm1.png' is there"):
+        read_truth(folder / "t.csv")
 
 
 def test_a_wrong_extension_among_hands_is_told_too(folder):
