@@ -70,7 +70,7 @@ def read_inputs(
             paths = list_radiographs([entry], recursive=recursive, passed_over=passed_over)
             rows += [{"image": str(path), "name": str(path)} for path in paths]
     records = pd.DataFrame(_once(rows), columns=list(COLUMNS))
-    records[["sex", "said"]] = records[["sex", "said"]].fillna("")
+    records[["sex", "said"]] = records[["sex", "said"]].astype(object).fillna("")
     records = records.astype({"age_months": float, "target": float})
     records["patient"] = records["patient"].where(records["patient"].notna(), records["image"])
     if not len(records) and not lost:

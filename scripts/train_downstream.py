@@ -260,7 +260,10 @@ class Benchmark(CrossValidation):
         )  # fmt: skip
 
     def sizes(self) -> str:
-        fold, test = self.splits.folds[0], self.splits.test_of(0)
+        from data.columns import counted
+
+        fold = self.splits.folds[0]
+        test = self.splits.test_of(0)
         patients = self.records["patient"].nunique()
         parts = f"{len(self.splits.folds)} folds of about {len(fold.train):,} + {len(fold.val):,}"
         if self.splits.pooled:
@@ -269,7 +272,7 @@ class Benchmark(CrossValidation):
             parts = f"{len(test):,} held out, {parts}"
         return (
             f"{self.subject}: {len(self.records):,} radiographs, {patients:,} patients or groups; {parts}; "
-            f"{len(self.backbones)} backbones, {self.config.protocol}, on {self.device}"
+            f"{counted(len(self.backbones), 'backbone')}, {self.config.protocol}, on {self.device}"
         )
 
     # one fold ------------------------------------------------------------------------------------------------------
@@ -612,6 +615,7 @@ class Benchmark(CrossValidation):
         """Main process: report.html, and augmentation.png where there was some."""
         import numpy as np
 
+        from data.columns import counted
         from data.manifest import name_below
         from evaluation.benchmark_page import BenchmarkPage, Side
         from evaluation.benchmark_report import write_benchmark_report
@@ -640,7 +644,7 @@ class Benchmark(CrossValidation):
         if pooled:
             scored = "each fold is tested on a part of its own, and the predictions of all folds are pooled."
         write_benchmark_report(file, BenchmarkPage(
-            title=f"{self.subject}: {len({study.backbone for study in studies})} backbones, {c.protocol}",
+            title=f"{self.subject}: {counted(len({study.backbone for study in studies}), 'backbone')}, {c.protocol}",
             lead=f"{len(self.splits.folds)} {'folds' if len(self.splits.folds) > 1 else 'fold'} "
                  f"{'by patient' if c.split == 'random' else 'of the official split'}; "
                  f"{CHOSEN[c.protocol]}; {scored} Not for diagnosis.",

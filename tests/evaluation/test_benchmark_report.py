@@ -7,13 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from test_report import EVIL, Elements
 
 from evaluation import benchmark
 from evaluation import benchmark_details as details
+from evaluation import benchmark_figures as figures
+from evaluation.agreement import bland_altman
 from evaluation.benchmark import FoldPredictions, by_subgroup, compare, summarise
 from evaluation.benchmark_page import BenchmarkPage, Side, Study, better_of, ranked, winners
 from evaluation.benchmark_report import write_benchmark_report
+from evaluation.calibration import reliability
+from evaluation.operating_points import roc_band, roc_curve
 
 
 def predictions(kind, target, generator, classes, noise):
@@ -164,6 +170,30 @@ def test_a_study_with_a_fold_that_is_not_finite_is_in_no_picture_of_pooled_predi
     page.studies[0].folds[1].test[:] = np.nan
     text, _ = written(tmp_path, page)
     assert "first-1: predictions of 1 folds are no numbers" in text
+
+
+def test_long_names_lose_their_middle_and_nothing_is_cut_at_the_edge(monkeypatch):
+    names = [f"a-network-with-a-very-long-name-that-goes-on-and-on-{'Wide' * 20}-seed-{seed}" for seed in (1, 2)]
+    drawn = []
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    target, predicted = np.arange(20.0), np.arange(20.0) + np.arange(20) % 3
+    figures.interval_picture(names, [[0.1, 0.2]] * 2, [(0.5, 0.3, 0.7)] * 2, "AUROC", benchmark.POOLED)
+    figures.confusion_picture(np.array([[5, 36], [8, 100]]), ["f", "m"], names[0])
+    figures.truth_picture(target, predicted, names[0], "months")
+    figures.agreement_picture(bland_altman(target, predicted), names[0], "months")
+    line = roc_curve(target > 9, predicted / 40)
+    figures.curve_picture("roc", [(name, line, roc_band([line])) for name in names], 0.5)
+    figures.label_picture({name: [(1, 0.5, 0.4, 0.6)] for name in names}, "AUROC", {1: "100 %"})
+    found = reliability("binary", (target > 9).astype(float), predicted / 40)
+    figures.reliability_picture(found, None, names[0], "observed share")
+    assert len(drawn) == 7
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        texts = [text for text in figure.findobj(Text) if "..." in text.get_text()]
+        assert texts and all(re.search(r"seed-[12]", text.get_text()) for text in texts)
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, (text.get_text(), box, figure.bbox)
 
 
 def test_regression(tmp_path):

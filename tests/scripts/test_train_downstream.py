@@ -335,6 +335,7 @@ def test_columns_and_cells_of_any_name_end_in_files_that_are_read_back(marked, t
             cells = [cell for row in csv.reader(stream) for cell in row]
         assert not [cell for cell in cells if cell.strip()[:1] in ("=", "@", "+")], file
     assert {row["group"][0] for row in read_rows(out / "splits.csv", ["group"])} == {"="}
+    assert "<title>target in named.csv: 1 backbone, " in (out / "report.html").read_text()
     again = downstream("csv", marked.parent, tmp_path / "again", *more, "--splits", out / "splits.csv")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "csv" / "splits.csv").read_bytes() == (out / "splits.csv").read_bytes()
