@@ -255,7 +255,7 @@ class Benchmark(CrossValidation):
             return grouped_splits(records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
 
         return joined_splits(
-            self.records, self.root, self.out / "splits.csv", made, given=c.splits, crossing=official,
+            self.records, self.root, self.out / "splits.csv", made, given=c.splits, crossing=official, pooled=True,
             final=(self.out / "predictions").exists(), workers=c.num_workers, progress=bar("sha256"),
         )  # fmt: skip
 
@@ -638,7 +638,9 @@ class Benchmark(CrossValidation):
         augmented = self.augmented(studies)
         if augmented:
             views = [view for several in augmented.values() for view in several]
-            save_figure(contact_sheet(views, columns=4, title="Augmentation"), self.out / "augmentation.png")
+            save_figure(
+                contact_sheet(views, columns=4, title=f"Augmentation: {self.subject}"), self.out / "augmentation.png"
+            )
         file = self.out / "report.html"
         scored = "every fold scores the same held-out test set once."
         if pooled:

@@ -394,7 +394,9 @@ def test_a_table_of_folds_with_test_sets_of_their_own_is_read_back(folder, tmp_p
     hashes = file_hashes(records)
     splits = rotating_splits(records, BINARY, folds=3, seed=1)
     write_splits(tmp_path / "splits.csv", records, splits, root, hashes)
-    again = read_splits(tmp_path / "splits.csv", records, root, hashes)
+    with pytest.raises(ValueError, match="folds 0 and 1 have different test sets; there is one, held out once$"):
+        read_splits(tmp_path / "splits.csv", records, root, hashes)  # of a training that tests on one set for all
+    again = read_splits(tmp_path / "splits.csv", records, root, hashes, pooled=True)
     assert again.pooled and all(
         np.array_equal(one, other) for a, b in zip(splits.folds, again.folds) for one, other in zip(a, b)
     )

@@ -414,13 +414,13 @@ def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["finetune", "knn"])
-def test_two_processes_equal_one(fracatlas, tmp_path, protocol):
+@pytest.mark.parametrize("protocol, test_split", [("finetune", 0.2), ("knn", 0.2), ("finetune", 0)])
+def test_two_processes_equal_one(fracatlas, tmp_path, protocol, test_split):
     for processes in (1, 2):
         flags = [
             "--data", "fracatlas", "--data_root", fracatlas, "--outdir", tmp_path / str(processes), "--input_size", 32,
-            "--cv", 3, "--test_split", 0.2, "--num_workers", 1, "--backbones", TINY, "--protocol", protocol, *TUNED,
-            "--device", "cpu", "--precision", "fp32",
+            "--cv", 3, "--test_split", test_split, "--num_workers", 1, "--backbones", TINY, "--protocol", protocol,
+            *TUNED, "--device", "cpu", "--precision", "fp32",
         ]  # fmt: skip
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
         command = [str(word) for word in (*launcher, "scripts/train_downstream.py", *flags)]
