@@ -473,9 +473,11 @@ class Benchmark(CrossValidation):
         from training.text import shortened
 
         c, task = self.config, self.task
-        see = "; see its data card in data/" if c.csv is None else ""
-        told = f"Fine-tuned on {self.subject} ({task.kind}){see}."
-        card = finetuned_card(f"{self.subject}, {folder.name}", told, backbone, facts, backbone_licence(backbone))
+        if c.csv is None:
+            subject, told = c.data, f"Fine-tuned on {c.data} ({task.kind}); see its data card in data/."
+        else:  # a card names no files
+            subject, told = c.target_col, f"Fine-tuned on a table of radiographs ({task.kind}: {c.target_col})."
+        card = finetuned_card(f"{subject}, {folder.name}", told, backbone, facts, backbone_licence(backbone))
         about = {
             "data": self.config.data,
             "classes": list(task.classes),
