@@ -48,7 +48,7 @@ class Config:
     l2: bool | None = flag(None, "squared error (the default)")
     l1: bool = flag(False, "absolute error instead")
     seed: int = flag(0, "of the masks; a radiograph's masks depend on it and on the path below the input folder")
-    imagenet_norm: bool = flag(True, "--no-imagenet-norm feeds pixels in [0, 1] without the checkpoint's mean and SD")
+    imagenet_norm: bool = flag(True, "pixels get the checkpoint's mean and SD; without, they stay in [0, 1]")
     scale: str | None = flag(
         None,
         "top of the colours: 99.5th percentile of all radiographs, of each radiograph, or --scale-max [cohort]",

@@ -111,8 +111,10 @@ def amount_text(labels: float, shots: bool) -> str:
 
 
 def finite_folds(study: Study) -> list[FoldPredictions]:
-    """The folds whose test predictions are numbers."""
-    return [fold for fold in study.folds if np.isfinite(fold.test).all()]
+    """The folds whose test predictions are numbers; none of a study whose folds have rows of their own unless all are,
+    because their pooled predictions would have gaps."""
+    finite = [fold for fold in study.folds if np.isfinite(fold.test).all()]
+    return finite if len(finite) == len(study.folds) or study.folds[0].rows is None else []
 
 
 def word(page: BenchmarkPage, metric: str) -> str:

@@ -344,7 +344,7 @@ background:var(--dark);cursor:zoom-in}.frame img{max-width:100%;max-height:164px
 .frame:focus-visible{outline:3px solid var(--accent);outline-offset:-3px}
 .score{position:absolute;top:6px;left:6px;margin:0;padding:0 7px;border-radius:4px;
 background:rgba(17,18,20,.82);color:#fff;font-size:13px;font-variant-numeric:tabular-nums}
-.name{margin:8px 11px 0;font-size:13px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.name{margin:8px 11px 0;font-size:13px;overflow-wrap:anywhere}
 .facts{margin:1px 11px 0;font-size:12px;color:var(--faint)}
 .pictures{display:flex;flex-wrap:wrap;gap:14px;margin-top:8px}
 figure{margin:0;max-width:100%;background:#fff;border:1px solid var(--line);border-radius:8px;overflow:hidden}
@@ -357,7 +357,7 @@ article nav{margin:4px 11px 0;font-size:12px;display:flex;gap:12px}a{color:var(-
 dialog{border:0;padding:0;width:96vw;height:94vh;max-width:none;max-height:none;background:var(--dark);color:#eee;
 border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{display:flex;flex-direction:column}
 #bar{display:flex;gap:10px;align-items:center;padding:9px 14px;font-size:14px}
-#caption{flex:1;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+#caption{flex:1;overflow-wrap:anywhere}
 #bar button{font:inherit;background:#2a2d31;color:#eee;border:0;border-radius:6px;padding:5px 12px;cursor:pointer}
 #tabs{display:flex;gap:10px}#tabs button[aria-pressed=true]{background:var(--accent)}
 #stage{flex:1;min-height:0;display:flex;overflow:auto}#large{margin:auto;max-width:100%;max-height:100%;cursor:zoom-in}

@@ -285,7 +285,7 @@ class Study:
         dataset = RegionViews(self.records, self.regions, self.preprocessing)
 
         def batches(rows):
-            return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers)
+            return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers, unit="view")
 
         total = 0.0
         for folder in bar("networks", unit="network")(self.folds):

@@ -160,6 +160,12 @@ def test_outputs_never_collide(names):
     assert all(len(PurePath(name).name.encode()) <= 255 for name in every)
 
 
+def test_long_names_of_outputs_keep_both_ends():
+    one, other = stems("a" * 190 + "1.png", "a" * 190 + "2.png")
+    assert one[:50] == other[:50] == "a" * 50 and one.endswith("a1") and other.endswith("a2")
+    assert max(len(name) for name in (one, other)) <= 180 and one != other
+
+
 def test_folders_of_equal_name_are_told_apart(tmp_path):
     folders = [tmp_path / "one" / "images", tmp_path / "two" / "images", tmp_path / "thumbnails", tmp_path / "wrist"]
     assert list(folder_labels(folders).values()) == ["one_images", "two_images", "thumbnails_2", "wrist"]
