@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ class Side:
 
 @dataclasses.dataclass
 class BenchmarkPage:
-    """What the page is about. `files`: names of the R test radiographs; `picture(r)` gives one, uint8 [h, w]."""
+    """What the page is about. `files`: names of the R test radiographs; `picture(r)` gives one, uint8 [h, w].
+    `random_starts`: the backbones (as in `Study`) whose weights are random."""
 
     title: str
     lead: str
@@ -62,6 +63,7 @@ class BenchmarkPage:
     augmented: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # words -> uint8 [h, w]
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     unit: str = ""
+    random_starts: Collection[str] = ()
 
 
 def ranked(page: BenchmarkPage) -> list[Study]:

@@ -32,7 +32,7 @@ from evaluation.benchmark_page import (
 )
 from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
-from evaluation.verdicts import RANDOM_START, against_constant, against_others, few_patients, joined, turned
+from evaluation.verdicts import against_constant, against_others, few_patients, joined, turned
 from training.files import file_names
 
 MOST_PARTS = 40  # rows of a subgroup table
@@ -79,7 +79,9 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
         first = against_constant(best.name, found[main], 0.5, "chance")
     sentences = [few or first]
     compared = {study.name for study in studies if study.labels == best.labels}
-    starts = {study.name: f"random weights ({study.name})" for study in studies if study.name.startswith(RANDOM_START)}
+    starts = {
+        study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts
+    }
     for study in studies:
         if study.name in compared and study.name not in starts and not few:
             rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]

@@ -653,6 +653,7 @@ class Benchmark(CrossValidation):
                  f"{'by patient' if c.split == 'random' else 'of the official split'}; "
                  f"{CHOSEN[c.protocol]}; {scored} Not for diagnosis.",
             test=test, studies=studies, comparisons=compared,
+            random_starts={name for backbone, name in self.backbones.items() if backbone.startswith("none:")},
             files=[printable(name_below(Path(path), str(self.root))[2:]) for path in records["image"].iloc[rows]],
             picture=lambda number: self.shown(records["image"].iloc[rows[number]]),
             sides=[Side(name, target[rows], patients[rows].tolist()) for name, rows in sides],
