@@ -79,9 +79,7 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
         first = against_constant(best.name, found[main], 0.5, "chance")
     sentences = [few or first]
     compared = {study.name for study in studies if study.labels == best.labels}
-    starts = {
-        study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts
-    }
+    starts = {study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts}
     for study in studies:
         if study.name in compared and study.name not in starts and not few:
             rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
