@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import gammaincinv, ndtri, stdtrit
 
 from evaluation.metrics import Runs, class_recalls, known_rows, metric_values, metrics
 from training.progress import steps
@@ -30,6 +30,7 @@ from training.progress import steps
 BLOCK = 500_000  # weights that are in memory at once, few enough for a cache
 FEWEST_PATIENTS = 4  # of each class; with fewer, no method that was simulated covers as often as it says
 PSEUDO = 0.25  # observations that are added on each side where a statistic may stand at a limit
+MOST_FEW_HITS = 3
 TOO_FEW = "too few patients"
 NO_LIMITS = (-math.inf, math.inf)
 FRACTION = (0.0, 1.0)
@@ -135,7 +136,21 @@ def _score_interval(estimate: float, variance: float, patients: Patients, level:
     z = quantile(math.inf if len(patients.counts) == 1 else patients.degrees, level)
     centre = (estimate + z**2 / (2 * worth)) / (1 + z**2 / worth)
     half = z / (1 + z**2 / worth) * math.sqrt(estimate * (1 - estimate) / worth + (z / (2 * worth)) ** 2)
-    return max(0.0, min(centre - half, estimate)), min(1.0, max(centre + half, estimate))
+    low = max(0.0, min(centre - half, estimate))
+    high = min(1.0, max(centre + half, estimate))
+    if len(patients.counts) == 1:
+        low = min(low, _few_hits_bound(estimate * worth, level) / worth)
+        high = max(high, 1 - _few_hits_bound((1 - estimate) * worth, level) / worth)
+    return low, high
+
+
+def _few_hits_bound(hits: float, level: float) -> float:
+    """A lower bound for the expected number of rare hits; infinite where Wilson's bound holds without it.
+
+    Wilson's interval covers too rarely next to a limit; the bound of a Poisson count mends it (Brown, Cai & DasGupta
+    2001, https://doi.org/10.1214/ss/1009213286, section 4.1.1).
+    """
+    return float(gammaincinv(hits, 1 - level)) if 0 < hits <= MOST_FEW_HITS else math.inf
 
 
 def quantile(degrees: float, level: float) -> float:
