@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say
 
@@ -57,6 +57,7 @@ class Config:
     strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
     compile: bool = flag(False, "torch.compile the network")
     on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
+    audit: Path | None = audit_flag()
     save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)")
     save_minutes: float = flag(15.0, "and after so many minutes")
     panel_freq: int = flag(10, "held-out loss and a panel of reconstructions every so many epochs (0: never)")
@@ -124,8 +125,8 @@ class Pretraining(training.pretraining.Pretraining):
             from data.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", note=self.write_quarantine, tell=self.say,
-                                      progress=bar("reading files"))  # fmt: skip
+                                      stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
+                                      tell=self.say, progress=bar("reading files"))  # fmt: skip
 
         return distributed.from_main(find)
 

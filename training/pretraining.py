@@ -13,7 +13,7 @@ from typing import Any
 # flags that do not decide the numbers: a run may be continued with others
 FREE = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
         "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
-        "compile", "on_bad_image"}  # fmt: skip
+        "compile", "on_bad_image", "audit"}  # fmt: skip
 
 
 class Pretraining:
