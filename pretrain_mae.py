@@ -81,6 +81,8 @@ def main(config: Config) -> int:
 class Pretraining(training.pretraining.Pretraining):
     """The seven paragraphs of every pretraining script: data, objective, optimizer, resume, fit, export."""
 
+    told = ""  # of the last panel
+
     # data
 
     def check_flags(self) -> None:
@@ -219,6 +221,8 @@ class Pretraining(training.pretraining.Pretraining):
 
     def look(self, epoch: float, step: int) -> None:
         """Main process."""
+        from evaluation.panel import outlook
+
         c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
         caption = f"epoch {epoch:.5g}, {c.mask_ratio:.0%} of the patches hidden, "
@@ -232,6 +236,13 @@ class Pretraining(training.pretraining.Pretraining):
         else:
             caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
         self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
+        references = self.references if self.held_out else {}
+        told = "" if c.norm_pix_loss else outlook(step, self.plan.last_step, loss, references)
+        if told and told != self.told:  # what stays the same is said once
+            best = min(references, key=references.get, default=None)
+            level = f"; {best} {references[best]:.3g}" if references else ""
+            self.say(f"{step:,} steps: {told} (loss {loss:.3g}{level})")
+        self.told = told
 
     def prepare(self, paths) -> None:
         """Main process: the held-out radiographs, without --val_path six of the training set; fixed masks."""
@@ -260,6 +271,22 @@ class Pretraining(training.pretraining.Pretraining):
         normalise, grey = self.preprocessing.normalise, self.preprocessing.denormalise
         mean_image = grey(normalise(read(evenly(paths, most=64)))).mean((0, 1)).numpy() if self.held_out else None
         self.fixed_set = FixedSet(images, noise, normalise, grey, mean_image)
+
+    def advice(self) -> str:
+        """A run of few steps ends with a mean picture, which looks like a defect to those who do not know it."""
+        import math
+
+        from evaluation.panel import FEW_STEPS
+
+        plan = self.plan
+        if plan.last_step >= FEW_STEPS or self.config.norm_pix_loss:
+            return ""
+        needed = math.ceil(FEW_STEPS / plan.steps_per_epoch)
+        more = (
+            "--max_steps ends it early" if plan.total_steps >= FEW_STEPS else f"--epochs {needed} makes {FEW_STEPS:,}"
+        )
+        steps = "1 step is" if plan.last_step == 1 else f"{plan.last_step:,} steps are"
+        return f"{steps} few: the reconstructions may be little more than a mean picture; {more}"
 
     @functools.cached_property
     def references(self) -> dict:

@@ -19,6 +19,7 @@ from noted_training import records as metrics
 from PIL import Image
 
 import evaluation.curves
+import evaluation.panel
 import models.vit
 import pretrain_mae
 from data.audit import audit
@@ -199,6 +200,29 @@ def test_metrics_and_curves(whole):
     with Image.open(whole / "curves.png") as curves:
         curves.load()
         assert curves.width > 600
+
+
+def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
+    """Before it begins, at the first panel and at the end, each once, by the steps that it really makes."""
+    config = settings(radiographs, tmp_path / "two", batch_size=4, **held_out(radiographs))
+    assert [exit_status(pid) for pid in group(2, child(config))] == [0, 0]
+    told = [line for line in capfd.readouterr().out.splitlines() if "mean picture" in line]
+    assert told[0].startswith("12 steps are few: the reconstructions may be little more than a mean picture")
+    assert told[0].endswith("; --epochs 250 makes 1,000")
+    losses = [r["val_loss"] for r in metrics(tmp_path / "two") if "val_loss" in r]
+    early, end = told[1:]
+    assert early.startswith(f"4 steps: a mean picture is normal this early (loss {losses[0]:.3g}; ")
+    assert end.startswith("12 steps: the run ends with little more than a mean picture; it needs more --epochs (loss")
+    assert f"(loss {losses[2]:.3g}; " in end
+
+
+def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(evaluation.panel, "FEW_STEPS", 5)
+    train(settings(radiographs, tmp_path / "cut", max_steps=1))
+    assert "1 steps are few" not in (told := capfd.readouterr().out)
+    assert "1 step is few: the reconstructions" in told and told.count("--max_steps ends it early") == 1
+    train(settings(radiographs, tmp_path / "long", epochs=1.25, panel_freq=0))
+    assert "mean picture" not in capfd.readouterr().out
 
 
 def test_the_exported_folder_is_the_trained_network(whole):

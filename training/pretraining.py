@@ -65,6 +65,10 @@ class Pretraining:
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every process, after every epoch and at the end."""
 
+    def advice(self) -> str:
+        """What to expect of so many steps, before the first of them; "" if nothing needs to be said."""
+        return ""
+
     def watch(self, record: dict[str, Any]) -> None:
         """Main process: each record of metrics.jsonl."""
 
@@ -104,6 +108,8 @@ class Pretraining:
             f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
             f"{plan.global_batch} per epoch, {plan.last_step:,} in all; {self.network} on {self.device}"
         )
+        if advice := self.advice():
+            self.say(advice)
 
         # fit
         settings = Fit(
