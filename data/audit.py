@@ -254,7 +254,7 @@ def remembered(
     taken = given.read_of(states) if given else {}
     if given:
         count = sum(state in taken for state in states)
-        rest = f"; the other {len(states) - count:,} are read" if count < len(states) else ""
+        rest = f"; to be read: {len(states) - count:,}" if count < len(states) else ""
         tell(f"{printable(given.file)}: {count:,} of {len(states):,} files are as they were then{rest}")
     new = taken.keys() - known.keys()
     known |= taken

@@ -89,11 +89,11 @@ def check_files(config: Config) -> None:
 
 def make_folders(config: Config) -> None:
     """The folders of the results; an OSError names a file that cannot be written, before hours of work."""
-    from training.files import check_output, make_folder
+    from training.files import check_output
 
     for file in (config.report, config.audit, config.manifest):
         if file is not None:
-            make_folder(file.parent)
+            file.parent.mkdir(parents=True, exist_ok=True)
             check_output(file)
 
 

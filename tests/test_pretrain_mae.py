@@ -658,7 +658,7 @@ def test_only_what_has_changed_since_the_audit_is_read(radiographs, tmp_path, mo
         out = train(settings(folder, tmp_path / "run", audit=tmp_path / "audit.csv", max_steps=1))
     assert quarantine(out) == {"r00.png": "not-an-image"}
     told = capfd.readouterr().out
-    assert f"{tmp_path / 'audit.csv'}: 39 of 40 files are as they were then; the other 1 are read" in told
+    assert f"{tmp_path / 'audit.csv'}: 39 of 40 files are as they were then; to be read: 1" in told
 
 
 def test_an_audit_of_another_folder_is_refused(radiographs, tmp_path, monkeypatch, capsys):

@@ -110,7 +110,7 @@ def test_verdicts_from_elsewhere_are_taken_and_only_the_rest_is_read(folder, tmp
     good, bad = audit(paths, cache=own, earlier=given, tell=told.append)
     assert good == expected and bad["reason"].tolist() == reasons
     assert counted == [paths[3].name, "gone.png", paths[7].name]
-    assert told == [f"{given}: 5 of 8 files are as they were then; the other 3 are read"]
+    assert told == [f"{given}: 5 of 8 files are as they were then; to be read: 3"]
     assert given.read_bytes() == before
     if own:  # what was taken is kept beside what was read
         counted.clear()
