@@ -276,17 +276,16 @@ class Pretraining(training.pretraining.Pretraining):
         """A run of few steps ends with a mean picture, which looks like a defect to those who do not know it."""
         import math
 
-        from evaluation.panel import FEW_STEPS
+        from evaluation.panel import EARLY_STEPS
 
         plan = self.plan
-        if plan.last_step >= FEW_STEPS or self.config.norm_pix_loss:
+        if plan.last_step >= EARLY_STEPS or self.config.norm_pix_loss:
             return ""
-        needed = math.ceil(FEW_STEPS / plan.steps_per_epoch)
-        more = (
-            "--max_steps ends it early" if plan.total_steps >= FEW_STEPS else f"--epochs {needed} makes {FEW_STEPS:,}"
-        )
+        more = f"--epochs {math.ceil(EARLY_STEPS / plan.steps_per_epoch)} makes at least {EARLY_STEPS:,}"
+        if plan.total_steps >= EARLY_STEPS:
+            more = "--max_steps ends it early"
         steps = "1 step is" if plan.last_step == 1 else f"{plan.last_step:,} steps are"
-        return f"{steps} few: the reconstructions may be little more than a mean picture; {more}"
+        return f"{steps} few: reconstructions will be a blur, perhaps a mean picture; {more}"
 
     @functools.cached_property
     def references(self) -> dict:

@@ -254,7 +254,7 @@ def test_checking_as_documented(desk, monkeypatch, capsys):
 def test_pretraining_as_documented(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     commands = [c for c in all_commands() if split(c)[0] == "pretrain_mae.py" and c.startswith("python")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         assert run(command, monkeypatch) == 0
         folder = Path(understood(*split(command)).output_dir)
