@@ -109,7 +109,7 @@ def outlook(step: int, last_step: int, loss: float, references: dict[str, float]
     """
     early = step < max(EARLY_STEPS, EARLY_SHARE * last_step)
     if step >= last_step and early and (not references or loss < min(references.values())):
-        return "the run ends early: a blur is normal after so few steps"
+        return "a blur is normal after so few steps"
     if not references:
         return "a mean picture is normal this early" if early else ""
     if loss < min(references.values()):
