@@ -137,7 +137,7 @@ class RegionTraining(CrossValidation):
         records.attrs.clear()
         records, told, _ = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
-            earlier=c.audit, workers=c.num_workers, progress=bar("reading files"),
+            earlier=c.audit, tell=self.say, workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
         root = Path(os.path.commonpath([str(Path(image).parent) for image in records["image"]]))
         return records, task, [*notices, *told], root

@@ -69,25 +69,24 @@ def audit(
 
 def readable_records(
     records: pd.DataFrame, quarantine: Path, *, on_bad: str, cache: Path | None = None, earlier: Path | None = None,
-    workers: int = 0, progress: Callable[[Sequence], Iterable] | None = None,
+    tell: Callable[[str], None] = lambda message: None, workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
 ) -> tuple[pd.DataFrame, list[str], int]:  # fmt: skip
     """(the records whose `image` can be read, notices, how many cannot), after reading every file once.
 
     Those that cannot are listed in the table `quarantine`; `on_bad`: "skip" leaves them out, "stop" is a ValueError.
-    `cache`, `earlier`, `workers`, `progress`: as for `audit`.
+    `cache`, `earlier`, `tell`, `workers`, `progress`: as for `audit`.
     """
-    notices: list[str] = []
-    _, bad = audit(records["image"], workers=workers, cache=cache, earlier=earlier, tell=notices.append,
-                   progress=progress)  # fmt: skip
+    _, bad = audit(records["image"], workers=workers, cache=cache, earlier=earlier, tell=tell, progress=progress)
     if not len(bad):
-        return records, notices, 0
+        return records, [], 0
     write_table(quarantine, list(bad.columns), quarantined(bad))
     first = f"first {first_of(bad)}; all are in {quarantine}"
     if on_bad == "stop":
         raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
                          "--on_bad_image skip")  # fmt: skip
     told = f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}"
-    return records[~records["image"].isin(bad["path"])].reset_index(drop=True), [*notices, told], len(bad)
+    return records[~records["image"].isin(bad["path"])].reset_index(drop=True), [told], len(bad)
 
 
 def first_of(bad: pd.DataFrame) -> str:

@@ -160,7 +160,7 @@ class BoneAgeTraining(CrossValidation):
         records = records[~unknown].reset_index(drop=True)
         records, told, _ = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
-            earlier=c.audit, workers=c.num_workers, progress=bar("reading files"),
+            earlier=c.audit, tell=self.say, workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
         records = records.assign(male=(records["sex"] == "M").astype(float))
         records.attrs.clear()

@@ -159,7 +159,7 @@ class Study:
         if taken := [name for name in has if name in prediction_columns([])]:
             raise ValueError(f"column {taken[0]!r}: predictions.csv has a column of this name; rename it in the table")
         _, bad = audit(records["image"], workers=c.num_workers, cache=c.output_dir / "audit.csv",
-                       earlier=c.audit, tell=self.notices.append, progress=bar("reading files"))  # fmt: skip
+                       earlier=c.audit, tell=say, progress=bar("reading files"))  # fmt: skip
         if len(bad):
             first = f"first {bad.iloc[0]['path']} ({bad.iloc[0]['reason']}: {bad.iloc[0]['detail']})"
             if c.on_bad_image == "stop":
