@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say
 
@@ -57,6 +57,7 @@ class Config:
     strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
     compile: bool = flag(False, "torch.compile the network")
     on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
+    audit: Path | None = audit_flag()
     save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)")
     save_minutes: float = flag(15.0, "and after so many minutes")
     panel_freq: int = flag(10, "held-out loss and a panel of reconstructions every so many epochs (0: never)")
@@ -79,6 +80,8 @@ def main(config: Config) -> int:
 
 class Pretraining(training.pretraining.Pretraining):
     """The seven paragraphs of every pretraining script: data, objective, optimizer, resume, fit, export."""
+
+    told = ""  # of the last panel
 
     # data
 
@@ -124,8 +127,8 @@ class Pretraining(training.pretraining.Pretraining):
             from data.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", note=self.write_quarantine, tell=self.say,
-                                      progress=bar("reading files"))  # fmt: skip
+                                      stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
+                                      tell=self.say, progress=bar("reading files"))  # fmt: skip
 
         return distributed.from_main(find)
 
@@ -218,6 +221,8 @@ class Pretraining(training.pretraining.Pretraining):
 
     def look(self, epoch: float, step: int) -> None:
         """Main process."""
+        from evaluation.panel import outlook
+
         c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
         caption = f"epoch {epoch:.5g}, {c.mask_ratio:.0%} of the patches hidden, "
@@ -231,6 +236,13 @@ class Pretraining(training.pretraining.Pretraining):
         else:
             caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
         self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
+        references = self.references if self.held_out else {}
+        told = "" if c.norm_pix_loss else outlook(step, self.plan.last_step, loss, references)
+        if told and told != self.told:  # what stays the same is said once
+            best = min(references, key=references.get, default=None)
+            level = f"; {best} {references[best]:.3g}" if references else ""
+            self.say(f"{step:,} steps: {told} (loss {loss:.3g}{level})")
+        self.told = told
 
     def prepare(self, paths) -> None:
         """Main process: the held-out radiographs, without --val_path six of the training set; fixed masks."""
@@ -259,6 +271,21 @@ class Pretraining(training.pretraining.Pretraining):
         normalise, grey = self.preprocessing.normalise, self.preprocessing.denormalise
         mean_image = grey(normalise(read(evenly(paths, most=64)))).mean((0, 1)).numpy() if self.held_out else None
         self.fixed_set = FixedSet(images, noise, normalise, grey, mean_image)
+
+    def advice(self) -> str:
+        """A run of few steps ends with a mean picture, which looks like a defect to those who do not know it."""
+        import math
+
+        from evaluation.panel import EARLY_STEPS
+
+        plan = self.plan
+        if plan.last_step >= EARLY_STEPS or self.config.norm_pix_loss:
+            return ""
+        more = f"--epochs {math.ceil(EARLY_STEPS / plan.steps_per_epoch)} makes at least {EARLY_STEPS:,}"
+        if plan.total_steps >= EARLY_STEPS:
+            more = "--max_steps ends it early"
+        steps = "1 step is" if plan.last_step == 1 else f"{plan.last_step:,} steps are"
+        return f"{steps} few: reconstructions will be a blur, perhaps a mean picture; {more}"
 
     @functools.cached_property
     def references(self) -> dict:

@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from data.region_sources import RegionSources
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
 # flags that do not decide the numbers; of the data their content counts
 FREE = {"output_dir", "num_workers", "fold", "splits", "device", "verbose", "class_file", "on_bad_image",
-        "n_splits", "test_fraction", "pretrained_path", "centers"}  # fmt: skip
+        "n_splits", "test_fraction", "pretrained_path", "centers", "audit"}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -49,6 +49,7 @@ class Config(RegionSources):
     n_splits: int = flag(5, "folds")
     test_fraction: float = flag(0.1, "share of the radiographs held out for the test, by patient")
     num_workers: int = flag(4, "loader processes per training process")
+    audit: Path | None = audit_flag()
     output_dir: Path = flag(Path("outputs/region_guided"), "folder of networks and results")
     seed: int = flag(42, "decides splits, head, order and augmentation")
     input_size: int | None = flag(None, "side of the network's square input in pixels; default: the network's own")
@@ -136,7 +137,7 @@ class RegionTraining(CrossValidation):
         records.attrs.clear()
         records, told, _ = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
-            workers=c.num_workers, progress=bar("reading files"),
+            earlier=c.audit, tell=self.say, workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
         root = Path(os.path.commonpath([str(Path(image).parent) for image in records["image"]]))
         return records, task, [*notices, *told], root

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from training.files import printable, read_small
+from training.files import printable, read_small, reason_of
 
 MOST_BYTES = 32 << 20  # of one JSON or text file; LabelMe may store the picture in it
 TOLERANCE = 1e-3  # by which YOLO fractions may lie outside 0 to 1: they are written with few digits
@@ -56,7 +56,7 @@ def read_labelme(file: Path, size: tuple[int, int]) -> list[Shape]:
         shapes = [Shape(s.get("shape_type") or "polygon", str(s.get("label") or ""),
                         [tuple(map(float, p)) for p in s["points"]]) for s in content["shapes"]]  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{printable(file)}: not a LabelMe file ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{printable(file)}: not a LabelMe file ({printable(reason_of(error))})") from error
     if tuple(declared) != tuple(size):
         raise ValueError(
             f"{printable(file)}: drawn on a picture of {declared[0]} x {declared[1]} (height x width), the radiograph "

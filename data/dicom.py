@@ -29,13 +29,15 @@ from pydicom.uid import (
 )
 
 from data.dicom_elements import Elements
-from data.dicom_header import PIXEL_KEYS, Header, check_pixel_data, read_header
+from data.dicom_header import PIXEL_KEYS, Header, check_pixel_data, codestream_of, read_header
 from data.dicom_stored import low_bits, stored_values, value_range
 from data.dicom_tables import apply_palette
 from data.dicom_values import display_values
 from data.radiograph import UnreadableRadiograph, silence
+from training.files import printable, reason_of
 
 QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules whose warnings may quote a file
+MOST_WORDS = 400  # characters of what decoders say
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
 FREE_BYTES, MAX_INFLATION = 1 << 24, 100  # and beyond so many bytes, at most so many for each compressed one
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
@@ -92,7 +94,7 @@ def _read_data_set(path, stream) -> Elements:
         return False
 
     try:
-        _check_inflated_size(path, stream)
+        check_inflated_size(path, stream)
         dataset = read_partial(stream, watch, force=not preamble, specific_tags=list(ELEMENTS))
     except UnreadableRadiograph:
         raise
@@ -137,16 +139,17 @@ def _transfer_syntax(elements: Elements) -> UID:
     except NotImplementedError:
         ready = False
     if not ready:
-        detail = f"no decoder for {_name(syntax)} (TransferSyntaxUID) is installed"
+        detail = f"no decoder for {syntax_name(syntax)} (TransferSyntaxUID) is installed"
         raise UnreadableRadiograph(elements.path, "unknown-syntax", detail)
     return syntax
 
 
-def _name(syntax: UID) -> str:
+def syntax_name(syntax: UID) -> str:
+    """The registered name of a transfer syntax; the number of a private one may say which hospital has it."""
     return syntax.name if syntax.name != str(syntax) else "a private or unknown transfer syntax"
 
 
-def _check_inflated_size(path, stream) -> None:
+def check_inflated_size(path, stream) -> None:
     """A deflated data set is inflated at once by pydicom: measure it first, piece by piece."""
     start = 132 if stream.read(132)[128:] == b"DICM" else 0
     for implicit in (False, True):  # the same two attempts that pydicom makes
@@ -202,13 +205,28 @@ def _decode(elements: Elements, header: Header, syntax: UID) -> np.ndarray:
             raise
         # few decoders know the 12-bit form of JPEG Extended
         reason = "unknown-syntax" if syntax == JPEGExtended12Bit else "damaged"
-        raise elements.refusal(header.keyword, f"cannot be decoded as {_name(syntax)}", reason) from None
+        codestream = codestream_of(elements, header, syntax)
+        bits = f" with {codestream.bits} bits" if codestream else ""
+        problem = f"cannot be decoded as {syntax_name(syntax)}{bits}: {_words(error)}"
+        raise elements.refusal(header.keyword, problem, reason) from None
     if pixels.shape[:2] != (header.height, header.width):
         sizes = (
             f"are {header.height} and {header.width}, decoded are {pixels.shape[0]} rows of {pixels.shape[1]} pixels"
         )
         raise elements.refusal("Rows and Columns", sizes)
     return pixels
+
+
+def _words(error: BaseException) -> str:
+    """Why a frame cannot be decoded, in the words of each decoder that has tried.
+
+    A decoder is given the frame and numbers out of the checked header. It knows no other element, so that it can quote
+    none.
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    tried = [line for line in lines[1:] if re.match(r"\w+: .", line)]
+    words = "; ".join(tried) if tried else reason_of(error)
+    return printable(re.sub(r"\b\w+(Error|Exception|Warning)\b:?\s*", "", words))[:MOST_WORDS]
 
 
 def _picture(elements: Elements, header: Header, syntax: UID, decoded: np.ndarray, voi: bool) -> np.ndarray:

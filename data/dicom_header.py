@@ -128,16 +128,27 @@ def check_pixel_data(elements: Elements, header: Header, syntax: UID) -> Header:
     if not syntax.is_encapsulated:
         _check_length(elements, header, len(raw))
         return header
+    codestream = codestream_of(elements, header, syntax)
+    if codestream is None:
+        return header
+    return _compare(elements, header, codestream)
+
+
+def codestream_of(elements: Elements, header: Header, syntax: UID) -> Codestream | None:
+    """What the compressed frame of the header says of itself; None where it is not compressed, or says nothing.
+
+    Raises UnreadableRadiograph if there is no such frame.
+    """
+    if not syntax.is_encapsulated:
+        return None
     offsets = _extended_offsets(elements, header)
+    raw = elements.content(header.keyword)
     try:
         frame = get_frame(raw, header.frame, number_of_frames=header.frames, extended_offsets=offsets)
     except Exception:  # not in fragments, or fewer than declared
         problem = f"does not hold {header.frames} compressed frames, as TransferSyntaxUID and NumberOfFrames say"
         raise elements.refusal(header.keyword, problem, "damaged") from None
-    codestream = None if syntax == RLELossless else read_codestream(frame)
-    if codestream is None:
-        return header
-    return _compare(elements, header, codestream)
+    return None if syntax == RLELossless else read_codestream(frame)
 
 
 def _check_length(elements: Elements, header: Header, length: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.radiograph import UnreadableRadiograph, check_size, choose_frame, silence
+from training.files import printable, reason_of
 from training.os_errors import meaning_of
 
 PICTURES = ("PNG", "JPEG", "BMP")  # what Pillow decodes here
@@ -32,9 +33,9 @@ def read_picture(path, stream, *, frame: int | None = None) -> np.ndarray:
         picture = _open_frame(path, stream, frame)
         if picture.format == "PNG":
             _check_png(path, stream)
-            if ";16" in _layout(picture) and picture.mode in ("RGB", "RGBA"):
+            if ";16" in layout_of(picture) and picture.mode in ("RGB", "RGBA"):
                 invisible = picture.info.get("transparency")
-                return _without(invisible, _deep_colour(path, stream, frame, _layout(picture)))
+                return _without(invisible, _deep_colour(path, stream, frame, layout_of(picture)))
         return decode_picture(path, picture)
 
 
@@ -70,12 +71,12 @@ def refusals(path):
         signs = ("truncated", "not enough", "buffer is not")
         cut = isinstance(error, EOFError) or any(sign in message for sign in signs)
         reason = "truncated" if cut else "damaged"
-        raise UnreadableRadiograph(path, reason, f"{type(error).__name__}: {error}") from error
+        raise UnreadableRadiograph(path, reason, printable(reason_of(error))) from error
 
 
 def decode_picture(path, picture: Image.Image) -> np.ndarray:
     """[H, W] or [H, W, 3] of a picture that is open, upright and on black, by its colour mode in Pillow."""
-    layout = _layout(picture)
+    layout = layout_of(picture)
     invisible = picture.info.get("transparency")
     picture = _decode(path, picture)
     mode = picture.mode
@@ -161,7 +162,8 @@ def _decode(path, picture: Image.Image) -> Image.Image:
     try:
         ImageOps.exif_transpose(picture, in_place=True)
     except Exception as error:  # without the orientation nobody knows which way is up
-        raise UnreadableRadiograph(path, "bad-metadata", f"unreadable EXIF block: {type(error).__name__}") from error
+        detail = f"an EXIF block that cannot be read ({printable(reason_of(error))})"
+        raise UnreadableRadiograph(path, "bad-metadata", detail) from error
     return picture
 
 
@@ -177,7 +179,7 @@ def to_array(picture: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _layout(picture: Image.Image) -> str:
+def layout_of(picture: Image.Image) -> str:
     """How the samples lie in the file, for example "RGB;16B": Pillow's raw mode."""
     arguments = picture.tile[0].args if picture.tile else ""
     layout = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from data.audit import audit
+from data.audit import audit, first_of
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph, list_radiographs, passed_over_message
 from training.files import append_line
@@ -66,7 +66,7 @@ class UnlabelledRadiographs(Dataset):
                     _note(self.quarantine, error)
                 self._noted.add(used)
                 first = first or error
-        raise UnreadableRadiograph(first.path, first.reason, "and neither can the files after it be read")
+        raise UnreadableRadiograph(first.path, first.reason, f"{first.detail}; neither can the files after it be read")
 
 
 class PreparedRadiographs(Dataset):
@@ -98,6 +98,7 @@ def usable_radiographs(
     *,
     workers: int,
     stop: bool,
+    earlier: Path | None = None,
     note: Callable[[pd.DataFrame], None],
     tell: Callable[[str], None] = lambda message: None,
     progress: Callable | None = None,
@@ -106,9 +107,9 @@ def usable_radiographs(
     """Files to train on, files held out (at most `most_held_out`, evenly spread), and a table of those of no use.
 
     What is held out, or lies in the run folder `output` (panels, curves), is not trained on. Every file is decoded once
-    by `data.audit.audit` in `workers` processes, whose verdicts are kept in `output`; `progress` as there. `tell` is
-    given a sentence about files that are no radiographs. With `stop` one unreadable file is an error. ValueErrors name
-    the flags; where files are to blame, `note` is given the table before.
+    by `data.audit.audit` in `workers` processes, whose verdicts are kept in `output`; `earlier` and `progress` as
+    there. `tell` is given a sentence about files that are no radiographs, and one about `earlier`. With `stop` one
+    unreadable file is an error. ValueErrors name the flags; where files are to blame, `note` is given the table before.
     """
     passed_over = {}
     held_out = list_radiographs(val_path, passed_over=passed_over) if val_path else []
@@ -122,15 +123,15 @@ def usable_radiographs(
         cause = f"--val_path {' '.join(val_path)} holds out" if val_path else f"the run folder {output} holds"
         raise ValueError(f"{cause} every radiograph of --data_path")
     held_out = evenly(held_out, most=most_held_out)
-    _, bad = audit([*found, *held_out], workers=workers, cache=output / "audit.csv", progress=progress)
+    _, bad = audit([*found, *held_out], workers=workers, cache=output / "audit.csv", earlier=earlier, tell=tell,
+                   progress=progress)  # fmt: skip
     unreadable = set(bad["path"])
     good, readable = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
     if (len(bad) and stop) or not good or (held_out and not readable):
         note(bad)
     if len(bad) and stop:
-        first = bad.iloc[0]
-        raise ValueError(f"{len(bad)} unreadable radiographs, the first {first['path']} ({first['reason']}); all "
-                         f"are in {output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
+        raise ValueError(f"{len(bad)} unreadable radiographs, the first {first_of(bad)}; all are in "
+                         f"{output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
     if not good:
         raise ValueError(f"none of the {len(found)} files below {' '.join(data_path)} can be read; see the "
                          f"reasons in {output / 'quarantine.csv'}")  # fmt: skip

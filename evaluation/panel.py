@@ -16,6 +16,8 @@ from evaluation.figures import levels, masked_tile, panel, save_figure
 from evaluation.reconstruction import hidden_pixels, without_learning
 
 TILE = 192  # pixels, about; smaller network inputs are shown enlarged
+EARLY_STEPS = 2_000  # after fewer, reconstructions are a blur: see what configs/small_set.yaml says of its trial
+EARLY_SHARE = 0.1  # of the steps of a long run, whose learning rate is still rising
 
 
 @dataclasses.dataclass
@@ -97,6 +99,26 @@ class FixedSet:
         """Normalised [B, 3, h, w] -> uint8 [B, h, w]."""
         grey = self.denormalise(images.float()).mean(dim=1).clamp(0, 1)
         return (grey * 255).round().byte().cpu().numpy()
+
+
+def outlook(step: int, last_step: int, loss: float, references: dict[str, float]) -> str:
+    """What to think of the panel of this step, in a few words; "" if nothing needs to be said.
+
+    `loss`: on the fixed set, and `references` there (may be empty). A masked autoencoder first learns the mean picture,
+    then its brightness and outlines, and passes what needs no learning long before its pictures are sharp.
+    """
+    early = step < max(EARLY_STEPS, EARLY_SHARE * last_step)
+    if step >= last_step and early and (not references or loss < min(references.values())):
+        return "a blur is normal after so few steps"
+    if not references:
+        return "a mean picture is normal this early" if early else ""
+    if loss < min(references.values()):
+        return "better than all that needs no learning" + ("; a blur is normal this early" if early else "")
+    if step >= last_step:
+        return "the run ends with little more than a mean picture; it needs more --epochs"
+    if early:
+        return "a mean picture is normal this early"
+    return "a mean picture this late asks for another --lr if the loss is flat, for patience if it falls"
 
 
 def draw_views(rows: list[list[np.ndarray]], columns: list[str], path: Path, tile: int) -> None:

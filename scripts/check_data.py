@@ -1,10 +1,12 @@
 """Read every radiograph once, completely, before hours are spent on a data set; and notice what changes in it later.
 
-    python scripts/check_data.py --in-dirs /data/radiographs --report report.csv
+    python scripts/check_data.py --in-dirs /data/radiographs --report report.csv --audit audit.csv
     python scripts/check_data.py --in-dirs /data/radiographs --manifest manifest.csv --duplicates
 
-The first run with --manifest writes size and sha256 of every file; later runs compare, and report files that have
-changed, are missing or new. Exit status: 0 all is well, 3 something is not, 2 a wrong flag or file.
+Three verdicts are given: readable, duplicates, manifest. The first run with --manifest writes size and sha256 of every
+file; later runs compare, and report files that have changed, are missing or new. --audit keeps what reading has found,
+for the --audit of trainings and for the next check. Exit status: 0 all is well, 3 something is not, 2 a wrong flag or
+file.
 """
 
 import sys, pathlib
@@ -12,6 +14,7 @@ import sys, pathlib
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from training.cli import flag, run
 from training.progress import bar, say
 
 Row = tuple[Path | str, str, str]  # path, reason, detail
+NAMED = 10  # fewer wrong files are named on the screen
 MEANINGS = {  # of the reasons that only this script gives
     "no-radiographs": "a folder in which there is nothing to read",
     "changed": "not the content that the manifest has noted",
@@ -35,6 +39,7 @@ class Config:
 
     in_dirs: list[Path] = flag(help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path")
     report: Path | None = flag(None, "CSV file to write: path, reason, detail of everything that is wrong")
+    audit: Path | None = flag(None, "CSV file to keep for the --audit of trainings; unchanged files are not read again")
     manifest: Path | None = flag(None, "file with the sha256 of every file: written if it is not there, else compared")
     duplicates: bool = flag(False, "report files whose content is exactly that of another one")
     recursive: bool = flag(True, "also radiographs in subfolders")
@@ -46,26 +51,50 @@ def main(config: Config) -> int:
     from data.audit import audit
     from data.manifest import read_manifest
     from data.radiograph import passed_over_message
-    from training.files import check_output, printable
+    from training.files import printable
 
     if config.num_workers < 0:
         raise ValueError(f"--num_workers {config.num_workers} is out of range")
-    for file in (config.report, config.manifest):
-        if file is not None and not file.parent.is_dir():
-            raise FileNotFoundError(f"{printable(file)}: there is no such folder to write it into")
-        if file is not None:
-            check_output(file)
+    check_files(config)
     known = read_manifest(config.manifest) if config.manifest is not None and config.manifest.exists() else None
     passed_over = {}
     paths, wrong = listed(config.in_dirs, config.recursive, passed_over)
-    good, bad = audit(paths, workers=config.num_workers, progress=bar("reading"))
+    make_folders(config)
+    kept = config.audit is not None and config.audit.exists()
+    good, bad = audit(paths, workers=config.num_workers, cache=config.audit, progress=bar("reading"))
     wrong += bad.itertuples(index=False, name=None)
-    if config.manifest is not None or config.duplicates:
-        wrong += compared(config, paths, known)
+    if kept:
+        say(f"{printable(config.audit)}: files that have not changed since were not read again; delete it to read all")
+    verdicts = {"readable": f"{len(good):,} of {len(paths):,} files are usable radiographs"}
+    found, told = compared(config, paths, known)
     if message := passed_over_message(passed_over):
         say(message)
-    conclude(config, len(paths), len(good), wrong)
-    return 3 if wrong else 0
+    summarize(config, paths, set(good))
+    conclude(config, verdicts | told, wrong + found)
+    return 3 if wrong or found else 0
+
+
+def check_files(config: Config) -> None:
+    """Refuse two results in one file, and a manifest in a folder that is not there: a misspelt one would be new."""
+    from training.files import printable
+
+    named: dict[Path, str] = {}
+    for name in ("report", "audit", "manifest"):
+        file = getattr(config, name)
+        if file is not None and (other := named.setdefault(file.absolute(), name)) != name:
+            raise ValueError(f"--{name} {printable(file)}: this file is that of --{other}, too")
+    if config.manifest is not None and not config.manifest.parent.is_dir():
+        raise FileNotFoundError(f"{printable(config.manifest)}: there is no such folder to write it into")
+
+
+def make_folders(config: Config) -> None:
+    """The folders of the results; an OSError names a file that cannot be written, before hours of work."""
+    from training.files import check_output
+
+    for file in (config.report, config.audit, config.manifest):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            check_output(file)
 
 
 def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[list[Path], list[Row]]:
@@ -94,45 +123,102 @@ def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[lis
     return list(found.values()), empty
 
 
-def compared(config: Config, paths: list[Path], known: dict | None) -> list[Row]:
-    """What is not as the manifest says, or there twice; writes the manifest if there is none yet."""
+def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[list[Row], dict[str, str]]:
+    """What is there twice or not as the manifest says, and a verdict on both; writes the manifest if there is none."""
     from data.manifest import common_folder, differences, duplicates, fingerprints, name_below, write_manifest
     from training.files import printable
 
-    content = fingerprints(paths, workers=config.num_workers, progress=bar("sha256"))
+    told = {
+        "duplicates": "not looked for (--duplicates compares the content of all files)",
+        "manifest": "none given (--manifest FILE notes size and sha256 of every file, and compares them later)",
+    }
     wrong: list[Row] = []
+    if config.manifest is None and not config.duplicates:
+        return wrong, told
+    content = fingerprints(paths, workers=config.num_workers, progress=bar("sha256"))
+    if config.duplicates:
+        wrong += [(path, "duplicate", f"same content as {printable(first)}") for path, first in duplicates(content)]
+        told["duplicates"] = f"{len(wrong):,} files have exactly the content of another one" if wrong else "none"
     if config.manifest is not None:
-        folder = common_folder(config.in_dirs)
+        file, folder = printable(config.manifest), common_folder(config.in_dirs)
         named = {name_below(path, folder): entry for path, entry in content.items()}
         if known is None:
             write_manifest(config.manifest, named)
-            say(f"written: {printable(config.manifest)}, {sum(not e.error for e in named.values()):,} files")
+            told["manifest"] = f"written: {file}, {sum(not e.error for e in named.values()):,} files"
         else:
-            wrong += [(Path(folder, name), kind, detail) for name, kind, detail in differences(known, named)]
-    if config.duplicates:
-        wrong += [(path, "duplicate", f"same content as {printable(first)}") for path, first in duplicates(content)]
-    return wrong
+            found = differences(known, named)
+            wrong += [(Path(folder, name), kind, detail) for name, kind, detail in found]
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(kind for _, kind, _ in found).most_common())
+            told["manifest"] = f"not as {file} has noted: {kinds}" if found else f"all is as {file} has noted"
+    return wrong, told
 
 
-def conclude(config: Config, count: int, usable: int, wrong: list[Row]) -> None:
-    """Counts on the screen, and every file in the report."""
+def summarize(config: Config, paths: list[Path], good: set[Path]) -> None:
+    """What kind of radiographs these are, by their headers."""
+    from data.audit import remembered
+    from data.file_facts import file_facts
+
+    facts = remembered(file_facts, paths, None, workers=config.num_workers, progress=bar("headers"))
+    usable = [one for path, one in zip(paths, facts) if one is not None and path in good]
+    if usable:
+        say(f"summary of {len(usable):,} usable radiographs:")
+    for name, values in described(usable).items():
+        say(f"  {name:<12} {values}")
+    if unknown := len(good) - len(usable):
+        say(f"  and {unknown:,} whose headers cannot be read on their own")
+    tagged = [one.named for one in facts if one is not None and one.format.startswith("DICOM")]
+    if tagged:
+        where = f"in {sum(tagged):,} of {len(tagged):,} DICOM files" if any(tagged) else "in no DICOM file"
+        say(f"tags hold patient names: {where} (pseudonyms count, too); text in other formats is not searched")
+
+
+def described(usable: list) -> dict[str, str]:
+    """Each property of the files as counts of its values, the sizes as a range."""
+    if not usable:
+        return {}
+    order = sorted(usable, key=lambda one: one.width * one.height)
+    small, middle, large = (f"{one.width:,} x {one.height:,}" for one in (order[0], order[len(order) // 2], order[-1]))
+    size = f"{small} pixels (width x height)"
+    if small != large:
+        size = f"{small} to {large} pixels (width x height), median {middle}"
+    told = {"format": counts(one.format for one in usable), "size": size}
+    told["bits"] = counts(f"of {one.bits}" for one in usable)
+    told["photometric"] = counts(one.photometric for one in usable)
+    for name, values in (("view", [one.view for one in usable]), ("body part", [one.body_part for one in usable])):
+        told[name] = counts(value or "not stated" for value in values)
+    return told
+
+
+def counts(values: Iterable[str], most: int = 8) -> str:
+    """How often each value is there, the most frequent first."""
+    found = Counter(values).most_common()
+    shown = [f"{number:,} {value}" for value, number in found[:most]]
+    if rest := found[most:]:
+        shown.append(f"{sum(number for _, number in rest):,} of {len(rest)} other kinds")
+    return ", ".join(shown)
+
+
+def conclude(config: Config, verdicts: dict[str, str], wrong: list[Row]) -> None:
+    """Counts, names and verdicts on the screen, and every file in the report."""
     from data.radiograph import REASONS
     from training.files import printable
     from training.tables import write_table
 
     for reason, files in Counter(reason for _, reason, _ in wrong).most_common():
         say(f"{files:>10,}  {reason:<19} {(REASONS | MEANINGS)[reason]}")
-    say(f"{usable:,} of {count:,} files are usable radiographs")
     columns = ("path", "reason", "detail")
     rows = [(printable(path), reason, detail) for path, reason, detail in wrong]
+    for row in rows if len(rows) < NAMED else rows[:5] if config.report is None else ():
+        say("  " + ": ".join(row))
+    if len(rows) >= NAMED and config.report is None:
+        say(f"  and {len(rows) - 5:,} more; --report FILE.csv lists all")
+    for name, verdict in verdicts.items():
+        say(f"{name}: {verdict}")
     if config.report is not None:
         write_table(config.report, columns, (dict(zip(columns, row)) for row in rows))
         say(f"written: {printable(config.report)}")
-        return
-    for row in rows[:5]:
-        say("  " + ": ".join(row))
-    if len(rows) > 5:
-        say(f"  and {len(rows) - 5:,} more; --report FILE.csv lists all")
+    if config.audit is not None:
+        say(f"written: {printable(config.audit)}, for the --audit of trainings")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say, warn
 
@@ -83,6 +83,7 @@ class Config:
     use_fp16: bool | None = flag(None, "True: precision auto; False: fp32; overrides --precision", words=True)
     strict_fp32: bool = flag(False, "leave the CPU's default float32 library in place")
     on_bad_image: str = flag("skip", "unreadable radiographs: quarantine and go on, or stop", choices=("skip", "stop"))
+    audit: Path | None = audit_flag()
     save_freq: float = flag(1.0, "checkpoint every so many epochs (0: only by time and at the end)",
                             alias="saveckp_freq")  # fmt: skip
     save_minutes: float = flag(15.0, "and after so many minutes")
@@ -173,8 +174,8 @@ class Pretraining(training.pretraining.Pretraining):
             from data.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", note=self.write_quarantine, tell=self.say,
-                                      progress=bar("reading files"))  # fmt: skip
+                                      stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
+                                      tell=self.say, progress=bar("reading files"))  # fmt: skip
 
         if c.dataset or c.job_ID:
             self.say(", ".join(f"{k} {v}" for k, v in (("data set", c.dataset), ("job", c.job_ID)) if v))
@@ -182,11 +183,10 @@ class Pretraining(training.pretraining.Pretraining):
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
+        from data.audit import quarantined
         from training.tables import write_table
-        from training.files import printable
 
-        rows = [row | {"path": printable(row["path"])} for row in bad.to_dict("records")]
-        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), rows)
+        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
 
     def dataset(self, paths: list):
         """Files as samples with their views."""

@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 
@@ -26,7 +26,7 @@ LEVEL = 0.95  # of the intervals
 # flags that do not decide the numbers; of data and weights their content counts
 FREE = {"data_root", "output_dir", "num_workers", "cache_gb", "device", "verbose", "on_bad_image", "backbone", "csv",
         "image_col", "target_col", "sex_col", "patient_col", "group_distance", "splits", "fold", "k_folds", "split",
-        "val_split"}  # fmt: skip
+        "val_split", "audit"}  # fmt: skip
 SHOWN = {"backbone", "input_size", "loss", "batch_size", "epochs", "lr", "min_lr", "weight_decay", "layer_decay",
          "warmup_epochs", "clip_grad", "drop_path", "crop", "flip", "degrees", "shift", "settle", "seed", "split",
          "val_split", "k_folds", "precision"}  # fmt: skip
@@ -76,6 +76,7 @@ class Config:
     num_workers: int = flag(4, "loader processes per training process")
     seed: int = flag(42, "decides split, head, order and augmentation")
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
+    audit: Path | None = audit_flag()
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
@@ -159,7 +160,7 @@ class BoneAgeTraining(CrossValidation):
         records = records[~unknown].reset_index(drop=True)
         records, told, _ = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
-            workers=c.num_workers, progress=bar("reading files"),
+            earlier=c.audit, tell=self.say, workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
         records = records.assign(male=(records["sex"] == "M").astype(float))
         records.attrs.clear()

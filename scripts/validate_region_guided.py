@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.region_sources import RegionSources
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.progress import bar, say
 
 REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
@@ -60,6 +60,7 @@ class Config(RegionSources):
     seed: int = flag(0, "of draws, pseudo-boxes and masks")
     batch_size: int = flag(64, "views that are predicted together")
     num_workers: int = flag(4, "loader processes")
+    audit: Path | None = audit_flag()
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     weights: str = weights_flag()
@@ -158,7 +159,7 @@ class Study:
         if taken := [name for name in has if name in prediction_columns([])]:
             raise ValueError(f"column {taken[0]!r}: predictions.csv has a column of this name; rename it in the table")
         _, bad = audit(records["image"], workers=c.num_workers, cache=c.output_dir / "audit.csv",
-                       progress=bar("reading files"))  # fmt: skip
+                       earlier=c.audit, tell=say, progress=bar("reading files"))  # fmt: skip
         if len(bad):
             first = f"first {bad.iloc[0]['path']} ({bad.iloc[0]['reason']}: {bad.iloc[0]['detail']})"
             if c.on_bad_image == "stop":

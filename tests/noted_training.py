@@ -27,6 +27,7 @@ from training.schedules import constant, warmup_cosine
 from training.signals import EXIT_STOPPED
 
 SEED, GLOBAL_BATCH, STEPS, SAVE_EVERY = 5, 8, 40, 3
+CLOCK = ("unix_time", "radiographs_per_s", "waiting_share")  # of a record: not the same in a second run
 PREPROCESSING = Preprocessing(32, 32)
 
 
@@ -123,9 +124,9 @@ def checkpoint(folder: Path) -> dict:
 
 
 def records(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl without the time of day."""
+    """The lines of metrics.jsonl without what depends on the clock."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "unix_time"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
 
 
 def order(folder: Path, rank: int) -> tuple[dict[int, dict], list[tuple[int, int]]]:

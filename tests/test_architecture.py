@@ -225,8 +225,9 @@ def test_recipes_have_only_keys_that_are_flags():
     from training import cli
 
     known = {field.name for field in dataclasses.fields(pretrain_mae.Config)}
-    recipes = sorted((ROOT / "configs").glob("*mae*.yaml")) + [ROOT / "configs" / "smoke.yaml"]
-    assert len(recipes) >= 4
+    recipes = sorted((ROOT / "configs").glob("*mae*.yaml"))
+    recipes += [ROOT / "configs" / name for name in ("smoke.yaml", "small_set.yaml")]
+    assert len(recipes) >= 5
     for path in recipes:
         assert set(yaml.safe_load(path.read_text())) <= known, path.name
         config = cli.parse(pretrain_mae.Config, ["--config", str(path), "--data_path", "x"])

@@ -22,6 +22,7 @@ import scripts.draw_attention
 import scripts.extract_features
 import scripts.pretrain_dino
 import zero_shot_heatmap
+from data.audit import audit
 from data.phantom_folder import PhantomFolder
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
@@ -99,6 +100,7 @@ READERS = {
     "labelme/a.json": annotated,
     "yolo/a.txt": annotated,
     "set/records.csv": lambda path: PhantomFolder.read(path.parent),
+    "audit.csv": lambda path: audit([path.with_name("a.png")], earlier=path),
     "a.png": load_radiograph,
     "a.dcm": load_radiograph,
     "a": load_radiograph,

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 import torch
 from fork_harness import digest, exit_status, group, run_with_kills, spawn
+from noted_training import records as metrics
 from PIL import Image
 
 import evaluation.curves
+import evaluation.panel
 import models.vit
 import pretrain_mae
+from data.audit import audit
+from data.radiograph import list_radiographs, load_radiograph
 from models.mae import MaskedAutoencoder
 from models.weights import load_mae
 from training import cli
@@ -113,11 +117,6 @@ def state(out) -> dict:
     return torch.load(path, weights_only=True)
 
 
-def metrics(out) -> list[dict]:
-    lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "unix_time"} for line in lines]
-
-
 def quarantine(out) -> dict[str, str]:
     with open(Path(out) / "quarantine.csv", newline="") as file:
         return {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
@@ -201,6 +200,30 @@ def test_metrics_and_curves(whole):
     with Image.open(whole / "curves.png") as curves:
         curves.load()
         assert curves.width > 600
+
+
+def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
+    """Before it begins, at the first panel and at the end, each once, by the steps that it really makes."""
+    config = settings(radiographs, tmp_path / "two", batch_size=4, **held_out(radiographs))
+    assert [exit_status(pid) for pid in group(2, child(config))] == [0, 0]
+    told = [line for line in capfd.readouterr().out.splitlines() if "step" in line and "mean picture" in line]
+    assert told[0] == ("12 steps are few: reconstructions will be a blur, perhaps a mean picture; "
+                       "--epochs 500 makes at least 2,000")  # fmt: skip
+    losses = [r["val_loss"] for r in metrics(tmp_path / "two") if "val_loss" in r]
+    early, end = told[1:]
+    assert early.startswith(f"4 steps: a mean picture is normal this early (loss {losses[0]:.3g}; ")
+    assert end.startswith("12 steps: the run ends with little more than a mean picture; it needs more --epochs (loss")
+    assert f"(loss {losses[2]:.3g}; " in end
+
+
+def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(evaluation.panel, "EARLY_STEPS", 5)
+    train(settings(radiographs, tmp_path / "cut", max_steps=1))
+    told = capfd.readouterr().out
+    assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told
+    assert "1 steps: a blur is normal after so few steps (loss" in told
+    train(settings(radiographs, tmp_path / "long", epochs=1.25, panel_freq=0))
+    assert "mean picture" not in capfd.readouterr().out
 
 
 def test_the_exported_folder_is_the_trained_network(whole):
@@ -604,6 +627,50 @@ def test_bad_radiographs_are_named_with_reasons_and_the_rest_trains(rubbish, who
     assert_same(whole, out)  # as if they had never been there
     train(settings(folder, tmp_path / "run", val_path=[str(folder / "dicom")], panel_freq=1))  # from the kept verdicts
     assert quarantine(out) == reasons
+
+
+def reads_nothing(patch) -> None:
+    """From here on, also in children, the audit fails where it decodes a file."""
+    patch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+
+
+def test_an_audit_from_elsewhere_saves_the_reading_and_changes_no_bit(rubbish, whole, tmp_path, monkeypatch):
+    folder, reasons = rubbish
+    options = {"val_path": [str(folder / "dicom")], "panel_freq": 1, "audit": tmp_path / "audit.csv"}
+    audit(list_radiographs(folder), cache=options["audit"])
+    reads_nothing(monkeypatch)
+    one = train(settings(folder, tmp_path / "one", **options))
+    assert quarantine(one) == reasons and metrics(one) == metrics(whole)
+    assert_same(whole, one)
+    two = settings(folder, tmp_path / "two", batch_size=4, **options)
+    assert [exit_status(pid) for pid in group(2, child(two))] == [0, 0]
+    assert quarantine(tmp_path / "two") == reasons
+    for found, expected in zip(metrics(tmp_path / "two"), metrics(whole), strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_only_what_has_changed_since_the_audit_is_read(radiographs, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(radiographs, tmp_path / "mine")
+    audit(list_radiographs(folder), cache=tmp_path / "audit.csv")
+    (folder / "hand" / "r00.png").write_bytes(b"no picture")
+    with monkeypatch.context() as patch:
+        load = load_radiograph
+        patch.setattr("data.audit.load_radiograph", lambda p: load(p) if p.name == "r00.png" else pytest.fail(str(p)))
+        out = train(settings(folder, tmp_path / "run", audit=tmp_path / "audit.csv", max_steps=1))
+    assert quarantine(out) == {"r00.png": "not-an-image"}
+    told = capfd.readouterr().out
+    assert f"{tmp_path / 'audit.csv'}: 39 of 40 files are as they were then; to be read: 1" in told
+
+
+def test_an_audit_of_another_folder_is_refused(radiographs, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(picture(1)).save(other / "a.png")
+    audit(list_radiographs(other), cache=tmp_path / "audit.csv")
+    told = refusal(monkeypatch, capsys, *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "audit.csv")))
+    assert "has verdicts on none of the 40 files here; it is about other files, the first " in told
+    told = refusal(monkeypatch, capsys, *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "none.csv")))
+    assert told.endswith("none.csv: no such table of verdicts")
 
 
 def test_bad_radiographs_stop_the_run_if_asked(rubbish, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ The runs are what a hospital would do: pretraining and heat maps, with every log
 
 import io
 import logging
+import re
 import struct
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 
 import models.vit
 import pretrain_mae
+import scripts.check_data
 import zero_shot_heatmap
 from data.dicom_patient import patient_facts
 from data.radiograph import UnreadableRadiograph, load_radiograph
@@ -182,6 +184,27 @@ def test_sex_and_age_are_read_without_a_word(radiographs, tmp_path):
         dataset.save_as(path)
     assert exit_status(spawn(read)) == 0
     assert not any(word in (tmp_path / "log.txt").read_bytes() for word in (*CANARIES, b"18480213"))
+
+
+def test_checking_a_data_set_tells_no_word_of_it(radiographs, tmp_path, capfd):
+    """Names are counted, and a word in the place of a view or a body part is not repeated."""
+    write_dicom(radiographs / "hand" / "place.dcm", 7, BodyPartExamined=WORD, ViewPosition=WORD)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def work() -> int:
+        talkative(out / "log.txt")
+        done = scripts.check_data.main(scripts.check_data.Config(
+            [radiographs], report=out / "report.csv", audit=out / "audit.csv", num_workers=0,
+        ))  # fmt: skip
+        logging.shutdown()
+        return 0 if done == 3 else 1
+
+    assert exit_status(spawn(work)) == 0
+    told = capfd.readouterr()
+    (out / "said.txt").write_text(told.out + told.err)
+    assert hits(out) == {}
+    assert re.search(r"tags hold patient names: in 1\d of 1\d DICOM files", told.out) and "1 other" in told.out
 
 
 def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):

@@ -245,14 +245,17 @@ def test_checking_as_documented(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     (command,) = [c for c in shell_blocks(README) if split(c)[0] == "scripts/check_data.py"]
     assert run(command, monkeypatch) == 0 and "written: manifest.csv, 24 files" in capsys.readouterr().out
-    assert run(command, monkeypatch) == 0 and "manifest" not in capsys.readouterr().out
+    assert run(command, monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "manifest: all is as manifest.csv has noted" in told and "duplicates: none" in told
     assert Path("report.csv").read_text() == "path,reason,detail\n"
+    assert len(Path("audit.csv").read_text().splitlines()) == 25
 
 
 def test_pretraining_as_documented(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     commands = [c for c in all_commands() if split(c)[0] == "pretrain_mae.py" and c.startswith("python")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         assert run(command, monkeypatch) == 0
         folder = Path(understood(*split(command)).output_dir)

@@ -60,6 +60,11 @@ def weights_flag():
     return flag("ema", "of a checkpoint that holds averaged and raw weights: which are read", choices=("ema", "raw"))
 
 
+def audit_flag():
+    """The flag of every script that reads all radiographs before it begins: verdicts that are there already."""
+    return flag(None, "CSV file of scripts/check_data.py --audit: radiographs unchanged since are not read again")
+
+
 def parse(config_class: type, argv: list[str] | None = None):
     """Read `argv` (default: the command line) into an instance of `config_class`; exits with a sentence on a typo."""
     argv = sys.argv[1:] if argv is None else argv

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from training.os_errors import NO_INODES, lacks_inodes, naming
+from training.os_errors import NO_INODES, lacks_inodes, meaning_of, naming
 from training.progress import warn
 from training.text import escaped
 
@@ -281,11 +281,17 @@ def _plain_name(name: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library found wrong with a file, in one short line without its advice."""
+    """What a library found wrong with a file, in its own words: one short line without its advice, and without the name
+    of its exception, which tells nobody anything."""
     if isinstance(error, pickle.UnpicklingError):  # the first line tells how to load it all the same
         asked = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
         return f"it asks for {asked[1]}" if asked else "instructions that tensors do not need"
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__
+    text = (meaning_of(error) if isinstance(error, OSError) else str(error)).strip().split("\n")[0][:160]
+    if isinstance(error, KeyError):
+        return f"no entry {text}"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    return text or ("it ends too early" if isinstance(error, EOFError) else "the library that reads it gives no reason")
 
 
 def sha256_of(path: str | Path) -> str:

@@ -92,6 +92,7 @@ class _Loop:
         self.epoch_pending = False  # whether `on_epoch` of this step is still to be called
         self.scheduled: dict[str, float] = {}
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.pace = _Pace()
 
     def run(self) -> str:
         self._resume()
@@ -105,7 +106,8 @@ class _Loop:
             shared_dropout(self.objective, self.s.device) as self.draws,
             _closing(self.s.batches(self.step)) as batches,
         ):
-            batches = self._checked(batches)
+            self.pace.begin()
+            batches = self._checked(self.pace.timed(batches))
             if self.epoch_pending:
                 self._epoch()  # the signal that stopped the run came at the end of an epoch
             while self.step < plan.last_step:
@@ -116,6 +118,7 @@ class _Loop:
                 else:
                     self._update(losses)
                 self.step += 1
+                self.pace.steps += 1
                 self._log(bar)
                 save = save or bool(self.s.save_every and self.step % self.s.save_every == 0) and self._long_ago()
                 stop = stop and self.step < plan.last_step
@@ -156,7 +159,8 @@ class _Loop:
 
     def _epoch(self) -> None:
         if self.s.on_epoch:
-            self.s.on_epoch(self.step / self.s.plan.steps_per_epoch, self.step)
+            with self.pace.paused():
+                self.s.on_epoch(self.step / self.s.plan.steps_per_epoch, self.step)
             self.objective.train()
         self.epoch_pending = False
 
@@ -245,11 +249,18 @@ class _Loop:
         if not due or not self.counted:
             return
         names = sorted(self.totals)
-        means = distributed.mean(torch.stack([self.totals[n] for n in names]) / self.counted).tolist()
+        sums = torch.stack([self.totals[n] for n in names])
+        waiting = sums.new_tensor([self.pace.waiting_share()])
+        *means, waiting_share = distributed.mean(torch.cat([sums / self.counted, waiting])).tolist()
         record = {"step": self.step, "epoch": round(self.step / self.s.plan.steps_per_epoch, 4)}
         record |= dict(zip(names, means)) | self.scheduled
-        record |= {"unix_time": round(time.time(), 1)}
+        record |= {
+            "radiographs_per_s": float(f"{self.pace.steps_per_second() * self.s.plan.global_batch:.4g}"),
+            "waiting_share": round(waiting_share, 4),
+            "unix_time": round(time.time(), 1),
+        }
         self.totals, self.counted = {}, 0
+        self.pace.begin()
         state = f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}"
         bar.set_postfix_str(state, refresh=sys.stderr.isatty())
         self._note(record)
@@ -265,8 +276,9 @@ class _Loop:
         """All processes are at the same step here; the main one writes."""
         if self.s.run is None:
             return
-        self.totals = {name: distributed.mean(value) for name, value in sorted(self.totals.items())}
-        distributed.from_main(self._write)
+        with self.pace.paused():
+            self.totals = {name: distributed.mean(value) for name, value in sorted(self.totals.items())}
+            distributed.from_main(self._write)
         self.saved_at = time.monotonic()
 
     def _write(self) -> None:
@@ -333,6 +345,52 @@ class _Loop:
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
             mininterval=seconds, file=bar_stream(),
         )  # fmt: skip
+
+
+class _Pace:
+    """How fast steps are made, and how long this process waits for batches, since the last record of the log.
+
+    Saves, validation and panels do not count. Only the clock of the host is read; no GPU is waited for. It agrees with
+    that of the GPU to within one step, because `_Loop._agree` waits for the flags of every step.
+    """
+
+    def __init__(self):
+        self.begin()
+
+    def begin(self) -> None:
+        """Start anew, after a record."""
+        self.began = time.monotonic()
+        self.waited = 0.0  # seconds
+        self.aside = 0.0  # seconds that do not count
+        self.steps = 0
+
+    def timed(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """The same batches; the time until each is there counts as waiting."""
+        batches = iter(batches)
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens meanwhile does not count."""
+        began = time.monotonic()
+        yield
+        self.aside += time.monotonic() - began
+
+    def steps_per_second(self) -> float:
+        return self.steps / self._seconds()
+
+    def waiting_share(self) -> float:
+        """The fraction of the time spent waiting for batches, in [0, 1]."""
+        return min(1.0, self.waited / self._seconds())
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self.began - self.aside, 1e-9)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 # flags that do not decide the numbers: a run may be continued with others
 FREE = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
         "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
-        "compile", "on_bad_image"}  # fmt: skip
+        "compile", "on_bad_image", "audit"}  # fmt: skip
 
 
 class Pretraining:
@@ -65,6 +65,10 @@ class Pretraining:
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every process, after every epoch and at the end."""
 
+    def advice(self) -> str:
+        """What to expect of so many steps, before the first of them; "" if nothing needs to be said."""
+        return ""
+
     def watch(self, record: dict[str, Any]) -> None:
         """Main process: each record of metrics.jsonl."""
 
@@ -104,6 +108,8 @@ class Pretraining:
             f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
             f"{plan.global_batch} per epoch, {plan.last_step:,} in all; {self.network} on {self.device}"
         )
+        if advice := self.advice():
+            self.say(advice)
 
         # fit
         settings = Fit(

@@ -72,6 +72,7 @@ def test_wrong_yolo_lines_are_named(line, told, tmp_path):
     [
         ("{", r"a\.json: not a LabelMe file"),
         ('{"shapes": 3}', r"a\.json: not a LabelMe file"),
+        ("{}", r"a\.json: not a LabelMe file \(no entry 'shapes'\)"),
         ([{"shape_type": "rectangle", "points": [[1, 1], [2, float("nan")]]}], r"a\.json: shape 1: coordinates"),
         ([{"points": [[1, 1], [2, 2], [3]]}], r"a\.json: shape 1: a point that is not x and y"),
         ([{"points": "ab"}], r"a\.json: not a LabelMe file"),

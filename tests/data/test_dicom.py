@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_files import CANARY, PATCHY, reason, write
+from dicom_files import CANARY, PATCHY, reason, refusal, write
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -29,7 +29,7 @@ from data import dicom
 from data.dicom_header import Codestream, read_codestream
 from data.intensity import minmax
 from data.preprocessing import Preprocessing
-from data.radiograph import UnreadableRadiograph, load_radiograph
+from data.radiograph import load_radiograph
 
 RAMP = np.tile(np.arange(4096, dtype=np.uint16), (8, 1)).reshape(128, 256)
 
@@ -338,8 +338,10 @@ def test_truncated_file(tmp_path, kept):
 
 def test_codec_is_refused_by_name(tmp_path):
     frame = b"\xff\xd8\xff\xc1" + struct.pack(">HBHHB", 17, 12, 40, 60, 1) + bytes(40) + b"\xff\xd9"
-    with pytest.raises(UnreadableRadiograph, match="unknown-syntax: .*JPEG Extended"):
-        load_radiograph(write(tmp_path / "a.dcm", PATCHY, syntax=JPEGExtended12Bit, raw=encapsulate([frame])))
+    refused, detail = refusal(write(tmp_path / "a.dcm", PATCHY, syntax=JPEGExtended12Bit, raw=encapsulate([frame])))
+    assert refused == "unknown-syntax"
+    head, words = detail.split(" with 12 bits: ")
+    assert head == "PixelData cannot be decoded as JPEG Extended (Process 2 and 4)" and "12-bit precision" in words
     private = write(tmp_path / "b.dcm", PATCHY)
     private.write_bytes(private.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0"))
     assert reason(private) == "unknown-syntax"
@@ -353,7 +355,7 @@ def test_panic_of_a_rust_decoder_is_a_refusal(tmp_path, monkeypatch):
         raise type("PanicException", (BaseException,), {})("index out of bounds")
 
     monkeypatch.setattr("data.dicom.pixel_array", panic)
-    assert reason(path) == "damaged"
+    assert refusal(path) == ("damaged", "PixelData cannot be decoded as RLE Lossless: index out of bounds")
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt

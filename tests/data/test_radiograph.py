@@ -5,13 +5,14 @@ import itertools
 import json
 import os
 import pickle
+import re
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.intensity import minmax
 from data.radiograph import REASONS, UnreadableRadiograph, list_radiographs, load_radiograph, radiograph_size
@@ -388,13 +389,41 @@ def test_decoder_exceptions_become_reasons(tmp_path, monkeypatch):
         (OSError("image file is truncated"), "truncated"),
         (TypeError("x"), "damaged"),
         (NotImplementedError("x"), "damaged"),
+        (KeyError("offset"), "damaged"),
+        (ValueError(), "damaged"),
     ]:
 
         def fail(*args, _error=error, **options):
             raise _error
 
         monkeypatch.setattr(Image, "open", fail)
-        assert reason(path) == expected
+        with pytest.raises(UnreadableRadiograph) as caught:
+            load_radiograph(path)
+        assert caught.value.reason == expected and caught.value.detail
+        assert type(error).__name__ not in caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif"])
+def test_the_words_of_the_decoder_are_kept(tmp_path, name):
+    """What Pillow says of a file that is cut short, and not what it calls its exceptions."""
+    path = save(tmp_path / name, GREY)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(UnreadableRadiograph) as caught:
+        load_radiograph(path)
+    assert caught.value.reason == "truncated"
+    assert not re.search(r"\w(Error|Exception|Warning)\b", caught.value.detail)
+    if name == "a.jpg":
+        assert re.fullmatch(r"image file is truncated \(\d+ bytes not processed\)", caught.value.detail)
+
+
+def test_an_orientation_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise KeyError("Orientation")
+
+    path = save(tmp_path / "a.png", GREY)
+    monkeypatch.setattr(ImageOps, "exif_transpose", fail)
+    with pytest.raises(UnreadableRadiograph, match=r"bad-metadata: an EXIF block .* \(no entry 'Orientation'\)"):
+        load_radiograph(path)
 
 
 def test_permission_denied(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_without_quarantine_it_is_an_error(paths):
 def test_a_dead_disk_is_not_trained_on(paths, tmp_path):
     for path in paths:
         path.write_bytes(b"")
-    with pytest.raises(UnreadableRadiograph, match=r"r3\.png: empty-file: and neither can the files after it be read"):
+    with pytest.raises(UnreadableRadiograph, match=r"r3\.png: empty-file: 0 bytes; neither can the files after it be"):
         dataset(paths, quarantine=tmp_path / "q")[0, 3]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from data.preprocessing import Preprocessing
 from evaluation import panel as module
 from evaluation.curves import draw_curves, read_metrics
-from evaluation.panel import FixedSet
+from evaluation.panel import FixedSet, outlook
 from models.mae import MAEConfig, MaskedAutoencoder
 
 P, GRID = 16, (2, 3)
@@ -139,6 +139,22 @@ def test_curves_are_drawn_from_whatever_is_logged(tmp_path):
         (tmp_path / "curves.png").unlink()
     assert sizes["all"][0] == pytest.approx(3 * sizes["held out only"][0], abs=3)
     assert len(read_metrics(lines(tmp_path / "m.jsonl", training + validation + skipped))) == 9
+
+
+def test_what_to_think_of_a_panel():
+    """A mean picture is told by its loss where something is held out, and by the number of steps elsewhere."""
+    level = {"linear interpolation": 0.7, "mean image": 1.5}
+    early, better = "a mean picture is normal this early", "better than all that needs no learning"
+    assert outlook(450, 5_000, 0.8, level) == outlook(450, 5_000, 0.8, {}) == early
+    assert outlook(450, 5_000, 0.69, level) == f"{better}; a blur is normal this early"
+    assert outlook(4_000, 5_000, 0.69, level) == outlook(5_000, 5_000, 0.69, level) == better
+    assert outlook(450, 5_000, 0.69, {"linear interpolation": 2.0, "mean image": 0.68}) == early  # noise
+    assert outlook(30_000, 400_000, 0.8, level) == early  # the learning rate still rises
+    assert outlook(3_000, 5_000, 0.8, level).startswith("a mean picture this late asks for another --lr")
+    assert outlook(450, 450, 0.8, level) == "the run ends with little more than a mean picture; it needs more --epochs"
+    ended = "a blur is normal after so few steps"
+    assert outlook(450, 450, 0.69, level) == outlook(450, 450, 0.8, {}) == ended
+    assert outlook(3_000, 5_000, 0.8, {}) == outlook(5_000, 5_000, 0.8, {}) == ""
 
 
 def test_nothing_logged_nothing_drawn(tmp_path):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import CANARY, PATCHY, write
 from PIL import Image
 
+from data import audit as audit_module
 from data.audit import judge
 from data.radiograph import REASONS
 from training.cli import parse
@@ -125,7 +127,10 @@ def test_an_empty_folder_among_others_is_reported(script, folder, tmp_path):
     [
         (["--in-dirs", "nowhere"], "nowhere: no such folder or file"),
         (["--in-dirs", "empty"], "no radiographs in empty"),
-        (["--in-dirs", "in", "--report", "nowhere/r.csv"], "nowhere/r.csv: there is no such folder"),
+        (["--in-dirs", "in", "--manifest", "nowhere/m.csv"], "nowhere/m.csv: there is no such folder"),
+        (["--in-dirs", "in", "--report", "broken.csv/r.csv"], "broken.csv"),
+        (["--in-dirs", "in", "--report", "r.csv", "--audit", "r.csv"], "--audit r.csv: this file is that of --report"),
+        (["--in-dirs", "in", "--audit", "table.csv"], "table.csv: not a table of verdicts; its columns are image, age"),
         (["--in-dirs", "in", "--manifest", "broken.csv"], "broken.csv: this is no manifest, or it is damaged"),
         (["--in-dirs", "in", "--num_workers", "-1"], "--num_workers -1 is out of range"),
         (["--in-dirs", "in", "--manifesto", "x"], "did you mean --manifest?"),
@@ -134,6 +139,7 @@ def test_an_empty_folder_among_others_is_reported(script, folder, tmp_path):
 def test_what_a_user_can_mend_is_one_sentence(script, folder, tmp_path, monkeypatch, capsys, arguments, told):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.csv").write_text("path,size_bytes,sha256\n./a.png,1,2\n")
+    (tmp_path / "table.csv").write_text("image,age\na.png,12\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments])
     from training.cli import run
@@ -141,4 +147,91 @@ def test_what_a_user_can_mend_is_one_sentence(script, folder, tmp_path, monkeypa
     with pytest.raises(SystemExit) as ended:
         run(script.main, script.Config)
     shown = capsys.readouterr()
-    assert ended.value.code == 2 and told in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    assert ended.value.code == 2 and told in shown.err and shown.err.count("\n") == 1
+    assert shown.out == "" and not (tmp_path / "r.csv").exists()
+
+
+def verdicts(told: str) -> dict[str, str]:
+    """The three verdicts of the output, by name."""
+    lines = (line.partition(": ") for line in told.splitlines())
+    return {name: verdict for name, _, verdict in lines if name in ("readable", "duplicates", "manifest")}
+
+
+def test_three_verdicts_are_given_whatever_was_asked(script, folder, tmp_path, capsys):
+    assert check(script, "--in-dirs", folder) == 0
+    found = verdicts(capsys.readouterr().out)
+    assert found["readable"] == "4 of 4 files are usable radiographs"
+    assert found["duplicates"].startswith("not looked for (--duplicates")
+    assert found["manifest"].startswith("none given (--manifest FILE")
+    line = ("--in-dirs", folder, "--manifest", tmp_path / "m.csv", "--duplicates")
+    assert check(script, *line) == 0
+    found = verdicts(capsys.readouterr().out)
+    assert found["duplicates"] == "none" and found["manifest"] == f"written: {tmp_path / 'm.csv'}, 4 files"
+    assert check(script, *line) == 0
+    assert verdicts(capsys.readouterr().out)["manifest"] == f"all is as {tmp_path / 'm.csv'} has noted"
+    save(folder / "b.jpg", GREY[::-1].copy())
+    (folder / "d.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "e.png").write_bytes((folder / "a.png").read_bytes())
+    assert check(script, *line) == 3
+    found = verdicts(capsys.readouterr().out)
+    assert found["duplicates"] == "2 files have exactly the content of another one"
+    assert found["manifest"] == f"not as {tmp_path / 'm.csv'} has noted: 2 new, 1 changed"
+
+
+def test_folders_of_results_are_made(script, folder, tmp_path):
+    out = tmp_path / "new" / "folder"
+    assert check(script, "--in-dirs", folder, "--report", out / "r.csv", "--audit", out / "more" / "a.csv") == 0
+    assert rows(out / "r.csv") == [] and (out / "more" / "a.csv").read_bytes().count(b"\n") == 5
+    with pytest.raises(FileNotFoundError):
+        check(script, "--in-dirs", tmp_path / "misspelt", "--report", tmp_path / "other" / "r.csv")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("count", [9, 10])
+def test_fewer_than_ten_wrong_files_are_named_with_the_words_of_the_decoder(
+    script, folder, tmp_path, capsys, count, report
+):
+    whole = (folder / "b.jpg").read_bytes()
+    for number in range(count):
+        (folder / f"cut{number}.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    assert check(script, "--in-dirs", folder, *(("--report", tmp_path / "r.csv") if report else ())) == 3
+    told = capsys.readouterr().out
+    named = [line for line in told.splitlines() if ".jpg: truncated: image file is truncated" in line]
+    assert len(named) == (count if count < 10 else 0 if report else 5) and "Error" not in told
+    assert ("and 5 more; --report FILE.csv lists all" in told) == (count == 10 and not report)
+
+
+def test_a_summary_of_what_is_there(script, folder, tmp_path, capsys):
+    write(folder / "d.dcm", PATCHY, ViewPosition="LATERAL", BodyPartExamined="HAND")
+    write(folder / "e.dcm", PATCHY, PhotometricInterpretation="MONOCHROME1", BodyPartExamined=CANARY, PatientName="")
+    write(folder / "f.dcm", PATCHY * 0)  # no radiograph, but a patient
+    save(folder / "g.png", (GREY.astype(np.uint16) * 9)[:32])
+    assert check(script, "--in-dirs", folder) == 3
+    told = capsys.readouterr().out
+    lines = {line[2:14].strip(): line[14:].strip() for line in told.splitlines() if line.startswith("  ")}
+    assert "summary of 7 usable radiographs:" in told
+    assert lines["format"] == "4 PNG, 2 DICOM (Explicit VR Little Endian), 1 JPEG"
+    assert lines["size"] == "64 x 32 to 64 x 48 pixels (width x height), median 64 x 48"
+    assert lines["bits"] == "4 of 8, 2 of 12, 1 of 16"
+    assert lines["photometric"] == "5 grey, 1 MONOCHROME2, 1 MONOCHROME1"
+    assert lines["view"] == "6 not stated, 1 LATERAL" and lines["body part"] == "5 not stated, 1 HAND, 1 other"
+    assert "tags hold patient names: in 2 of 3 DICOM files (pseudonyms count, too)" in told
+    assert "CANARY" not in told
+
+
+def test_a_kept_audit_saves_the_reading_and_changes_no_answer(script, folder, tmp_path, capsys, monkeypatch):
+    (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:300])
+    line = ("--in-dirs", folder, "--report", tmp_path / "r.csv", "--audit", tmp_path / "a.csv")
+    assert check(script, *line) == 3
+    first, report = capsys.readouterr().out, (tmp_path / "r.csv").read_bytes()
+    read, load = [], audit_module.load_radiograph
+    monkeypatch.setattr(audit_module, "load_radiograph", lambda path: (read.append(path.name), load(path))[1])
+    assert check(script, *line) == 3
+    notice, again = capsys.readouterr().out.split("\n", 1)
+    assert read == [] and (tmp_path / "r.csv").read_bytes() == report and again == first
+    assert (
+        notice == f"{tmp_path / 'a.csv'}: files that have not changed since were not read again; delete it to read all"
+    )
+    save(folder / "new.png", GREY)
+    assert check(script, *line) == 3 and read == ["new.png"]

@@ -15,6 +15,7 @@ import torch
 from float64_training import train_in_float64
 from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from in_process import script
+from noted_training import records as metrics
 from PIL import Image
 
 import data.unlabelled  # noqa: F401  what the script imports when it runs, imported once before forking
@@ -25,8 +26,9 @@ import models.card  # noqa: F401
 import models.export  # noqa: F401
 import models.vit
 import scripts.pretrain_dino as pretrain_dino
+from data.audit import audit
 from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
+from data.radiograph import list_radiographs, load_radiograph
 from models.backbones import build_backbone
 from models.dino import DINO
 from training import cli
@@ -96,11 +98,6 @@ def state(out) -> dict:
     return torch.load(sorted((Path(out) / "checkpoints").glob("*.pt"))[-1], weights_only=True)
 
 
-def metrics(out) -> list[dict]:
-    lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "unix_time"} for line in lines]
-
-
 def assert_same(one, other):
     assert digest(state(one)) == digest(state(other)) and metrics(one) == metrics(other)
     assert (one / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
@@ -134,6 +131,12 @@ def test_the_run_folder_tells_everything(radiographs, whole):
     for picture in ("curves.png", "panels/views.png"):
         with Image.open(whole / picture) as opened:
             assert opened.width > 600 and np.asarray(opened).std() > 10
+
+
+def test_an_audit_from_elsewhere_saves_the_reading(radiographs, whole, tmp_path, monkeypatch):
+    audit(list_radiographs(radiographs), cache=tmp_path / "audit.csv")
+    monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    assert_same(whole, train(settings(radiographs, tmp_path / "run", audit=tmp_path / "audit.csv")))
 
 
 def test_the_learning_rate_grows_with_the_global_batch(radiographs, whole):

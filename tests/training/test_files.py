@@ -168,7 +168,11 @@ def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
     told = "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system"
     assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
     assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
-    assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "EOFError"
+    assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "it ends too early"
+    assert (
+        reason_of(KeyError("w")) == "no entry 'w'" and reason_of(OSError(22, "Invalid argument")) == "Invalid argument"
+    )
+    assert "Error" not in reason_of(ValueError()) + reason_of(MemoryError())
 
 
 def test_names_become_parts_of_file_names_that_any_disk_holds():

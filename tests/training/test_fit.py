@@ -126,6 +126,72 @@ def test_finite_norm_clipping_and_logged_values(tmp_path):
     assert record["grad_norm"] > 1e-3 and {"step", "epoch", "loss", "lr", "weight_decay"} <= record.keys()
 
 
+class Clock:
+    """Time that passes only when `pass_` is called, in the place of the module `time` of the loop."""
+
+    def __init__(self, patch):
+        self.now, self.time = 1000.0, time.time
+        patch.setattr(loop, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def paced(patch, folder, *, load: float, step: float, epoch: float = 0.0, **changes) -> list[tuple[float, float]]:
+    """(radiographs per second, share of waiting) of each record of a training by a clock of its own: seconds to `load`
+    a batch, for the rest of a `step`, and after an `epoch`."""
+    clock = Clock(patch)
+    patch.setattr(Toy, "after_step", lambda self, progress: clock.pass_(step))
+    patch.setattr(time, "sleep", lambda _: clock.pass_(load))  # what `batches` does for each
+    train(folder, on_epoch=lambda *_: clock.pass_(epoch), **changes)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(r["radiographs_per_s"], r["waiting_share"]) for r in records if "loss" in r]
+
+
+def test_the_log_tells_speed_and_waiting_from_the_first_record(tmp_path, monkeypatch):
+    """8 radiographs in .03 + .01 seconds; what comes after an epoch of 8 steps does not count."""
+    found = paced(monkeypatch, tmp_path, load=0.03, step=0.01, epoch=7.0, steps=20)
+    assert len(found) == 5 and found == [(200.0, 0.75)] * 5
+
+
+def test_passes_and_skipped_steps_count(tmp_path, monkeypatch):
+    """Two passes of 4 radiographs a step; a step that is not made takes its radiographs, too."""
+    found = paced(monkeypatch, tmp_path, load=0.02, step=0.0, batch_size=4, accumulate=2, steps=16, poison={7})
+    assert found == [(200.0, 1.0)] * 4
+
+
+def test_waiting_is_the_mean_of_all_processes_and_speed_counts_all_radiographs(tmp_path):
+    """Process 1 loads slowly; process 0, whose clock counts, only waits for it in the exchange of gradients."""
+
+    def member() -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            load = 0.03 * distributed.rank()
+            found = paced(patch, tmp_path, load=load, step=0.01, batch_size=4, steps=8, dropout=False)
+        return 0 if distributed.rank() or found == [(800.0, 0.375)] * 2 else 1
+
+    assert [exit_status(child) for child in group(2, member)] == [0, 0]
+
+
+def test_after_a_restart_the_speed_counts_what_was_made_since(tmp_path, monkeypatch):
+    """The first record then holds losses of steps before it, whose time nobody knows."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "_agree", stopping_at(loop._Loop._agree, 6))
+        assert len(paced(patch, tmp_path, load=0.03, step=0.01, steps=8)) == 1
+    assert paced(monkeypatch, tmp_path, load=0.07, step=0.01, steps=8) == [(200.0, 0.75), (100.0, 0.875)]
+
+
+def stopping_at(agree, last: int):
+    """`_agree` that tells of a signal when it is called for the step number `last`."""
+
+    def told(self, signalled, finite):
+        return agree(self, signalled or self.step + 1 == last, finite)
+
+    return told
+
+
 class Exploding(Toy):
     """A finite loss whose gradient is not: the square root at zero."""
 
