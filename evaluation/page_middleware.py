@@ -13,9 +13,6 @@ from urllib.parse import urlsplit
 
 from training.progress import say, warn
 
-GRACE_SECONDS = 15.0  # that a request body may take, whatever its size
-SLOWEST = 64 * 1024  # bytes per second that it has to arrive with after that
-LINGER_SECONDS = 5.0  # that an unwanted body is read, so that the client gets to read the answer
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 POLICY = "; ".join([
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'",
@@ -120,18 +117,17 @@ class Walls:
 class Pace:
     """Ends requests whose body is sent too slowly, and reads the rest of bodies that the app does not want.
 
-    A body may take `grace` seconds and one more for every `slowest` bytes that have come. An answer before the end of
-    the body closes the connection, after up to `linger` seconds in which the rest is thrown away: a connection that is
+    A body may take `grace_seconds` and one more for every `slowest` bytes that have come. An answer before the end of
+    the body closes the connection, after up to `linger_seconds` in which the rest is thrown away: a connection that is
     closed with unread bytes would be reset, and the client would see no answer.
     """
 
-    def __init__(
-        self, app, grace: float = GRACE_SECONDS, slowest: float = SLOWEST, linger: float = LINGER_SECONDS
-    ):  # fmt: skip
+    grace_seconds = 15.0
+    slowest = 64 * 1024  # bytes per second
+    linger_seconds = 5.0
+
+    def __init__(self, app):
         self._app = app
-        self._grace = grace
-        self._slowest = slowest
-        self._linger = linger
 
     async def __call__(self, scope, receive, send):
         """Pass a request on, its body and its answer watched."""
@@ -163,10 +159,10 @@ class Pace:
                 return {"type": "http.disconnect"}
             if ended:  # what comes now is that the client leaves
                 return await receive()
-            return await received(began + self._grace + size / self._slowest)
+            return await received(began + self.grace_seconds + size / self.slowest)
 
         async def drained():
-            until = clock() + self._linger
+            until = clock() + self.linger_seconds
             while not (ended or slow or gone):
                 await received(until)
 
