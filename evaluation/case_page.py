@@ -39,7 +39,8 @@ STYLE = """
 .case { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start }
 .case .look { flex: 1 1 380px; margin: 0; max-width: 720px }
 .case .picture { display: grid; background: #111 }
-.case .picture > * { grid-area: 1 / 1; width: 100%; height: auto; max-height: 85vh; object-fit: contain }
+.case .picture > * { position: relative; grid-area: 1 / 1; width: 100%; height: auto }
+.case .picture > * { max-height: 85vh; object-fit: contain }
 .case .picture img.map { opacity: var(--map) }
 .case svg rect { fill: none; stroke: #40dcff; stroke-width: 1.5; vector-effect: non-scaling-stroke }
 .case svg rect.chosen { stroke: #ffd246; stroke-width: 3 }

@@ -311,6 +311,7 @@ def test_a_refusal_reaches_a_client_that_is_still_sending():
         assert status == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin, drip", [
     (b"", b""), (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx-name: ", b"x"),
     (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""), (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET / HT", b""),
@@ -332,6 +333,7 @@ def test_connections_without_a_request_are_cut(begin, drip, monkeypatch):
         client.close()
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_used_is_kept(monkeypatch):
     with served(app_of(users=()), monkeypatch, head_seconds=0.5, look_seconds=0.1) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -344,6 +346,7 @@ def test_a_connection_that_is_used_is_kept(monkeypatch):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_read_is_dropped(monkeypatch):
     size = 40 << 20
     app = app_of(lambda path: "x" * size, users=())
@@ -360,6 +363,7 @@ def test_a_result_that_is_not_read_is_dropped(monkeypatch):
         client.close()
 
 
+@pytest.mark.slow
 def test_slow_bodies_do_not_keep_others_out(monkeypatch):
     monkeypatch.setattr("evaluation.page_middleware.Pace.grace_seconds", 0.6)
     with served(app_of(users=())) as port:
@@ -376,6 +380,7 @@ def test_slow_bodies_do_not_keep_others_out(monkeypatch):
             client.close()
 
 
+@pytest.mark.slow
 def test_a_crowd_of_connections_is_limited(monkeypatch):
     with served(app_of(users=()), monkeypatch, most_connections=8, head_seconds=1.0, look_seconds=0.1) as port:
         clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
@@ -395,6 +400,7 @@ def test_a_crowd_of_connections_is_limited(monkeypatch):
         until(is_served)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_asked_to_end_answers_first():
     gate = Gate()
     answers: list = []
