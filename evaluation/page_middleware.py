@@ -32,7 +32,7 @@ def protect(app, names: Collection[str], paths: Collection[str]):
 
     names: hosts that the page is reached under. paths: those that the log may name; others could hold anything.
     """
-    return AccessLog(Walls(Pace(app), names), paths)
+    return AccessLog(Pace(Walls(app, names)), paths)
 
 
 class AccessLog:
@@ -108,10 +108,8 @@ class Walls:
         """Whether a host is one of the names, or the very address that the client has connected to."""
         if host in self._names:
             return True
-        try:
-            return ipaddress.ip_address(host) == ipaddress.ip_address((scope.get("server") or ("",))[0])
-        except ValueError:
-            return False
+        address = as_address(host)
+        return address is not None and address == as_address((scope.get("server") or ("",))[0])
 
 
 class Pace:
@@ -180,7 +178,11 @@ class Pace:
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
-        await self._app(scope, paced, sent)
+        try:
+            await self._app(scope, paced, sent)
+        except Exception:
+            if not (slow or gone):  # whatever an app says about a client that has left
+                raise
         if slow and not started:
             await answer(send, 408, "The request was sent too slowly.", (b"connection", b"close"))
 
@@ -201,6 +203,15 @@ def host_name(host: str) -> str | None:
     return parts.hostname if plain else None
 
 
+def as_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as an object, of IPv4 also where it is written as one of IPv6; None for a name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def from_own_site(scope, host: str) -> bool:
     """Whether a request comes from a page that was served under this Host header, or from no page at all."""
     origins = header_values(scope, b"origin")
@@ -219,8 +230,8 @@ def where_raised(error: BaseException) -> str:
 
 
 async def answer(send, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
-    """Send a sentence as plain text."""
+    """Send a sentence as plain text, with the headers of all answers."""
     body = sentence.encode()
     kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*kind, *headers]})
+    await send({"type": "http.response.start", "status": status, "headers": [*kind, *HEADERS, *headers]})
     await send({"type": "http.response.body", "body": body, "more_body": False})

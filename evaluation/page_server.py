@@ -208,13 +208,18 @@ class Page:
         return self._sessions.user_of(request.cookies.get(self._session_cookie, ""))
 
     async def _fields(self, request) -> dict[str, str]:
-        """The fields of a small form; of a larger one, none."""
+        """The fields of a small form; none of a larger or broken one."""
+        from starlette.requests import ClientDisconnect
+
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MOST_LOGIN_BYTES:
-                return {}
-        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_LOGIN_BYTES:
+                    return {}
+            fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+        except (ClientDisconnect, ValueError):
+            return {}
         return {name: values[0] for name, values in fields.items()}
 
     def _page(self, user: str):

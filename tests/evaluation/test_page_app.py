@@ -82,6 +82,15 @@ def test_the_login_and_a_result():
     assert ask(app, "POST", "/radiograph", chunks=[b"x"], headers=UPLOAD | cookie(right)).status == 401
 
 
+@pytest.mark.parametrize("body, leaves", [
+    (b"user=ann&password=" + b"x" * 9000, False), (b"&".join([b"a=1"] * 11), False), (b"\xff\x00=%zz", False),
+    (b"", False), (b"user=ann", True),
+])  # fmt: skip
+def test_broken_forms_are_wrong_passwords(body, leaves, capsys):
+    answer = ask(app_of(), "POST", "/login", chunks=[body], headers=FORM, leaves=leaves)
+    assert answer.status in (0, 403) and not answer.cookies and "raised here" not in capsys.readouterr().err
+
+
 def test_behind_a_proxy_with_tls_cookies_are_secure():
     app = app_of(names=["reader.example.org"])
     host = {"host": "reader.example.org"}

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from asgi_client import ask, asked
 
-from evaluation.page_middleware import AccessLog, Pace, Walls, host_name
+from evaluation.page_middleware import AccessLog, Pace, Walls, as_address, host_name, protect
 
 SEEN: list[str] = []
 
@@ -57,6 +57,8 @@ def test_the_address_that_was_connected_to_is_served():
     assert ask(scope_of, headers={"host": "127.0.0.1:9"}).status == 200  # asgi_client connects to 127.0.0.1
     assert ask(scope_of, headers={"host": "127.0.0.2:9"}).status == 421
     assert host_name("[2001:db8::1]:80") == "2001:db8::1"
+    assert as_address("::ffff:10.0.0.1") == as_address("10.0.0.1") != as_address("10.0.0.2")
+    assert as_address("localhost") is None
 
 
 @pytest.mark.parametrize("method, headers, status", [
@@ -123,6 +125,27 @@ def test_a_slow_body_is_cut(pieces):
 
     answer, seconds = asyncio.run(timed())
     assert answer.status == 408 and answer.headers["connection"] == "close" and 0.25 < seconds < 2
+
+
+def test_errors_about_a_client_that_has_left_are_not_told():
+    async def raises(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            continue
+        raise RuntimeError("left")
+
+    slow = type("Limited", (Pace,), {"grace_seconds": 0.1})(raises)
+    assert ask(slow, "POST", chunks=[b"1", 5, b"2"]).status == 408
+    assert ask(Pace(raises), "POST", chunks=[b"1", b"2"], leaves=True).status == 0
+    with pytest.raises(RuntimeError, match="left"):
+        ask(Pace(raises), "POST", chunks=[b"1"], leaves_after=True)
+
+
+def test_refusals_are_read_to_the_end_too(capsys):
+    app = protect(inner, ["localhost"], ["/"])
+    answer = ask(app, "POST", headers={"host": "evil.example"}, chunks=[b"x" * 100] * 50)
+    assert answer.status == 421 and answer.headers["connection"] == "close" and not SEEN
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "POST / 421" in capsys.readouterr().out
 
 
 def test_an_early_answer_reads_the_rest_and_closes():
