@@ -391,14 +391,11 @@ def test_slow_bodies_do_not_keep_others_out(monkeypatch):
 
 @pytest.mark.slow
 def test_a_crowd_of_connections_is_limited(monkeypatch):
-    with served(app_of(users=()), monkeypatch, most_connections=8, head_seconds=1.0, look_seconds=0.1) as port:
+    with served(app_of(users=()), monkeypatch, most_connections=8, head_seconds=60, look_seconds=0.1) as port:
         clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
-        cut = 0
         for client in clients[8:]:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(ConnectionError):
                 assert client.recv(10) == b""
-            cut += 1
-        assert cut == 12
         for client in clients:
             client.close()
 

@@ -103,7 +103,7 @@ def test_a_token_is_of_one_user_and_has_delays_of_its_own(clock):
     other = Login(USERS, clock).remember("ann")  # of another server
     for _ in range(6):
         login.attempt("bob", "guess", "10.0.0.9")
-    for stranger in (other, token, "", "x" * 32 + ".", "\udc80." + "0" * 64):
+    for stranger in (other, token, login.remember("ann"), "", "x" * 32 + ".", "\udc80." + "0" * 64):
         assert login.attempt("bob", USERS["bob"], "10.0.0.9", stranger).wait > 0, stranger
 
 
