@@ -22,7 +22,7 @@ LIMITS = (
     "The colours end at this radiograph's own 99.5th percentile. They cannot be compared with those of another "
     "radiograph or of another network.",
     "No map has been tested for diagnosis.",
-)  # fmt: skip
+)
 NUMBERS = {"mean_error": "mean", "p99_error": "99th percentile", "max_error": "maximum"}
 
 
@@ -44,9 +44,11 @@ class MapCase(NamedTuple):
 
 
 def make_map_case(
-    pixels: np.ndarray, map_back: Callable[[tuple[int, int]], np.ndarray], numbers: Mapping[str, float],
+    pixels: np.ndarray,
+    map_back: Callable[[tuple[int, int]], np.ndarray],
+    numbers: Mapping[str, float],
     facts: Mapping[str, Any],
-) -> MapCase:  # fmt: skip
+) -> MapCase:
     """A case out of a radiograph [H, W] uint8. map_back: (h, w) -> the error map in that size."""
     size = pixels.shape[:2]
     small = fit_within(size, LONGEST) if max(size) > LONGEST else size
@@ -76,9 +78,12 @@ def map_result(case: MapCase) -> dict[str, Any]:
     height, width = case.size
     numbers = {name: value if np.isfinite(value) else None for name, value in case.numbers.items()}
     return {
-        "note": f"{RESEARCH} {BURNT_IN}", "limits": list(LIMITS), "size": {"height": height, "width": width},
-        "error map": numbers, "made": dict(case.facts),
-    }  # fmt: skip
+        "note": f"{RESEARCH} {BURNT_IN}",
+        "limits": list(LIMITS),
+        "size": {"height": height, "width": width},
+        "error map": numbers,
+        "made": dict(case.facts),
+    }
 
 
 def map_panel(case: MapCase) -> Image.Image:

@@ -41,7 +41,7 @@ USER = Limit(20, 15.0)
 BROWSER = Limit(5, 60.0)
 
 
-class Answer(NamedTuple):
+class Attempt(NamedTuple):
     """Whether a password was right. wait: seconds until the next attempt; above 0, the password was not looked at."""
 
     granted: bool
@@ -89,7 +89,7 @@ class Login:
         self._users = Delays(USER, clock)
         self._browsers = Delays(BROWSER, clock)
 
-    def attempt(self, user: str, password: str, address: str, known: str = "") -> Answer:
+    def attempt(self, user: str, password: str, address: str, known: str = "") -> Attempt:
         """Check the password of a user. known: the token that `remember` gave to this browser, if any."""
         if self._recognises(user, known):
             buckets = [(self._browsers, known)]
@@ -97,15 +97,15 @@ class Login:
             buckets = [(self._users, self._user_key(user)), (self._addresses, network_of(address))]
         wait = max(delays.seconds(key) for delays, key in buckets)
         if wait > 0:
-            return Answer(False, wait)
+            return Attempt(False, wait)
         right = hmac.compare_digest(self._digests.get(user, bytes(32)), self._digest("password", password))
         if right:
             delays, key = buckets[0]
             delays.clear(key)  # failures of an address stay: its owner may have an account and guess another's password
-            return Answer(True)
+            return Attempt(True)
         for delays, key in buckets:
             delays.add(key)
-        return Answer(False)
+        return Attempt(False)
 
     def remember(self, user: str) -> str:
         """A token that tells a browser in which `user` has logged in from all others, while the server runs."""

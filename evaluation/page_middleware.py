@@ -1,7 +1,7 @@
-"""What surrounds the web page on its way to other machines, as ASGI middleware: a log, walls, and a limit of time.
+"""ASGI middleware around the web page: an access log, a time limit for request bodies, and a filter of requests.
 
-`protect(app, names)` puts all three around an app. No request reaches the app that names another host, comes from the
-script or form of another site, or is sent too slowly; each answer forbids the browser to load or keep anything.
+`protect` puts all three around an app. Requests that name another host, come from a script or form of another site, or
+are sent too slowly do not reach the app. Each answer forbids the browser to load from elsewhere and to keep anything.
 """
 
 import asyncio
@@ -14,25 +14,36 @@ from urllib.parse import urlsplit
 from training.progress import say, warn
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-POLICY = "; ".join([
-    "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self' data:", "connect-src 'self'",
-    "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
-])  # fmt: skip
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
 HEADERS = (
-    (b"content-security-policy", POLICY.encode()), (b"cache-control", b"no-store"),
+    (b"content-security-policy", POLICY.encode()),
+    (b"cache-control", b"no-store"),
     (b"referrer-policy", b"same-origin"),  # no-referrer would make the Origin of our own forms "null"
-    (b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"),
-    (b"cross-origin-opener-policy", b"same-origin"), (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-)  # fmt: skip
+)
 
 
 def protect(app, names: Collection[str], paths: Collection[str]):
-    """An app behind its log, its walls and its limit of time.
+    """An app with its access log, time limit and request filter.
 
     names: hosts that the page is reached under. paths: those that the log may name; others could hold anything.
     """
-    return AccessLog(Pace(Walls(app, names)), paths)
+    return AccessLog(BodyTimeout(RequestFilter(app, names)), paths)
 
 
 class AccessLog:
@@ -65,7 +76,7 @@ class AccessLog:
         except Exception as error:
             warn(where_raised(error))
             if status == 0:
-                await answer(noted, 500, "The server failed; its log says where.")
+                await send_text(noted, 500, "The server failed; its log says where.")
         path = scope["path"] if scope["path"] in self._paths else "(another path)"
         method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "(another method)"
         moment = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -73,7 +84,7 @@ class AccessLog:
         self._write(f"{moment} {address} {method} {path} {status or 'no answer'} {time.monotonic() - began:.1f} s")
 
 
-class Walls:
+class RequestFilter:
     """Refuses requests to another host or from another site; adds headers to each answer.
 
     A page of another site can make a browser send requests here, also by a name that it has pointed at this machine.
@@ -98,9 +109,9 @@ class Walls:
         hosts = header_values(scope, b"host")
         host = host_name(hosts[0]) if len(hosts) == 1 else None
         if host is None or not self._is_served(host, scope):
-            await answer(headed, 421, "This page is not served under that name; --names adds one.")
+            await send_text(headed, 421, "This page is not served under that name; --names adds one.")
         elif not from_own_site(scope, hosts[0]):
-            await answer(headed, 403, "Requests from other sites are refused.")
+            await send_text(headed, 403, "Requests from other sites are refused.")
         else:
             await self._app(scope, receive, headed)
 
@@ -112,7 +123,7 @@ class Walls:
         return address is not None and address == as_address((scope.get("server") or ("",))[0])
 
 
-class Pace:
+class BodyTimeout:
     """Ends requests whose body is sent too slowly, and reads the rest of bodies that the app does not want.
 
     A body may take `grace_seconds` and one more for every `slowest` bytes that have come. An answer before the end of
@@ -184,7 +195,7 @@ class Pace:
             if not (slow or gone):  # whatever an app says about a client that has left
                 raise
         if slow and not started:
-            await answer(send, 408, "The request was sent too slowly.", (b"connection", b"close"))
+            await send_text(send, 408, "The request was sent too slowly.", (b"connection", b"close"))
 
 
 def header_values(scope, name: bytes) -> list[str]:
@@ -229,7 +240,7 @@ def where_raised(error: BaseException) -> str:
     return f"{type(error).__name__}, raised here:\n{frames}".rstrip()
 
 
-async def answer(send, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
+async def send_text(send, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
     """Send a sentence as plain text, with the headers of all answers."""
     body = sentence.encode()
     kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]

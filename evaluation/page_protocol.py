@@ -1,4 +1,4 @@
-"""Limits of a connection that uvicorn does not have: a head that does not come, an answer that is not read, a crowd.
+"""Limits of connections that uvicorn lacks: time for the head of a request, time for reading an answer, their number.
 
 Importing this module imports uvicorn.
 """
@@ -11,9 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class LimitedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 on one connection, which is cut when nothing useful has happened on it for too long.
 
-    Useful is a request that the app works on (`page_middleware.Pace` limits how long its body may take). A connection
-    without a request is cut after `head_seconds`, be it silent or sending its head byte by byte; one whose answer is
-    not read after `read_seconds`. Connections beyond `most_connections` are cut at once.
+    Useful is a request that the app works on (`page_middleware.BodyTimeout` limits how long its body may take). A
+    connection without a request is cut after `head_seconds`, whether it is silent or sends its head byte by byte; one
+    whose answer is not read is cut after `read_seconds`. Connections beyond `most_connections` are cut at once.
     """
 
     head_seconds = 10.0

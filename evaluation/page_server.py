@@ -4,8 +4,8 @@ The page uploads a radiograph by one POST, whose answer is the result. The serve
 that no folder lists (`page_uploads.Upload`) and that is given back once it was read, a result is sent and forgotten.
 The name of a file never leaves the browser.
 
-Other modules hold what surrounds this one: `page_login` passwords and sessions, `page_middleware` walls, log and limits
-of time, `page_protocol` limits of connections. Starlette, uvicorn and Jinja are imported when an app is built;
+`page_login` checks passwords and keeps sessions, `page_middleware` filters requests and writes the log, `page_uploads`
+holds uploads, `page_protocol` limits connections. Starlette, uvicorn and Jinja are imported when an app is built;
 `Refused` can be used without them.
 """
 
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 from evaluation.case_page import BANNER, STYLE, refusal_html
 from evaluation.page_login import Login, Sessions
 from evaluation.page_middleware import LOOPBACK, protect, where_raised
-from evaluation.page_uploads import Full, Reader, Room, Upload
+from evaluation.page_uploads import Capacity, Full, Upload, Worker
 from training.os_errors import meaning_of
 from training.progress import warn
 
@@ -74,10 +74,13 @@ def build_app(read: Read, settings: Settings):
 
     page = Page(read, settings)
     routes = [
-        Route("/", page.show), Route("/login", page.log_in, methods=["POST"]),
-        Route("/logout", page.log_out, methods=["POST"]), Route("/radiograph", page.answer_upload, methods=["POST"]),
-        Route("/page.css", page.send_style), Route("/page.js", page.send_script),
-    ]  # fmt: skip
+        Route("/", page.show),
+        Route("/login", page.log_in, methods=["POST"]),
+        Route("/logout", page.log_out, methods=["POST"]),
+        Route("/radiograph", page.answer_upload, methods=["POST"]),
+        Route("/page.css", page.send_style),
+        Route("/page.js", page.send_script),
+    ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return protect(app, {*LOOPBACK, *settings.names}, {route.path for route in routes})
@@ -92,8 +95,8 @@ class Page:
         self._settings = settings
         self._login = Login(settings.users)
         self._sessions = Sessions()
-        self._room = Room(settings.all_bytes, shared=bool(settings.users))
-        self._reader = Reader(lambda path: read_upload(read, path))
+        self._capacity = Capacity(settings.all_bytes, shared=bool(settings.users))
+        self._worker = Worker(lambda path: read_upload(read, path))
         self._templates = Environment(loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined)
         suffix = secrets.token_hex(4)
         self._session_cookie = f"session_{suffix}"
@@ -163,10 +166,10 @@ class Page:
         if size > most:
             return self._piece(f"The file is larger than the maximum size, {most / 2**20:g} MiB.", 413)
         try:
-            with self._room.take(user, size):
+            with self._capacity.take(user, size):
                 return await self._answer(request, size)
         except Full as full:
-            seconds = str(self._reader.retry_after(self._room.requests))
+            seconds = str(self._worker.retry_after(self._capacity.requests))
             return self._piece(f"{full} Please try again in {seconds} s.", 503, {"retry-after": seconds})
 
     async def _answer(self, request, size: int):
@@ -181,7 +184,7 @@ class Page:
                 if upload.size > size:
                     return self._piece("The request has more bytes than it says.", 400)
             upload.finish()
-            reading = self._reader.submit(upload)
+            reading = self._worker.submit(upload)
         except ClientDisconnect:
             upload.close()
             return self._piece("The upload was not completed.", 400)
@@ -224,8 +227,12 @@ class Page:
 
     def _page(self, user: str):
         settings = self._settings
-        values = {"user": user, "most_bytes": settings.most_bytes, "most_mb": f"{settings.most_bytes / 2**20:g}",
-                  "regions": settings.regions}  # fmt: skip
+        values = {
+            "user": user,
+            "most_bytes": settings.most_bytes,
+            "most_mb": f"{settings.most_bytes / 2**20:g}",
+            "regions": settings.regions,
+        }
         return self._template("page.html", 200, None, **values)
 
     def _login_form(self, refusal: str = "", status: int = 200, headers: dict[str, str] | None = None):
@@ -263,11 +270,24 @@ def make_server(app):
 
     from evaluation.page_protocol import LimitedProtocol
 
-    return uvicorn.Server(uvicorn.Config(
-        app, http=LimitedProtocol, ws="none", loop="asyncio", lifespan="off", log_config=None, log_level="critical",
-        access_log=False, proxy_headers=False, server_header=False, date_header=False, backlog=128,
-        timeout_keep_alive=5, timeout_graceful_shutdown=GRACEFUL_SECONDS,
-    ))  # fmt: skip
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=128,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
 
 
 def serve(app, listener: socket.socket, ready: Callable[[], None]) -> None:

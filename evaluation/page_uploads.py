@@ -43,7 +43,7 @@ class Upload:
             self._file.close()
 
 
-class Room:
+class Capacity:
     """Limits of what is in hand at the same time: bytes, requests, and the share of each user.
 
     most_bytes: of all uploads together. shared: whether users are told apart, so that no one takes more than
@@ -81,7 +81,7 @@ class Room:
             self._taken.remove(entry)
 
 
-class Reader:
+class Worker:
     """Reads uploads in one thread, one after the other, in the order of their submission."""
 
     def __init__(self, read: Callable[[Path], str]):

@@ -78,9 +78,13 @@ def main(config: Config) -> int:
     with bind(config.host, config.port) as listener:  # a port that is taken is told before networks are loaded
         guided = bool(config.model_path)
         settings = Settings(
-            users, host_names(config), int(config.max_mb * 2**20), int(config.total_mb * 2**20),
-            TITLE if guided else MAP_TITLE, guided,
-        )  # fmt: skip
+            users,
+            host_names(config),
+            int(config.max_mb * 2**20),
+            int(config.total_mb * 2**20),
+            TITLE if guided else MAP_TITLE,
+            guided,
+        )
         app = build_app(build_reader(config), settings)
         serve(app, listener, lambda: say(f"http://{shown}:{config.port}  (Ctrl-C ends it)"))
     return 0
@@ -113,8 +117,10 @@ def check(config: Config) -> dict[str, str]:
     import importlib.util
 
     if not config.model_path and config.mae_path is None:
-        raise ValueError("give --model_path (what train_region_guided.py writes, OUTPUT/models/foldK), --mae_path (a "
-                         "masked autoencoder), or both")  # fmt: skip
+        raise ValueError(
+            "give --model_path (what train_region_guided.py writes, OUTPUT/models/foldK), --mae_path (a "
+            "masked autoencoder), or both"
+        )
     for name, fine in (("port", 0 < config.port < 65536), ("max_mb", 0 < config.max_mb <= 4096),
                        ("total_mb", config.max_mb <= config.total_mb <= 65536),
                        ("passes", 1 <= config.passes <= 1000)):  # fmt: skip

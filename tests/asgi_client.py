@@ -22,9 +22,16 @@ class Answer(NamedTuple):
 
 
 async def asked(
-    app, method: str = "GET", path: str = "/", *, chunks: Iterable = (), headers: dict[str, str] | None = None,
-    address: str = "127.0.0.1", leaves: bool = False, leaves_after: bool = False,
-) -> Answer:  # fmt: skip
+    app,
+    method: str = "GET",
+    path: str = "/",
+    *,
+    chunks: Iterable = (),
+    headers: dict[str, str] | None = None,
+    address: str = "127.0.0.1",
+    leaves: bool = False,
+    leaves_after: bool = False,
+) -> Answer:
     """Send a request and return its answer.
 
     chunks: the body in pieces; a number is a pause in seconds. leaves: the client leaves before the end of its body;
@@ -48,18 +55,30 @@ async def asked(
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": (address, 50000),
-             "server": ("127.0.0.1", 7860),
-             "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()]}  # fmt: skip
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "client": (address, 50000),
+        "server": ("127.0.0.1", 7860),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
+    }
     await app(scope, receive, send)
     pairs = [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]] if sent else []
     cookies = [value for name, value in pairs if name == "set-cookie"]
     return Answer(
-        sent[0]["status"] if sent else 0, dict(pairs),
+        sent[0]["status"] if sent else 0,
+        dict(pairs),
         dict(cookie.partition(";")[0].split("=", 1) for cookie in cookies),
-        b"".join(message.get("body", b"") for message in sent[1:]), " ".join(cookies),
-    )  # fmt: skip
+        b"".join(message.get("body", b"") for message in sent[1:]),
+        " ".join(cookies),
+    )
 
 
 def ask(app, *arguments, **options) -> Answer:

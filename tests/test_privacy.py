@@ -228,8 +228,10 @@ def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
 
     def work() -> int:
         talkative(out / "log.txt")
-        readers = [app().build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
-                   for one in ([guided], [])]  # fmt: skip
+        readers = [
+            app().build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
+            for one in ([guided], [])
+        ]
         results = 0
         for number, path in enumerate(sorted(radiographs.rglob("*.*"))):
             upload = Upload()

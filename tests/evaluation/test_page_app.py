@@ -82,10 +82,16 @@ def test_the_login_and_a_result():
     assert ask(app, "POST", "/radiograph", chunks=[b"x"], headers=UPLOAD | cookie(right)).status == 401
 
 
-@pytest.mark.parametrize("body, leaves", [
-    (b"user=ann&password=" + b"x" * 9000, False), (b"&".join([b"a=1"] * 11), False), (b"\xff\x00=%zz", False),
-    (b"", False), (b"user=ann", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body, leaves",
+    [
+        (b"user=ann&password=" + b"x" * 9000, False),
+        (b"&".join([b"a=1"] * 11), False),
+        (b"\xff\x00=%zz", False),
+        (b"", False),
+        (b"user=ann", True),
+    ],
+)
 def test_broken_forms_are_wrong_passwords(body, leaves, capsys):
     answer = ask(app_of(), "POST", "/login", chunks=[body], headers=FORM, leaves=leaves)
     assert answer.status in (0, 403) and not answer.cookies and "raised here" not in capsys.readouterr().err
@@ -111,25 +117,41 @@ def test_guessing_is_held_up_and_a_known_browser_is_not():
     assert log_in(app, user="bob", password="other password", address="10.0.0.7").status == 303
 
 
-@pytest.mark.parametrize("path", [
-    "/config", "/gradio_api/upload", "/gradio_api/deep_link", "/gradio_api/file=/etc/passwd", "/docs", "/openapi.json",
-    "/page/../../app.py", "/page.html", "/static/page.js", "//etc/passwd", "/radiograph/", "/favicon.ico",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/config",
+        "/gradio_api/upload",
+        "/gradio_api/deep_link",
+        "/gradio_api/file=/etc/passwd",
+        "/docs",
+        "/openapi.json",
+        "/page/../../app.py",
+        "/page.html",
+        "/static/page.js",
+        "//etc/passwd",
+        "/radiograph/",
+        "/favicon.ico",
+    ],
+)
 def test_there_is_nothing_else(path):
     app = app_of(users=())
     assert {ask(app, method, path).status for method in ("GET", "POST", "PUT")} == {404}
     assert ask(app, "GET", "/radiograph").status == 405 and ask(app, "GET", "/login").status == 405
 
 
-@pytest.mark.parametrize("headers, chunks, status, told", [
-    ({"content-type": "multipart/form-data"}, [b"x"], 415, "application/octet-stream"),
-    ({"content-type": "text/plain"}, [b"x"], 415, "application/octet-stream"),
-    (UPLOAD | {"content-length": "11"}, [b"x" * 11], 413, "maximum size, 9.53674e-06 MiB"),
-    (UPLOAD | {"content-length": "-1"}, [b"x"], 411, "how many bytes"),
-    (UPLOAD | {"content-length": "1"}, [b"x" * 9], 400, "more bytes than it says"),
-    (UPLOAD | {"origin": "http://evil.example"}, [b"x"], 403, "other sites"),
-    (UPLOAD | {"host": "evil.example"}, [b"x"], 421, "not served"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "headers, chunks, status, told",
+    [
+        ({"content-type": "multipart/form-data"}, [b"x"], 415, "application/octet-stream"),
+        ({"content-type": "text/plain"}, [b"x"], 415, "application/octet-stream"),
+        (UPLOAD | {"content-length": "11"}, [b"x" * 11], 413, "maximum size, 9.53674e-06 MiB"),
+        (UPLOAD | {"content-length": "-1"}, [b"x"], 411, "how many bytes"),
+        (UPLOAD | {"content-length": "1"}, [b"x" * 9], 400, "more bytes than it says"),
+        (UPLOAD | {"origin": "http://evil.example"}, [b"x"], 403, "other sites"),
+        (UPLOAD | {"host": "evil.example"}, [b"x"], 421, "not served"),
+    ],
+)
 def test_uploads_that_are_refused(headers, chunks, status, told):
     app = app_of(lambda path: pytest.fail("read"), users=(), most_bytes=10)
     answer = ask(app, "POST", "/radiograph", chunks=chunks, headers=headers)
@@ -321,10 +343,16 @@ def test_a_refusal_reaches_a_client_that_is_still_sending():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("begin, drip", [
-    (b"", b""), (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx-name: ", b"x"),
-    (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""), (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET / HT", b""),
-], ids=["silent", "head byte by byte", "kept alive", "second head"])  # fmt: skip
+@pytest.mark.parametrize(
+    "begin, drip",
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx-name: ", b"x"),
+        (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\nGET / HT", b""),
+    ],
+    ids=["silent", "head byte by byte", "kept alive", "second head"],
+)
 def test_connections_without_a_request_are_cut(begin, drip, monkeypatch):
     with served(app_of(users=()), monkeypatch, head_seconds=0.5, look_seconds=0.1) as port:
         client = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -361,8 +389,10 @@ def test_a_result_that_is_not_read_is_dropped(monkeypatch):
     app = app_of(lambda path: "x" * size, users=())
     with served(app, monkeypatch, read_seconds=0.5, look_seconds=0.1) as port:
         client = socket.create_connection(("127.0.0.1", port), timeout=10)
-        client.sendall(f"POST /radiograph HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 1\r\n"
-                       "content-type: application/octet-stream\r\n\r\nx".encode())  # fmt: skip
+        client.sendall(
+            f"POST /radiograph HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 1\r\n"
+            "content-type: application/octet-stream\r\n\r\nx".encode()
+        )
         time.sleep(1.5)
         got = 0
         with contextlib.suppress(OSError):  # reset
@@ -374,7 +404,7 @@ def test_a_result_that_is_not_read_is_dropped(monkeypatch):
 
 @pytest.mark.slow
 def test_slow_bodies_do_not_keep_others_out(monkeypatch):
-    monkeypatch.setattr("evaluation.page_middleware.Pace.grace_seconds", 0.6)
+    monkeypatch.setattr("evaluation.page_middleware.BodyTimeout.grace_seconds", 0.6)
     with served(app_of(users=())) as port:
         head = f"POST /radiograph HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 1000\r\n"
         clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(16)]

@@ -42,13 +42,16 @@ def guess(login, clock, seconds, attempt) -> int:
     return looked_at
 
 
-@pytest.mark.parametrize("attempt, most", [
-    (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9"), 8),  # one address, one user
-    (lambda login, n: login.attempt(f"user {n}", f"guess {n}", "10.0.0.9"), 8),  # one address, a user each time
-    (lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.{n % 250}.{n // 250}"), 24),  # an address each time
-    (lambda login, n: login.attempt("ann", f"guess {n}", f"2001:db8::{n:x}"), 8),  # addresses of one network
-    (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9", f"{n:032x}.{'0' * 64}"), 8),  # made-up tokens
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attempt, most",
+    [
+        (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9"), 8),  # one address, one user
+        (lambda login, n: login.attempt(f"user {n}", f"guess {n}", "10.0.0.9"), 8),  # one address, a user each time
+        (lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.{n % 250}.{n // 250}"), 24),  # an address each time
+        (lambda login, n: login.attempt("ann", f"guess {n}", f"2001:db8::{n:x}"), 8),  # addresses of one network
+        (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9", f"{n:032x}.{'0' * 64}"), 8),  # made-up tokens
+    ],
+)
 def test_300_passwords_cannot_be_tried_in_4_seconds(attempt, most, clock):
     login = Login(USERS, clock)
     assert 5 <= guess(login, clock, 4, attempt) <= most
@@ -162,9 +165,15 @@ def test_sessions_end(clock):
     assert sessions.user_of(other) == "bob"
 
 
-@pytest.mark.parametrize("address, network", [
-    ("10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("::ffff:10.0.0.1", "10.0.0.1"),
-    ("fe80::1%eth0", "fe80::/64"), ("testclient", "testclient"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "address, network",
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
 def test_addresses_of_one_network_count_as_one(address, network):
     assert network_of(address) == network

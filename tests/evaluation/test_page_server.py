@@ -66,10 +66,16 @@ class Forbidden(HTMLParser):
         self.found += "style" in names or any(name.startswith("on") for name in names)
 
 
-@pytest.mark.parametrize("piece", [
-    lambda: case_html(a_case(np.ones((40, 50)))), lambda: case_html(a_case()), lambda: refusal_html("no"),
-    lambda: map_html(a_map()),
-], ids=["case", "case without a map", "refusal", "map"])  # fmt: skip
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda: case_html(a_case(np.ones((40, 50)))),
+        lambda: case_html(a_case()),
+        lambda: refusal_html("no"),
+        lambda: map_html(a_map()),
+    ],
+    ids=["case", "case without a map", "refusal", "map"],
+)
 def test_no_piece_has_a_style_or_script_of_its_own(piece):
     parser = Forbidden()
     parser.feed(piece())

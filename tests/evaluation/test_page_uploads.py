@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from evaluation.page_uploads import Full, Reader, Room, Upload
+from evaluation.page_uploads import Capacity, Full, Upload, Worker
 
 
 def memory_files() -> list[str]:
@@ -50,32 +50,32 @@ def test_no_program_that_is_started_inherits_an_upload():
 
 
 def test_room_is_limited_in_bytes_requests_and_for_each_user():
-    room = Room(100, 4, shared=True)
-    with room.take("ann", 50):
+    capacity = Capacity(100, 4, shared=True)
+    with capacity.take("ann", 50):
         with pytest.raises(Full, match="no memory for another upload"):
-            with room.take("bob", 51):
+            with capacity.take("bob", 51):
                 pass
-        with room.take("bob", 25), pytest.raises(Full, match="1 of your radiographs are waiting"):
-            with room.take("ann", 10):  # more than half of the bytes
+        with capacity.take("bob", 25), pytest.raises(Full, match="1 of your radiographs are waiting"):
+            with capacity.take("ann", 10):  # more than half of the bytes
                 pass
-        with room.take("bob", 10), room.take("bob", 10):
+        with capacity.take("bob", 10), capacity.take("bob", 10):
             with pytest.raises(Full, match="2 of your radiographs are waiting"):
-                with room.take("bob", 1):  # more than half of the requests
+                with capacity.take("bob", 1):  # more than half of the requests
                     pass
-            with room.take("eve", 30):
-                assert room.requests == 4
+            with capacity.take("eve", 30):
+                assert capacity.requests == 4
                 with pytest.raises(Full, match="busy with 4 radiographs"):
-                    with room.take("dan", 0):
+                    with capacity.take("dan", 0):
                         pass
-    assert room.requests == 0
-    with Room(100).take("", 100):  # one upload may have all, and without a login all are one user
+    assert capacity.requests == 0
+    with Capacity(100).take("", 100):  # one upload may have all, and without a login all are one user
         pass
-    room = Room(100, 4)
-    with room.take("", 30), room.take("", 30), room.take("", 30):
-        assert room.requests == 3
-    with pytest.raises(KeyError), room.take("", 100):
+    capacity = Capacity(100, 4)
+    with capacity.take("", 30), capacity.take("", 30), capacity.take("", 30):
+        assert capacity.requests == 3
+    with pytest.raises(KeyError), capacity.take("", 100):
         raise KeyError
-    assert room.requests == 0
+    assert capacity.requests == 0
 
 
 def test_uploads_are_read_one_after_the_other_and_closed():
@@ -90,21 +90,21 @@ def test_uploads_are_read_one_after_the_other_and_closed():
         reading.pop()
         return text.upper()
 
-    reader = Reader(read)
+    worker = Worker(read)
     uploads = [uploaded(word.encode()) for word in ("one", "two", "three")]
-    futures = [reader.submit(upload) for upload in uploads]
+    futures = [worker.submit(upload) for upload in uploads]
     assert futures[2].cancel()
     uploads[2].close()
     go.set()
     assert [future.result(10) for future in futures[:2]] == ["ONE", "TWO"] and not memory_files()
-    assert 1 <= reader.retry_after(0) <= reader.retry_after(10) <= reader.retry_after(10_000) <= 120
+    assert 1 <= worker.retry_after(0) <= worker.retry_after(10) <= worker.retry_after(10_000) <= 120
 
 
 def test_an_upload_is_closed_when_it_cannot_be_read():
     def read(path) -> str:
         raise ValueError("no")
 
-    future = Reader(read).submit(uploaded(b"x"))
+    future = Worker(read).submit(uploaded(b"x"))
     with pytest.raises(ValueError):
         future.result(10)
     assert not memory_files()
