@@ -330,7 +330,6 @@ def test_a_masked_autoencoder_alone(desk, browser, tmp_path):
     (tmp_path / "tmp").mkdir()
     with running(tmp_path, "--mae_path", folder / "mae") as (address, server):
         browser.open(address)
-        browser.until(f"location.href.startsWith('{address}') && document.readyState === 'complete'")
         page = result(browser, folder / "Doe_John.png")
         assert "What the map cannot say" in page and browser.value("document.querySelector('#regions')") is None
         numbers_shown = browser.value("[...document.querySelectorAll('[data-number-of]')].map((row) => row.innerText)")
