@@ -1,7 +1,8 @@
 """The part of the web page that shows one radiograph: pieces of HTML that hold all they need, and ask for nothing.
 
 Pictures and downloads are data in the page itself. Nothing of a result is ever a file on the server, and it is gone
-when the page is closed. Every word that came from outside is escaped.
+when the page is closed. Every word that came from outside is escaped. The page's policy forbids styles and scripts in
+these pieces: `STYLE` is served beside them.
 """
 
 import base64
@@ -36,9 +37,10 @@ STYLE = """
 .banner { background: #5b3a00; color: #fff4dc; padding: 10px 14px; border-radius: 8px; line-height: 1.45 }
 .banner b { color: inherit }
 .case { display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start }
-.case .look { flex: 1 1 380px; margin: 0 }
-.case .picture { position: relative; background: #111; line-height: 0 }
-.case .picture img, .case .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 }
+.case .look { flex: 1 1 380px; margin: 0; max-width: 720px }
+.case .picture { display: grid; background: #111 }
+.case .picture > * { position: relative; grid-area: 1 / 1; width: 100%; height: auto }
+.case .picture > * { max-height: 85vh; object-fit: contain }
 .case .picture img.map { opacity: var(--map) }
 .case svg rect { fill: none; stroke: #40dcff; stroke-width: 1.5; vector-effect: non-scaling-stroke }
 .case svg rect.chosen { stroke: #ffd246; stroke-width: 3 }
@@ -52,8 +54,10 @@ STYLE = """
 .case tbody th { font-weight: 600; padding-top: 10px }
 .case tbody th small { font-weight: 400; opacity: 0.75 }
 .case td.bar { width: 38% }
-.case .rail { display: block; height: 10px; margin-top: 6px; background: #8884; border-radius: 2px }
-.case .rail i { display: block; height: 100%; background: #2b7fbd; border-radius: 2px }
+.case meter { display: block; width: 100%; height: 10px; margin-top: 6px; border: 0; background: #8884 }
+.case meter::-webkit-meter-bar { height: 10px; border: 0; border-radius: 2px; background: #8884 }
+.case meter::-webkit-meter-optimum-value { border-radius: 2px; background: #2b7fbd }
+.case meter::-moz-meter-bar { border-radius: 2px; background: #2b7fbd }
 .case tr.decided td { font-weight: 600 }
 .case td.value { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .case .downloads a { display: inline-block; margin: 4px 14px 4px 0; text-decoration: underline }
@@ -65,10 +69,9 @@ STYLE = """
 
 def case_html(case: Case) -> str:
     """The picture with map and regions, what is said of it, and the downloads."""
-    width = f"min(720px, calc(85vh * {case.size[1] / case.size[0]:.4f}))"  # a tall radiograph fits the screen, too
     return (
         f"<div class='case' data-number='{secrets.token_hex(8)}'>"  # no two results are the same text to the page
-        f"<figure class='look' style='max-width: {width}'>{_picture(case)}"
+        f"<figure class='look'>{_picture(case)}"
         f"<figcaption>{_caption(case)}</figcaption></figure>"
         f"<div class='said'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
         f"{_downloads(case)}</div></div>"
@@ -107,8 +110,8 @@ def _picture(case: Case) -> str:
             letters = max(height, width) / 40
             shapes.append(f"<text x='{x0 + letters / 3:.1f}' y='{y0 + 1.1 * letters:.1f}' font-size='{letters:.1f}'>"
                           f"{text_of(name)}</text>")  # fmt: skip
-    pieces.append(f"<svg viewBox='0 0 {width} {height}' preserveAspectRatio='none'>{''.join(shapes)}</svg>")
-    return f"<div class='picture' style='aspect-ratio: {width} / {height}'>{''.join(pieces)}</div>"
+    pieces.append(f"<svg viewBox='0 0 {width} {height}'>{''.join(shapes)}</svg>")
+    return f"<div class='picture'>{''.join(pieces)}</div>"
 
 
 def _caption(case: Case) -> str:
@@ -157,7 +160,7 @@ def _row(case: Case, index: int, part: Part) -> str:
     decided = " class='decided'" if LABELS[index] == part.decision else ""
     return (
         f"<tr{decided} data-label='{LABELS[index]}' data-probability='{value:.6f}'><td>{LABELS[index]}</td>"
-        f"<td class='bar'><span class='rail'><i style='width: {100 * value:.1f}%'></i></span></td>"
+        f"<td class='bar'><meter value='{value:.4f}'></meter></td>"
         f"<td class='value'>{100 * value:.1f} %</td></tr>"
     )
 

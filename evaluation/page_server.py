@@ -1,201 +1,307 @@
-"""The web page around one radiograph, served by Gradio, and the walls around it.
+"""The web page around one radiograph: a Starlette app, and the uvicorn server that it runs in.
 
-What an upload leaves on this machine, and for how long: a file below a temporary folder that only its owner can enter;
-it gets a neutral name and is deleted as soon as it is read, after `MOST_SECONDS` if nobody asks for it, and with the
-folder when the server ends. The folder of a server that was killed is removed by the next one.
+The page uploads a radiograph by one POST, whose answer is the result. The server keeps neither: an upload is memory
+that no folder lists (`page_uploads.Upload`) and that is given back once it was read, a result is sent and forgotten.
+The name of a file never leaves the browser.
 
-Gradio would look for newer versions, count its users, keep the runs of a page in the browser, offer share links and
-take a dozen settings out of the environment. All of that is off; what is left could not connect: the process refuses
-connections to other machines, and the page forbids the browser to fetch anything from elsewhere.
+`page_login` checks passwords and keeps sessions, `page_middleware` filters requests and writes the log, `page_uploads`
+holds uploads, `page_protocol` limits connections. Starlette, uvicorn and Jinja are imported when an app is built;
+`Refused` can be used without them.
 """
 
 import asyncio
-import contextlib
-import hashlib
-import hmac
-import os
 import secrets
-import shutil
-import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Callable, Mapping
+import signal
+import socket
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 
-from evaluation.case_page import BANNER, STYLE, case_html, refusal_html
-from evaluation.case_result import Case
-from training.files import lock_folder
-from training.offline import use_local_files_only
+from evaluation.case_page import BANNER, STYLE, refusal_html
+from evaluation.page_login import Login, Sessions
+from evaluation.page_middleware import LOOPBACK, protect, where_raised
+from evaluation.page_uploads import Capacity, Full, Upload, Worker
+from training.os_errors import meaning_of
+from training.progress import warn
 
-BEGINNING = "radiograph-page-"  # of the temporary folders' names
-MOST_SECONDS = 600  # that an upload lies here before it is asked for
-WAITING = 16  # uploads that may wait for their turn
-SECONDS_AFTER_WRONG_PASSWORD = 1.0
-INTRODUCTION = "<div class='earlier'>Choose a radiograph: PNG, JPEG, TIFF, BMP or DICOM.</div>"
-POLICY = "; ".join([
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'", "connect-src 'self' data: blob:",
-    "form-action 'self'", "base-uri 'self'", "object-src 'none'", "frame-ancestors 'none'",
-])  # fmt: skip
-# a result must never stand beside the next radiograph: it goes as soon as another file is chosen
-FORGET = """() => {
-  const forget = () => document.querySelectorAll('#result [data-number]').forEach((old) => {
-    old.className = 'earlier'
-    old.textContent = 'The result of an earlier file is gone.'
-  })
-  document.addEventListener('change', (event) => { if (event.target.type === 'file') forget() }, true)
-  document.addEventListener('drop', forget, true)
-}"""
-SLIDE = "(percent) => { document.documentElement.style.setProperty('--map', percent / 100) }"
-SHOW = "(on) => { document.body.classList.toggle('regions-off', !on) }"
-FAILED = "This radiograph could not be analysed; the server's log says why. Other files still can be."
-Analyse = Callable[[Path], Case]
+TITLE = "Region-guided reading of one radiograph"
+MAP_TITLE = "Error map of one radiograph"
+FILES = Path(__file__).parent / "page"
+UPLOAD_TYPE = "application/octet-stream"  # which no form can send: a script of another site would have to ask first
+MOST_LOGIN_BYTES = 8192
+GRACEFUL_SECONDS = 30  # that requests under way may take after a signal to end
+FAILED = "This radiograph could not be analysed; the server's log says where. Other files still can be."
+Read = Callable[[Path], str]
 
 
 class Refused(ValueError):
     """Why a file has no result: one sentence for whoever uploaded it."""
 
 
-def own_folder(within: Path | None = None) -> tuple[Path, object]:
-    """A temporary folder for uploads that only this user can enter, and its lock; leftovers of killed servers go."""
-    base = Path(tempfile.gettempdir()) if within is None else within
-    for old in base.glob(f"{BEGINNING}*"):
-        with contextlib.suppress(OSError):  # of another user, or in use
-            if old.is_dir() and not old.is_symlink() and old.stat().st_uid == os.getuid():
-                lock_folder(old, "in use", required=True).close()
-                shutil.rmtree(old)
-    folder = Path(tempfile.mkdtemp(prefix=BEGINNING, dir=base))
-    return folder, lock_folder(folder, "in use")
+@dataclass
+class Settings:
+    """What an app serves.
+
+    users: user -> password; without any, there is no login. names: hosts that the page is reached under besides those
+    of this machine. most_bytes: of one upload; all_bytes: of all that are in memory at the same time. regions: whether
+    results have regions to switch off.
+    """
+
+    users: Mapping[str, str]
+    names: Collection[str] = ()
+    most_bytes: int = 100 << 20
+    all_bytes: int = 400 << 20
+    title: str = TITLE
+    regions: bool = True
 
 
-def shut_off(folder: Path) -> None:
-    """Settings of this process before Gradio is imported: `folder` for files, and nothing that asks other machines."""
-    for name in list(os.environ):
-        if name.startswith("GRADIO_"):
-            del os.environ[name]
-    use_local_files_only()
-    os.environ |= {
-        "GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False",
-    }  # fmt: skip
-    tempfile.tempdir = str(folder)  # what libraries write in passing, too
-
-
-def answer(analyse: Analyse, upload: str | None, folder: Path) -> str:
-    """The result of an uploaded file as HTML, or a sentence; the upload is gone then, and its name was never read."""
-    if upload is None:
-        return INTRODUCTION
+def read_upload(read: Read, path: Path) -> str:
+    """HTML of the result of an upload, or of a sentence that says why there is none; never an error."""
     try:
-        given = Path(upload).resolve()
-        if not given.is_relative_to(folder.resolve()):
-            return refusal_html("This is no upload of this page.")
-        taken = folder / secrets.token_hex(16)
-        os.replace(given, taken)
-    except OSError:
-        return refusal_html("The upload is no longer here; please choose the file again.")
-    with contextlib.suppress(OSError):  # the folder that it came in, if nothing else is in it
-        given.parent.rmdir()
-    try:
-        return case_html(analyse(taken))
+        return read(path)
     except Refused as error:
         return refusal_html(str(error))
-    except Exception:  # the page must not go on showing another radiograph's result, nor the server end
-        traceback.print_exc()
+    except Exception as error:  # the message could quote the file
+        warn(where_raised(error))
         return refusal_html(FAILED)
-    finally:
-        taken.unlink(missing_ok=True)
 
 
-def forget_uploads(folder: Path, seconds: float = MOST_SECONDS) -> int:
-    """Delete files that have lain in `folder` for longer than `seconds`; returns how many."""
-    count, now = 0, time.time()
-    for path in sorted(folder.rglob("*"), reverse=True):
-        with contextlib.suppress(OSError):  # taken or still filled meanwhile
-            if path.is_dir() and not path.is_symlink():
-                if now - path.stat().st_mtime > seconds:
-                    path.rmdir()
-            elif path.name != ".lock" and now - path.lstat().st_mtime > seconds:
-                path.unlink()
-                count += 1
-    return count
+def build_app(read: Read, settings: Settings):
+    """The ASGI app. read: makes the HTML of a result out of a file; called in one thread, one file at a time."""
+    from starlette.applications import Starlette
+    from starlette.routing import Route
+
+    page = Page(read, settings)
+    routes = [
+        Route("/", page.show),
+        Route("/login", page.log_in, methods=["POST"]),
+        Route("/logout", page.log_out, methods=["POST"]),
+        Route("/radiograph", page.answer_upload, methods=["POST"]),
+        Route("/page.css", page.send_style),
+        Route("/page.js", page.send_script),
+    ]
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    return protect(app, {*LOOPBACK, *settings.names}, {route.path for route in routes})
 
 
-def build_page(analyse: Analyse, folder: Path, title: str = "Region-guided reading of one radiograph"):
-    """Gradio's blocks. Import of Gradio; `shut_off` comes first."""
-    import gradio
+class Page:
+    """The answers to all requests. Cookies have random names, so that two servers on one host do not share them."""
 
-    with gradio.Blocks(title=title, analytics_enabled=False) as page:
-        gradio.HTML(f"<h1>{title}</h1>{BANNER}")
-        with gradio.Row():
-            upload = gradio.File(label="Radiograph", file_count="single", type="filepath", elem_id="upload", height=130)
-            with gradio.Column():
-                opacity = gradio.Slider(
-                    0, 100, value=60, step=1, label="Opacity of the error map, %", elem_id="opacity"
-                )
-                shown = gradio.Checkbox(value=True, label="Regions", elem_id="regions")
-        result = gradio.HTML(INTRODUCTION, elem_id="result")
-        upload.upload(lambda path: (None, answer(analyse, path, folder)), upload, [upload, result],
-                      api_visibility="private", concurrency_limit=1)  # fmt: skip
-        opacity.change(None, opacity, None, js=SLIDE)
-        shown.change(None, shown, None, js=SHOW)
-        page.load(None, None, None, js=FORGET)
-    return page.queue(max_size=WAITING)
+    def __init__(self, read: Read, settings: Settings):
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+        self._settings = settings
+        self._login = Login(settings.users)
+        self._sessions = Sessions()
+        self._capacity = Capacity(settings.all_bytes, shared=bool(settings.users))
+        self._worker = Worker(lambda path: read_upload(read, path))
+        self._templates = Environment(loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined)
+        suffix = secrets.token_hex(4)
+        self._session_cookie = f"session_{suffix}"
+        self._known_cookie = f"known_{suffix}"
+        self._style = (FILES / "page.css").read_text(encoding="utf-8") + STYLE
+        self._script = (FILES / "page.js").read_text(encoding="utf-8")
 
-def serve(page, *, host: str, port: int, max_bytes: int, users: Mapping[str, str]) -> None:
-    """Serve `page` in threads of their own. ValueError if the port is taken."""
-    import gradio
-    from starlette.middleware import Middleware
+    async def show(self, request):
+        """GET /: the page, or the form of the login."""
+        user = self._user_of(request)
+        return self._login_form() if user is None else self._page(user)
 
-    plain = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        page.launch(
-            server_name=host, server_port=port, max_file_size=max_bytes, auth=login(users) if users else None,
-            share=False, inbrowser=False, prevent_thread_lock=True, quiet=True, show_error=False, footer_links=[],
-            enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=plain, css=STYLE,
-            app_kwargs={"middleware": [Middleware(Walls)], "docs_url": None, "redoc_url": None, "openapi_url": None},
-        )  # fmt: skip
-    except OSError as error:
-        if "port" not in str(error):
+    async def send_style(self, request):
+        """GET /page.css"""
+        from starlette.responses import Response
+
+        return Response(self._style, media_type="text/css")
+
+    async def send_script(self, request):
+        """GET /page.js"""
+        from starlette.responses import Response
+
+        return Response(self._script, media_type="text/javascript")
+
+    async def log_in(self, request):
+        """POST /login with the fields user and password of a form: on to the page, or the form again."""
+        from starlette.responses import RedirectResponse
+
+        fields = await self._fields(request)
+        user = fields.get("user", "")
+        known = request.cookies.get(self._known_cookie, "")
+        address = request.client.host if request.client else ""
+        answer = self._login.attempt(user, fields.get("password", ""), address, known)
+        if answer.wait > 0:
+            seconds = max(1, round(answer.wait + 0.5))
+            return self._login_form(f"Too many attempts. Please wait {seconds} s.", 429, {"retry-after": str(seconds)})
+        if not answer.granted:
+            return self._login_form("This user and password do not belong together.", 403)
+        response = RedirectResponse("./", 303)
+        # a proxy in front may speak TLS; the browser tells
+        secure = request.headers.get("origin", "").startswith("https://")
+        options = {"httponly": True, "samesite": "strict", "secure": secure}
+        response.set_cookie(self._session_cookie, self._sessions.start(user), **options)
+        response.set_cookie(self._known_cookie, self._login.remember(user), **options)
+        return response
+
+    async def log_out(self, request):
+        """POST /logout: end the session."""
+        from starlette.responses import RedirectResponse
+
+        self._sessions.end(request.cookies.get(self._session_cookie, ""))
+        response = RedirectResponse("./", 303)
+        response.delete_cookie(self._session_cookie, httponly=True, samesite="strict")
+        return response
+
+    async def answer_upload(self, request):
+        """POST /radiograph with the bytes of a file as body: the HTML of its result."""
+        user = self._user_of(request)
+        if user is None:
+            return self._piece("Your session has ended; please log in again.", 401)
+        if request.headers.get("content-type", "").partition(";")[0].strip() != UPLOAD_TYPE:
+            return self._piece(f"Send the bytes of one file, with the content type {UPLOAD_TYPE}.", 415)
+        length = request.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            return self._piece("The request does not say how many bytes it has.", 411)
+        size, most = int(length), self._settings.most_bytes
+        if size > most:
+            return self._piece(f"The file is larger than the maximum size, {most / 2**20:g} MiB.", 413)
+        try:
+            with self._capacity.take(user, size):
+                return await self._answer(request, size)
+        except Full as full:
+            seconds = str(self._worker.retry_after(self._capacity.requests))
+            return self._piece(f"{full} Please try again in {seconds} s.", 503, {"retry-after": seconds})
+
+    async def _answer(self, request, size: int):
+        """The result of an upload of `size` bytes, for which there is room."""
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import HTMLResponse
+
+        upload = Upload()
+        try:
+            async for chunk in request.stream():
+                upload.write(chunk)
+                if upload.size > size:
+                    return self._piece("The request has more bytes than it says.", 400)
+            upload.finish()
+            reading = self._worker.submit(upload)
+        except ClientDisconnect:
+            upload.close()
+            return self._piece("The upload was not completed.", 400)
+        except BaseException:
+            upload.close()
             raise
-        raise ValueError(f"port {port} of {host} cannot be served; is another server there?") from error
+        result = asyncio.wrap_future(reading)
+        leaving = asyncio.ensure_future(request.receive())  # all of the body is here: what comes now is a disconnect
+        try:
+            await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done() and reading.cancel():  # nobody waits for it any more, and it has not begun
+                upload.close()
+                return self._piece("The client has left.", 400)
+            return HTMLResponse(await result)
+        finally:
+            leaving.cancel()
+            if reading.cancel():  # the server ends
+                upload.close()
+
+    def _user_of(self, request) -> str | None:
+        """Who is logged in; "" where there is no login, None if nobody is."""
+        if not self._settings.users:
+            return ""
+        return self._sessions.user_of(request.cookies.get(self._session_cookie, ""))
+
+    async def _fields(self, request) -> dict[str, str]:
+        """The fields of a small form; none of a larger or broken one."""
+        from starlette.requests import ClientDisconnect
+
+        body = b""
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_LOGIN_BYTES:
+                    return {}
+            fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+        except (ClientDisconnect, ValueError):
+            return {}
+        return {name: values[0] for name, values in fields.items()}
+
+    def _page(self, user: str):
+        settings = self._settings
+        values = {
+            "user": user,
+            "most_bytes": settings.most_bytes,
+            "most_mb": f"{settings.most_bytes / 2**20:g}",
+            "regions": settings.regions,
+        }
+        return self._template("page.html", 200, None, **values)
+
+    def _login_form(self, refusal: str = "", status: int = 200, headers: dict[str, str] | None = None):
+        return self._template("login.html", status, headers, refusal=refusal)
+
+    def _template(self, name: str, status: int, headers: dict[str, str] | None, **values):
+        from markupsafe import Markup
+        from starlette.responses import HTMLResponse
+
+        text = self._templates.get_template(name).render(title=self._settings.title, banner=Markup(BANNER), **values)
+        return HTMLResponse(text, status, headers)
+
+    def _piece(self, sentence: str, status: int, headers: dict[str, str] | None = None):
+        """A sentence in place of a result."""
+        from starlette.responses import HTMLResponse
+
+        return HTMLResponse(refusal_html(sentence), status, headers)
 
 
-def login(users: Mapping[str, str]):
-    """Asks whether a user has this password; in the same time for all, and slowly after a wrong one."""
-    known = {user: hashlib.sha256(password.encode()).digest() for user, password in users.items()}
-
-    async def right(user: str, password: str) -> bool:
-        given = hashlib.sha256(password.encode("utf-8", "replace")).digest()
-        fits = hmac.compare_digest(known.get(user, bytes(32)), given)
-        if not fits:
-            await asyncio.sleep(SECONDS_AFTER_WRONG_PASSWORD)
-        return fits
-
-    return right
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address of this machine, which does not listen yet. ValueError if it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(f"port {port} of {host} cannot be served: {meaning_of(error)}") from error
+    return listener
 
 
-class Walls:
-    """ASGI: each answer forbids the browser to fetch from elsewhere and to keep what it shows."""
+def make_server(app):
+    """A uvicorn server of `app` that asks nobody, logs nothing itself and limits connections."""
+    import uvicorn
 
-    def __init__(self, app):
-        self.app = app
+    from evaluation.page_protocol import LimitedProtocol
 
-    async def __call__(self, scope, receive, send):
-        """Pass a request on and add headers to its answer."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            backlog=128,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
 
-        async def headed(message):
-            if message["type"] == "http.response.start":
-                extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"),
-                         (b"x-content-type-options", b"nosniff")]  # fmt: skip
-                kept = [(name, value) for name, value in message["headers"] if name.lower() != b"cache-control"]
-                extra.append((b"cache-control", b"no-store"))
-                message = message | {"headers": kept + extra}
-            await send(message)
 
-        await self.app(scope, receive, headed)
+def serve(app, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called before the first request. Answers under way are completed."""
+    server = make_server(app)
 
+    def stop(*_):
+        server.should_exit = True
 
-def keep_tidy(folder: Path, end: threading.Event, every: float = 60) -> None:
-    """Until `end` is set, delete what was uploaded and never asked for."""
-    while not end.wait(every):
-        forget_uploads(folder)
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        listener.listen(128)
+        ready()
+        server.run(sockets=[listener])
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

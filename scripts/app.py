@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""A web page on this machine: upload one radiograph, see what the region-guided classifier says of it.
+"""A web page on this machine: upload one radiograph, see what the region-guided classifier says, or its error map.
 
     pip install -r requirements-app.txt
     python scripts/app.py --model_path outputs/region_guided/models/fold0 --mae_path runs/mae/model
+    python scripts/app.py --mae_path runs/mae/model        # error maps alone
     # then open http://127.0.0.1:7860; from elsewhere: ssh -L 7860:127.0.0.1:7860 HOST
 
 Without data, a small network of phantoms in some minutes on a CPU:
@@ -15,12 +16,13 @@ Without data, a small network of phantoms in some minutes on a CPU:
         --snuh_bonetu_metadata data/SNUH-bonetu/metadata.csv --pretrained_path runs/mae/model --epochs 20 \
         --batch_size 16 --lr 5e-4 --n_splits 3 --fold 0
 
-PNG, JPEG, TIFF, BMP and DICOM are judged by their content. Only pixels are read; tags and file names are neither shown
-nor kept. An upload is deleted as soon as it has been read, its temporary folder when the server ends; results are in
+PNG, JPEG, TIFF, BMP and DICOM are judged by their content. Only pixels are read; tags are neither shown nor kept, and
+the names of files never leave the browser. Uploads are in memory alone and are gone once they are read; results are in
 the page alone. The server connects to nobody, and tells browsers to fetch nothing from elsewhere.
 
 A login: --auth FILE with lines USER:PASSWORD that only its owner can read (chmod 600), or the environment variable
-APP_AUTH=USER:PASSWORD. Without a login only this machine is served. Exit status: 2 for a wrong flag or file.
+APP_AUTH=USER:PASSWORD. Without a login only this machine is served. Exit status: 0 after Ctrl-C or SIGTERM, 2 for a
+wrong flag or file.
 """
 
 import sys, pathlib
@@ -39,13 +41,14 @@ SHORTEST_PASSWORD = 8
 
 @dataclass
 class Config:
-    """A web page on this machine that shows what the region-guided classifier says of one radiograph."""
+    """A web page on this machine: what the region-guided classifier says of one radiograph, or its error map."""
 
     model_path: list[Path] = flag(
-        [Path("outputs/region_guided/models/fold0")],
-        "a training's --output_dir, or folders OUTPUT/models/foldK; of several networks the mean",
+        [], "a training's --output_dir, or folders OUTPUT/models/foldK; of several networks the mean"
     )
-    mae_path: Path | None = flag(None, "masked autoencoder with its decoder, for the error map and the regions")
+    mae_path: Path | None = flag(
+        None, "masked autoencoder with its decoder, for the error map and the regions; without --model_path, maps alone"
+    )
     regions: str | None = flag(
         None, "where to look besides the whole: the error map (the default with --mae_path), windows, none",
         choices=("map", "windows", "none"),
@@ -56,7 +59,9 @@ class Config:
     passes: int = flag(8, "how often a radiograph is masked and predicted for its error map")
     host: str = flag("127.0.0.1", "address to serve; others than this machine only with a login")
     port: int = flag(7860, "of the address")
+    names: list[str] = flag([], "further host names in the page's address, e.g. that of a proxy which speaks TLS")
     max_mb: float = flag(100, "size limit of an upload, in MiB")
+    total_mb: float = flag(400, "size limit of all uploads that are in memory at the same time, in MiB")
     auth: Path | None = flag(None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
@@ -65,30 +70,43 @@ class Config:
 
 def main(config: Config) -> int:
     """Serve until Ctrl-C or SIGTERM; 0 then."""
-    import shutil
-    import signal
-    import threading
-
-    from evaluation.page_server import build_page, keep_tidy, own_folder, serve, shut_off
-    from training.offline import stay_offline
+    from evaluation.page_server import MAP_TITLE, TITLE, Settings, bind, build_app, serve
 
     users = check(config)
-    networks, end = Networks(config), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: end.set())
-    folder, lock = own_folder()
-    try:
-        shut_off(folder)
-        stay_offline(config.host)
-        page = build_page(networks.analyse, folder)
-        serve(page, host=config.host, port=config.port, max_bytes=int(config.max_mb * 2**20), users=users)
-        say(f"http://{config.host}:{config.port}  (Ctrl-C ends it)")
-        keep_tidy(folder, end)
-        page.close(verbose=False)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
+    forbid_core_dumps()
+    shown = f"[{config.host}]" if ":" in config.host else config.host
+    with bind(config.host, config.port) as listener:  # a port that is taken is told before networks are loaded
+        guided = bool(config.model_path)
+        settings = Settings(
+            users,
+            host_names(config),
+            int(config.max_mb * 2**20),
+            int(config.total_mb * 2**20),
+            TITLE if guided else MAP_TITLE,
+            guided,
+        )
+        app = build_app(build_reader(config), settings)
+        serve(app, listener, lambda: say(f"http://{shown}:{config.port}  (Ctrl-C ends it)"))
     return 0
+
+
+def build_reader(config: Config):
+    """A function from a file to the HTML of its result."""
+    from evaluation.case_page import case_html
+    from evaluation.map_page import map_html
+    from training.device import return_freed_memory
+
+    networks = Networks(config) if config.model_path else ErrorMaps(config)
+    show = case_html if config.model_path else map_html
+    return_freed_memory()  # a server must not keep the memory of its largest radiograph
+    return lambda path: show(networks.analyse(path))
+
+
+def forbid_core_dumps() -> None:
+    """A crash must not write the memory of this process, with its radiographs, to a disk."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 # flags -----------------------------------------------------------------------------------------------------------
@@ -97,27 +115,50 @@ def main(config: Config) -> int:
 def check(config: Config) -> dict[str, str]:
     """Refuse what cannot work or would be open to others; returns user -> password."""
     import importlib.util
-    import ipaddress
 
-    if not config.model_path:
-        raise ValueError("--model_path: give at least one folder of train_region_guided.py, OUTPUT/models/foldK")
+    if not config.model_path and config.mae_path is None:
+        raise ValueError(
+            "give --model_path (what train_region_guided.py writes, OUTPUT/models/foldK), --mae_path (a "
+            "masked autoencoder), or both"
+        )
     for name, fine in (("port", 0 < config.port < 65536), ("max_mb", 0 < config.max_mb <= 4096),
+                       ("total_mb", config.max_mb <= config.total_mb <= 65536),
                        ("passes", 1 <= config.passes <= 1000)):  # fmt: skip
         if not fine:
-            raise ValueError(f"--{name} {getattr(config, name)} is out of range")
+            least = f"; it must be at least --max_mb {config.max_mb}" if name == "total_mb" else ""
+            raise ValueError(f"--{name} {getattr(config, name)} is out of range{least}")
+    if config.regions is not None and not config.model_path:
+        raise ValueError(f"--regions {config.regions} needs a region-guided network: --model_path")
     if config.regions == "map" and config.mae_path is None:
         raise ValueError("--regions map needs a masked autoencoder: --mae_path")
     config.regions = config.regions or ("windows" if config.mae_path is None else "map")
     users = read_users(config.auth)
-    try:
-        here = config.host == "localhost" or ipaddress.ip_address(config.host).is_loopback
-    except ValueError:
-        raise ValueError(f"--host {config.host!r}: expected an address such as 127.0.0.1 or 0.0.0.0") from None
-    if not (here or users):
+    if not (is_local(config.host) or users):
         raise ValueError(f"--host {config.host} is open to other machines: give --auth FILE or APP_AUTH=USER:PASSWORD")
-    if importlib.util.find_spec("gradio") is None:
-        raise ValueError("gradio is not installed: pip install -r requirements-app.txt")
+    for name in config.names:
+        if not name or set(name) & set("/:@ []*"):
+            raise ValueError(f"--names {name!r}: expected host names such as reader.example.org, without port")
+    for module in ("starlette", "uvicorn", "jinja2"):
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(f"{module} is not installed: pip install -r requirements-app.txt")
     return users
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is of this machine alone. ValueError if it is no address."""
+    import ipaddress
+
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError(f"--host {host!r}: expected an address such as 127.0.0.1 or 0.0.0.0") from None
+
+
+def host_names(config: Config) -> list[str]:
+    """Names that the page is served under, besides those of the loopback interface and the address connected to."""
+    import socket
+
+    return [*config.names, *([] if is_local(config.host) else [socket.gethostname()])]
 
 
 def read_users(file: Path | None) -> dict[str, str]:
@@ -300,6 +341,36 @@ class Networks:
             return preprocessing.scale(pixels)
         except ValueError as error:
             raise UnreadableRadiograph(path, "constant", str(error)) from error
+
+
+class ErrorMaps(Networks):
+    """A masked autoencoder alone: `analyse` gives the `MapCase` of a file."""
+
+    def __init__(self, config: Config):
+        from training.device import choose_device, prepare_device, resolve_precision
+        from training.files import sha256_of
+
+        self.config, self.device = config, choose_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        prepare_device(self.device)
+        self.mae = self.load_autoencoder(config.mae_path)
+        weights = config.mae_path / "model.safetensors" if config.mae_path.is_dir() else config.mae_path
+        self.facts = {"passes": config.passes, "masks": "complementary", "precision": self.precision}
+        if weights.is_file():
+            self.facts["networks"] = [{"sha256": sha256_of(weights)}]
+
+    def read_and_look(self, path: Path):
+        """`analyse`, but for UnreadableRadiograph."""
+        from data.intensity import minmax
+        from data.radiograph import load_radiograph
+        from evaluation.error_maps import describe
+        from evaluation.map_page import make_map_case
+
+        pixels = load_radiograph(path)
+        error_map, hits, preprocessing = self.error_map(path, pixels)
+        known = known_errors(error_map, hits)
+        numbers = describe(error_map, hits, preprocessing.placement(pixels.shape)[1])
+        return make_map_case(minmax(pixels), lambda size: preprocessing.map_back(known, size), numbers, self.facts)
 
 
 def known_errors(error_map, hits):

@@ -15,7 +15,7 @@ if [ -f "$constraint" ]; then
 else
     constraint=""
 fi
-stamp="$(cat requirements.txt requirements-dev.txt ${constraint:+"$constraint"} | cksum)"
+stamp="$(cat requirements.txt requirements-dev.txt requirements-app.txt ${constraint:+"$constraint"} | cksum)"
 if [ "$(cat .venv/.requirements 2>/dev/null)" != "$stamp" ]; then
     echo "installing packages (torch alone is some gigabytes; once)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt

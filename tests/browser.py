@@ -78,8 +78,10 @@ class Browser:
         return told
 
     def open(self, address: str) -> None:
-        """Go to a page."""
+        """Go to a page, and wait until all of it is there."""
+        self.value("window.leaving = true")
         self.ask("Page.navigate", url=address)
+        self.until("!window.leaving && document.readyState === 'complete'")
 
     def value(self, expression: str):
         """What a JavaScript expression gives, as a plain value."""

@@ -12,7 +12,7 @@ LISTS = ("requirements.txt", "requirements-dev.txt", "requirements-app.txt")
 
 def read(name: str) -> list[Requirement]:
     lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
-    return [Requirement(line) for line in lines if line]
+    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
 
 
 def locked(python: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 The runs are what a hospital would do: pretraining and heat maps, with every logger at its most talkative.
 """
 
+import base64
 import io
 import logging
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from app_pieces import app, write_networks
 from fork_harness import exit_status, spawn
 from PIL import Image, PngImagePlugin
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -25,6 +27,8 @@ import zero_shot_heatmap
 from data.dicom_patient import patient_facts
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from evaluation import heatmap_figures
+from evaluation.page_server import read_upload
+from evaluation.page_uploads import Upload
 from evaluation.report import Report, write_page, write_report
 from training.text import shortened
 
@@ -236,6 +240,39 @@ def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
     assert (out / "log.txt").stat().st_size > 0
     for passed_on in [*(out / "run" / "model").iterdir(), out / "maps" / "index.html"]:
         assert str(tmp_path).encode() not in passed_on.read_bytes(), f"{passed_on}: a path of this machine"
+
+
+def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
+    """Each file as an upload, with a region-guided network and with a masked autoencoder alone."""
+    out = tmp_path / "out"
+    out.mkdir()
+    guided, mae = write_networks(tmp_path / "networks")
+
+    def work() -> int:
+        talkative(out / "log.txt")
+        readers = [
+            app().build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
+            for one in ([guided], [])
+        ]
+        results = 0
+        for number, path in enumerate(sorted(radiographs.rglob("*.*"))):
+            upload = Upload()
+            upload.write(path.read_bytes())
+            upload.finish()
+            page = "".join(read_upload(read, upload.path) for read in readers)
+            upload.close()
+            results += "class='case'" in page
+            (out / f"{number}.html").write_text(page)
+            for place, packed in enumerate(re.findall(r"base64,([A-Za-z0-9+/=]+)", page)):
+                (out / f"{number}_{place}").write_bytes(base64.b64decode(packed))
+        logging.shutdown()
+        return 0 if results >= 8 else 1
+
+    status = exit_status(spawn(work), 120)
+    told = capfd.readouterr()
+    assert status == 0, told.err[-2000:]
+    (out / "screen.txt").write_text(told.out + told.err)
+    assert hits(out) == {} and len(list(out.glob("*.html"))) > 15 and len(list(out.glob("*_*"))) > 40
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ SMALLER = {
     "predict_bone_age.py": "--num_workers 0 --device cpu --draws 20",
     "draw_attention.py": "--device cpu",
     "extract_features.py": "--num_workers 0 --device cpu",
+    "app.py": "--device cpu",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
 }  # fmt: skip
@@ -403,6 +404,39 @@ def test_bone_age_as_documented(desk, no_pictures, monkeypatch, capsys):
             "comparisons.csv",
             "report.html",
         }
+
+
+def test_page_as_documented(desk, monkeypatch, capsys):
+    """The page's commands up to the moment that they serve; what they would serve is asked in this process."""
+    pytest.importorskip("starlette", reason="no starlette: requirements-app.txt")
+    pytest.importorskip("uvicorn", reason="no uvicorn: requirements-app.txt")
+    from app_pieces import write_networks
+    from asgi_client import ask
+
+    monkeypatch.chdir(desk)
+    monkeypatch.delenv("APP_AUTH", raising=False)
+    write_networks(Path("outputs/skelex_result"))
+    film = min(Path("films/images").iterdir()).read_bytes()
+    answers = []
+
+    def serve(app, listener, ready):
+        ready()
+        headers = {"content-type": "application/octet-stream"}
+        answers.append((ask(app).text, ask(app, "POST", "/radiograph", chunks=[film], headers=headers).text))
+
+    monkeypatch.setattr("evaluation.page_server.serve", serve)
+    monkeypatch.setattr(module("scripts/app.py"), "forbid_core_dumps", lambda: None)
+    commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/app.py"]
+    assert len(commands) == 2
+    for command in commands:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            free = probe.getsockname()[1]
+        assert run(command, monkeypatch, "--port", str(free)) == 0
+        assert f"http://127.0.0.1:{free}" in capsys.readouterr().out
+    (guided, case), (alone, error_map) = answers
+    assert 'id="regions"' in guided and "data-part='tumour'" in case and "alt='error map'" in case
+    assert 'id="regions"' not in alone and "What the map cannot say" in error_map and "data-part" not in error_map
 
 
 def summaries() -> list[str]:

@@ -124,7 +124,8 @@ def prepare_device(device: torch.device, strict_fp32: bool = False) -> None:
 
 
 def return_freed_memory() -> None:
-    """Undo the part of `prepare_device` about memory in a forked process: decoders need no 2 GiB each."""
+    """Undo the part of `prepare_device` about memory: forked decoders need no 2 GiB each, and a server gives back what
+    its largest radiograph took."""
     _limit_freed_memory(blocks=65536, size=128 * 1024)
 
 

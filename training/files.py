@@ -135,11 +135,11 @@ def remove_leftovers(folder: Path, recursive: bool = False) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def lock_folder(folder: Path, told: str, *, required: bool = False):
+def lock_folder(folder: Path, told: str):
     """An open file whose exclusive lock dies with this process; FileExistsError `told` if another process holds it.
 
     Some file systems have no locks (Lustre without `flock`, NFS without its lock daemon). There a warning is printed
-    and the file is returned without a lock; with `required` it is an OSError.
+    and the file is returned without a lock.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to a file of somebody else's
     file = os.fdopen(os.open(folder / ".lock", flags, 0o666), "a+")
@@ -149,7 +149,7 @@ def lock_folder(folder: Path, told: str, *, required: bool = False):
         file.close()
         raise FileExistsError(f"{folder}: {told}") from error
     except OSError as error:
-        if required or error.errno not in WITHOUT_LOCKS:
+        if error.errno not in WITHOUT_LOCKS:
             file.close()
             raise
         warn(

@@ -16,17 +16,15 @@ _SETTINGS = {
 }  # fmt: skip
 _CONNECTS = ("socket.connect", "socket.sendto", "socket.sendmsg")
 _LOOKS_UP = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
-_allowed: set[str] = set()  # hosts besides this machine
 _installed: list[bool] = []  # not empty once the hook is there; a hook cannot be removed
 
 
-def stay_offline(*hosts: str) -> None:
-    """Keep this process, and the children that it forks, from connecting to other machines than `hosts`, for good.
+def stay_offline() -> None:
+    """Keep this process, and the children that it forks, from connecting to other machines, for good.
 
     Call it before the libraries are imported: Hugging Face's read their settings once.
     """
     use_local_files_only()
-    _allowed.update(hosts)
     if not _installed:
         _installed.append(True)
         sys.addaudithook(_watch)
@@ -67,6 +65,6 @@ def _watch(event: str, arguments: tuple) -> None:
     else:
         return
     # torch's rendezvous of several machines
-    known = host in _allowed or host == os.environ.get("MASTER_ADDR")
+    known = host == os.environ.get("MASTER_ADDR")
     if not known and not is_this_machine(host) and host != socket.gethostname():
         raise ConnectionRefusedError(f"{str(host)[:100]}: not contacted; scripts use files on this machine only")

@@ -1,19 +1,22 @@
-"""What an upload leaves behind, who gets in, and the page's pieces; without Gradio."""
+"""The pieces of the page that show a result or a refusal; no server is needed."""
 
-import asyncio
 import html
-import os
-import time
+import json
+import re
+import socket
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fork_harness import exit_status, spawn
+from app_pieces import decoded
+from PIL import Image
 
-from evaluation import page_server
-from evaluation.case_page import case_html, map_picture, refusal_html
+from evaluation.case_page import STYLE, case_html, map_picture, refusal_html
 from evaluation.case_result import make_case
 from evaluation.figures import colour_table
-from evaluation.page_server import FAILED, Walls, answer, forget_uploads, login, own_folder, shut_off
+from evaluation.map_page import LIMITS, make_map_case, map_html, map_panel, map_result
+from evaluation.page_server import FAILED, FILES, Refused, bind, read_upload
 from training.label_groups import GROUPS, LABELS
 
 
@@ -32,40 +35,81 @@ def a_case(error_map=None, regions=(("<b>one", (2.0, 3.0, 20.0, 30.0)),), temper
     return make_case(pixels, list(regions), views(1 + len(regions)), temperatures or {}, back)
 
 
-def test_an_upload_is_gone_once_it_is_read(tmp_path):
-    upload, seen = tmp_path / "ab12" / "Doe_John.dcm", []
-    upload.parent.mkdir()
-    upload.write_bytes(b"pixels")
-
-    def analyse(path):
-        seen.append((path.read_bytes(), path.name, path.suffix))
-        return a_case()
-
-    page = answer(analyse, str(upload), tmp_path)
-    assert "class='case'" in page and "Doe_John" not in page and not list(tmp_path.iterdir())
-    assert seen[0][0] == b"pixels" and "Doe_John" not in seen[0][1] and seen[0][2] == ""
-    assert "no longer here" in answer(analyse, str(upload), tmp_path) and len(seen) == 1
+def a_map(error_map=None):
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 50)).astype(np.uint8)
+    values = np.linspace(0, 1, 2000).reshape(40, 50) if error_map is None else error_map
+    numbers = {"mean_error": 0.5, "p99_error": 0.99, "max_error": 1.0, "coverage": 1.0}
+    return make_map_case(pixels, lambda size: values.astype(np.float32), numbers, {"passes": 8})
 
 
-def test_other_files_of_the_machine_are_never_read(tmp_path):
-    inside, secret = tmp_path / "in", tmp_path / "secret"
-    inside.mkdir()
-    secret.write_text("secret")
-    (inside / "link").symlink_to(secret)
-    for path in (secret, inside / ".." / "secret", inside / "link", "/etc/passwd"):
-        assert "no upload of this page" in answer(lambda path: pytest.fail("read"), str(path), inside)
-    assert secret.read_text() == "secret"
+def test_what_nobody_expected_is_told_to_the_log_and_replaces_the_result(capsys):
+    def fail(path):
+        raise RuntimeError(f"a defect in {path} of CANARY^NAME")
+
+    def refuse(path):
+        raise Refused("No <b>.")
+
+    assert html.escape(FAILED) in read_upload(fail, Path("CANARY.dcm"))
+    told = capsys.readouterr().err
+    assert "RuntimeError, raised here:" in told and "in fail" in told and "CANARY.dcm" not in told
+    assert "No &lt;b&gt;." in read_upload(refuse, Path("x")) and capsys.readouterr().err == ""
 
 
-def test_what_nobody_expected_is_told_to_the_log_and_replaces_the_result(tmp_path, capsys):
-    (tmp_path / "x").write_bytes(b"1")
+class Forbidden(HTMLParser):
+    """Counts what the page's policy would block."""
 
-    def analyse(path):
-        raise RuntimeError("a defect")
+    found = 0
 
-    page = answer(analyse, str(tmp_path / "x"), tmp_path)
-    assert html.escape(FAILED) in page and "a defect" not in page and not list(tmp_path.iterdir())
-    assert "RuntimeError: a defect" in capsys.readouterr().err
+    def handle_starttag(self, tag, attributes):
+        names = {name for name, _ in attributes}
+        self.found += tag in ("script", "style", "iframe", "object", "embed", "link", "base", "form")
+        self.found += "style" in names or any(name.startswith("on") for name in names)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda: case_html(a_case(np.ones((40, 50)))),
+        lambda: case_html(a_case()),
+        lambda: refusal_html("no"),
+        lambda: map_html(a_map()),
+    ],
+    ids=["case", "case without a map", "refusal", "map"],
+)
+def test_no_piece_has_a_style_or_script_of_its_own(piece):
+    parser = Forbidden()
+    parser.feed(piece())
+    assert parser.found == 0
+    parser.feed("<p style='color: red' onclick='x()'><script></script>")
+    assert parser.found == 2
+
+
+def test_every_class_has_a_style():
+    styles = STYLE + (FILES / "page.css").read_text()
+    shown = case_html(a_case(np.ones((40, 50)))) + refusal_html("no") + map_html(a_map())
+    named = {word for value in re.findall(r"class='([^']+)'", shown) for word in value.split()}
+    assert len(named) > 8 and {word for word in named - {"note", "other", "view"} if f".{word}" not in styles} == set()
+
+
+def test_a_map_alone_says_its_numbers_and_its_limits():
+    page = map_html(a_map())
+    assert all(html.escape(sentence) in page for sentence in LIMITS) and "alt='error map'" in page
+    numbers = json.loads(decoded(page, "application/json"))
+    assert numbers == map_result(a_map()) and numbers["error map"]["p99_error"] == 0.99
+    assert numbers["size"] == {"height": 40, "width": 50} and numbers["made"] == {"passes": 8}
+    assert ">0.99<" in page and "100 % of the radiograph" in page
+    for values in (np.zeros((40, 50)), np.full((40, 50), np.nan)):
+        assert isinstance(map_panel(a_map(values)), Image.Image) and "class='case'" in map_html(a_map(values))
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1 cannot be served"):
+            bind("127.0.0.1", port)
+    bind("127.0.0.1", port).close()
 
 
 def test_two_results_are_never_the_same_text():
@@ -108,78 +152,3 @@ def test_calibration_is_claimed_only_where_it_is():
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
     assert part.count("data-calibrated='yes'") == 1 and "calibrated, temperature 1.70" in part
     assert "and so roughly for regions: bone." in part and "Not: abnormal, tumour, fracture, implant." in part
-
-
-def test_folders_are_private_and_those_of_killed_servers_go(tmp_path):
-    reading, writing = os.pipe()
-
-    def server() -> int:
-        held = own_folder(tmp_path)
-        os.write(writing, b"1")
-        time.sleep(30)
-        return len(held)
-
-    pid = spawn(server)
-    os.read(reading, 1)
-    (other,) = tmp_path.iterdir()
-    mine, lock = own_folder(tmp_path)
-    assert other.exists() and mine != other and mine.stat().st_mode & 0o777 == 0o700
-    os.kill(pid, 9)
-    exit_status(pid, 10)
-    (other / "left").write_bytes(b"over")
-    last, _ = own_folder(tmp_path)
-    assert not other.exists() and last.exists()
-    lock.close()
-
-
-def test_uploads_that_nobody_asks_for_are_forgotten(tmp_path):
-    (tmp_path / "old").mkdir()
-    for name, age in (("old/a.png", 700), ("b.png", 10), (".lock", 9999)):
-        (tmp_path / name).write_bytes(b"x")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    assert forget_uploads(tmp_path) == 1
-    assert sorted(p.name for p in tmp_path.rglob("*")) == [".lock", "b.png", "old"]
-    os.utime(tmp_path / "old", (1, 1))
-    assert forget_uploads(tmp_path) == 0 and not (tmp_path / "old").exists()
-
-
-def test_settings_of_the_environment_do_not_open_what_is_shut(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", None)
-    for name in ("GRADIO_SHARE", "GRADIO_MCP_SERVER", "GRADIO_ALLOWED_PATHS", "HTTPS_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, "True")
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY", "HF_HUB_OFFLINE",
-                 "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "NO_PROXY"):  # fmt: skip
-        monkeypatch.setenv(name, "before")  # so that all is put back afterwards
-    shut_off(tmp_path)
-    kept = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_")}
-    assert kept == {"GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "False",
-                    "GRADIO_RUN_HISTORY": "False"}  # fmt: skip
-    assert "HTTPS_PROXY" not in os.environ and "http_proxy" not in os.environ and os.environ["HF_HUB_OFFLINE"] == "1"
-
-
-def test_login_takes_the_password_and_no_other(monkeypatch):
-    monkeypatch.setattr(page_server, "SECONDS_AFTER_WRONG_PASSWORD", 0.0)
-    ask = login({"ann": "a long password"})
-    tries = {("ann", "a long password"): True, ("ann", "a long passwor"): False, ("ann", ""): False,
-             ("bob", "a long password"): False, ("", ""): False, ("ann", "\ud800"): False}  # fmt: skip
-    assert {pair: asyncio.run(ask(*pair)) for pair in tries} == tries
-
-
-def test_every_answer_has_the_walls():
-    sent = []
-
-    async def application(scope, receive, send):
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"public"), (b"a", b"b")]}
-        )
-        await send({"type": "http.response.body", "body": b"x"})
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(Walls(application)({"type": "http"}, None, send))
-    headers = dict(sent[0]["headers"])
-    assert len(headers) == len(sent[0]["headers"])
-    assert headers[b"cache-control"] == b"no-store" and headers[b"a"] == b"b" and len(sent) == 2
-    policy = headers[b"content-security-policy"].decode()
-    assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy

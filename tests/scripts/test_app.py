@@ -17,7 +17,10 @@ from data.radiograph import load_radiograph
 from data.regions import sliding_regions
 from evaluation.case_page import case_html
 from evaluation.case_result import result, result_csv, result_json, result_panel
-from evaluation.page_server import FAILED, Refused, answer
+from evaluation.error_maps import describe
+from evaluation.map_page import map_html
+from evaluation.page_server import FAILED, Refused, read_upload
+from evaluation.page_uploads import Upload
 from evaluation.region_rule import combined
 from models.finetuned import load_finetuned
 from training.label_groups import LABELS
@@ -41,6 +44,14 @@ def networks(there, **flags):
     config = app().Config(**{"model_path": [there / "fold0"], "mae_path": there / "mae"} | flags)
     config.regions = config.regions or "map"
     return app().Networks(config)
+
+
+def uploaded(file):
+    """An upload with the content of a file."""
+    upload = Upload()
+    upload.write(file.read_bytes())
+    upload.finish()
+    return upload
 
 
 def test_the_answer_is_that_of_whole_and_regions(there):
@@ -106,18 +117,46 @@ def test_a_dicom_is_the_same_radiograph_and_its_tags_are_nowhere(there):
     assert "phantom" not in page.lower() and str(there) not in page
 
 
-def test_bad_files_are_a_sentence_on_the_page(there, tmp_path):
+def test_bad_files_are_a_sentence_on_the_page(there):
     reader = networks(there)
     for name, told in BAD.items():
         with pytest.raises(Refused, match=told) as refused:
             reader.analyse(there / "bad" / name)
         assert name not in str(refused.value) and "CANARY" not in str(refused.value)
-        upload = tmp_path / "0f" / name
-        upload.parent.mkdir(exist_ok=True)
-        upload.write_bytes((there / "bad" / name).read_bytes())
-        page = answer(reader.analyse, str(upload), tmp_path)
+        upload = uploaded(there / "bad" / name)
+        page = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
         assert told in page and "class='refusal'" in page and FAILED not in page and name not in page
-        assert not list(tmp_path.iterdir())
+        upload.close()
+
+
+def test_an_upload_in_memory_is_read_as_a_file(there):
+    reader = networks(there)
+    for name in ("phantom.png", "phantom.dcm"):
+        upload = uploaded(there / name)
+        case = reader.analyse(upload.path)
+        upload.close()
+        assert np.array_equal(case.answer, reader.analyse(there / name).answer)
+
+
+def test_a_masked_autoencoder_alone_gives_error_maps(there):
+    """The map is that which the regions are found with, and its numbers are those of zero_shot_heatmap.py."""
+    config = app().Config(mae_path=there / "mae")
+    maps = app().ErrorMaps(config)
+    case = maps.analyse(there / "phantom.png")
+    both = networks(there).analyse(there / "phantom.png")
+    assert np.array_equal(case.error_map, both.error_map) and np.array_equal(case.grey, both.grey)
+    found, hits, preprocessing = maps.error_map(there / "phantom.png", load_radiograph(there / "phantom.png"))
+    assert case.numbers == describe(found, hits, preprocessing.placement(case.size)[1])
+    assert case.numbers["coverage"] == 1 and len(case.facts["networks"][0]["sha256"]) == 64
+    page = map_html(case)
+    assert "What the map cannot say" in page and "alt='error map'" in page and str(there) not in page
+    with pytest.raises(Refused, match=BAD["black.png"]):
+        maps.analyse(there / "bad" / "black.png")
+    show = app().build_reader(config)
+    assert "What the map cannot say" in show(there / "phantom.png")
+    config.model_path = [there / "fold0"]
+    config.regions = "map"
+    assert "data-part='tumour'" in app().build_reader(config)(there / "phantom.png")
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -125,15 +164,38 @@ def test_bad_files_are_a_sentence_on_the_page(there, tmp_path):
     ({"host": "example.org"}, "--host 'example.org': expected an address"),
     ({"regions": "map", "mae_path": None}, "--regions map needs a masked autoencoder"),
     ({"port": 0}, "--port 0 is out of range"), ({"max_mb": 0.0}, "--max_mb 0.0 is out of range"),
-    ({"model_path": []}, "--model_path: give at least one folder"),
+    ({"total_mb": 50.0}, "--total_mb 50.0 is out of range; it must be at least --max_mb 100"),
+    ({"mae_path": None, "model_path": []}, "give --model_path .*, --mae_path .*, or both"),
+    ({"model_path": [], "regions": "windows"}, "--regions windows needs a region-guided network"),
+    ({"names": ["http://reader.example.org"]}, "--names 'http://reader.example.org': expected host names"),
+    ({"names": ["reader:80"]}, "--names 'reader:80': expected host names"),
+    ({"names": ["*.example.org"]}, "without port"),
 ])  # fmt: skip
 def test_wrong_flags(flags, told, there, monkeypatch):
     monkeypatch.delenv("APP_AUTH", raising=False)
     with pytest.raises(ValueError, match=told):
-        app().check(dataclasses.replace(app().Config(mae_path=there / "mae"), **flags))
+        app().check(dataclasses.replace(app().Config([there / "fold0"], there / "mae"), **flags))
 
 
-def test_without_a_model_or_gradio_one_sentence_says_what_to_do(there, monkeypatch):
+def test_names_that_are_served(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "workstation")
+    assert app().host_names(app().Config(names=["a.example"])) == ["a.example"]
+    assert app().host_names(app().Config(host="0.0.0.0")) == ["workstation"]
+    assert app().is_local("::1") and app().is_local("127.0.0.1") and not app().is_local("10.0.0.1")
+
+
+def test_a_crash_writes_no_memory_to_a_disk():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    try:
+        app().forbid_core_dumps()
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+def test_without_a_model_or_starlette_one_sentence_says_what_to_do(there, monkeypatch):
     with pytest.raises(FileNotFoundError, match="train_region_guided.py makes one"):
         networks(there, model_path=[there / "nowhere"])
     with pytest.raises(ValueError, match="of no fine-tuned network"):
@@ -141,7 +203,8 @@ def test_without_a_model_or_gradio_one_sentence_says_what_to_do(there, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = script(app(), "--model_path", there / "nowhere")
     assert (
-        done.returncode == 2 and done.stderr == "app.py: gradio is not installed: pip install -r requirements-app.txt\n"
+        done.returncode == 2
+        and done.stderr == "app.py: starlette is not installed: pip install -r requirements-app.txt\n"
     )
 
 

@@ -69,15 +69,14 @@ def test_connections_to_others_are_refused(name):
     in_child(check)
 
 
-def test_this_machine_and_named_hosts_are_reached(tmp_path):
+def test_this_machine_and_that_of_the_rendezvous_are_reached(tmp_path):
     def check():
-        offline.stay_offline("192.0.2.7")
+        offline.stay_offline()
         connect_to_itself(socket.AF_INET, ("127.0.0.1", 0))
         connect_to_itself(socket.AF_UNIX, str(tmp_path / "s"))
         os.environ["MASTER_ADDR"] = "192.0.2.8"
-        for host in ("192.0.2.7", "192.0.2.8"):
-            socket.getaddrinfo(host, 80)
-            socket.socket(type=socket.SOCK_DGRAM).connect((host, 9))
+        socket.getaddrinfo("192.0.2.8", 80)
+        socket.socket(type=socket.SOCK_DGRAM).connect(("192.0.2.8", 9))
         assert refused(lambda: socket.getaddrinfo("192.0.2.9", 80))
 
     in_child(check)
