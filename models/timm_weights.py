@@ -115,5 +115,4 @@ def _positions(positions: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
     side = math.isqrt(max(positions.shape[1] - extra, 0)) if positions.ndim == 3 else 0
     if extra < 0 or side == 0 or side * side != positions.shape[1] - extra:
         return positions  # the strict loader says what is wrong
-    tokens = torch.cat([torch.zeros_like(positions[:, :1]), positions[:, extra:]], dim=1)
-    return torch.cat([positions[:, :extra], resize_positions(tokens, (side, side), new)[:, 1:]], dim=1)
+    return resize_positions(positions, (side, side), new, extra=extra)
