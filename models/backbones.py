@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from models.backbone_aliases import ALIASES
 from models.backbone_names import OURS, Source, find, is_timm
-from models.dino_vit_keys import recognise
-from models.dino_vits import build_dino, is_dino_name, load_dino, named_architecture
+from models.dino_vits import build_dino, is_dino, is_dino_name, load_dino, named_architecture
 from models.export import statistics
 from models.keys import is_torchvision_convnext, resnet_to_timm, timm_name, torchvision_convnext_to_timm
 from models.mae import MaskedAutoencoder, named_config
@@ -154,9 +153,9 @@ def build_backbone(
         checkpoint = read_weights(source.weights, weights)
         if alias and alias.prefix:
             checkpoint.state = _only(checkpoint, alias.prefix)
-        is_dino, architecture = _dino(source, checkpoint)
-        architecture = architecture if is_dino else _architecture(source, checkpoint)
-        if is_dino:
+        dino, architecture = _dino(source, checkpoint)
+        architecture = architecture if dino else _architecture(source, checkpoint)
+        if dino:
             size = size or _own_size(checkpoint.preprocessor)
             network, report = load_dino(checkpoint, size, drop_path, architecture)
             size = network.architecture.input_size
@@ -209,9 +208,9 @@ def _dino(source: Source, checkpoint: Checkpoint) -> tuple[bool, str | None]:
     if named is None and not checkpoint.config.get("model_args"):
         named = checkpoint.config.get("architecture")
     named = named if isinstance(named, str) and not OURS.fullmatch(named) else None
-    if recognise(checkpoint.state) is None or (named and not is_dino_name(named)):
+    if named and not is_dino_name(named):
         return False, None
-    return True, named
+    return is_dino(checkpoint), named
 
 
 def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:

@@ -92,7 +92,7 @@ def save_hugging_face_dino(
     a = network.architecture
     base = rope_base(network.rope.periods) if isinstance(network, DinoV3) else None
     config = hugging_face_config(a, base)
-    state = to_hugging_face(_tensors(network), a.family, a.gated, a.class_position, mask_token)
+    state = to_hugging_face(_tensors(network), a.family, a.gated, mask_token)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_common(folder, config, preprocessor, card)

@@ -13,6 +13,7 @@ https://github.com/huggingface/transformers (4.57 and 5.24).
 """
 
 import dataclasses
+import math
 import re
 
 import torch
@@ -66,8 +67,12 @@ class Renamed:
     periods: Tensor | None = None
 
 
-def recognise(state: dict[str, Tensor]) -> tuple[str, str] | None:
-    """("dinov2" or "dinov3", "timm", "Meta" or "Hugging Face") by the names of tensors; None for other networks."""
+def recognise(state: dict[str, Tensor], told: bool = False) -> tuple[str, str] | None:
+    """("dinov2" or "dinov3", "timm", "Meta" or "Hugging Face") by the names of tensors; None for other networks.
+
+    In timm's layout DINOv2 differs from DeiT-III by the position of its class token alone, which is seen where the grid
+    of patches is square. `told`: that something else says that it is one of the two.
+    """
     names = set(state)
     if layer := next((name for name in names if name.endswith(".layer_scale1.lambda1")), None):
         return ("dinov2" if "encoder." in layer else "dinov3"), "Hugging Face"
@@ -78,18 +83,27 @@ def recognise(state: dict[str, Tensor]) -> tuple[str, str] | None:
         return "dinov3", "timm"
     if any(re.fullmatch(r"blocks\.(\d+\.)?\d+\.ls1\.gamma", name) for name in names):
         of_meta = {"mask_token", "register_tokens", "blocks.0.mlp.w12.weight"} & names
-        chunked = any(re.fullmatch(r"blocks\.\d+\.\d+\.ls1\.gamma", name) for name in names)
-        return "dinov2", "Meta" if of_meta or chunked else "timm"
+        if of_meta or any(re.fullmatch(r"blocks\.\d+\.\d+\.ls1\.gamma", name) for name in names):
+            return "dinov2", "Meta"
+        return ("dinov2", "timm") if told or _has_class_position(state) else None
     return None
 
 
+def _has_class_position(state: dict[str, Tensor]) -> bool:
+    """Whether the positions are those of a class token and a square, or nothing speaks against it."""
+    if "reg_token" in state or state.get("pos_embed", torch.empty(0)).ndim != 3:
+        return True
+    count = state["pos_embed"].shape[1]
+    return math.isqrt(count) ** 2 != count
+
+
 def to_timm(state: dict[str, Tensor]) -> Renamed:
-    """A state dictionary that `recognise` knows, under timm's names.
+    """A state dictionary of DINOv2 or DINOv3 under timm's names.
 
     Query, key and value are joined, DINOv3's bias mask is applied, and with registers the class token takes up its own
     position, which changes no output. ValueError names the tensors that do not fit each other.
     """
-    family, library = recognise(state)
+    family, library = recognise(state, told=True)
     rename = _of_hugging_face if library == "Hugging Face" else _of_meta
     found = Renamed(family, library, {}, [])
     found.state = rename(found, state)
@@ -239,12 +253,12 @@ def _merge_class_position(found: Renamed) -> None:
 
 
 def to_hugging_face(
-    state: dict[str, Tensor], family: str, gated: bool, class_position: bool, mask_token: Tensor | None = None
+    state: dict[str, Tensor], family: str, gated: bool, mask_token: Tensor | None = None
 ) -> dict[str, Tensor]:
     """timm's names -> those of transformers 4, which transformers 4 and 5 both read.
 
-    `gated`: whether its MLPs are SwiGLU. `class_position`: whether DINOv2's class token has a position; if not, it gets
-    one of zeros. A `mask_token`, which transformers wants and no feature depends on, is zero if None.
+    `gated`: whether its MLPs are SwiGLU. With registers the class token, which has taken up its position, gets one of
+    zeros. A `mask_token`, which transformers wants and no feature depends on, is zero if None.
     """
     dim = state["cls_token"].shape[-1]
     shape = (1, dim) if family == "dinov2" else (1, 1, dim)
@@ -266,7 +280,7 @@ def to_hugging_face(
         _, number, rest = key.split(".", 2)
         stem = f"encoder.layer.{number}" if family == "dinov2" else f"layer.{number}"
         theirs |= {f"{stem}.{name}": part for name, part in _layer_to_hugging_face(rest, value, family, gated).items()}
-    if family == "dinov2" and not class_position:
+    if family == "dinov2" and "reg_token" in state:
         positions = theirs["embeddings.position_embeddings"]
         theirs["embeddings.position_embeddings"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     return theirs

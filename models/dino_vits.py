@@ -21,7 +21,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.dino_vit_keys import FAMILIES, Renamed, to_timm
+from models.dino_vit_keys import FAMILIES, Renamed, recognise, to_timm
 from models.mae_architecture import check_shapes, read_number, read_sides, read_whole, wrong_value
 from models.timm_weights import create
 from models.vit import resize_positions
@@ -66,7 +66,11 @@ class DinoArchitecture:
     registers: int
     qkv_bias: bool
     eps: float
-    class_position: bool = False  # DINOv2: the class token has a position, too
+
+    @property
+    def class_position(self) -> bool:
+        """Whether the class token has a position, too: that of DINOv2 without registers."""
+        return self.family == "dinov2" and not self.registers
 
     def at(self, input_size: tuple[int, int] | None) -> "DinoArchitecture":
         """The same for pictures of `input_size` (h, w); ValueError unless its sides are multiples of the patch."""
@@ -186,7 +190,7 @@ def rope_periods(head_dim: int, base: float = _ROPE_BASE) -> Tensor:
 def load_dino(
     checkpoint: Checkpoint, input_size: tuple[int, int] | None = None, drop_path: float = 0.0, named: str | None = None
 ) -> tuple[DinoV2 | DinoV3, str]:
-    """The network of a checkpoint that `models.dino_vit_keys.recognise` knows, in eval mode, and a line on it.
+    """The network of a checkpoint of which `is_dino` is true, in eval mode, and a line on it.
 
     `input_size` (h, w) in pixels: else what the file says. `named`: the timm name that it was asked for by. Every
     tensor must fit; what an encoder does not need is said to be left out. ValueError names the checkpoint and what is
@@ -213,6 +217,13 @@ def load_dino(
         kind = "bicubic, antialiased" if stored.registers else "bicubic"
         report.append(f"positions resampled from {stored.grid[0]} x {stored.grid[1]} patches ({kind})")
     return network.eval(), "; ".join([*report, *notes])
+
+
+def is_dino(checkpoint: Checkpoint) -> bool:
+    """Whether `load_dino` reads a checkpoint: by its tensors, and by its config.json where they leave it open."""
+    ours = checkpoint.config.get("backbone")
+    told = isinstance(ours, dict) and "dino" in ours
+    return recognise(checkpoint.state, told or is_dino_name(checkpoint.config.get("architecture"))) is not None
 
 
 def read_dino(checkpoint: Checkpoint, note: Callable[[str], None]) -> tuple[Renamed, DinoArchitecture]:
@@ -257,13 +268,12 @@ def named_architecture(name: str, input_size: tuple[int, int] | None = None) -> 
         network.num_prefix_tokens - 1,
         bias is not None,
         network.norm.eps,
-        class_position=family == "dinov2" and not network.no_embed_class,
     )
 
 
-def is_dino_name(name: str) -> bool:
+def is_dino_name(name: Any) -> bool:
     """Whether a timm name is that of a Vision Transformer of DINOv2 or DINOv3."""
-    return name.startswith("vit_") and any(family in name for family in FAMILIES)
+    return isinstance(name, str) and name.startswith("vit_") and any(family in name for family in FAMILIES)
 
 
 def as_plain_transformer(network: DinoV2 | DinoV3) -> dict[str, Tensor]:
@@ -284,9 +294,6 @@ def as_plain_transformer(network: DinoV2 | DinoV3) -> dict[str, Tensor]:
             key = f"blocks.{number}.{name}"
             state[f"{key}.weight"] = scale.detach()[:, None] * state[f"{key}.weight"]
             state[f"{key}.bias"] = scale.detach() * state[f"{key}.bias"]
-    if not a.class_position:
-        positions = state["pos_embed"]
-        state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     return state
 
 
@@ -328,7 +335,7 @@ def _architecture(found: Renamed, config: dict[str, Any], note: Callable[[str], 
     values = {"family": found.family, "input_size": shapes["native"], "eps": EPSILON[found.family]} | stated
     if values["family"] != found.family:
         raise ValueError(f"config.json says {values['family']}, the weights are those of {found.family}")
-    taken = ("patch_size", "dim", "depth", "hidden", "gated", "registers", "qkv_bias", "class_position")
+    taken = ("patch_size", "dim", "depth", "hidden", "gated", "registers", "qkv_bias")
     architecture = _checked(DinoArchitecture(**values, **{name: shapes[name] for name in taken}).at(None))
     if found.family == "dinov2":
         _check_grid(found, architecture)
@@ -362,7 +369,6 @@ def _read_shapes(found: Renamed) -> dict[str, Any]:
         "gated": first == gated_name or len(state[first]) == 2 * hidden,
         "qkv_bias": bias in state,
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "class_position": False,
         "native": (_INPUT_SIZE // patch * patch,) * 2,
     }
     if found.family == "dinov2":
@@ -371,9 +377,7 @@ def _read_shapes(found: Renamed) -> dict[str, Any]:
         if state["pos_embed"].ndim != 3 or not state["pos_embed"].is_floating_point():
             shape = tuple(state["pos_embed"].shape)
             raise ValueError(f"pos_embed is {shape}; expected 3 axes of floating-point numbers")
-        count = state["pos_embed"].shape[1]
-        side = math.isqrt(count)
-        values["class_position"] = not registers and side * side != count
+        side = math.isqrt(max(state["pos_embed"].shape[1] - (registers == 0), 0))
         values["native"] = (side * patch, side * patch)
     return values
 

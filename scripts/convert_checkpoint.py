@@ -43,7 +43,7 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 1 if --verify found a difference."""
     from models.card import converted_card, stated_licence
-    from models.dino_vit_keys import recognise
+    from models.dino_vits import is_dino
     from models.export import save_facebook, save_timm, vision_transformer
     from models.weights import as_transformer, mae_of, read_weights, save_mae
 
@@ -52,7 +52,7 @@ def main(config: Config) -> int:
         raise FileExistsError(f"--out {out}: already exists and is not empty")
     notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
     checkpoint = read_weights(config.source, config.weights)
-    if recognise(checkpoint.state) and config.to != "mae":
+    if is_dino(checkpoint) and config.to != "mae":
         return convert_dino(config, checkpoint, licence)
     checkpoint = as_transformer(checkpoint)
     if config.to == "timm":
