@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from models.dino_vit_keys import FAMILIES, Renamed, recognise, to_timm
 from models.mae_architecture import check_shapes, read_number, read_sides, read_whole, wrong_value
-from models.timm_weights import create
+from models.timm_weights import create, without_memory
 from models.vit import resize_positions
 from models.weights import Checkpoint, check_tensors, load_strictly
 from training.files import printable
@@ -75,7 +76,7 @@ class DinoArchitecture:
     def at(self, input_size: tuple[int, int] | None) -> "DinoArchitecture":
         """The same for pictures of `input_size` (h, w); ValueError unless its sides are multiples of the patch."""
         for side in input_size or self.input_size:
-            if side % self.patch_size:
+            if side < self.patch_size or side % self.patch_size:
                 raise ValueError(f"input size {side} is not a multiple of the patch size {self.patch_size}")
         return dataclasses.replace(self, input_size=tuple(input_size or self.input_size))
 
@@ -199,7 +200,7 @@ def load_dino(
     notes = list(checkpoint.notes)
     found, stored = read_dino(checkpoint, notes.append)
     if named is not None:
-        _check_named(stored, named, checkpoint)
+        _check_named(stored, named, checkpoint.path)
     try:
         wanted = stored.at(input_size)
     except ValueError as error:
@@ -238,7 +239,7 @@ def read_dino(checkpoint: Checkpoint, note: Callable[[str], None]) -> tuple[Rena
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
         raise ValueError(f"{path}: {printable(reason[:500])}") from None
-    with torch.device("meta"):  # what does not fit is refused before memory is taken for a network of any size
+    with without_memory():  # what does not fit is refused before memory is taken for a network of any size
         probe = build_dino(stored)
     check_tensors(probe, found.state, path)
     return found, stored
@@ -248,7 +249,7 @@ def named_architecture(name: str, input_size: tuple[int, int] | None = None) -> 
     """How timm's DINOv2 or DINOv3 called `name` is built; None for its other networks. ValueError as `create`."""
     if not is_dino_name(name):
         return None
-    with torch.device("meta"):
+    with without_memory():
         network, size = create(name, input_size, 0.0)
     block = network.blocks[0]
     attention = block.attn
@@ -305,9 +306,12 @@ def _resampled(state: dict[str, Tensor], old: DinoArchitecture, new: DinoArchite
     return {"pos_embed": positions}
 
 
-def _check_named(stored: DinoArchitecture, named: str, checkpoint: Checkpoint) -> None:
+def _check_named(stored: DinoArchitecture, named: str, path: Path) -> None:
     """ValueError if a checkpoint holds another network than the timm name that it was asked for by."""
-    expected = named_architecture(named)
+    try:
+        expected = named_architecture(named)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     names = ("family", "patch_size", "dim", "depth", "heads", "hidden", "gated", "registers")
     wrong = [
         f"{name} {getattr(stored, name)} instead of {getattr(expected, name)}"
@@ -315,7 +319,7 @@ def _check_named(stored: DinoArchitecture, named: str, checkpoint: Checkpoint) -
         if getattr(stored, name) != getattr(expected, name)
     ]
     if wrong:
-        raise ValueError(f"{checkpoint.path}: is another network than {named}: {', '.join(wrong)}")
+        raise ValueError(f"{path}: is another network than {named}: {', '.join(wrong)}")
 
 
 def _architecture(found: Renamed, config: dict[str, Any], note: Callable[[str], None]) -> DinoArchitecture:

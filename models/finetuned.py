@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -23,7 +22,7 @@ from models.bone_age import BoneAge
 from models.dino_vits import DinoArchitecture, DinoV2, DinoV3, build_dino
 from models.region_guided import RegionGuided
 from models.supervised import Supervised
-from models.timm_weights import create
+from models.timm_weights import create, without_memory
 from models.vit import ViT
 from models.weights import check_tensors, load_strictly, read_json, read_preprocessor, read_tensors
 from training.files import atomic, printable, write_text
@@ -136,7 +135,7 @@ def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
     if kind and there != kind:
         raise ValueError(f"{printable(folder)}: its head is {str(there)[:50]!r}; expected {kind!r}")
     state = read_tensors(folder / "model.safetensors")
-    with torch.device("meta"):
+    with without_memory():
         probe = _built(folder, config)
     check_tensors(probe, state, folder)
     preprocessor, about = read_preprocessor(folder), _about(folder, config)
