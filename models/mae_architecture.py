@@ -93,7 +93,7 @@ def _of_transformers(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str
         "heads": read_whole(config, "num_attention_heads"),
         "layer_norm_eps": read_number(config, "layer_norm_eps", _TRANSFORMERS_EPSILON),
         "mask_ratio": read_number(config, "mask_ratio", 0.75),
-        "norm_pix_loss": read_switch(config, "norm_pix_loss"),
+        "norm_pix_loss": _switch(config, "norm_pix_loss"),
     }
     if "decoder_dim" in shapes:
         values["decoder_heads"] = read_whole(config, "decoder_num_attention_heads", _DECODER_HEADS)
@@ -107,7 +107,7 @@ def _of_timm(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
         raise wrong_value(config, "model_args", "expected the arguments of a Vision Transformer")
     check_shapes(arguments, shapes, _TIMM_SHAPES)
     check_shapes(config, shapes, {"num_features": "dim"})
-    read_switch(config, ANTIALIASED)
+    _switch(config, ANTIALIASED)
     return {"input_size": read_sides(arguments, "img_size"), "heads": read_whole(arguments, "num_heads")}
 
 
@@ -137,7 +137,7 @@ def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str]
     if shapes["decoder_dim"] != 512:  # a decoder of ours has heads of width 32, and its folder says so
         note(f"{_DECODER_HEADS} decoder heads assumed, as in Medical MAE's decoders of width {shapes['decoder_dim']}")
     values["mask_ratio"] = read_number(args, "mask_ratio", 0.75, "its args")
-    values["norm_pix_loss"] = read_switch(args, "norm_pix_loss", "its args")
+    values["norm_pix_loss"] = _switch(args, "norm_pix_loss", "its args")
     if "norm_pix_loss" not in args:
         note("the file does not say norm_pix_loss: raw pixels assumed")
     return values
@@ -159,6 +159,7 @@ def check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[str
 
 
 def read_whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """config[key], a whole number from 1 on; ValueError that names the key if it is none, or missing without default."""
     if key not in config and default is None:
         raise ValueError(f"config.json lacks {key}")
     value = config.get(key, default)
@@ -168,13 +169,14 @@ def read_whole(config: dict[str, Any], key: str, default: int | None = None) -> 
 
 
 def read_number(config: dict[str, Any], key: str, default: float, where: str = "config.json") -> float:
+    """config[key], a number between 0 and 1; ValueError that names `where` and the key."""
     value = config.get(key, default)
     if type(value) not in (int, float) or not 0 < value < 1:
         raise wrong_value(config, key, "expected a number between 0 and 1", where)
     return float(value)
 
 
-def read_switch(config: dict[str, Any], key: str, where: str = "config.json") -> bool:
+def _switch(config: dict[str, Any], key: str, where: str = "config.json") -> bool:
     value = config.get(key, False)
     if not isinstance(value, bool):
         raise wrong_value(config, key, "expected true or false", where)
@@ -191,6 +193,7 @@ def read_sides(config: dict[str, Any], key: str, default: int | None = None) -> 
 
 
 def wrong_value(config: dict[str, Any], key: str, expected: str, where: str = "config.json") -> ValueError:
+    """The ValueError for config[key], which names the value and what was expected."""
     value = config.get(key)
     shown = printable(repr(value)[:60]) if key in config else "nothing"
     return ValueError(f"{where} says {key} {shown}; {expected}")
