@@ -159,7 +159,8 @@ def check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[str
 
 
 def read_whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """config[key], a whole number from 1 on; ValueError that names the key if it is none, or missing without default."""
+    """config[key], a whole number from 1 on; ValueError that names the key if it is another value, or is missing and
+    has no `default`."""
     if key not in config and default is None:
         raise ValueError(f"config.json lacks {key}")
     value = config.get(key, default)

@@ -1,6 +1,7 @@
 """DINOv2 and DINOv3 of transformers, Meta and timm are read as the networks that they are, or refused by name."""
 
 import json
+import time
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch
 from dino_oracles import CASES, SIZES, as_meta, chunked, folder_of, oracle, randomised
 from safetensors.torch import load_file, save_file
 
+from data.preprocessing import Preprocessing
 from models.attention_maps import attention_maps, last_attention
 from models.backbone_aliases import read_aliases
 from models.backbones import build_backbone
@@ -276,6 +278,131 @@ def test_what_does_not_fit_in_metas_layout_is_refused(written, tmp_path, case, c
         return
     with pytest.raises(ValueError, match=told):
         build_backbone(tmp_path if "dinov2" in case else tmp_path / "w.pth")
+
+
+PROCESSORS = {  # as transformers writes them for its two families
+    "dinov2": {
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5307] * 3,
+        "image_processor_type": "BitImageProcessor",
+        "image_std": [0.2583] * 3,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": 256},
+    },
+    "dinov3": {
+        "crop_size": None,
+        "data_format": "channels_first",
+        "default_to_square": True,
+        "device": None,
+        "do_center_crop": None,
+        "do_convert_rgb": None,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "image_processor_type": "DINOv3ViTImageProcessorFast",
+        "input_data_format": None,
+        "resample": 2,
+        "return_tensors": None,
+        "rescale_factor": 1 / 255,
+        "size": {"height": 224, "width": 224},
+    },
+}
+
+
+@pytest.mark.parametrize("case", PROCESSORS)
+def test_the_preprocessing_of_transformers_is_taken(written, case, tmp_path):
+    """Mean, SD and interpolation; the size is the network's own."""
+    folder = changed(written[case][1], tmp_path / "in")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[case]))
+    backbone = build_backbone(folder)
+    found = Preprocessing.from_dict(backbone.preprocessing)
+    assert found.mean == tuple(PROCESSORS[case]["image_mean"]) and found.std == tuple(PROCESSORS[case]["image_std"])
+    assert (found.height, found.width) == backbone.input_size == SIZES[case][0]
+    assert found.interpolation == {"dinov2": "bicubic", "dinov3": "bilinear"}[case] and found.resize == "squash"
+
+
+CONFIG_KEYS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "image_size",
+    "layer_norm_eps",
+    "hidden_act",
+    "num_register_tokens",
+    "num_channels",
+    "rope_theta",
+    "model_args",
+    "architecture",
+    "backbone",
+    "pretrained_cfg",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["dinov2-registers", "dinov3-plus"])
+def test_values_of_config_json_without_meaning_are_one_sentence(written, tmp_path, case):
+    folder = changed(written[case][1], tmp_path / "in")
+    config = json.loads((folder / "config.json").read_text())
+    refused = 0
+    for base in (config, {}):
+        for key in CONFIG_KEYS:
+            for value in (
+                None,
+                "x",
+                -1,
+                0,
+                1e999,
+                10**9,
+                [],
+                {},
+                [[1]],
+                True,
+                float("nan"),
+                {"dino": {}},
+                {"dino": 1},
+                {"num_heads": 5, "img_size": -1},
+                {"input_size": [3, "x", 1]},
+            ):
+                (folder / "config.json").write_text(json.dumps(base | {key: value}))
+                try:
+                    build_backbone(folder)
+                except ValueError as error:
+                    assert str(folder) in str(error) and len(str(error).splitlines()) == 1, error
+                    refused += 1
+    assert refused > 150
+
+
+def test_a_small_file_that_claims_a_huge_network_takes_no_memory(tmp_path):
+    """A width and a depth that are in the file, and tensors of the blocks that are not: 10^12 numbers."""
+    wide = {
+        "patch_embed.proj.weight": torch.zeros(16_384, 3, 1, 1),
+        "blocks.0.mlp.fc1.weight": torch.zeros(2, 16_384),
+        "blocks.0.mlp.fc2.weight": torch.zeros(16_384, 2),
+    }
+    scales = {f"blocks.{number}.ls1.gamma": torch.zeros(1) for number in range(60)}
+    second = wide | scales | {"pos_embed": torch.zeros(1, 2, 1), "mask_token": torch.zeros(1)}
+    third = wide | scales | {"rope_embed.periods": torch.ones(128)}
+    for state, told in (
+        (second, "width 16384 belongs to no release"),
+        (third, r"matched \d+/\d+ tensors: \d+ missing"),
+    ):
+        torch.save(state, tmp_path / "w.pth")
+        began = time.process_time()
+        with pytest.raises(ValueError, match=told) as caught:
+            build_backbone(tmp_path / "w.pth")
+        assert time.process_time() - began < 5 and len(str(caught.value)) < 1000
+    wanted = caught.traceback[-1].frame.f_locals["wanted"]
+    assert {value.device.type for value in wanted.values()} == {"meta"} and len(wanted) > 600
 
 
 def test_another_patch_or_number_of_registers_is_read_as_it_is(tmp_path):
