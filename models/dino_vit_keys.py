@@ -36,17 +36,26 @@ _HF_TOP = {
     "classifier.weight": "head.weight",
     "classifier.bias": "head.bias",
 }
-# inside a layer of transformers; what is joined of several tensors stands in `_joins`
+# inside a layer of transformers, whole tensors: weight and bias
 _HF_PARTS = {
-    "attention.output.dense": "attn.proj",
-    "attention.o_proj": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-    "mlp.weights_in": "mlp.fc1",
-    "mlp.weights_out": "mlp.fc2",
-    "mlp.down_proj": "mlp.fc2",
-    "norm1": "norm1",
-    "norm2": "norm2",
+    "dinov2": {
+        "attention.output.dense": "attn.proj",
+        "attention.o_proj": "attn.proj",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+        "mlp.weights_in": "mlp.fc1",
+        "mlp.weights_out": "mlp.fc2",
+        "mlp.down_proj": "mlp.fc2",
+        "norm1": "norm1",
+        "norm2": "norm2",
+    },
+    "dinov3": {
+        "attention.o_proj": "attn.proj",
+        "mlp.gate_proj": "mlp.fc1_g",
+        "mlp.down_proj": "mlp.fc2",
+        "norm1": "norm1",
+        "norm2": "norm2",
+    },
 }
 _SCALES = {"dinov2": ("ls1.gamma", "ls2.gamma"), "dinov3": ("gamma_1", "gamma_2")}
 _CHUNKED = re.compile(r"blocks\.\d+\.(\d+)\.(.+)")
@@ -160,11 +169,12 @@ def _split_bias(renamed: dict[str, Tensor], block: str, bias: Tensor, mask: Tens
 
 
 def _of_hugging_face(found: Renamed, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names of transformers 4 and 5, bare or below a classifier."""
+    gated = any(key.endswith(".mlp.gate_proj.weight") for key in state)
+    names = _names_in_layer(found.family, gated)
+    pieces_of = _pieces_in_layer(found.family, gated)
     renamed = {}
     pieces: dict[str, dict[int, tuple[str, Tensor]]] = {}
-    scales = dict(zip(("layer_scale1.lambda1", "layer_scale2.lambda1"), _SCALES[found.family]))
-    gated = any(key.endswith(".mlp.gate_proj.weight") for key in state)
-    joins = _joins(found.family, gated)
     for full_key, value in state.items():
         key = full_key
         for prefix in _HF_PREFIXES:
@@ -172,56 +182,48 @@ def _of_hugging_face(found: Renamed, state: dict[str, Tensor]) -> dict[str, Tens
         match = _HF_LAYER.fullmatch(key)
         if match is None:
             key = _HF_TOP.get(key, key)
-        elif match[2] in scales:
-            key = f"blocks.{match[1]}.{scales[match[2]]}"
-        else:
-            part, _, kind = match[2].rpartition(".")
-            if (part, kind) in joins:
-                name, place = joins[part, kind]
-                pieces.setdefault(f"blocks.{match[1]}.{name}", {})[place] = (full_key, value)
-                continue
-            name = _HF_PARTS.get(part)
-            if found.family == "dinov3" and (part, kind) in _biases_of_dinov3():
-                key = f"blocks.{match[1]}.{_biases_of_dinov3()[part, kind]}"
-            elif found.family == "dinov3" and part in ("mlp.gate_proj", "mlp.up_proj"):
-                own = {"mlp.gate_proj": "fc1_g", "mlp.up_proj": "fc1_x" if gated else "fc1"}[part]
-                key = f"blocks.{match[1]}.mlp.{own}.{kind}"
-            elif name is not None:
-                key = f"blocks.{match[1]}.{name}.{kind}"
+        elif match[2] in pieces_of:
+            name, place = pieces_of[match[2]]
+            of_tensor = pieces.setdefault(f"blocks.{match[1]}.{name}", {})
+            if place in of_tensor:
+                raise ValueError(f"{of_tensor[place][0]} and {full_key} are the same tensor")
+            of_tensor[place] = (full_key, value)
+            continue
+        elif match[2] in names:
+            key = f"blocks.{match[1]}.{names[match[2]]}"
         if key in renamed:
             raise ValueError(f"two tensors are called {key}")
         renamed[key] = value
-    renamed |= _joined(pieces, _counts(joins))
+    counts = {
+        name: 1 + max(place for other, place in pieces_of.values() if other == name) for name, _ in pieces_of.values()
+    }
+    renamed |= _joined(pieces, counts)
     if found.family == "dinov2" and renamed.get("reg_token", torch.empty(1)).numel() == 0:
         del renamed["reg_token"]  # a network with registers, of which it has none
     return renamed
 
 
-def _joins(family: str, gated: bool) -> dict[tuple[str, str], tuple[str, int]]:
-    """(part, "weight" or "bias") of transformers -> (timm's tensor, which piece of it)."""
-    joins = {}
-    kinds = ("weight", "bias") if family == "dinov2" else ("weight",)
-    for kind in kinds:
+def _names_in_layer(family: str, gated: bool) -> dict[str, str]:
+    """Names inside a layer of transformers -> timm's, for tensors that are the same in both."""
+    names = dict(zip(("layer_scale1.lambda1", "layer_scale2.lambda1"), _SCALES[family]))
+    parts = _HF_PARTS[family]
+    if family == "dinov3":
+        names |= {"attention.q_proj.bias": "attn.q_bias", "attention.v_proj.bias": "attn.v_bias"}
+        parts = parts | {"mlp.up_proj": "mlp.fc1_x" if gated else "mlp.fc1"}
+    return names | {f"{old}.{kind}": f"{new}.{kind}" for old, new in parts.items() for kind in ("weight", "bias")}
+
+
+def _pieces_in_layer(family: str, gated: bool) -> dict[str, tuple[str, int]]:
+    """Names inside a layer of transformers -> the tensor of timm's that they are a piece of, and which."""
+    pieces = {}
+    for kind in ("weight", "bias") if family == "dinov2" else ("weight",):
         for place, (old, new) in enumerate((("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))):
-            joins[f"attention.{new}", kind] = (f"attn.qkv.{kind}", place)
-            if family == "dinov2":
-                joins[f"attention.attention.{old}", kind] = (f"attn.qkv.{kind}", place)
+            pieces[f"attention.attention.{old}.{kind}"] = (f"attn.qkv.{kind}", place)
+            pieces[f"attention.{new}.{kind}"] = (f"attn.qkv.{kind}", place)
         if family == "dinov2" and gated:
-            joins["mlp.gate_proj", kind] = (f"mlp.fc1.{kind}", 0)
-            joins["mlp.up_proj", kind] = (f"mlp.fc1.{kind}", 1)
-    return joins
-
-
-def _biases_of_dinov3() -> dict[tuple[str, str], str]:
-    return {("attention.q_proj", "bias"): "attn.q_bias", ("attention.v_proj", "bias"): "attn.v_bias"}
-
-
-def _counts(joins: dict[tuple[str, str], tuple[str, int]]) -> dict[str, int]:
-    """How many pieces each joined tensor has."""
-    counts: dict[str, int] = {}
-    for name, place in joins.values():
-        counts[name] = max(counts.get(name, 0), place + 1)
-    return counts
+            pieces[f"mlp.gate_proj.{kind}"] = (f"mlp.fc1.{kind}", 0)
+            pieces[f"mlp.up_proj.{kind}"] = (f"mlp.fc1.{kind}", 1)
+    return pieces
 
 
 def _joined(pieces: dict[str, dict[int, tuple[str, Tensor]]], counts: dict[str, int]) -> dict[str, Tensor]:
@@ -262,6 +264,8 @@ def to_hugging_face(
     """
     dim = state["cls_token"].shape[-1]
     shape = (1, dim) if family == "dinov2" else (1, 1, dim)
+    if mask_token is not None and mask_token.numel() != dim:
+        raise ValueError(f"mask_token is {tuple(mask_token.shape)} instead of {shape}")
     theirs = {"embeddings.mask_token": torch.zeros(shape) if mask_token is None else mask_token.reshape(shape)}
     patches = "embeddings.patch_embeddings" + (".projection" if family == "dinov2" else "")
     top = {

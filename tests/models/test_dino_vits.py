@@ -67,7 +67,7 @@ def test_of_transformers(written, case):
         same(build_backbone(folder, input_size=size, pool="mean")(x), tokens["mean"])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["dinov2", "dinov2-giant", "dinov2-registers", "dinov3-plus"])
 @torch.no_grad()
 def test_names_of_transformers_5_and_of_classifiers(written, case, tmp_path):
     """As its networks call their tensors in memory; below a classifier; and in half precision."""
@@ -212,6 +212,18 @@ REFUSED = [
         lambda s: s.pop("encoder.layer.1.attention.attention.key.weight"),
         {},
         r"1 missing \(blocks.1.attn.qkv.weight\); 2 unexpected \(encoder.layer.1.attention.attention.query.weight, ",
+    ),
+    (
+        "dinov2",
+        lambda s: s.update({"encoder.layer.0.attention.k_proj.bias": torch.ones(48)}),
+        {},
+        "are the same tensor",
+    ),
+    (
+        "dinov2",
+        lambda s: s.update({"encoder.layer.0.mlp.weights_in.bias": torch.ones(96)}),
+        {},
+        "two tensors are called",
     ),
     ("dinov2", lambda s: s.update(extra=torch.ones(2)), {}, r"1 unexpected \(extra\)"),
     ("dinov2", lambda s: s.update({"encoder.layer.0.attention.q_norm.weight": torch.ones(2)}), {}, "q_norm.weight"),
@@ -586,7 +598,10 @@ ALIASES = {  # dim, depth, heads, width inside the MLP, gated; of facebookresear
 }
 
 
-@pytest.mark.parametrize("name", ALIASES)
+LARGE = ("dinov2-l", "dinov2-g", "dinov3-l", "dinov3-hplus", "dinov3-7b")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in ALIASES])
 def test_aliases_are_the_released_networks(name):
     aliases = read_aliases()
     found = named_architecture(aliases[name].architecture, aliases[name].input_size)

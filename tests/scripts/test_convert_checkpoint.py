@@ -156,6 +156,11 @@ def test_dinos_for_transformers_and_timm_and_back(dinos, tmp_path, source):
 
 
 def test_dinos_that_a_library_cannot_build(dinos, tmp_path):
+    meta = torch.load(dinos / "meta.pth", weights_only=True)
+    torch.save(meta | {"mask_token": torch.zeros(3)}, tmp_path / "mask.pth")
+    done = convert(tmp_path / "mask.pth", "hf", tmp_path / "no")
+    assert done.returncode == 2 and "mask_token is (3,) instead of (1, 1, 48)" in done.stderr
+    assert not (tmp_path / "no").exists()
     oblong = build_backbone(dinos / "dinov2", input_size=(42, 70))
     wide = build_dino(dataclasses.replace(oblong.network.architecture, input_size=(28, 28), hidden=100))
     for name, network, size, words in (
