@@ -168,6 +168,7 @@ class DinoV3(Eva):
             norm_layer=partial(nn.LayerNorm, eps=a.eps),
         )
         self.architecture = architecture
+        self.patch_embed.strict_img_size = True
         self.rope.register_buffer("periods", self.rope.periods)
 
 

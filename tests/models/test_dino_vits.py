@@ -176,6 +176,10 @@ def test_the_periods_of_metas_file_are_kept(written, tmp_path):
     theirs, folder = written["dinov3"]
     meta = as_meta(folder)
     same(rope_periods(16), meta["rope_embed.periods"], atol=0)
+    with pytest.raises(
+        ValueError, match="w.pth: radiographs are prepared at 72 x 64 pixels, but its network takes 64 x"
+    ):
+        build_backbone(folder).check_size((72, 64), "w.pth")
     meta["rope_embed.periods"] = rope_periods(16).bfloat16()
     torch.save(meta, tmp_path / "w.pth")
     backbone, x = build_backbone(tmp_path / "w.pth"), pixels((224, 224))
