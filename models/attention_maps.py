@@ -5,6 +5,8 @@ Shapes: B radiographs, H heads, T tokens, d width of a head, rows x columns patc
 """
 
 import torch
+from timm.layers import apply_rot_embed_cat
+from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
@@ -18,27 +20,50 @@ def last_attention(network: nn.Module, images: Tensor) -> Tensor:
     network = getattr(network, "network", network)
     layer = last_layer(network)
     modes = [(part, part.training) for part in network.modules()]
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    seen: list[tuple[Tensor, Tensor | None]] = []
+    hook = layer.register_forward_pre_hook(
+        lambda _layer, inputs, named: seen.append((inputs[0], named.get("rope"))), with_kwargs=True
+    )
     try:
         network.eval()
         with torch.no_grad():
             network.forward_features(images)
-            q, k = layer.qkv(seen[0]).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)[:2].float()
-            return (layer.q_norm(q) * layer.scale @ layer.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
+            q, k = _queries_and_keys(layer, *seen[0])
+            return (q * layer.scale @ k.transpose(-2, -1)).softmax(dim=-1)
     finally:
         hook.remove()
         for part, mode in modes:
             part.training = mode
 
 
-def last_layer(network: nn.Module) -> Attention:
-    """The attention of the last block of timm's plain Vision Transformers; ValueError for other networks."""
+def _queries_and_keys(layer: Attention | EvaAttention, tokens: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries and keys [B, H, T, d] float32 of tokens [B, T, D]. `rope`: rotary positions of those that are patches."""
+    if isinstance(layer, EvaAttention):
+        bias = None if layer.q_bias is None else torch.cat([layer.q_bias, layer.k_bias, layer.v_bias])
+        joined = nn.functional.linear(tokens, layer.qkv.weight, bias)
+    else:
+        joined = layer.qkv(tokens)
+    q, k = joined.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)[:2].float()
+    q, k = layer.q_norm(q), layer.k_norm(k)
+    if rope is None:
+        return q, k
+    prefix = layer.num_prefix_tokens
+
+    def turn(part: Tensor) -> Tensor:
+        patches = apply_rot_embed_cat(part[:, :, prefix:], rope, half=layer.rotate_half)
+        return torch.cat([part[:, :, :prefix], patches], dim=2)
+
+    return turn(q), turn(k)
+
+
+def last_layer(network: nn.Module) -> Attention | EvaAttention:
+    """The attention of the last block of timm's plain Vision Transformers, or of DINOv3; ValueError for other
+    networks."""
     blocks = getattr(network, "blocks", None)
     layer = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else None
-    if not isinstance(layer, Attention):
+    if not isinstance(layer, Attention) and not (isinstance(layer, EvaAttention) and layer.qkv is not None):
         raise ValueError(f"{type(network).__name__} has no attention that can be shown (timm's plain Vision "
-                         "Transformers have); for a convolutional network use Grad-CAM")  # fmt: skip
+                         "Transformers and DINOv3 have); for a convolutional network use Grad-CAM")  # fmt: skip
     return layer
 
 

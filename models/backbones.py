@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.backbone_aliases import ALIASES
 from models.backbone_names import OURS, Source, find, is_timm
+from models.dino_vits import build_dino, is_dino, is_dino_name, load_dino, named_architecture
 from models.export import statistics
 from models.keys import is_torchvision_convnext, resnet_to_timm, timm_name, torchvision_convnext_to_timm
 from models.mae import MaskedAutoencoder, named_config
@@ -152,8 +153,14 @@ def build_backbone(
         checkpoint = read_weights(source.weights, weights)
         if alias and alias.prefix:
             checkpoint.state = _only(checkpoint, alias.prefix)
-        architecture = _architecture(source, checkpoint)
-        if architecture is None:
+        dino, architecture = _dino(source, checkpoint)
+        architecture = architecture if dino else _architecture(source, checkpoint)
+        if dino:
+            size = size or _own_size(checkpoint.preprocessor)
+            network, report = load_dino(checkpoint, size, drop_path, architecture)
+            size = network.architecture.input_size
+            network = build_dino(network.architecture, drop_path) if source.untrained else network
+        elif architecture is None:
             checkpoint = as_transformer(checkpoint)
             network, report = encoder_of(checkpoint, _trained_pool(checkpoint), drop_path, size)
             beside = len(set(checkpoint.state) - set(network.state_dict()))
@@ -180,6 +187,8 @@ def _random(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[
         config = named_config(name, **({"input_size": size} if size else {}), decoder_dim=32, decoder_depth=1,
                               decoder_heads=1)  # fmt: skip
         return MaskedAutoencoder(config).backbone(drop_path=drop_path), config.input_size, f"{name}, random weights"
+    if dino := named_architecture(name, size):
+        return build_dino(dino, drop_path), dino.input_size, f"timm {name}, random weights"
     network, size = create(name, size, drop_path)
     return network, size, f"timm {name}, random weights"
 
@@ -191,6 +200,17 @@ def _random_transformer(checkpoint: Checkpoint, drop_path: float, size: tuple[in
         return MaskedAutoencoder(config).backbone(pool, drop_path)
     return ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
                mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
+
+
+def _dino(source: Source, checkpoint: Checkpoint) -> tuple[bool, str | None]:
+    """Whether a checkpoint is read as DINOv2 or DINOv3, and the timm name that it must agree with, if any was given."""
+    named = source.architecture
+    if named is None and not checkpoint.config.get("model_args"):
+        named = checkpoint.config.get("architecture")
+    named = named if isinstance(named, str) and not OURS.fullmatch(named) else None
+    if named and not is_dino_name(named):
+        return False, None
+    return is_dino(checkpoint), named
 
 
 def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:

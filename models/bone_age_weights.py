@@ -9,13 +9,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.backbones import Backbone
 from models.bone_age import BoneAge
 from models.finetuned import fold_folders, load_finetuned
 from models.keys import is_torchvision_convnext, timm_convnext_to_torchvision, timm_name, torchvision_convnext_to_timm
-from models.timm_weights import create
+from models.timm_weights import create, without_memory
 from models.weights import check_claims, check_tensors, choose_weights, load_strictly, read_tensors, write_pth
 from training.files import printable
 from training.preprocessor_facts import check_preprocessor
@@ -85,7 +83,7 @@ def _published(path: Path, weights: str) -> LoadedBoneAge:
     name = timm_name(network)
     if name is None:
         raise ValueError(f"{printable(path)}: a ConvNeXt of no known size (tiny, small, base, large)")
-    with torch.device("meta"):
+    with without_memory():
         probe = _built(name)
     check_tensors(probe, ours, path)
     check_claims(ours, path)

@@ -123,6 +123,8 @@ def _without_prefixes(state: dict[str, Tensor], notes: list[str]) -> dict[str, T
         others = [key for key in state if not key.startswith(prefix)]
         if not inner or (others and (prefix != "model." or _pair(state) or len(inner) <= len(others))):
             continue
+        if any(key.startswith("embeddings.") for key in others):  # transformers' DINOv3, whose encoder is `model.`
+            continue
         if others:
             notes.append(f"left out {len(others)} tensors outside {prefix.rstrip('.')} ({first_names(others)})")
         state = inner
@@ -154,8 +156,10 @@ def _inner_network(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
         if inner:
             others = [key for key in state if not key.startswith((prefix, "encoder_k."))]
             twice = [key for key in others if key.split(".", 1)[-1] in inner]
+            taken = prefix.rstrip(".")
             if twice:
-                taken = prefix.rstrip(".")
                 notes.append(f"took the tensors of {taken}, not those of the same names ({first_names(twice)})")
+            elif others:
+                notes.append(f"left out {len(others)} tensors outside {taken} ({first_names(others)})")
             return inner
     return state

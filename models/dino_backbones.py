@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from models.backbones import build_backbone
+from models.dino_vits import DinoV2, DinoV3, as_plain_transformer
 from models.timm_weights import build_timm
 from models.vit import SIZES, MultiSizeViT
 
@@ -37,16 +38,24 @@ def width_of(backbone: nn.Module) -> int:
 def load_initial(backbone: nn.Module, source: str | Path, weights: str = "ema") -> str:
     """Give `backbone` the weights of any backbone that `build_backbone` reads, all of them; returns what was loaded.
 
-    Positions are resampled to its grid; decoder, classifier and projection head of `source` are left out. ValueError
-    names `source` if it is another network.
+    Positions are resampled to its grid; decoder, classifier and projection head of `source` are left out. The layer
+    scale of a DINOv2 is multiplied into its projections. ValueError names `source` if it is another network.
     """
     size = backbone.patch_embed.img_size if isinstance(backbone, MultiSizeViT) else None
     found = build_backbone(source, input_size=size, weights=weights)
-    given, wanted = found.network.state_dict(), backbone.state_dict()
+    given = found.network.state_dict()
+    wanted = backbone.state_dict()
+    report = found.report
+    if isinstance(found.network, DinoV2 | DinoV3):
+        try:
+            given = as_plain_transformer(found.network)
+        except ValueError as error:
+            raise ValueError(f"{source}: training with DINO cannot start from it: {error}") from None
+        report += "; its layer scale is multiplied into the projections"
     wrong = [key for key in sorted(wanted.keys() | given.keys())
              if key not in given or key not in wanted or given[key].shape != wanted[key].shape]  # fmt: skip
     if wrong:
         raise ValueError(f"{source}: is another network than {type(backbone).__name__} of width {width_of(backbone)} "
                          f"({len(wrong)} tensors differ, e.g. {wrong[0]})")  # fmt: skip
     backbone.load_state_dict(given)
-    return found.report
+    return report

@@ -50,32 +50,54 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; returns notes for the user."""
     folder, notes = Path(folder), []
     config, arguments = mae_config(checkpoint), _arguments(checkpoint)
-    mean, std = statistics(checkpoint.preprocessor)
-    interpolation = "bicubic" if (checkpoint.preprocessor or {}).get("resample") == 3 else "bilinear"
-    if checkpoint.preprocessor is None:
-        notes.append("the checkpoint does not say its mean and SD: those of ImageNet are written into config.json")
     if config.layer_norm_eps != TIMM_LAYER_NORM_EPSILON:
         notes.append(f"LayerNorm epsilon is {config.layer_norm_eps:g}; timm always takes {TIMM_LAYER_NORM_EPSILON:g}")
+    antialiased = {key: value for key, value in checkpoint.config.items() if key == ANTIALIASED}
     told = {
         "architecture": "vit_base_patch16_224",  # any plain one: the arguments say what it is
         "num_classes": arguments["num_classes"],
         "num_features": config.dim,
         "model_args": arguments,
-        **{key: value for key, value in checkpoint.config.items() if key == ANTIALIASED},
-        "pretrained_cfg": {
-            "input_size": [3, *config.input_size], "fixed_input_size": True, "interpolation": interpolation,
-            "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std),
-            "num_classes": arguments["num_classes"], "pool_size": None, "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }  # fmt: skip
-    intensity = (checkpoint.preprocessor or {}).get("radiograph", {}).get("intensity", "minmax")
+        **antialiased,
+    }
+    notes += write_timm(_encoder_state(checkpoint), told, config.input_size, checkpoint.preprocessor, folder, card)
+    return notes
+
+
+def write_timm(
+    state: dict[str, Tensor],
+    told: dict[str, Any],
+    size: tuple[int, int],
+    preprocessor: dict[str, Any] | None,
+    folder: Path,
+    card: str,
+) -> list[str]:
+    """A folder for timm of tensors under its names and what its config.json tells; returns notes for the user.
+
+    `size`: h, w in pixels. `preprocessor`: what is known of how pictures were prepared.
+    """
+    notes = []
+    mean, std = statistics(preprocessor)
+    if preprocessor is None:
+        notes.append("the checkpoint does not say its mean and SD: those of ImageNet are written into config.json")
+    facts = {
+        "input_size": [3, *size],
+        "fixed_input_size": True,
+        "interpolation": "bicubic" if (preprocessor or {}).get("resample") == 3 else "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+        "mean": list(mean),
+        "std": list(std),
+        "num_classes": told["num_classes"],
+        "pool_size": None,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    intensity = (preprocessor or {}).get("radiograph", {}).get("intensity", "minmax")
     notes.append(f"timm expects 8-bit RGB pictures; the grey values of radiographs go through {intensity!r} first")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_common(folder, told, checkpoint.preprocessor, card)
-    with atomic(folder / "model.safetensors") as file:
-        state = {key: value.float().contiguous() for key, value in _encoder_state(checkpoint).items()}
-        file.write(save(state, metadata={"format": "pt"}))
+    write_common(folder, told | {"pretrained_cfg": facts}, preprocessor, card)
+    write_safetensors(state, folder)
     return notes
 
 
@@ -106,7 +128,7 @@ def save_backbone(
         },
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    _write_common(folder, told, preprocessor, card)
+    write_common(folder, told, preprocessor, card)
     with atomic(folder / "model.safetensors") as file:
         file.write(save(state, metadata={"format": "pt"}))
 
@@ -116,7 +138,7 @@ def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: di
     with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_common(folder, huggingface_config(model.config), preprocessor, card)
+    write_common(folder, huggingface_config(model.config), preprocessor, card)
     state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
     write_pth({"model": state}, folder / "model.pth")
 
@@ -131,7 +153,15 @@ def statistics(preprocessor: dict[str, Any] | None) -> tuple[tuple[float, ...], 
     return tuple(preprocessor.get("image_mean", half)), tuple(preprocessor.get("image_std", half))
 
 
-def _write_common(folder: Path, config: dict, preprocessor: dict | None, card: str) -> None:
+def write_safetensors(state: dict[str, Tensor], folder: Path) -> None:
+    """FOLDER/model.safetensors in float32."""
+    state = {key: value.detach().float().cpu().contiguous() for key, value in state.items()}
+    with atomic(folder / "model.safetensors") as file:
+        file.write(save(state, metadata={"format": "pt"}))
+
+
+def write_common(folder: Path, config: dict, preprocessor: dict | None, card: str) -> None:
+    """config.json, the model card and, if it is known, preprocessor_config.json of a checkpoint folder."""
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     if preprocessor is not None:
         write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")

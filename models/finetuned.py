@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import nn
 
 from models.backbones import POOLS, Backbone
 from models.bone_age import BoneAge
+from models.dino_vits import DinoArchitecture, DinoV2, DinoV3, build_dino
 from models.region_guided import RegionGuided
 from models.supervised import Supervised
-from models.timm_weights import create
+from models.timm_weights import create, without_memory
 from models.vit import ViT
 from models.weights import check_tensors, load_strictly, read_json, read_preprocessor, read_tensors
 from training.files import atomic, printable, write_text
@@ -45,6 +45,8 @@ class FineTuned:
 def describe(backbone: Backbone) -> dict[str, Any]:
     """How the network of a backbone is built, as plain values."""
     network, common = backbone.network, {"input_size": list(backbone.input_size), "pool": backbone.pool}
+    if isinstance(network, DinoV2 | DinoV3):
+        return {"dino": network.architecture.to_dict(), **common}
     if not isinstance(network, ViT):
         return {"timm": network.pretrained_cfg["architecture"], **common}
     block = network.blocks[0]
@@ -62,10 +64,13 @@ def rebuild(facts: dict[str, Any]) -> Backbone:
     size = tuple(facts["input_size"])
     if len(size) != 2 or not all(type(side) is int and 8 <= side <= LARGEST_SIDE for side in size):
         raise ValueError(f"an input of {size} pixels; expected two numbers from 8 to {LARGEST_SIDE}")
-    if "vit" in facts and "timm" in facts:
-        raise ValueError("it says both vit and timm")
+    said = [kind for kind in ("vit", "dino", "timm") if kind in facts]
+    if len(said) > 1:
+        raise ValueError(f"it says both {' and '.join(said)}")
     if "vit" in facts:
         network = _vision_transformer(size, facts["vit"])
+    elif "dino" in facts:
+        network = build_dino(DinoArchitecture.from_dict(facts["dino"], size))
     else:
         network, size = create(facts["timm"], size, 0.0)
     if facts["pool"] not in (*POOLS, "own"):
@@ -130,7 +135,7 @@ def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
     if kind and there != kind:
         raise ValueError(f"{printable(folder)}: its head is {str(there)[:50]!r}; expected {kind!r}")
     state = read_tensors(folder / "model.safetensors")
-    with torch.device("meta"):
+    with without_memory():
         probe = _built(folder, config)
     check_tensors(probe, state, folder)
     preprocessor, about = read_preprocessor(folder), _about(folder, config)

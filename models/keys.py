@@ -7,6 +7,7 @@ Ours are the names of the MAE paper's code (`blocks.0.attn.qkv.weight`, ...), wh
     Hugging Face 5              vit.layers.0.attention.q_proj.weight (in memory)
     Hugging Face 5.23 on disk   encoder as in 4, decoder as decoder.decoder_encoder.layer.0. ...
     Hugging Face ViT            the same without decoder; with `classifier`, or bare with `pooler`
+    DINOv2, DINOv3              see `models.dino_vit_keys`
     DINO (DAX, Adam-v2)         teacher: backbone.blocks.0. ..., backbone.conv1. ..., with a head beside it
     MoCo (Adam-v1)              encoder_q.conv1. ..., encoder_k. ..., queue
     torchvision ConvNeXt        features.1.0.block.0.weight
@@ -18,6 +19,7 @@ import re
 import torch
 from torch import Tensor
 
+from models.dino_vit_keys import recognise
 from training.files import printable
 
 # inside a layer: Hugging Face 4 -> ours, Hugging Face 5 -> ours; query, key, value are joined separately
@@ -144,7 +146,10 @@ def resnet_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def family_of(state: dict[str, Tensor]) -> str:
-    """`huggingface-mae`, `facebook-mae`, `vit-encoder` (timm, MAE or Medical MAE fine-tuned) or ValueError."""
+    """`huggingface-mae`, `facebook-mae`, `vit-encoder` (timm, MAE or Medical MAE fine-tuned), `dinov2`, `dinov3`, or
+    ValueError."""
+    if dino := recognise(state):
+        return dino[0]
     if "vit.embeddings.cls_token" in state or "embeddings.cls_token" in state:
         return "huggingface-mae"
     if "blocks.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:

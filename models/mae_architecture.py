@@ -83,20 +83,20 @@ def _read_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _of_transformers(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
     """From a config.json of transformers' ViTMAE or ViT."""
-    _check_shapes(config, shapes, _SHAPES)
+    check_shapes(config, shapes, _SHAPES)
     choices = {"model_type": _MODEL_TYPES, "hidden_act": ("gelu",), "qkv_bias": (True,)}
     for key, accepted in choices.items():
         if key in config and not any(type(config[key]) is type(one) and config[key] == one for one in accepted):
-            raise _wrong(config, key, f"expected {' or '.join(map(str, accepted))}")
+            raise wrong_value(config, key, f"expected {' or '.join(map(str, accepted))}")
     values = {
-        "input_size": _sides(config, "image_size", 224),
-        "heads": _whole(config, "num_attention_heads"),
-        "layer_norm_eps": _number(config, "layer_norm_eps", _TRANSFORMERS_EPSILON),
-        "mask_ratio": _number(config, "mask_ratio", 0.75),
+        "input_size": read_sides(config, "image_size", 224),
+        "heads": read_whole(config, "num_attention_heads"),
+        "layer_norm_eps": read_number(config, "layer_norm_eps", _TRANSFORMERS_EPSILON),
+        "mask_ratio": read_number(config, "mask_ratio", 0.75),
         "norm_pix_loss": _switch(config, "norm_pix_loss"),
     }
     if "decoder_dim" in shapes:
-        values["decoder_heads"] = _whole(config, "decoder_num_attention_heads", _DECODER_HEADS)
+        values["decoder_heads"] = read_whole(config, "decoder_num_attention_heads", _DECODER_HEADS)
     return values
 
 
@@ -104,19 +104,19 @@ def _of_timm(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
     """From the config.json of a folder for timm, as `models.export` writes it."""
     arguments = config["model_args"]
     if not isinstance(arguments, dict):
-        raise _wrong(config, "model_args", "expected the arguments of a Vision Transformer")
-    _check_shapes(arguments, shapes, _TIMM_SHAPES)
-    _check_shapes(config, shapes, {"num_features": "dim"})
+        raise wrong_value(config, "model_args", "expected the arguments of a Vision Transformer")
+    check_shapes(arguments, shapes, _TIMM_SHAPES)
+    check_shapes(config, shapes, {"num_features": "dim"})
     _switch(config, ANTIALIASED)
-    return {"input_size": _sides(arguments, "img_size"), "heads": _whole(arguments, "num_heads")}
+    return {"input_size": read_sides(arguments, "img_size"), "heads": read_whole(arguments, "num_heads")}
 
 
 def _of_finetuned(backbone: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
     """From "backbone" in the config.json of `models.finetuned`."""
     facts = backbone["vit"]
-    _check_shapes(facts, shapes, {key: key for key in ("patch_size", "dim", "depth", "mlp_ratio")})
-    return {"input_size": _sides(backbone, "input_size"), "heads": _whole(facts, "heads"),
-            "layer_norm_eps": _number(facts, "eps", 1e-6)}  # fmt: skip
+    check_shapes(facts, shapes, {key: key for key in ("patch_size", "dim", "depth", "mlp_ratio")})
+    return {"input_size": read_sides(backbone, "input_size"), "heads": read_whole(facts, "heads"),
+            "layer_norm_eps": read_number(facts, "eps", 1e-6)}  # fmt: skip
 
 
 def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
@@ -136,14 +136,14 @@ def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str]
     values["decoder_heads"] = _DECODER_HEADS
     if shapes["decoder_dim"] != 512:  # a decoder of ours has heads of width 32, and its folder says so
         note(f"{_DECODER_HEADS} decoder heads assumed, as in Medical MAE's decoders of width {shapes['decoder_dim']}")
-    values["mask_ratio"] = _number(args, "mask_ratio", 0.75, "its args")
+    values["mask_ratio"] = read_number(args, "mask_ratio", 0.75, "its args")
     values["norm_pix_loss"] = _switch(args, "norm_pix_loss", "its args")
     if "norm_pix_loss" not in args:
         note("the file does not say norm_pix_loss: raw pixels assumed")
     return values
 
 
-def _check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[str, str]) -> None:
+def check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[str, str]) -> None:
     """ValueError for a key of `config` that differs from what the tensors say."""
     for key, name in names.items():
         if key not in config or name not in shapes:
@@ -155,42 +155,46 @@ def _check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[st
         if name == "mlp_ratio" and type(value) is float:  # the quotient of two sizes
             same = math.isclose(value, shapes[name], rel_tol=1e-9)
         if not same:
-            raise _wrong(config, key, f"the weights have {shapes[name]}")
+            raise wrong_value(config, key, f"the weights have {shapes[name]}")
 
 
-def _whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+def read_whole(config: dict[str, Any], key: str, default: int | None = None) -> int:
+    """config[key], a whole number from 1 on; ValueError that names the key if it is another value, or is missing and
+    has no `default`."""
     if key not in config and default is None:
         raise ValueError(f"config.json lacks {key}")
     value = config.get(key, default)
     if type(value) is not int or value < 1:
-        raise _wrong(config, key, "expected a whole number from 1 on")
+        raise wrong_value(config, key, "expected a whole number from 1 on")
     return value
 
 
-def _number(config: dict[str, Any], key: str, default: float, where: str = "config.json") -> float:
+def read_number(config: dict[str, Any], key: str, default: float, where: str = "config.json") -> float:
+    """config[key], a number between 0 and 1; ValueError that names `where` and the key."""
     value = config.get(key, default)
     if type(value) not in (int, float) or not 0 < value < 1:
-        raise _wrong(config, key, "expected a number between 0 and 1", where)
+        raise wrong_value(config, key, "expected a number between 0 and 1", where)
     return float(value)
 
 
 def _switch(config: dict[str, Any], key: str, where: str = "config.json") -> bool:
     value = config.get(key, False)
     if not isinstance(value, bool):
-        raise _wrong(config, key, "expected true or false", where)
+        raise wrong_value(config, key, "expected true or false", where)
     return value
 
 
-def _sides(config: dict[str, Any], key: str, default: int | None = None) -> tuple[int, int]:
+def read_sides(config: dict[str, Any], key: str, default: int | None = None) -> tuple[int, int]:
     """(h, w) in pixels out of one number or two."""
     value = config.get(key, default)
     sides = value if isinstance(value, (list, tuple)) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides):
-        raise _wrong(config, key, f"expected one or two numbers of pixels from 1 to {_LARGEST_SIDE}")
+        raise wrong_value(config, key, f"expected one or two numbers of pixels from 1 to {_LARGEST_SIDE}")
     return sides[0], sides[1]
 
 
-def _wrong(config: dict[str, Any], key: str, expected: str, where: str = "config.json") -> ValueError:
+def wrong_value(config: dict[str, Any], key: str, expected: str, where: str = "config.json") -> ValueError:
+    """The ValueError for config[key], which names the value and what was expected."""
     value = config.get(key)
     shown = printable(repr(value)[:60]) if key in config else "nothing"
     return ValueError(f"{where} says {key} {shown}; {expected}")

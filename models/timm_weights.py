@@ -1,18 +1,38 @@
 """timm's networks with weights from a local file: all tensors or none, whoever wrote them."""
 
+import contextlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.backbone_names import require_timm
 from models.vit import resize_positions
 from models.weights import Checkpoint, check_tensors, load_strictly
 from training.files import printable, reason_of
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors in place: on the device "meta" that takes seconds and changes nothing."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        fills = getattr(function, "__name__", "").endswith("_") and not function.__name__.endswith("__")
+        if fills and arguments and isinstance(arguments[0], Tensor) and arguments[0].is_meta:
+            return arguments[0]
+        return function(*arguments, **(named or {}))
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are built inside have shapes and names, but take neither memory nor time."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def build_timm(name: str, **arguments) -> nn.Module:
@@ -43,7 +63,7 @@ def load_timm(
     name: str, checkpoint: Checkpoint, size: tuple[int, int] | None, drop_path: float, match: str
 ) -> tuple[nn.Module, tuple[int, int], str]:
     """A timm model with the checkpoint's weights, all of them but the classifier's; or ValueError."""
-    with torch.device("meta"):  # what does not fit is refused before memory is taken for a network of any size
+    with without_memory():  # what does not fit is refused before memory is taken for a network of any size
         probe, used = create(name, size, 0.0)
     state, left_out = _fitted(probe, checkpoint, match)
     check_tensors(probe, state, checkpoint.path)
@@ -115,5 +135,4 @@ def _positions(positions: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
     side = math.isqrt(max(positions.shape[1] - extra, 0)) if positions.ndim == 3 else 0
     if extra < 0 or side == 0 or side * side != positions.shape[1] - extra:
         return positions  # the strict loader says what is wrong
-    tokens = torch.cat([torch.zeros_like(positions[:, :1]), positions[:, extra:]], dim=1)
-    return torch.cat([positions[:, :extra], resize_positions(tokens, (side, side), new)[:, 1:]], dim=1)
+    return resize_positions(positions, (side, side), new, extra=extra)

@@ -92,24 +92,34 @@ def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     return torch.cat([torch.zeros(1, dim), torch.cat(parts, dim=1).float()])[None]
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], as_dino: bool = False) -> Tensor:
-    """Position embeddings [1, 1 + rows * columns, D] of one grid, resampled bicubically to another grid.
+def resize_positions(
+    positions: Tensor,
+    old: tuple[int, int],
+    new: tuple[int, int],
+    as_dino: bool = False,
+    *,
+    antialias: bool = False,
+    extra: int = 1,
+) -> Tensor:
+    """Position embeddings [1, E + rows * columns, D] of one grid, resampled bicubically to another grid.
 
-    The class token's row is kept as it is. `as_dino`: antialiased, with a factor that is a tenth of a patch larger than
-    the grids say, as in DINO's code and DAX's. ValueError if the embeddings do not belong to the `old` grid.
+    The first E = `extra` rows, those of the class token and others that are no patches, are kept as they are.
+    `antialias`: low-pass filtered before. `as_dino`: so, and with a factor that is a tenth of a patch larger than the
+    grids say, as in DINO's code and DAX's. ValueError if the embeddings do not belong to the `old` grid.
     """
-    if positions.shape[1] != 1 + old[0] * old[1]:
-        raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and a class token")
+    if positions.shape[1] != extra + old[0] * old[1]:
+        tokens = "a class token" if extra == 1 else f"{extra} other tokens"
+        raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and {tokens}")
     if tuple(old) == tuple(new):
         return positions
-    grid = positions[:, 1:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+    grid = positions[:, extra:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
     if as_dino:
         factor = tuple((side + 0.1) / before for side, before in zip(new, old))
         grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", antialias=True)
     else:
-        grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False)
+        grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=antialias)
     grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], grid], dim=1)
+    return torch.cat([positions[:, :extra], grid], dim=1)
 
 
 class ViT(VisionTransformer):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.checkpoint_sets import take_weights
 from models.dax import dax_preprocessor, is_dax
+from models.dino_vit_keys import FAMILIES
 from models.keys import family_of, to_huggingface, to_ours
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.mae_architecture import ANTIALIASED, mae_architecture
@@ -67,7 +68,12 @@ def load_mae(path: str | Path, input_size: tuple[int, int] | None = None, weight
     holds both. Raises FileNotFoundError, or ValueError naming the file and what is wrong with it: no decoder, missing
     or unexpected tensors, wrong shapes or types, values that are not finite, code inside.
     """
-    checkpoint = read_checkpoint(path, weights)
+    return mae_of(read_checkpoint(path, weights), input_size)
+
+
+def mae_of(checkpoint: Checkpoint, input_size: tuple[int, int] | None = None) -> LoadedMAE:
+    """`load_mae` of a checkpoint that is read already."""
+    path = checkpoint.path
     if not any(k.startswith("decoder_") for k in checkpoint.state):
         raise ValueError(
             f"{path}: has no decoder (an encoder only, {checkpoint.family}); reconstructions and error maps need the "
@@ -101,6 +107,8 @@ def encoder_of(
     checkpoint: Checkpoint, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None
 ) -> tuple[ViT, str]:
     """`load_encoder` of a checkpoint that is read already."""
+    if checkpoint.family in FAMILIES:
+        raise ValueError(f"{checkpoint.path}: is a {checkpoint.family}; models.backbones.build_backbone reads it")
     path, stored = checkpoint.path, mae_config(checkpoint)
     config = resized(stored, input_size)
     model = ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,

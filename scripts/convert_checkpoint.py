@@ -6,19 +6,26 @@
 
 Reads: facebook's MAE and Medical MAE (.pth, pretrained or fine-tuned), Hugging Face ViTMAE (the names of transformers 4
 and 5, and the malformed decoder names that 5.23 writes), timm's plain Vision Transformers, checkpoint folders of this
-project. Writes: hf, the folder of transformers and of this project; timm, for create_model("local-dir:OUT"); mae,
-OUT/model.pth for facebook's code. The family is recognised by its tensors; nothing in a file is executed.
+project; DINOv2 and DINOv3 of Meta, Hugging Face and timm. Writes: hf, the folder of transformers and of this project;
+timm, for create_model("local-dir:OUT"); mae, OUT/model.pth for facebook's code. The family is recognised by its
+tensors; nothing in a file is executed.
 """
 
 import sys, pathlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
 from training.progress import say
+
+ASSUMED = (
+    "the checkpoint does not say its mean and SD: those of ImageNet are now in preprocessor_config.json; change them "
+    "there if it was trained with others"
+)
 
 
 @dataclass
@@ -36,16 +43,19 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 1 if --verify found a difference."""
     from models.card import converted_card, stated_licence
+    from models.dino_vits import is_dino
     from models.export import save_facebook, save_timm, vision_transformer
-    from models.weights import load_mae, read_checkpoint, save_mae
-    from training.checks import require_finite
+    from models.weights import as_transformer, mae_of, read_weights, save_mae
 
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out}: already exists and is not empty")
     notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
+    checkpoint = read_weights(config.source, config.weights)
+    if is_dino(checkpoint) and config.to != "mae":
+        return convert_dino(config, checkpoint, licence)
+    checkpoint = as_transformer(checkpoint)
     if config.to == "timm":
-        checkpoint = read_checkpoint(config.source, config.weights)
         network, matched = vision_transformer(checkpoint)
         report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
         say(f"{config.source}: {report}; 0 missing, 0 unexpected")
@@ -53,7 +63,7 @@ def main(config: Config) -> int:
         card = converted_card(name, checkpoint.family, matched, config.to, known, licence)
         notes = save_timm(checkpoint, out, card)
     else:
-        loaded = load_mae(config.source, weights=config.weights)
+        loaded = mae_of(checkpoint)
         network, preprocessor = loaded.model, loaded.preprocessor
         height, width = network.input_size
         if config.to == "hf" and height != width:
@@ -64,15 +74,50 @@ def main(config: Config) -> int:
         card = converted_card(name, loaded.family, matched, config.to, known, licence)
         if config.to == "hf" and not known:
             preprocessor = plain_preprocessor(network.input_size)
-            notes.append("the checkpoint does not say its mean and SD: those of ImageNet are now in "
-                         "preprocessor_config.json; change them there if it was trained with others")  # fmt: skip
+            notes.append(ASSUMED)
         (save_mae if config.to == "hf" else save_facebook)(network, out, preprocessor, card)
+    return finished(config, notes, lambda: both_outputs(config.to, out, network))
+
+
+def convert_dino(config: Config, checkpoint, licence: str | None) -> int:
+    """Convert a DINOv2 or DINOv3; exit status as `main`."""
+    from models.card import converted_card
+    from models.dino_export import save_hugging_face_dino, save_timm_dino, settle_periods
+    from models.dino_vit_keys import to_timm
+    from models.dino_vits import load_dino
+
+    out = Path(config.out)
+    network, report = load_dino(checkpoint)
+    mask_token = to_timm(checkpoint.state).mask_token
+    say(f"{config.source}: {report}")
+    preprocessor, family = checkpoint.preprocessor, network.architecture.family
+    matched, known = str(len(network.state_dict())), preprocessor is not None
+    card = converted_card(Path(config.source).name, family, matched, config.to, known, licence)
+    try:
+        notes = settle_periods(network)
+        if config.to == "timm":
+            notes += save_timm_dino(network, preprocessor, out, card)
+        else:
+            if not known:
+                preprocessor = plain_preprocessor(network.architecture.input_size)
+                notes.append(ASSUMED)
+            notes += save_hugging_face_dino(network, mask_token, preprocessor, out, card)
+    except ValueError as error:
+        raise ValueError(f"{config.source}: {error}") from None
+    return finished(config, notes, lambda: both_dino_outputs(config.to, out, network))
+
+
+def finished(config: Config, notes: list[str], both: Callable) -> int:
+    """Say what was written and, with --verify, whether `both` outputs are equal: the exit status."""
+    from training.checks import require_finite
+
+    out = Path(config.out)
     for note in notes:
         say(f"note: {note}")
     say(f"written: {out}")
     if not config.verify:
         return 0
-    found, expected = both_outputs(config.to, out, network)
+    found, expected = both()
     require_finite(found, f"{out}: outputs of random pixels")
     require_finite(expected, f"{config.source}: outputs of random pixels")
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
@@ -113,6 +158,22 @@ def both_outputs(to: str, out: Path, original):
         from models.weights import load_mae
 
         return load_mae(out).model.reconstruct(images, noise).patches, expected
+
+
+def both_dino_outputs(to: str, out: Path, original):
+    """All tokens that the library that OUT is for makes of random pixels, and those of the `original` network."""
+    import torch
+
+    images = torch.randn(2, 3, *original.architecture.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = original.forward_features(images)
+        if to == "timm":
+            import timm
+
+            return timm.create_model(f"local-dir:{out}", pretrained=True).eval().forward_features(images), expected
+        from transformers import AutoModel
+
+        return AutoModel.from_pretrained(out).eval()(images).last_hidden_state, expected
 
 
 if __name__ == "__main__":

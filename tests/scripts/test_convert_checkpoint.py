@@ -8,9 +8,12 @@ import subprocess
 import pytest
 import timm
 import torch
+from dino_oracles import as_meta, folder_of, oracle
 from in_process import script
 from safetensors.torch import load_file, save_file
 
+from models.backbones import build_backbone
+from models.dino_vits import build_dino
 from models.keys import to_huggingface
 from models.mae import MaskedAutoencoder, named_config
 from models.weights import huggingface_config, load_encoder, load_mae, save_mae
@@ -115,3 +118,59 @@ def test_refusals(sources, tmp_path):
     ):
         done = convert(source, "hf", out)
         assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def dinos(tmp_path_factory):
+    """Tiny DINOv2s and DINOv3s as transformers writes them, and a DINOv3 as Meta does, with rounded periods."""
+    root = tmp_path_factory.mktemp("dinos")
+    for case in ("dinov2", "dinov2-giant-registers", "dinov3-plus"):
+        folder_of(oracle(case), root / case)
+    meta = as_meta(root / "dinov3-plus")
+    meta["rope_embed.periods"] = meta["rope_embed.periods"].bfloat16()
+    torch.save(meta, root / "meta.pth")
+    return root
+
+
+@pytest.mark.parametrize("source", ["dinov2", "dinov2-giant-registers", "dinov3-plus", "meta.pth"])
+def test_dinos_for_transformers_and_timm_and_back(dinos, tmp_path, source):
+    images = torch.randn(2, 3, *build_backbone(dinos / source).input_size)
+    with torch.no_grad():
+        expected = build_backbone(dinos / source)(images)
+    given = dinos / source
+    for to in ("timm", "hf"):
+        done = convert(given, to, tmp_path / to, "--verify")
+        assert done.returncode == 0, done.stderr
+        assert "0 missing, 0 unexpected" in done.stdout and "equal within" in done.stdout
+        rounded = source == "meta.pth" and to == "timm"
+        assert ("holds the periods of its rotary positions rounded" in done.stdout) == rounded
+        assert ("no mask token: zeros are written" in done.stdout) == (to == "hf")
+        back = build_backbone(tmp_path / to)
+        assert f"layout of {'timm' if to == 'timm' else 'Hugging Face'}" in back.report
+        with torch.no_grad():
+            torch.testing.assert_close(back(images), expected, rtol=0, atol=2e-3 if source == "meta.pth" else 1e-5)
+        given = tmp_path / "timm"
+    done = convert(dinos / source, "mae", tmp_path / "mae")
+    assert done.returncode == 2 and "has no decoder (an encoder only, dinov" in done.stderr
+    assert not (tmp_path / "mae").exists()
+
+
+def test_dinos_that_a_library_cannot_build(dinos, tmp_path):
+    meta = torch.load(dinos / "meta.pth", weights_only=True)
+    torch.save(meta | {"mask_token": torch.zeros(3)}, tmp_path / "mask.pth")
+    done = convert(tmp_path / "mask.pth", "hf", tmp_path / "no")
+    assert done.returncode == 2 and "mask_token is (3,) instead of (1, 1, 48)" in done.stderr
+    assert not (tmp_path / "no").exists()
+    oblong = build_backbone(dinos / "dinov2", input_size=(42, 70))
+    wide = build_dino(dataclasses.replace(oblong.network.architecture, input_size=(28, 28), hidden=100))
+    for name, network, size, words in (
+        ("oblong", oblong.network, [42, 70], "takes 42 x 70, but transformers resamples the positions of square"),
+        ("wide", wide, [28, 28], "MLPs are 100 wide at width 48, and transformers builds none"),
+    ):
+        config = {"architecture": "vit_small_patch14_dinov2", "model_args": {"num_heads": 3, "img_size": size}}
+        (tmp_path / name).mkdir()
+        save_file(network.state_dict(), tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        done = convert(tmp_path / name, "hf", tmp_path / "no")
+        assert done.returncode == 2 and words in done.stderr and not (tmp_path / "no").exists()
+        assert convert(tmp_path / name, "timm", tmp_path / f"{name} for timm", "--verify").returncode == 0

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from dino_oracles import folder_of, oracle
 from in_process import script
 from PIL import Image
 
@@ -88,6 +89,27 @@ def test_attention_lies_on_the_radiograph_at_its_own_size(radiographs, backbones
     page = (tmp_path / "index.html").read_text()
     assert page.count("_heads.png") >= 3 and "http" not in page.replace("http-equiv", "")
     assert (tmp_path / "failed.csv").read_text().strip() == "path,reason,detail"
+
+
+@torch.no_grad()
+def test_attention_and_grad_cam_of_a_dinov3(radiographs, tmp_path):
+    """As transformers' own: its register tokens come before the patches, and queries and keys are rotated."""
+    theirs = oracle("dinov3")
+    theirs.set_attn_implementation("eager")
+    rows = ran(radiographs, tmp_path / "a", folder_of(theirs, tmp_path / "in"), "--input_size", 48, 80)
+    assert [(row["heads"], row["rows"], row["columns"]) for row in rows] == [("3", "3", "5")] * 3
+    preprocessing = Preprocessing.of(None, (48, 80))
+    for row, (name, size) in zip(rows, SIZES.items()):
+        scaled = preprocessing.read(radiographs / name)
+        image = preprocessing.normalise(preprocessing.fit(scaled)[None])
+        expected = theirs(image, output_attentions=True).attentions[-1][0, :, 0, 5:].mean(0).reshape(3, 5)
+        picture = Image.fromarray(expected.numpy()).resize((80, 48), Image.Resampling.BILINEAR)
+        on_it = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        found = np.load(tmp_path / "a" / f"{row['outputs']}_attention.npy")
+        np.testing.assert_allclose(found, on_it, rtol=1e-3, atol=1e-5)
+    rows = ran(radiographs, tmp_path / "g", tmp_path / "in", "--kind", "gradcam", "--input_size", 48, 80)
+    assert {(row["rows"], row["columns"]) for row in rows} == {("3", "5")}
+    assert any(np.load(file).max() > 0 for file in (tmp_path / "g").rglob("*_gradcam.npy"))
 
 
 def test_grad_cam_of_a_resnet(radiographs, backbones, tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from dino_oracles import folder_of, oracle
 from in_process import script
 from PIL import Image
 
@@ -63,6 +64,27 @@ def test_features_are_those_of_the_network(folder, radiographs, tmp_path):
     assert about["preprocessing"] == PREPROCESSING.to_dict() and about["features"]["patch"] == [7, 16, 192]
     assert len(about["weights_sha256"]) == 64 and not (tmp_path / "f.failed.csv").exists()
     assert len(read_manifest(tmp_path / "f.manifest.csv")) == 7
+
+
+@pytest.mark.parametrize("case", ["dinov2-registers", "dinov3"])
+def test_register_tokens_are_no_patches(case, radiographs, tmp_path):
+    theirs = oracle(case)
+    size = (70, 84) if case == "dinov2-registers" else (48, 64)
+    done = extract(
+        folder_of(theirs, tmp_path / "in"), radiographs, tmp_path / "f.npz", "--patch", "--input_size", *size
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "f.npz")
+    side = theirs.config.patch_size
+    assert found["patch"].shape == (7, size[0] * size[1] // side**2, 48)
+    preprocessing = Preprocessing.of(None, size)
+    for row, path in enumerate(found["path"]):
+        with torch.no_grad():
+            image = preprocessing.normalise(preprocessing(load_radiograph(path))[None])
+            tokens = theirs(image).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(found["cls"][row], tokens[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found["patch"][row], tokens[5:], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found["mean"][row], tokens[5:].mean(0), rtol=1e-3, atol=1e-4)
 
 
 def test_the_same_command_gives_the_same_bytes(folder, radiographs, tmp_path):

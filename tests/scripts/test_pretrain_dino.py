@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from dino_oracles import folder_of, oracle
 from float64_training import train_in_float64
 from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from in_process import script
@@ -331,6 +332,17 @@ def test_continuing_from_a_masked_autoencoder(radiographs, tmp_path):
     assert torch.equal(found["blocks.0.attn.qkv.weight"], mae.state_dict()["blocks.0.attn.qkv.weight"])
     assert found["pos_embed"].shape == (1, 17, 48)
     assert "Initial weights: CC" in (out / "model" / "README.md").read_text()
+
+
+def test_continuing_from_a_dinov2(radiographs, tmp_path):
+    theirs = oracle("dinov2", patch_size=8, image_size=32, mlp_ratio=4)
+    folder_of(theirs, tmp_path / "dinov2")
+    out = train(settings(radiographs, tmp_path / "run", epochs=0.5, max_steps=1, lr=0.0, min_lr=0.0, weight_decay=0.0,
+                         init_from=str(tmp_path / "dinov2")))  # fmt: skip
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs(pixels).last_hidden_state[:, 0]
+        torch.testing.assert_close(build_backbone(out / "model")(pixels), expected, rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from dino_oracles import folder_of, oracle
 from fork_harness import exit_status, spawn
 from in_process import script
 from PIL import Image
@@ -223,6 +224,28 @@ def test_what_decides_predictions_is_in_their_identity(tmp_path, monkeypatch):
     assert len({first, *others, source()}) == 5
     (weights / "model.safetensors").write_bytes(b"a")
     assert source() == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case, side", [("dinov2-giant-registers", 28), ("dinov3", 32)])
+def test_fine_tuning_of_dinos(fracatlas, tmp_path, case, side):
+    """With layer decay and stochastic depth; the networks that are kept predict what the tables say."""
+    folder_of(oracle(case), tmp_path / "dino")
+    flags = (*TUNED, "--drop_path", 0.2, "--layer_decay", 0.5, "--input_size", side)
+    done = downstream("fracatlas", fracatlas, tmp_path / "out", *flags, backbones=(tmp_path / "dino",))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out" / "fracatlas"
+    for number in range(3):
+        table = pd.read_csv(next((out / "predictions").glob(f"*/fold{number}.csv")))
+        loaded = load_finetuned(next((out / "ckpts").glob(f"*/fold{number}")), "binary")
+        preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+        loaded.model.normalise = preprocessing.normalise
+        images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:5]])
+        np.testing.assert_allclose(loaded.model.predict(images), table["probability"][:5], atol=3e-3)
+    for protocol in ("linear", "knn"):
+        flags = ("--protocol", protocol, "--input_size", side)
+        done = downstream("fracatlas", fracatlas, tmp_path / protocol, *flags, backbones=(tmp_path / "dino",))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("protocol", ["linear", "knn"])
