@@ -18,7 +18,7 @@ import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
+from training.cli import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
 from training.text import middle
@@ -91,6 +91,7 @@ class Config:
     group_distance: int | None = flag(None, "where no patients are known: most bits (of 576) in which pictures of one "
                                       "group differ; default 58; more joins what was cut out anew")  # fmt: skip
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
+    audit: Path | None = audit_flag()
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
@@ -228,7 +229,7 @@ class Benchmark(CrossValidation):
             raise ValueError(f"{flags}: {c.data} is a regression and has no classes")
         records, told, self.unreadable = readable_records(
             records, self.out / "quarantine.csv", on_bad=c.on_bad_image, cache=self.out / "audit.csv",
-            workers=c.num_workers, progress=bar("reading files"),
+            earlier=c.audit, tell=say, workers=c.num_workers, progress=bar("reading files"),
         )  # fmt: skip
         notices += told
         if c.use_sex:
@@ -360,7 +361,7 @@ class Benchmark(CrossValidation):
         """The flags that decide predictions."""
         free = {"backbones", "data_root", "outdir", "num_workers", "splits", "fold", "meta_cols", "on_bad_image",
                 "cache_gb", "device", "verbose", "specificity", "label_fraction", "shots", "cv", "test_split", "split",
-                "csv", "image_col", "target_col", "patient_col"}  # fmt: skip
+                "csv", "image_col", "target_col", "patient_col", "audit"}  # fmt: skip
         return {key: value for key, value in asdict(self.config).items() if key not in free}
 
     def prepared(self, backbone: str, number: int):

@@ -21,6 +21,7 @@ from in_process import script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from data.audit import audit
 from data.benchmark import BENCHMARK
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
@@ -540,3 +541,15 @@ def test_names_of_backbones(fracatlas, tmp_path):
     assert downstream("fracatlas", fracatlas, tmp_path / "plain", *more).returncode == 0
     assert found["estimate"] == summary(tmp_path / "plain", f"{NAME}-knn")["estimate"]
     assert f"{long}: " in done.stdout and long in (tmp_path / "named" / "fracatlas" / "report.html").read_text()
+
+
+def test_an_audit_from_elsewhere_saves_the_reading(fracatlas, tmp_path, monkeypatch):
+    """Files that check_data.py has read are not read again to audit them; predictions are the same."""
+    assert downstream("fracatlas", fracatlas, tmp_path / "whole", "--protocol", "knn") == 0
+    audit(sorted((fracatlas / "images").rglob("*.jpg")), cache=tmp_path / "audit.csv")
+    monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    more = ("--protocol", "knn", "--audit", tmp_path / "audit.csv")
+    assert downstream("fracatlas", fracatlas, tmp_path / "known", *more) == 0
+    for number in range(3):
+        file = Path("fracatlas") / "predictions" / NAME / f"fold{number}.csv"
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "known" / file).read_bytes()
