@@ -545,11 +545,11 @@ def test_names_of_backbones(fracatlas, tmp_path):
 
 def test_an_audit_from_elsewhere_saves_the_reading(fracatlas, tmp_path, monkeypatch):
     """Files that check_data.py has read are not read again to audit them; predictions are the same."""
-    assert downstream("fracatlas", fracatlas, tmp_path / "whole", "--protocol", "knn") == 0
+    assert downstream("fracatlas", fracatlas, tmp_path / "whole", "--protocol", "knn").returncode == 0
     audit(sorted((fracatlas / "images").rglob("*.jpg")), cache=tmp_path / "audit.csv")
     monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
     more = ("--protocol", "knn", "--audit", tmp_path / "audit.csv")
-    assert downstream("fracatlas", fracatlas, tmp_path / "known", *more) == 0
+    assert downstream("fracatlas", fracatlas, tmp_path / "known", *more).returncode == 0
     for number in range(3):
         file = Path("fracatlas") / "predictions" / NAME / f"fold{number}.csv"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "known" / file).read_bytes()
