@@ -18,6 +18,7 @@ from data.preprocessing import Preprocessing
 from evaluation.bone_age_checks import FACTS, describe
 from evaluation.bone_age_reference import BoneAgeReference
 from evaluation.bone_age_result import COLUMNS
+from evaluation.likeness import Likeness
 from models.backbones import build_backbone
 from models.bone_age import BoneAge
 from models.bone_age_weights import load_bone_age, save_published
@@ -70,9 +71,11 @@ def model(tmp_path_factory) -> Path:
     save_finetuned(network, folder, preprocessing.to_dict(), {}, "card")
     looks = np.stack([describe(one[0].numpy()) for one in pixels])[:, :-FACTS]
     target = predicted + np.random.default_rng(0).normal(0, 10, 160)
+    likeness = Likeness.fit(features=features[40:], training_features=features[:40], looks=looks[40:],
+                            training_looks=looks[:40])  # fmt: skip
     BoneAgeReference.fit(
-        target[40:], predicted[40:], features=features[40:], training_features=features[:40], looks=looks[40:],
-        training_looks=looks[:40], training_target=[10.0, 90.0, 230.0], training_sex=["F", "M", "M"],
+        target[40:], predicted[40:], training_target=[10.0, 90.0, 230.0], training_sex=["F", "M", "M"],
+        likeness=likeness,
     ).save(folder / "reference.npz")  # fmt: skip
     return folder
 
