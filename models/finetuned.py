@@ -154,7 +154,7 @@ def _about(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     try:
         read_facts(about)
     except ValueError as error:
-        raise ValueError(f"{where}: about.{printable(error)}") from None
+        raise ValueError(f"{where}: about.{printable(str(error))}") from None
     return about
 
 

@@ -106,8 +106,8 @@ def test_several_improbable_tumours_are_a_tumour():
 def test_calibration_is_claimed_only_where_it_is():
     bare, part = case_html(a_case()), case_html(a_case(temperatures={"bone": 1.7}))
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
-    assert part.count("data-calibrated='yes'") == 1 and "calibrated, temperature 1.70" in part
-    assert "and so roughly for regions: bone." in part and "Not: abnormal, tumour, fracture, implant." in part
+    assert part.count("data-calibrated='yes'") == 1 and "calibrated on radiographs that are not stated, temperature 1.70" in part
+    assert "roughly for regions: bone on radiographs that are not stated." in part and "Not: abnormal, tumour, fracture, implant." in part
 
 
 def test_folders_are_private_and_those_of_killed_servers_go(tmp_path):
