@@ -18,18 +18,22 @@ import torch
 from fork_harness import exit_status, spawn
 from in_process import script
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from data.benchmark import BENCHMARK
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
+from evaluation.likeness import Likeness
+from evaluation.novelty import look
 from evaluation.report import anonymous
 from models import backbone_names
 from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
 from scripts import train_downstream
 from training import fold
+from training.kept_facts import read_facts
 from training.tables import read_rows
 
 TINY = "none:test_vit"
@@ -164,10 +168,23 @@ def check_kept(folder, table):
     loaded.model.normalise = preprocessing.normalise
     images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:5]])
     np.testing.assert_allclose(loaded.model.predict(images), table["probability"][:5], atol=3e-3)  # cache of 8 bits
-    assert (
-        loaded.about["classes"] == ["no fracture", "fracture"]
-        and "random weights" in (folder / "README.md").read_text()
-    )
+    card = (folder / "README.md").read_text()
+    assert loaded.about["classes"] == ["no fracture", "fracture"] and "random weights" in card
+    facts = read_facts(loaded.about)
+    assert facts.data == "fracatlas" and f"{facts.radiographs} radiographs of fracatlas" in card
+    val = table[table["split"] == "val"]
+    assert facts.score.radiographs == len(val) and facts.score.words in card and facts.score.against == "chance"
+    assert facts.score.value == pytest.approx(roc_auc_score(val["target"], val["probability"]), abs=1e-6)
+    likeness = Likeness.of_folder(folder, loaded.model.width)
+    kept = likeness.novelty["network"].kept
+    assert kept.shape == (facts.radiographs, loaded.model.width)
+    with torch.no_grad():
+        features = loaded.model.features(images).numpy()
+    assert likeness.known and likeness.of(features, np.stack([look(one[0].numpy()) for one in images])).max() > 0.1
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 1, 32, 32), np.uint8))
+    with torch.no_grad():
+        features = loaded.model.features(noise).numpy()
+    assert likeness.of(features, look(noise[0, 0].numpy())[None])[0] <= likeness.rate
 
 
 def test_notices_on_the_page_name_no_patient():
