@@ -205,7 +205,7 @@ def unlike_sentence(likeness: float, rate: float) -> str:
 
 
 def _per_cent(share: float) -> str:
-    return f"{100 * share:.2g}\u00a0%"
+    return f"{100 * share:.2g} %"
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -70,24 +70,24 @@ def _verdict(gain: float, margin: float) -> str:
 
 def _margin_of_mean(values: np.ndarray, patients: np.ndarray) -> float:
     """What the mean of `values` [V] exceeds by chance (Student's t over the patients); NaN for less than two."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     names, whose, counts = np.unique(patients, return_inverse=True, return_counts=True)
     if len(names) < 2:
         return math.nan
     sums = np.bincount(whose, values - values.mean())
     error = np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / counts.sum()
-    return float(t.ppf(1 - CHANCE, len(names) - 1) * error)
+    return float(stdtrit(len(names) - 1, 1 - CHANCE) * error)
 
 
 def _margin_of_auroc(truth: np.ndarray, patients: np.ndarray) -> float:
     """By how much the AUROC of scores that know nothing exceeds 0.5 by chance (Mann and Whitney 1947), mean over the
     classes of `truth` [V, C] that have both sides. AUROCs of classes are taken for one and the same, which is the
     largest error that their mean can have; so are the radiographs of a patient."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     alike = len(truth) / max(len(np.unique(patients)), 1)
     positive, errors = truth.sum(0), []
     for count in positive[(positive > 0) & (positive < len(truth))]:
         errors.append(math.sqrt(alike * (len(truth) + 1) / (12 * count * (len(truth) - count))))
-    return float(norm.ppf(1 - CHANCE) * np.mean(errors)) if errors else math.nan
+    return float(ndtri(1 - CHANCE) * np.mean(errors)) if errors else math.nan
