@@ -61,6 +61,7 @@ STYLE = """
 .regions-off .case svg { display: none }
 .case .warning { flex: 1 1 100%; padding: 12px 14px; border-radius: 8px; background: #5b3a00; color: #fff4dc }
 .case .warning.alarm { background: #7a1f1f; color: #fff; font-weight: 600 }
+.case .said.muted table { opacity: 0.45 }
 .refusal { background: #7a1f1f; color: #fff; padding: 12px 14px; border-radius: 8px }
 .earlier { opacity: 0.8; padding: 12px 2px }
 """
@@ -74,7 +75,7 @@ def case_html(case: Case) -> str:
         f"{_warning(case)}"
         f"<figure class='look' style='max-width: {width}'>{_picture(case)}"
         f"<figcaption>{_caption(case)}</figcaption></figure>"
-        f"<div class='said'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
+        f"<div class='said{' muted' * case.unlike}'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
         f"<p class='note networks'>{text_of(' '.join(case.told))}</p>{_downloads(case)}</div></div>"
     )
 

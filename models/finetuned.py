@@ -162,8 +162,9 @@ def network_name(task: str, backbone: Backbone, about: dict[str, Any]) -> str:
     """What an answer calls its network: the task, the architecture and what its training began from."""
     facts, begun = describe(backbone), about.get("backbone")
     built = facts.get("timm") or f"Vision Transformer of width {facts['vit']['dim']}, {facts['vit']['depth']} blocks"
-    begun = f", begun from {escaped(begun[:100])}" if isinstance(begun, str) and begun else ""
-    return f"{task} ({built}{begun})"
+    if not isinstance(begun, str) or not begun:
+        return f"{task} ({built})"
+    return f"{task} ({built}, begun from {'random weights' if begun.startswith('none:') else escaped(begun[:100])})"
 
 
 def fold_folders(path: Path) -> list[Path]:

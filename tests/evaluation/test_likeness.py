@@ -45,6 +45,28 @@ def test_false_alarms_are_as_rare_as_stated(training, held_out, patients, stated
     assert 0.2 * np.mean(rates) <= np.mean(alarms) <= 1.1 * np.mean(rates) + 2 * spread
 
 
+def test_folds_that_answer_together_alarm_as_rarely():
+    """Each network has features of its own and has held out another part of the same radiographs."""
+    alarms, rates = [], []
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 5])
+        (features, looks, _), part = drawn(rng, 150), np.arange(150) % 5
+        views, several = rng.normal(size=(5, 6, 6)), []
+        for fold in range(5):
+            mine = features @ views[fold]
+            several.append(Likeness.fit(features=mine[part == fold], training_features=mine[part != fold],
+                                        looks=looks[part == fold], training_looks=looks[part != fold]))  # fmt: skip
+        joint = Joint(several)
+        asked, seen, _ = drawn(rng, 100)
+        found = joint.of([asked @ view for view in views], [seen] * 5)
+        alarms.append(np.mean([joint.is_unlike(value) for value in found]))
+        rates.append(joint.rate)
+        far = joint.of([(asked[:3] + 20) @ view for view in views], [seen[:3] + 20] * 5)
+        assert all(map(joint.is_unlike, far))
+    spread = np.std(alarms) / math.sqrt(len(alarms))
+    assert 0.2 * np.mean(rates) <= np.mean(alarms) <= 1.1 * np.mean(rates) + 2 * spread
+
+
 def test_the_likeness_is_the_smaller_share_of_both_kinds_doubled():
     rng = np.random.default_rng(2)
     likeness = fitted(rng, 200, 199)

@@ -91,7 +91,11 @@ def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_
     assert case.unlike and next(iter(result(case))) == "warning" and result(case)["warning"].startswith(told)
     assert result(case)["made"]["like training"] == "no"
     page = case_html(case)
-    assert "class='warning alarm'" in page and page.index(told) < page.index("<figure") < page.index("<table")
+    assert (
+        "class='warning alarm'" in page
+        and "class='said muted'" in page
+        and page.index(told) < page.index("<figure") < page.index("<table")
+    )
     rows = list(csv.DictReader(io.StringIO(result_csv(case))))
     assert next(iter(rows[0])) == "warning" and all(row["warning"].startswith(told) for row in rows)
     red, plain = np.asarray(result_panel(case)), np.asarray(result_panel(cases["knee"]))
