@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 NEIGHBOURS = 5
+BLOCK = 1024  # radiographs whose distances to all kept ones are in memory at once
 SIDE, CELLS, DIRECTIONS = 64, 8, 6  # of `look`
 LOOK = CELLS**2 * (1 + DIRECTIONS)  # numbers that it gives
 
@@ -96,7 +97,8 @@ class Novelty:
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != self.kept.shape[1]:
             raise ValueError(f"features of shape {features.shape}; this novelty compares {self.kept.shape[1]} of each")
-        return _kth(self._squares(features))
+        blocks = [features[row : row + BLOCK] for row in range(0, len(features), BLOCK)]
+        return np.concatenate([_kth(self._squares(block)) for block in blocks] or [np.zeros(0, np.float32)])
 
     def _squares(self, features: np.ndarray) -> np.ndarray:
         """Squared distances [B, K] of features [B, D] to the kept ones."""
