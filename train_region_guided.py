@@ -290,13 +290,15 @@ class RegionTraining(CrossValidation):
 
     def kept_facts(self, number: int, predicted):
         """What the network's folder tells of its training; `predicted`: of the validation rows."""
-        from data.phantom_files import are_phantoms
+        from data.phantom_files import told_data
+        from data.region_sources import RELEASES
         from evaluation.trivial_answers import kept_group_score
         from training.kept_facts import KeptFacts, joined_names
 
         fold = self.splits.folds[number]
         learnt = self.records.iloc[fold.train]
-        data = ["phantoms" if are_phantoms(part["image"]) else source for source, part in learnt.groupby("source")]
+        data = [told_data(part["image"], source if source in RELEASES else "")
+                for source, part in learnt.groupby("source")]  # fmt: skip
         patients = self.records["patient"].iloc[fold.val].tolist()
         return KeptFacts(joined_names(data), len(learnt),
                          kept_group_score(predicted, self.labels(fold.val), patients))  # fmt: skip

@@ -48,6 +48,13 @@ def are_phantoms(images: Iterable[str | Path]) -> bool:
     return bool(marked) and all(marked)
 
 
+def told_data(images: Iterable[str | Path], layout: str = "") -> str:
+    """What a run knows of the data that it learns from: `phantoms`, or in which layout they are; "" is a table."""
+    if are_phantoms(images):
+        return "phantoms"
+    return f"a set in the layout of {layout}" if layout else "a table of the user's"
+
+
 def _is_marked(folder: Path) -> bool:
     file = folder / MARK
     return file.is_file() and file.stat().st_size == len(MARK_TEXT) and file.read_bytes() == MARK_TEXT.encode()

@@ -11,6 +11,9 @@ from typing import Any
 from training.cli import flag
 
 
+RELEASES = ("btxrd", "fracatlas", "snuh")  # what records of their layouts have as "source"
+
+
 @dataclass(kw_only=True)
 class RegionSources:
     """Which radiographs, and how their labels are read; see data/region_records.py for the rules."""

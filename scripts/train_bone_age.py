@@ -342,13 +342,13 @@ class BoneAgeTraining(CrossValidation):
 
     def kept_facts(self, number: int, predicted):
         """What the network's folder tells of its training; `predicted`: [V, 2] of the validation rows."""
-        from data.phantom_files import are_phantoms
+        from data.phantom_files import told_data
         from evaluation.trivial_answers import kept_score
         from training.kept_facts import KeptFacts
 
         fold, target = self.splits.folds[number], self.records["target"].to_numpy(float)
-        data = "the RSNA Pediatric Bone Age set" if self.config.csv is None else "a table of the user's"
-        data = "phantoms" if are_phantoms(self.records["image"].iloc[fold.train]) else data
+        layout = "RSNA Pediatric Bone Age" if self.config.csv is None else ""
+        data = told_data(self.records["image"].iloc[fold.train], layout)
         patients = self.records["patient"].iloc[fold.val].tolist()
         return KeptFacts(data, len(fold.train), kept_score("regression", target[fold.val], predicted[:, 0], patients,
                                                            target[fold.train], unit="months",

@@ -428,13 +428,12 @@ class Benchmark(CrossValidation):
 
     def kept_facts(self, train, val, predicted):
         """What the network's folder tells of its training; `predicted`: of the validation rows."""
-        from data.phantom_files import are_phantoms
+        from data.phantom_files import told_data
         from evaluation.trivial_answers import kept_score
         from training.kept_facts import KeptFacts
 
         target, unit = self.records["target"].to_numpy(float), self.task.unit
-        data = "a table of the user's" if self.config.csv is not None else self.config.data
-        data = "phantoms" if are_phantoms(self.records["image"].iloc[train]) else data
+        data = told_data(self.records["image"].iloc[train], "" if self.config.csv is not None else self.config.data)
         constant = f"one {'age' if self.config.data == 'boneage' else 'value'} for all"
         patients = self.records["patient"].iloc[val].tolist()
         return KeptFacts(data, len(train), kept_score(self.task.kind, target[val], predicted, patients, target[train],

@@ -113,7 +113,8 @@ def test_the_command_of_skelex(there, monkeypatch):
         assert set(loaded.about["temperatures"]) == set(PARTS) and "tumour" in kept_temperatures(loaded.about)
         facts = read_facts(loaded.about)
         learnt = splits[(splits["fold"] == number) & (splits["split"] == "train")]
-        assert facts.radiographs == len(learnt) and facts.data == "phantoms, fracatlas, snuh"
+        assert facts.radiographs == len(learnt) and facts.data == (
+            "phantoms, a set in the layout of fracatlas, a set in the layout of snuh")  # fmt: skip
         assert facts.score.radiographs == (table["split"] == "val").sum() and facts.score.baseline == 0.5
         assert facts.trained_on in (out / "models" / f"fold{number}" / "README.md").read_text()
         likeness = Likeness.of_folder(out / "models" / f"fold{number}", loaded.model.width)

@@ -15,7 +15,7 @@ from PIL import Image
 from data.mura import MURA
 from data.phantom_btxrd import BTXRD_COLUMNS
 from data.phantom_dicom import patient_age, uid
-from data.phantom_files import are_phantoms, check_empty, mask_polygon
+from data.phantom_files import are_phantoms, check_empty, mask_polygon, told_data
 from data.phantom_fracatlas import FRACATLAS_COLUMNS
 from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS, fit_plan
 from data.phantom_plan import FLAT_FOOT_MM, Plan, draw_patient_options, phantoms
@@ -60,6 +60,7 @@ def test_a_folder_of_phantoms_says_that_it_is_one(tmp_path, monkeypatch):
     make_phantoms.main()
     images = sorted((tmp_path / "MURA").rglob("*.png"))
     assert len(images) == 3 and are_phantoms(images) and not are_phantoms([])
+    assert told_data(images, "mura") == "phantoms" and told_data([], "mura") == "a set in the layout of mura"
     other = tmp_path / "hospital" / "a.png"
     other.parent.mkdir()
     other.write_bytes(images[0].read_bytes())

@@ -117,7 +117,7 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
     reference = BoneAgeReference.load(out / "model" / "reference.npz")
     assert reference.likeness.known and len(reference.likeness.novelty["network"].kept) == train
     facts = read_facts(load_bone_age(out / "model").about)
-    assert (facts.data, facts.radiographs) == ("the RSNA Pediatric Bone Age set", train)
+    assert (facts.data, facts.radiographs) == ("a set in the layout of RSNA Pediatric Bone Age", train)
     validation = table[table["split"] == "validation"]
     assert facts.score.value == pytest.approx((validation["months"] - validation["target"]).abs().mean(), abs=1e-3)
     outside = (table["months"] < reference.ages[0]) | (table["months"] > reference.ages[1])

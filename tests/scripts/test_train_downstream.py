@@ -171,7 +171,9 @@ def check_kept(folder, table):
     card = (folder / "README.md").read_text()
     assert loaded.about["classes"] == ["no fracture", "fracture"] and "random weights" in card
     facts = read_facts(loaded.about)
-    assert facts.data == "fracatlas" and f"{facts.radiographs} radiographs of fracatlas" in card
+    assert (
+        facts.data == "a set in the layout of fracatlas" and f"{facts.radiographs} radiographs of {facts.data}" in card
+    )
     val = table[table["split"] == "val"]
     assert facts.score.radiographs == len(val) and facts.score.words in card and facts.score.against == "chance"
     assert facts.score.value == pytest.approx(roc_auc_score(val["target"], val["probability"]), abs=1e-6)
