@@ -78,9 +78,9 @@ def main(config: Config) -> int:
         row |= {"lowest": round(float(correlations.min()), 4), "seed": round(float(np.sqrt((spreads**2).mean())), 4)}
         if truth:
             groups = [str(number) for number in range(len(aurocs[way]))]
-            interval = mean_interval(aurocs[way], groups, generator=np.random.default_rng(0))
+            interval = mean_interval(aurocs[way], groups, limits=(0.0, 1.0))
             paired = np.subtract(aurocs[way], aurocs[YARDSTICK])
-            worse = mean_interval(paired, groups, generator=np.random.default_rng(0))
+            worse = mean_interval(paired, groups)
             row |= {"auroc": str(interval), "difference": round(worse.estimate, 4), "difference_interval": str(worse)}
         print(json.dumps(row), flush=True)
     return 0

@@ -42,13 +42,13 @@ def bland_altman(target: np.ndarray, predicted: np.ndarray, *, level: float = 0.
     target, predicted = known_rows("regression", target, predicted)
     mean, difference, rows = (target + predicted) / 2, predicted - target, len(target)
     if rows < 2:
-        nothing = Interval(math.nan, math.nan, math.nan, 0, f"{rows} radiographs with a target; 2 are needed")
+        nothing = Interval(math.nan, math.nan, math.nan, f"{rows} radiographs with a target; 2 are needed")
         return BlandAltman(nothing, nothing, nothing, math.nan, math.nan, mean, difference)
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     z, t = NormalDist().inv_cdf(0.975), float(stdtrit(rows - 1, (1 + level) / 2))
 
     def around(value: float, error: float) -> Interval:
-        return Interval(value, value - t * error, value + t * error, 0)
+        return Interval(value, value - t * error, value + t * error)
 
     of_limit = sd * math.sqrt(1 / rows + z**2 / (2 * (rows - 1)))
     centred = mean - mean.mean()

@@ -142,7 +142,8 @@ def compare(
     studies: dict[str, list[FoldPredictions]], test: TestSet, train_size: int, pool: int
 ) -> list[dict[str, Any]]:
     """Every two backbones by the main metric: difference with its interval and p (DeLong with patients as clusters for
-    the ensembles of a binary task, else the paired bootstrap), and the corrected t-test over folds; p also by Holm.
+    the ensembles of a binary task, else the exchange of predictions by patient), and the corrected t-test over folds;
+    p also by Holm.
 
     `train_size`: radiographs that a fold trains on, of `pool` that it may choose from. Folds that train on all of them
     resemble each other as Nadeau and Bengio suppose; draws of a few (`TestSet.single`) do so by as much as they share,
@@ -159,7 +160,7 @@ def compare(
             found = delong_test(test.target, *pair, test.patients)
         else:
             found = compare_metrics(
-                test.kind, test.target, *pair, test.patients, draws=max(test.draws, 10),
+                test.kind, test.target, *pair, test.patients, draws=test.draws, only=(main,),
                 generator=test.generator(first, second), **test.options(),
             )[main]  # fmt: skip
         scores = [

@@ -12,6 +12,8 @@ from evaluation.benchmark import MAIN, FoldPredictions, TestSet
 from evaluation.metrics import SMALLER_IS_BETTER
 
 SIGNIFICANT = 0.05
+LOWEST_R2 = -1.0
+BELOW_R2 = f"below {LOWEST_R2:g}"
 SPACE = "\u00a0"  # that no line ends at
 WORDS = {
     "auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy", "f1": "F1", "mae": "MAE",
@@ -148,9 +150,18 @@ def interval_text(told, signed: bool = False) -> str:
     return shown[0] if math.isnan(low) else f"{shown[0]} ({shown[1]}{SPACE}to{SPACE}{shown[2]})"
 
 
+def metric_interval_text(metric: str, told) -> str:
+    """`interval_text` of a metric; an R2 far below 0 is no measure of anything."""
+    if metric == "r2" and told["value"] < LOWEST_R2:
+        return BELOW_R2
+    return interval_text(told, signed=metric == "bias")
+
+
 def mean_text(summary: dict, metric: str) -> str:
     """Mean and SD over folds."""
     mean, sd = summary["mean"][metric], summary["sd"][metric]
+    if metric == "r2" and mean < LOWEST_R2:
+        return BELOW_R2
     return number(mean) + ("" if math.isnan(sd) else f" ({number(sd, like=mean)})")
 
 
@@ -159,8 +170,10 @@ def p_text(value: float) -> str:
     return "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def cell(value, metric: bool) -> str:
-    """Any value of a table of folds."""
+def cell(value, name: str, metric: bool) -> str:
+    """Any value of a table of folds; `metric`: whether `name` is one."""
+    if name == "r2" and value < LOWEST_R2:
+        return BELOW_R2
     return str(value) if not isinstance(value, float) else number(value) if metric else f"{value:.4g}"
 
 

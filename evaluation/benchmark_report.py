@@ -21,6 +21,7 @@ from evaluation.benchmark_page import (
     interval_text,
     labels_text,
     mean_text,
+    metric_interval_text,
     number,
     p_text,
     ranked,
@@ -30,7 +31,8 @@ from evaluation.benchmark_page import (
     word,
 )
 from evaluation.metrics import SMALLER_IS_BETTER
-from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.verdicts import RANDOM_START, against_constant, against_others, few_patients, joined, turned
 from training.files import file_names
 
 MOST_PARTS = 40  # rows of a subgroup table
@@ -44,8 +46,11 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     detailed = [study for study in shown if study.labels == shown[0].labels]
     parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
     parts += _comparisons(page) + _labels(page, shown)
+    known = int((~np.isnan(page.test.target)).sum())
     if page.test.single:
         pass  # the details are those of ensembles
+    elif known < FEWEST_POINTS:
+        parts.append(left_out(["Curves, agreement, confusion and calibration"], known))
     elif page.test.kind == "regression":
         parts += details.agreement_parts(page, detailed)
     else:
@@ -53,7 +58,30 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
         parts += details.confusion_parts(page, detailed) + details.calibration_parts(page, detailed)
     parts += _subgroups(page, shown) + ([] if page.test.single else details.error_parts(page, detailed))
     parts += [_over_folds(page, shown), *_folds(page, shown), *_audit(page), *_augmented(page)]
-    write_page(path, page.title, page.lead, page.counts, parts, page.settings)
+    write_page(path, page.title, page.lead, page.counts, parts, page.settings, verdict=_verdict(page, shown))
+
+
+def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
+    """The best study against chance, every study against random weights, and whether one beats all others."""
+    best = studies[0]
+    found = best.summary["estimate"]
+    main = MAIN[page.test.kind]
+    few = few_patients([found[main]["reason"]])
+    if page.test.kind == "regression":
+        first = against_constant(best.name, found["r2"], 0.0, "one value for all radiographs")
+    else:
+        first = against_constant(best.name, found[main], 0.5, "chance")
+    sentences = [few or first]
+    compared = {study.name for study in studies if study.labels == best.labels}
+    starts = {study.name: f"random weights ({study.name})" for study in studies if study.name.startswith(RANDOM_START)}
+    for study in studies:
+        if study.name in compared and study.name not in starts and not few:
+            rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
+            sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))
+    if len(compared) > 1 and not few:
+        name = next(iter(winners(page) & compared), "None")
+        sentences.append(f"{name} is {'shown to be ' * (name == 'None')}better than all others.")
+    return joined(sentences)
 
 
 def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
@@ -68,8 +96,8 @@ def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
         found = study.summary["estimate"]
         row = [study.name + " (better than all others)" * (study.name in best),
                *[labels_text(page, study.labels)] * several,
-               interval_text(found[main]), mean_text(study.summary, main)]  # fmt: skip
-        row += [interval_text(found[name]) for name in names[1:]]
+               metric_interval_text(main, found[main]), mean_text(study.summary, main)]  # fmt: skip
+        row += [metric_interval_text(name, found[name]) for name in names[1:]]
         if kappa:
             row.append(number(study.summary.get("studies", {}).get("kappa", math.nan)))
         rows.append(row)
@@ -77,8 +105,8 @@ def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
     if page.test.single:
         note = "Each fold learns from a draw of its own. Mean and SD: of the folds' scores on the same test set; the "
     else:
-        note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval from resampling "
-                "its patients. Mean and SD: of the folds' own scores on the same test set; the ")  # fmt: skip
+        note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval for other "
+                "patients. Mean and SD: of the folds' own scores on the same test set; the ")  # fmt: skip
     note += "SD shows what training varies, the interval what other patients would. "
     if len(studies) > 1:
         note += "Best first. The order proves nothing: "
@@ -112,7 +140,7 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
                      p_text(row["p_holm"]), p_text(row["p_folds"]), p_text(row["p_folds_holm"]), verdict])  # fmt: skip
     both = "p is the larger of both, so that a claim holds for other patients and other draws. " * page.test.single
     delong = page.test.kind == "binary" and not page.test.single
-    test = "DeLong's test with patients as clusters" if delong else "the paired bootstrap"
+    test = "DeLong's test with patients as clusters" if delong else "the exchange of predictions by patient"
     return [
         Table(
             "Comparisons",
@@ -159,7 +187,7 @@ def _folds(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
     for study in studies:
         columns = list(dict.fromkeys(["fold", *(name for fold in study.summary["folds"] for name in fold)]))
         rows = [
-            [cell(fold.get(name, ""), name in study.summary["mean"]) for name in columns]
+            [cell(fold.get(name, ""), name, name in study.summary["mean"]) for name in columns]
             for fold in study.summary["folds"]
         ]
         words = [word(page, name) if name in study.summary["mean"] else name for name in columns]

@@ -19,11 +19,12 @@ from evaluation import bone_age_scores as bone_age
 from evaluation.agreement import bland_altman
 from evaluation.benchmark_details import small, worst_errors
 from evaluation.benchmark_figures import agreement_picture, truth_picture
-from evaluation.benchmark_page import SIGNIFICANT, SPACE, interval_text, p_text, told
+from evaluation.benchmark_page import SIGNIFICANT, SPACE, interval_text, metric_interval_text, p_text, told
 from evaluation.case_result import RESEARCH
 from evaluation.intervals import Interval
 from evaluation.metrics import known_rows
-from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.verdicts import against_others, few_patients
 from training.tables import write_table
 
 MOST_ERRORS = 12
@@ -120,7 +121,15 @@ def write_bone_age_report(path: Path, page: BoneAgePage) -> None:
         parts.append(Table("Notices about the data", ("notice",), [[text] for text in page.notices]))
     known = int((~np.isnan(page.target)).sum())
     counts = page.counts | {"radiographs with a known bone age": f"{known:,}"}
-    write_page(path, page.title, page.lead, counts, parts, page.settings, RESEARCH)
+    write_page(path, page.title, page.lead, counts, parts, page.settings, RESEARCH, _verdict(page))
+
+
+def _verdict(page: BoneAgePage) -> str:
+    found = page.results
+    few = few_patients([found["scores"]["mae"].reason])
+    rows = [row for row in found["against"] if row["metric"] == "mae"]
+    words = {row["other"]: row["other"] for row in rows}
+    return few or against_others("The network", rows, words, smaller=True)
 
 
 def write_bone_age_tables(out: Path, page: BoneAgePage) -> None:
@@ -145,7 +154,7 @@ def score_text(name: str, interval: Interval) -> str:
     if name in SHARES and not math.isnan(value):
         ends = "" if math.isnan(low) else f" ({100 * low:.0f}{SPACE}to{SPACE}{100 * high:.0f})"
         return f"{100 * value:.0f}{SPACE}%{ends}"
-    return interval_text({"value": value, "low": low, "high": high}, signed=name == "bias")
+    return metric_interval_text(name, {"value": value, "low": low, "high": high})
 
 
 def _numbers(interval: Interval) -> dict:
@@ -157,7 +166,7 @@ def _scores(page: BoneAgePage) -> Table:
     rows = [["network", *(score_text(name, found["scores"][name]) for name in page.metrics)]]
     for name, of in found["baselines"].items():
         rows.append([name, *(score_text(m, of[m]) if m in of else "" for m in page.metrics)])
-    note = "95 % intervals in brackets, from resampling patients. Bias: predicted less true. "
+    note = "95 % intervals for other patients in brackets. Bias: predicted less true. "
     if "coverage" in page.metrics:
         note += f"The intervals of the radiographs should hold the true age in {100 * page.level:g} %. "
     if found["baselines"]:
@@ -175,21 +184,22 @@ def _against(page: BoneAgePage) -> list[Table]:
             verdict = "the network is better" if row["difference"] < 0 else f"{row['other']} is better"
         rows.append([f"network less {row['other']}", NAMES[row["metric"]], interval_text(difference, signed=True),
                      p_text(row["p"]), p_text(row["p_holm"]), verdict])  # fmt: skip
-    note = ("The same radiographs, by the paired bootstrap of patients; below 0 the network is better. Holm's p allows "
-            f"for all rows; below {SIGNIFICANT:g} it counts. ")  # fmt: skip
+    note = ("The same radiographs, by exchanging the predictions of patients; below 0 the network is better. Holm's p "
+            f"allows for all rows; below {SIGNIFICANT:g} it counts. ")  # fmt: skip
     head = ("pair", "metric", "difference (95\u00a0%)", "p", "p (Holm)", "reads as")
     return [Table("Against what needs no radiograph", head, rows, note)] if rows else []
 
 
 def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
     target, predicted = known_rows("regression", page.target, page.predicted)
+    if len(target) < FEWEST_POINTS:
+        return [left_out(["Truth and agreement"], len(target))]
     sexes = [bone_age.SEX_WORDS[sex] for sex, one in zip(page.sex, page.target) if not math.isnan(one)]
     found = page.results["agreement"]
     shown = [Picture(data_uri(truth_picture(target, predicted, "predicted and true bone age", "months", sexes)),
                      width=430)]  # fmt: skip
-    if len(target) > 1:
-        data = agreement_picture(found, "difference against mean", "months")
-        shown.append(Picture(data_uri(data), width=490))
+    data = agreement_picture(found, "difference against mean", "months")
+    shown.append(Picture(data_uri(data), width=490))
     limits = [interval_text({"value": one.estimate, "low": one.low, "high": one.high}, signed=True)
               for one in (found.bias, found.low, found.high)]  # fmt: skip
     note = "Predicted less true, months: 95 % of differences lie between the limits (Bland and Altman 1999). Slope: " \

@@ -66,7 +66,7 @@ def scores(
     if len(target) < max(fewest, 1):
         told = f"{len(target)} radiographs with a known bone age; at least {max(fewest, 1)} are needed"
         wanted = METRICS if low is not None else METRICS[:5]
-        return {name: Interval(np.nan, np.nan, np.nan, 0, told) for name in wanted}
+        return {name: Interval(np.nan, np.nan, np.nan, told) for name in wanted}
     if not np.isfinite(predicted).all():
         raise ValueError(f"{(~np.isfinite(predicted)).sum()} predictions are not finite")
     generator = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def scores(
                                draws=draws)  # fmt: skip
     if ends[0] is not None and ends[1] is not None:
         ended = np.isfinite(ends[0]) & np.isfinite(ends[1])
-        inside = {name: Interval(np.nan, np.nan, np.nan, 0, "no prediction has an interval") for name in METRICS[5:]}
+        inside = {name: Interval(np.nan, np.nan, np.nan, "no prediction has an interval") for name in METRICS[5:]}
         if ended.any():
             part = target[ended], predicted[ended]
             of = weighted_intervals(lambda weights: statistics(*part, weights, ends[0][ended], ends[1][ended]),

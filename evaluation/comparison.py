@@ -3,7 +3,9 @@
 * AUROC: DeLong's covariance (DeLong et al. 1988, https://doi.org/10.2307/2531595) by midranks in O(R log R) (Sun & Xu
   2014, https://doi.org/10.1109/LSP.2014.2337313); with clusters, where patients have several radiographs, Obuchowski's
   (1997, https://doi.org/10.2307/2533958), which is the same if each has one.
-* any metric: the bootstrap of whole patients, both networks on the same draws.
+* any metric: the exchange of both networks' predictions, patient by patient, which is exact for few patients (for areas
+  Bandos et al. 2005, https://doi.org/10.1002/sim.2149); intervals from the bootstrap of whole patients, both networks
+  on the same draws, in the form of `evaluation.intervals`.
 * scores of k folds: the t-test whose variance is corrected for shared training data (Nadeau & Bengio 2003,
   https://doi.org/10.1023/A:1024068626366, section 3).
 * many comparisons: Holm's adjustment (1979).
@@ -12,14 +14,28 @@ Shapes: R radiographs, M networks, D draws. A difference is the first less the s
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from statistics import NormalDist
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
-from evaluation.intervals import Interval, weighted_intervals
-from evaluation.metrics import known_rows, metrics
+from evaluation.intervals import (
+    BLOCK,
+    FRACTION,
+    LIMITS,
+    Interval,
+    Patients,
+    class_patients,
+    make_interval,
+    quantile,
+    resample_weights,
+    too_few_of,
+)
+from evaluation.metrics import Runs, known_rows, metrics
+from training.progress import steps
+
+RANKED = frozenset({"auroc", "auprc", "sensitivity"})  # metrics that only depend on the order of the radiographs
 
 
 class Comparison(NamedTuple):
@@ -70,66 +86,206 @@ def midranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
-def delong_interval(
-    target: np.ndarray, scores: np.ndarray, clusters: Sequence | None = None, *, level: float = 0.95
-) -> Interval:
-    """The AUROC of `scores` [R] with its normal interval, cut to [0, 1]; rows without a target do not count."""
-    truth, (scores,), clusters = _binary(target, [scores], clusters)
-    (area,), ((variance,),) = auroc_covariance(truth, scores, clusters)
-    if math.isnan(variance):
-        return Interval(float(area), math.nan, math.nan, 0, _few(truth))
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0))
-    return Interval(float(area), max(0.0, float(area - half)), min(1.0, float(area + half)), 0)
-
-
 def delong_test(
     target: np.ndarray, first: np.ndarray, second: np.ndarray, clusters: Sequence | None = None, *, level: float = 0.95
 ) -> Comparison:
-    """Difference of two AUROCs on the same rows [R]; rows without a target do not count."""
+    """Difference of two AUROCs on the same rows [R]; rows without a target do not count.
+
+    p is that of a t-test, whose degrees of freedom follow from the patients of each class.
+    """
     truth, scores, clusters = _binary(target, [first, second], clusters)
     areas, covariance = auroc_covariance(truth, np.stack(scores), clusters)
     difference = float(areas[0] - areas[1])
+    names = np.arange(len(truth)) if clusters is None else clusters
+    if not truth.any() or truth.all():
+        return Comparison(difference, math.nan, math.nan, math.nan, _one_class(truth))
+    if few := too_few_of("binary", truth, names):
+        return Comparison(difference, math.nan, math.nan, math.nan, few)
+    if np.array_equal(*(midranks(values) for values in scores)):
+        return _same(difference, "both rank all radiographs alike")
+    patients = Patients(tuple(class_patients(truth, names).values()))
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if math.isnan(variance):
-        return Comparison(difference, math.nan, math.nan, math.nan, _few(truth))
-    if variance < 1e-15:
-        return _without_spread(difference, "both rank the two classes alike in every radiograph")
-    error = math.sqrt(variance)
-    half = NormalDist().inv_cdf((1 + level) / 2) * error
-    return Comparison(
-        difference, difference - half, difference + half, math.erfc(abs(difference) / error / math.sqrt(2))
-    )
-
-
-def paired_bootstrap(
-    difference: Callable[[np.ndarray], np.ndarray], clusters: Sequence, *, generator: np.random.Generator,
-    draws: int = 2000, level: float = 0.95,
-) -> Comparison:  # fmt: skip
-    """Any difference of two metrics, by resampling whole clusters.
-
-    `difference(weights)` gives [D] for weights [D, R] (`evaluation.metrics`). p is twice the share of draws on the
-    other side of 0, at least 2 / (draws + 1): take more draws if many comparisons are to be adjusted.
-    """
-    return _bootstrap(lambda weights: {"": difference(weights)}, clusters, generator, draws, level)[""]
+    ends = [
+        make_interval(float(area), float(covariance[network, network]), patients, FRACTION, level)
+        for network, area in enumerate(areas)
+    ]
+    if variance < 1e-15:  # both stand at limits, where other patients would vary
+        variance = sum(_standard_error(interval, patients, level) ** 2 for interval in ends)
+    p = float(2 * stdtr(patients.degrees, -abs(difference) / math.sqrt(variance)))
+    return _difference_of(ends, covariance, patients, FRACTION, p, level)
 
 
 def compare_metrics(
-    kind: str, target: np.ndarray, first: np.ndarray, second: np.ndarray, clusters: Sequence, *,
+    kind: str, target: np.ndarray, first: np.ndarray | Runs, second: np.ndarray | Runs, clusters: Sequence, *,
     generator: np.random.Generator, draws: int = 2000, level: float = 0.95, specificity: float = 0.95,
-    ordinal: bool = False,
+    ordinal: bool = False, only: Sequence[str] | None = None,
 ) -> dict[str, Comparison]:  # fmt: skip
-    """Each of `evaluation.metrics.metrics`, first less second, by `paired_bootstrap` on the same draws."""
-    clusters = np.asarray(clusters)[~np.isnan(np.asarray(target, np.float64))]
+    """Each of `evaluation.metrics.metrics`, or those in `only`, first less second.
+
+    p: the share of exchanges of the two networks' predictions, patient by patient, after which the difference is at
+    least as large. All 2^n exchanges are made if they are not more than `draws`, else `draws` random ones. Metrics
+    that only depend on the order of the radiographs are compared by ranks, because networks differ in scale.
+    """
+    names = np.asarray(clusters)[~np.isnan(np.asarray(target, np.float64))]
     pairs = [known_rows(kind, target, predicted) for predicted in (first, second)]
+    truth = pairs[0][0]
+    predictions = [predicted for _, predicted in pairs]
     options = {"specificity": specificity, "ordinal": ordinal}
-    if kind == "multiclass" and pairs[0][1].shape != pairs[1][1].shape:
-        raise ValueError(f"predictions of {pairs[0][1].shape[1]} and of {pairs[1][1].shape[1]} classes")
+    if kind == "multiclass" and predictions[0].shape != predictions[1].shape:
+        raise ValueError(f"predictions of {predictions[0].shape[1]} and of {predictions[1].shape[1]} classes")
 
-    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        one, other = (metrics(kind, *pair, weights, **options) for pair in pairs)
-        return {name: one[name] - other[name] for name in one}
+    def statistics(weights: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
+        """(network, metric) -> [D]"""
+        return {
+            (network, name): values
+            for network, predicted in enumerate(predictions)
+            for name, values in metrics(kind, truth, predicted, weights, **options).items()
+            if only is None or name in only
+        }
 
-    return _bootstrap(differences, clusters, generator, draws, level)
+    whole = {key: float(values[0]) for key, values in statistics(np.ones((1, len(truth)))).items()}
+    chosen = list(dict.fromkeys(name for _, name in whole))
+    differences = {name: whole[0, name] - whole[1, name] for name in chosen}
+    undefined = [name for name in chosen if math.isnan(differences[name])]
+    few = too_few_of(kind, truth, names) or ("" if len(truth) else "no radiograph has a target")
+    if few or len(undefined) == len(chosen):
+        reason = few or "undefined on these radiographs"
+        return {name: Comparison(differences[name], math.nan, math.nan, math.nan, reason) for name in chosen}
+    drawn = [statistics(weights) for weights in resample_weights(names, generator, draws)]
+    counts = class_patients(truth, names) if kind != "regression" else {0: len(np.unique(names))}
+    patients = Patients(tuple(counts.values()))
+    correction = min(patients.counts) / (min(patients.counts) - 1)
+    p = _exchange_test(kind, truth, predictions, names, differences, generator, draws, options)
+    compared = {}
+    for name in chosen:
+        values = np.stack([np.concatenate([part[network, name] for part in drawn]) for network in range(2)])
+        values = values[:, ~np.isnan(values).any(0)]
+        if name in undefined or values.shape[1] < 2:
+            reason = "undefined on these radiographs"
+            compared[name] = Comparison(differences[name], math.nan, math.nan, math.nan, reason)
+            continue
+        if _alike(predictions):
+            compared[name] = _same(differences[name], "both predict the same")
+            continue
+        covariance = np.cov(values) * correction
+        limits = LIMITS[name]
+        ends = [
+            make_interval(whole[network, name], float(covariance[network, network]), patients, limits, level)
+            for network in range(2)
+        ]
+        compared[name] = _difference_of(ends, covariance, patients, limits, p[name], level)
+    return compared
+
+
+def _alike(predictions: Sequence[np.ndarray | Runs]) -> bool:
+    return np.array_equal(np.asarray(predictions[0]), np.asarray(predictions[1]))
+
+
+def _difference_of(
+    ends: Sequence[Interval], covariance: np.ndarray, patients: Patients, limits: tuple[float, float], p: float,
+    level: float,
+) -> Comparison:  # fmt: skip
+    """The difference of two dependent statistics with their intervals and covariance [2, 2].
+
+    Between two limits from the intervals of both (MOVER with correlation, Zou & Donner 2008), else a t-interval. It
+    reaches 0 where the test finds no difference.
+    """
+    difference = ends[0].estimate - ends[1].estimate
+    if math.isfinite(limits[0]) and math.isfinite(limits[1]):
+        # the variances at a limit are 0 although other patients would vary; the correlation must not be taken from them
+        own = [
+            max(math.sqrt(covariance[network, network]), _standard_error(interval, patients, level))
+            for network, interval in enumerate(ends)
+        ]
+        correlation = float(np.clip(covariance[0, 1] / (own[0] * own[1]), -1, 1))
+        low = difference - _combined(ends[0].estimate - ends[0].low, ends[1].high - ends[1].estimate, correlation)
+        high = difference + _combined(ends[0].high - ends[0].estimate, ends[1].estimate - ends[1].low, correlation)
+    else:
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        half = quantile(patients.degrees, level) * math.sqrt(max(variance, 0.0))
+        low = difference - half
+        high = difference + half
+    if p > 1 - level:
+        low = min(low, 0.0)
+        high = max(high, 0.0)
+    return Comparison(difference, low, high, p)
+
+
+def _standard_error(interval: Interval, patients: Patients, level: float) -> float:
+    """What the width of an interval is worth; above 0 at a limit, too."""
+    return (interval.high - interval.low) / (2 * quantile(patients.degrees, level))
+
+
+def _combined(first: float, second: float, correlation: float) -> float:
+    return math.sqrt(max(first**2 + second**2 - 2 * correlation * first * second, 0.0))
+
+
+def _exchange_test(
+    kind: str, truth: np.ndarray, predictions: list, clusters: np.ndarray, differences: Mapping[str, float],
+    generator: np.random.Generator, draws: int, options: dict[str, Any],
+) -> dict[str, float]:  # fmt: skip
+    """Name of a metric -> p of the exchange of predictions by patient (Bandos et al. 2005, for areas)."""
+    index = np.unique(clusters, return_inverse=True)[1]
+    count = int(index.max()) + 1
+    exhaustive = 2**count <= draws
+    blocks = math.ceil((2**count if exhaustive else draws) / _block(len(index)))
+    twice = np.concatenate([truth, truth])
+    extreme = dict.fromkeys(differences, 0)
+    observed = {}
+    total = 0
+    both = {False: _stacked(predictions), True: _stacked([_ranks(kind, predicted) for predicted in predictions])}
+    for exchanged in steps(_exchanges(index, count, generator, draws), "exchanges", "block", blocks):
+        weights = np.concatenate([1 - exchanged, exchanged], axis=1)
+        # the first draw of each block is the observed difference, by ranks where a metric depends on ranks only
+        weights = np.concatenate([np.r_[np.ones(len(index)), np.zeros(len(index))][None], weights])
+        for ranked in {name in RANKED for name in differences}:
+            parts = [metrics(kind, twice, both[ranked], sides, **options) for sides in (weights, 1 - weights)]
+            for name in differences:
+                if (name in RANKED) == ranked:
+                    shifts = parts[0][name] - parts[1][name]
+                    observed[name] = shifts[0]
+                    extreme[name] += int((np.abs(shifts[1:]) >= abs(shifts[0]) - 1e-12).sum())
+        total += len(exchanged)
+    if exhaustive:
+        return {name: times / total for name, times in extreme.items()}
+    return {name: (times + 1) / (total + 1) for name, times in extreme.items()}
+
+
+def _exchanges(index: np.ndarray, count: int, generator: np.random.Generator, draws: int) -> Iterator[np.ndarray]:
+    """Whether each row [R] is exchanged, 0 or 1, a block of draws [D, R] at a time."""
+    exhaustive = 2**count <= draws
+    total = 2**count if exhaustive else draws
+    block = _block(len(index))
+    for start in range(0, total, block):
+        size = min(block, total - start)
+        if exhaustive:
+            bits = (np.arange(start, start + size)[:, None] >> np.arange(count)) & 1
+        else:
+            bits = generator.integers(0, 2, (size, count))
+        yield bits.astype(np.float64)[:, index]
+
+
+def _block(rows: int) -> int:
+    """How many exchanges are in memory at once."""
+    return max(1, BLOCK // (2 * rows))
+
+
+def _stacked(predictions: list) -> np.ndarray | Runs:
+    """The rows of the second network below those of the first; runs are paired, the shorter list from its start."""
+    if not any(isinstance(predicted, Runs) for predicted in predictions):
+        return np.concatenate(predictions)
+    runs = [tuple(predicted) if isinstance(predicted, Runs) else (predicted,) for predicted in predictions]
+    longest = max(map(len, runs))
+    return Runs(np.concatenate([each[k % len(each)] for each in runs]) for k in range(longest))
+
+
+def _ranks(kind: str, predicted: np.ndarray | Runs) -> np.ndarray | Runs:
+    """Predictions as midranks in (0, 1), of each class alone."""
+    if isinstance(predicted, Runs):
+        return Runs(_ranks(kind, run) for run in predicted)
+    columns = predicted if kind == "multiclass" else predicted[:, None]
+    ranks = np.stack([midranks(column) for column in columns.T], axis=1) / (len(columns) + 1)
+    return ranks if kind == "multiclass" else ranks[:, 0]
 
 
 def corrected_t_test(
@@ -141,8 +297,6 @@ def corrected_t_test(
     out part, 1 / (k - 1). If all folds are scored on one test set, their differences show only what training varies,
     not what other patients would: pass the ratio of its size, and trust `paired_bootstrap` first.
     """
-    from scipy.special import stdtr, stdtrit
-
     values = np.asarray(differences, np.float64)
     folds = len(values)
     if folds < 2 or np.isnan(values).any():
@@ -169,41 +323,21 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def _bootstrap(differences, clusters, generator, draws: int, level: float) -> dict[str, Comparison]:
-    drawn: dict[str, list] = {}
-
-    def noted(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found = differences(weights)
-        for name, values in found.items():
-            drawn.setdefault(name, []).append(values)
-        return found
-
-    intervals = weighted_intervals(noted, clusters, generator=generator, draws=draws, level=level)
-    compared = {}
-    for name, interval in intervals.items():
-        values = np.concatenate([*drawn[name][1:], np.empty(0)])  # the first are the rows as they are
-        values = values[~np.isnan(values)]
-        if math.isnan(interval.low):
-            told = interval.reason or "undefined on these radiographs"
-            compared[name] = Comparison(interval.estimate, math.nan, math.nan, math.nan, told)
-            continue
-        rarer = min((values <= 0).sum(), (values >= 0).sum())
-        p = min(1.0, 2 * (int(rarer) + 1) / (len(values) + 1))
-        compared[name] = Comparison(interval.estimate, interval.low, interval.high, p)
-    return compared
-
-
 def _binary(target, scores: list, clusters) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
     known = ~np.isnan(np.asarray(target, np.float64))
     pairs = [known_rows("binary", target, values, probabilities=False) for values in scores]
     return pairs[0][0] == 1, [values for _, values in pairs], None if clusters is None else np.asarray(clusters)[known]
 
 
-def _few(truth: np.ndarray) -> str:
-    return f"{truth.sum()} positive and {(~truth).sum()} negative radiographs: two patients of each are needed"
+def _one_class(truth: np.ndarray) -> str:
+    return f"{truth.sum()} positive and {(~truth).sum()} negative radiographs: both are needed"
 
 
-def _without_spread(difference: float, told: str) -> Comparison:
+def _same(difference: float, reason: str) -> Comparison:
+    return Comparison(difference, difference, difference, 1.0, reason)
+
+
+def _without_spread(difference: float, reason: str) -> Comparison:
     if abs(difference) < 1e-12:
-        return Comparison(0.0, 0.0, 0.0, 1.0, told)
-    return Comparison(difference, math.nan, math.nan, math.nan, told)
+        return _same(0.0, reason)
+    return Comparison(difference, math.nan, math.nan, math.nan, reason)

@@ -18,7 +18,7 @@ from evaluation.heatmap_figures import (
     write_overlay,
 )
 from evaluation.heatmap_study import Unreadable, ahead
-from evaluation.intervals import Interval, mean_interval
+from evaluation.intervals import FRACTION, Interval, mean_interval
 from evaluation.localisation import METRICS
 from evaluation.report import MOST_SHOWN, Card, Report, Table, thumbnail, write_report
 from training.files import printable, write_text
@@ -113,7 +113,7 @@ def localisation_tables(study, records: list[dict]) -> list[Table]:
     conditions = sorted({row["condition"] for row in rows} - {""})
     for condition in [None, *(conditions if len(conditions) > 1 else [])]:
         chosen = [row for row in rows if condition in (None, row["condition"])]
-        intervals = localisation_intervals(chosen, study.config.seed)
+        intervals = localisation_intervals(chosen)
         for method, of_metric in intervals.items():
             for metric, interval in of_metric.items():
                 numbers = {name: getattr(interval, name) for name in ("estimate", "low", "high")}
@@ -124,16 +124,16 @@ def localisation_tables(study, records: list[dict]) -> list[Table]:
     return tables
 
 
-def localisation_intervals(rows: list[dict], seed: int) -> dict[str, dict[str, Interval]]:
-    """Mean and interval of each metric for each method; patients are resampled where they are known.
+def localisation_intervals(rows: list[dict]) -> dict[str, dict[str, Interval]]:
+    """Mean and interval of each metric for each method; the unit is the patient where it is known.
 
-    `rows`: path, patient, method and the metrics. Every method sees the same resamples.
+    `rows`: path, patient, method and the metrics.
     """
     result = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        patients, generator = [row["patient"] or row["path"] for row in mine], np.random.default_rng(seed)
-        result[method] = {m: mean_interval([row[m] for row in mine], patients, generator=generator) for m in METRICS}
+        patients = [row["patient"] or row["path"] for row in mine]
+        result[method] = {m: mean_interval([row[m] for row in mine], patients, limits=FRACTION) for m in METRICS}
     return result
 
 
@@ -142,8 +142,8 @@ def _localisation_table(condition: str | None, count: int, intervals: dict) -> T
         f"Localisation: {condition or 'all findings'}, {count} radiograph{'s' * (count != 1)}",
         ("map", "pixel AUROC", "AUPRO (FPR < 0.3)", "pointing game", "IoU"),
         [[method, *map(str, of_metric.values())] for method, of_metric in intervals.items()],
-        "Mean over radiographs with a finding (95 % bootstrap interval over patients where the truth names them, else "
-        "over radiographs); whole picture, with its background. A map means something where it beats the trivial maps "
+        "Mean over radiographs with a finding (95 % interval over patients where the truth names them, else over "
+        "radiographs); whole picture, with its background. A map means something where it beats the trivial maps "
         "and the untrained network.",
         folded=condition is not None,
     )

@@ -98,6 +98,19 @@ def metrics(
     return found
 
 
+def class_recalls(
+    kind: str, target: np.ndarray, predicted: np.ndarray | Runs, weights: np.ndarray | None = None
+) -> dict[int, np.ndarray]:
+    """Class among the targets -> [D], the share of it that is decided rightly. Their mean is balanced_accuracy."""
+    if isinstance(predicted, Runs):
+        each = [class_recalls(kind, target, run, weights) for run in predicted]
+        return {label: np.mean([recalls[label] for recalls in each], axis=0) for label in each[0]}
+    weights = _weights(weights, len(target))
+    table = confusion(target, decided(kind, predicted), _class_count(kind, predicted), weights)
+    right = _divide(np.diagonal(table, axis1=1, axis2=2), table.sum(2))
+    return {int(label): right[:, int(label)] for label in np.unique(target)}
+
+
 def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
     """The metric by which the best epoch is chosen: AUROC ("binary": any scores [R]), macro one-vs-rest AUROC
     ("multiclass": [R, C]) or mean absolute error ("regression", smaller is better). NaN where it is undefined."""

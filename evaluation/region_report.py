@@ -16,6 +16,7 @@ from evaluation.benchmark_figures import interval_picture
 from evaluation.benchmark_page import SIGNIFICANT, interval_text, p_text, three, told
 from evaluation.region_page import RegionPage
 from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from evaluation.verdicts import against_constant, against_others, few_patients, joined
 from training.label_groups import GROUP, GROUPS, LABELS
 
 
@@ -35,7 +36,25 @@ def write_region_report(path: Path, page: RegionPage) -> None:
     parts.append(_known(page))
     if page.notices:
         parts.append(Table("Notices about the data", ("notice",), [[text] for text in page.notices]))
-    write_page(path, page.title, page.lead, page.counts, parts, page.settings)
+    write_page(path, page.title, page.lead, page.counts, parts, page.settings, verdict=_verdict(page))
+
+
+def _verdict(page: RegionPage) -> str:
+    """Any tumour and the tumour group against chance, and what counts against the other answers."""
+    found = page.results["answers"][page.called]
+    none = GROUP["tumour"].labels[-1]
+    anything = next(row["auroc"] for row in found["labels"] if row["label"] == none)
+    kind = found["groups"]["tumour"]["auroc"]
+    few = few_patients([anything["reason"], kind["reason"]])
+    if few:
+        return few
+    sentences = [against_constant("Any tumour", anything, 0.5, "chance"),
+                 against_constant("Kind of tumour", kind, 0.5, "chance")]  # fmt: skip
+    rows = [{"other": name, "difference": row["difference"], "p_holm": row["p_holm"]}
+            for name, compared in page.results["comparisons"].items()
+            for row in compared if (row["what"], row["metric"]) == ("tumour", "balanced_accuracy")]  # fmt: skip
+    words = {name: f"{name} (kind of tumour)" for name in page.results["comparisons"]}
+    return joined([*sentences, against_others(page.called.capitalize(), rows, words, smaller=False)])
 
 
 def _groups(page: RegionPage) -> Table:
@@ -50,7 +69,7 @@ def _groups(page: RegionPage) -> Table:
     rows.sort(key=lambda row: [group.name for group in GROUPS].index(row[0]))  # answers of a group beside each other
     head = ("group", "answer", "radiographs", "AUROC (95\u00a0%)", "balanced accuracy (95\u00a0%)", "F1 (95\u00a0%)",
             "AUPRC (95\u00a0%)")  # fmt: skip
-    note = "Means over the labels of a group, each against the rest; 95 % intervals from resampling patients. "
+    note = "Means over the labels of a group, each against the rest; 95 % intervals for other patients. "
     return Table("Groups", head, rows, note + told(reasons))
 
 
@@ -115,8 +134,8 @@ def _comparisons(page: RegionPage) -> list[Table]:
                          p_text(row["p_holm"]), verdict])  # fmt: skip
             reasons.append(f"{row['what']}: {row['reason']}" if row["reason"] else "")
         note = (f"The same radiographs, {page.called} less {name}. AUROC of labels by DeLong's test with patients as "
-                "clusters, the others by the paired bootstrap of patients. Holm's p allows for all rows of the table; "
-                f"below {SIGNIFICANT:g} it counts. ")  # fmt: skip
+                "clusters, the others by exchanging the predictions of patients. Holm's p allows for all rows of the "
+                f"table; below {SIGNIFICANT:g} it counts. ")  # fmt: skip
         head = ("of", "metric", "difference (95\u00a0%)", "p", "p (Holm)", "reads as")
         if rows:
             tables.append(Table(f"{page.called} against {name}", head, rows, note + told(reasons)))

@@ -1,6 +1,6 @@
 """What a region-guided classifier is worth on some radiographs: every label, every group, the three-way decision.
 
-Intervals are 95 % by resampling whole patients (evaluation/intervals.py). What is unknown does not count; what cannot
+Intervals are 95 % with patients as the unit (evaluation/intervals.py). What is unknown does not count; what cannot
 be computed is NaN with its reason. Draws depend on the seed and on what is scored, not on what else is.
 
 N: radiographs, L: 38 labels, K: radiographs whose tumour group is known.
@@ -15,7 +15,14 @@ import pandas as pd
 from evaluation.benchmark import told
 from evaluation.calibration import calibration_metrics
 from evaluation.comparison import compare_metrics, delong_test, holm
-from evaluation.intervals import Interval, metric_intervals, weighted_intervals
+from evaluation.intervals import (
+    FRACTION,
+    Interval,
+    class_patients,
+    mean_of_classes,
+    metric_intervals,
+    weighted_intervals,
+)
 from evaluation.metrics import auroc, average_precision, balanced_accuracy, confusion, known_rows
 from evaluation.subgroups import subgroup_table
 from training.label_groups import GROUP, GROUPS, LABELS, LabelGroup
@@ -79,8 +86,20 @@ def three_way_scores(found: ThreeWay, patients: Sequence, *, seed: int = 0, draw
                 "sensitivity": _share(table[:, 1:, 1:].sum((1, 2)), rows[:, 1:].sum(1)),
                 "specificity": recalls["recall of normal"], **recalls}  # fmt: skip
 
-    generator = np.random.default_rng([seed, 333])
-    intervals = weighted_intervals(statistics, names, generator=generator, draws=draws) if len(truth) else {}
+    intervals = {}
+    if len(truth):
+        counts_of = class_patients(truth, names)
+        normal = counts_of.get(0, 0)
+        tumour = len(np.unique(names[truth > 0]))
+        recalls = {f"recall of {name}": counts_of.get(k, 0) for k, name in enumerate(THREE_WAY)}
+        intervals = weighted_intervals(
+            statistics, names, generator=np.random.default_rng([seed, 333]), draws=draws, patients=counts_of,
+            limits=dict.fromkeys(recalls, FRACTION),
+            patients_of={name: (count,) for name, count in recalls.items()}
+            | {"sensitivity": (tumour,), "specificity": (normal,)},
+        )  # fmt: skip
+        of_classes = [intervals[f"recall of {THREE_WAY[k]}"] for k in counts_of]
+        intervals["balanced_accuracy"] = mean_of_classes(intervals["balanced_accuracy"], of_classes)
     counts = confusion(truth, decision, 3)[0].astype(int)
     return {"table": counts.tolist(), "radiographs": len(truth), **{k: told(v) for k, v in intervals.items()}}
 
@@ -97,13 +116,14 @@ def label_table(
         row = {"label": name, "group": group_of[index], "positives": int(truth.sum()), "known": int(known.sum()),
                "patients": len(np.unique(clusters))}  # fmt: skip
         if truth.all() or not truth.any():
-            nothing = told(Interval(np.nan, np.nan, np.nan, 0, UNMEASURABLE))
+            nothing = told(Interval(np.nan, np.nan, np.nan, UNMEASURABLE))
             rows.append(row | {"auroc": nothing, "auprc": nothing})
             continue
         found = weighted_intervals(
             lambda weights, t=truth, s=scores: {"auroc": auroc(s, t, weights),
                                                 "auprc": average_precision(s, t, weights)},
             clusters, generator=np.random.default_rng([seed, index]), draws=draws,
+            patients=class_patients(truth, clusters),
         )  # fmt: skip
         rows.append(row | {metric: told(interval) for metric, interval in found.items()})
     return rows
@@ -164,7 +184,7 @@ def comparison_table(
     """First less second on the same radiographs: what, metric, difference, low, high, p, p_holm, reason.
 
     AUROC of each label besides the bones by DeLong's test with patients as clusters; of the groups the balanced
-    accuracy, of the bones also the mean AUROC, by the paired bootstrap of patients. Holm's p allows for all rows.
+    accuracy, of the bones also the mean AUROC, by the exchange of predictions by patient. Holm's p allows for all rows.
     """
     rows = []
     for group in GROUPS:
@@ -178,9 +198,10 @@ def comparison_table(
         target, columns = group_target(labels, group), list(group.indices)
         if len(np.unique(target[~np.isnan(target)])) > 1:
             generator = np.random.default_rng([seed, 3000 + columns[0]])
+            chosen = ("auroc", "balanced_accuracy") if group.name == "bone" else ("balanced_accuracy",)
             compared = compare_metrics("multiclass", target, first[:, columns], second[:, columns], patients,
-                                       generator=generator, draws=draws)  # fmt: skip
-            for metric in ("auroc", "balanced_accuracy") if group.name == "bone" else ("balanced_accuracy",):
+                                       generator=generator, draws=draws, only=chosen)  # fmt: skip
+            for metric in chosen:
                 rows.append({"what": group.name, "metric": metric, **compared[metric]._asdict()})
     adjusted = holm({str(number): row["p"] for number, row in enumerate(rows)})
     return [row | {"p_holm": adjusted[str(number)]} for number, row in enumerate(rows)]
@@ -210,7 +231,7 @@ def part_table(
 def _calibration(kind: str, target, said, clusters, generator, draws: int) -> dict[str, Any]:
     target, said = known_rows(kind, target, said)
     if not len(target):
-        nothing = Interval(np.nan, np.nan, np.nan, 0, "no radiograph of which it is known")
+        nothing = Interval(np.nan, np.nan, np.nan, "no radiograph of which it is known")
         return {"ece": told(nothing), "brier": told(nothing)}
     found = weighted_intervals(
         lambda weights: calibration_metrics(kind, target, said, weights), clusters, generator=generator, draws=draws

@@ -21,6 +21,7 @@ from training.files import write_bytes, write_text
 from training.text import shortened, visible
 
 MOST_EMBEDDED, MOST_SHOWN = 400, 2000
+FEWEST_POINTS = 10  # radiographs of a plot; fewer show nothing
 THUMBNAIL = 160  # pixels, longer side
 
 
@@ -111,12 +112,26 @@ def write_report(path: Path, report: Report) -> None:
 
 def write_page(
     path: Path, title: str, lead: str, counts: dict[str, str], parts: Sequence[Table | Pictures],
-    settings: dict[str, Any], banner: str = "",
+    settings: dict[str, Any], banner: str = "", verdict: str = "",
 ) -> None:  # fmt: skip
-    """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all."""
-    shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in parts]
+    """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all.
+
+    `verdict`: what came out, in words (`evaluation.verdicts`); it is the first line below the title. Tables without a
+    row are only named at the end.
+    """
+    empty = [part for part in parts if isinstance(part, Table) and not part.rows]
+    kept = [part for part in parts if part not in empty]
+    if empty:
+        kept.append(Table("Without a row", ("table", "note"), [[part.title, part.note] for part in empty], folded=True))
+    shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in kept]
     above = [f"<div class=banner role=note>{text_of(banner)}</div>"] if banner else []
-    _write(path, title, [*above, _header(title, lead, counts), *shown, _settings(settings)])
+    _write(path, title, [*above, _header(title, lead, counts, verdict), *shown, _settings(settings)])
+
+
+def left_out(parts: Sequence[str], radiographs: int) -> Table:
+    """A table that says which parts of a page are left out because there are few radiographs."""
+    reason = f"{radiographs} radiographs; at least {FEWEST_POINTS} are needed"
+    return Table("Left out", ("part", "reason"), [[part, reason] for part in parts])
 
 
 def anonymous(notice: str, patients: set) -> str:
@@ -168,8 +183,9 @@ def _counts(counts: dict[str, str]) -> str:
     return f"<dl class=counts>{items}</dl>"
 
 
-def _header(title: str, lead: str, counts: dict[str, str]) -> str:
-    return f"<header><h1>{text_of(title)}</h1><p>{text_of(lead)}</p>{_counts(counts)}</header>"
+def _header(title: str, lead: str, counts: dict[str, str], verdict: str = "") -> str:
+    first = f"<p class=verdict>{text_of(verdict)}</p>" if verdict else ""
+    return f"<header><h1>{text_of(title)}</h1>{first}<p>{text_of(lead)}</p>{_counts(counts)}</header>"
 
 
 def _table(table: Table) -> str:
@@ -272,6 +288,7 @@ body{margin:0 auto;padding:28px 32px 60px;max-width:1500px;background:var(--page
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 .banner{background:#5b3a00;color:#fff4dc;padding:10px 14px;border-radius:8px;margin:0 0 18px;font-weight:600}
 h1{font-size:25px;margin:0 0 6px}h2{font-size:17px;margin:0}header p{max-width:78ch;margin:0 0 14px;color:var(--faint)}
+header .verdict{color:var(--ink);font-weight:600;font-size:17px}
 .counts{display:flex;flex-wrap:wrap;gap:10px;margin:0 0 22px}
 .counts div{background:#fff;border:1px solid var(--line);border-radius:8px;padding:8px 16px;min-width:110px}
 dt{color:var(--faint);font-size:13px}dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}

@@ -15,6 +15,7 @@ from evaluation.benchmark_ranking import ONE_SCALE, Ranking, label_curves, tests
 from evaluation.benchmark_tables import Cell, Row, below, table_rows
 from evaluation.ranks import LEVEL, alike, pairs, ranks
 from evaluation.report import Best, Picture, Pictures, Table, data_uri, write_page
+from evaluation.verdicts import joined
 
 
 def write_summary(
@@ -36,7 +37,20 @@ def write_summary(
     read = sorted({str(one.file.parent) for one in collection.results.values()})
     settings = {"read": ", ".join(read), "beside this page": ", ".join(files)}
     settings |= {f"backbone {name}": whole for whole, name in shown.items() if whole != name}
-    write_page(path, _title(len(collection.backbones), len(tasks)), lead, counts, parts, settings)
+    write_page(path, _title(len(collection.backbones), len(tasks)), lead, counts, parts, settings,
+               verdict=joined([_verdict(collection, found.setting, shown) for found in rankings]))  # fmt: skip
+
+
+def _verdict(collection: Collection, setting: Setting, shown: dict[str, str]) -> str:
+    """On how many tasks of a setting which backbone is better than every other one."""
+    tasks = [task for task in collection.tasks(setting) if len(collection.row(setting, task)) > 1]
+    if not tasks:
+        return ""
+    winners = [collection.winner(setting, task)[0] for task in tasks]
+    names = sorted({winner for winner in winners if winner}, key=lambda name: (-winners.count(name), name))
+    parts = [f"{shown[name]} is better than every other backbone on {winners.count(name)}" for name in names]
+    parts += [f"none is shown to be better on {winners.count('')}"] if "" in winners else []
+    return f"{setting.title}: of {len(tasks)} task{'s' * (len(tasks) != 1)}, {'; '.join(parts)}."
 
 
 def missing_text(collection: Collection, shown: dict[str, str]) -> list[str]:

@@ -143,21 +143,21 @@ class Study:
     def interval(self, kind: str, truth, predicted, patients, name: str, minus=None):
         """The score of test predictions (less the score of the predictions `minus`) with its interval.
 
-        Patients are resampled; the same `name` gives the same draws, so differences are paired.
+        The unit is the patient; the same `name` gives the same draws.
         """
-        from evaluation.intervals import bootstrap_interval
-        from evaluation.metrics import score
+        from evaluation.benchmark import MAIN
+        from evaluation.comparison import compare_metrics
+        from evaluation.intervals import metric_intervals
 
-        def statistic(rows):
-            own = score(kind, truth[rows], predicted[rows])
-            return own if minus is None else own - score(kind, truth[rows], minus[rows])
-
-        return bootstrap_interval(statistic, patients, generator=self.generator(name), draws=1000)
+        options = {"generator": self.generator(name), "draws": 1000}
+        if minus is None:
+            return metric_intervals(kind, truth, predicted, patients, **options)[MAIN[kind]]
+        return compare_metrics(kind, truth, predicted, minus, patients, only=(MAIN[kind],), **options)[MAIN[kind]]
 
     def add(self, part: str, task: str, method: str, metric: str, value, *, labels: int = 0) -> None:
-        """`value`: an Interval or a number."""
+        """`value`: an Interval, a Comparison or a number."""
         low, high = getattr(value, "low", float("nan")), getattr(value, "high", float("nan"))
-        number = float(getattr(value, "estimate", value))
+        number = float(getattr(value, "estimate", getattr(value, "difference", value)))
         self.rows.append({"part": part, "task": task, "labels": labels, "method": method, "metric": metric,
                           "value": number, "low": low, "high": high, "seed": self.config.seed})  # fmt: skip
 
@@ -192,14 +192,14 @@ class Study:
                                        self.config.seed, self.device)  # fmt: skip
         patients = self.records("test")["patient"].to_numpy()[rows]
         for name, values in errors.items():
-            interval = mean_interval(values, patients, generator=self.generator("reconstruction"))
+            interval = mean_interval(values, patients)
             self.add("reconstruction", "hidden pixels", name, "MSE", interval)
 
     def localisation(self) -> None:
         """Per condition: pixel AUROC and pointing rate of the error map, of an untrained one and of trivial maps."""
         import numpy as np
 
-        from evaluation.intervals import mean_interval
+        from evaluation.intervals import FRACTION, mean_interval
         from evaluation.localisation import BASELINES, chance_scores, localisation_scores
         from evaluation.neighbours import PatchBank
 
@@ -227,7 +227,7 @@ class Study:
             for method in chosen[0][2]:
                 for metric in ("pixel_auroc", "pointing_game", "aupro"):
                     values = [f[2][method][metric] for f in chosen]
-                    interval = mean_interval(values, patients, generator=self.generator(method))
+                    interval = mean_interval(values, patients, limits=FRACTION)
                     self.add("localisation", condition, method, metric, interval)
 
     def maps(self, mae, rows):
@@ -328,8 +328,7 @@ class Study:
                 for method, predicted in found.items():
                     interval = self.interval(info.kind, truth, predicted, patients, task)
                     self.add("fine-tuning", task, method, metric_of(info), interval, labels=labels)
-                    say(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval.estimate:.3f} "
-                        f"[{interval.low:.3f}, {interval.high:.3f}]")  # fmt: skip
+                    say(f"fine-tuning {task}, {labels} labels, {method}: {metric_of(info)} {interval}")
                 if set(STARTS) <= set(found):
                     gain = self.interval(info.kind, truth, found["pretrained"], patients, task,
                                          minus=found["from scratch"])  # fmt: skip

@@ -436,7 +436,7 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
         heatmap(model, images, tmp_path / "none", truth=truth, masks="complementary")
 
 
-def test_intervals_resample_patients():
+def test_patients_are_the_unit_of_intervals():
     from evaluation.heatmap_report import localisation_intervals
 
     rng = np.random.default_rng(0)
@@ -446,8 +446,8 @@ def test_intervals_resample_patients():
         for p in range(8)
         for v in range(9)
     ]
-    by_patient = localisation_intervals(rows, 0)["m"]["iou"]
-    by_radiograph = localisation_intervals([row | {"patient": ""} for row in rows], 0)["m"]["iou"]
+    by_patient = localisation_intervals(rows)["m"]["iou"]
+    by_radiograph = localisation_intervals([row | {"patient": ""} for row in rows])["m"]["iou"]
     assert by_patient.estimate == by_radiograph.estimate == pytest.approx(values.mean())
     assert by_patient.high - by_patient.low > 2 * (by_radiograph.high - by_radiograph.low)
 

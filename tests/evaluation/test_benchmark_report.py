@@ -181,3 +181,44 @@ def test_draws_of_few_labels_are_compared_as_draws():
     together = dataclasses.replace(page.test, single=False)
     assert few["p"] >= few["p_folds"] and many["p"] == many["p_folds"]  # what patients alone say is not enough
     assert compare(found, together, 6, 300)[0]["p_folds"] > few["p_folds"]
+
+
+def verdict(tmp_path, page) -> str:
+    write_benchmark_report(tmp_path / "report.html", page)
+    return re.search("<p class=verdict>(.*?)</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))[1]
+
+
+def test_the_first_line_says_what_came_out(tmp_path):
+    good = verdict(tmp_path, a_page("binary", ("trained", "none:random")))
+    assert good.startswith("trained-1: better than chance. trained-1: ")
+    assert "random weights (none:random-1)" in good
+    tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
+    for fold in tossed.studies[0].folds:
+        fold.test[:] = np.random.default_rng(1).random(48)
+    tossed.studies[0].summary = summarise(tossed.studies[0].folds, tossed.test)
+    assert verdict(tmp_path, tossed) == "only-1: not shown to be better than chance."
+    ages = a_page("regression", ("only",))
+    for fold in ages.studies[0].folds:
+        fold.test[:] += 5000
+    ages.studies[0].summary = summarise(ages.studies[0].folds, ages.test)
+    assert verdict(tmp_path, ages) == "only-1: worse than one value for all radiographs."
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "below -1" in text and not re.search(r"-\d{3,}\.\d", text)
+
+
+def test_few_patients_show_nothing(tmp_path):
+    """9 radiographs of 4 patients were "1.000 (1.000 to 1.000)"."""
+    page = a_page("binary", ("only",), rows=8)
+    for fold in page.studies[0].folds:
+        fold.test[:] = page.test.target
+    page.studies[0].summary = summarise(page.studies[0].folds, page.test)
+    few = "Too few patients (4; 4 with the finding)"
+    assert few not in verdict(tmp_path, page)  # each patient has both: four of either
+    patients = [f"PATIENT-{row}" for row in (0, 1, 0, 1, 0, 1, 2, 3)]
+    test = dataclasses.replace(page.test, patients=patients)
+    page.studies[0].summary = summarise(page.studies[0].folds, test)
+    page = dataclasses.replace(page, test=test)
+    expected = "Too few patients (4; 2 with the finding) for intervals and tests: the values show nothing."
+    assert verdict(tmp_path, page) == expected
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "8 radiographs; at least 10 are needed" in text and "1.000 (1.000" not in text

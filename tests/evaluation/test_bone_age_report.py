@@ -1,6 +1,7 @@
 """The page and tables of bone ages against the truth."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -56,7 +57,26 @@ def test_what_is_refused_and_how_shares_are_written(page):
         BoneAgePage(**given | {"target": [np.nan] * 2})
     with pytest.raises(ValueError, match="predicted: 1 values for 2"):
         BoneAgePage(**given | {"target": [1, 2], "predicted": [1]})
-    assert score_text("within", Interval(0.81, 0.7, 0.9, 9)).replace("\u00a0", " ") == "81 % (70 to 90)"
-    assert score_text("bias", Interval(-1.5, -2, 1, 9)).startswith("-1.500 (-2.000")
+    assert score_text("within", Interval(0.81, 0.7, 0.9)).replace("\u00a0", " ") == "81 % (70 to 90)"
+    assert score_text("bias", Interval(-1.5, -2, 1)).startswith("-1.500 (-2.000")
     stored = BoneAgePage(**given | {"target": [1, 2], "baseline": (90, 10, 145)}).baselines()
     assert stored["one age for each sex"].tolist() == [145, 10]
+    assert score_text("r2", Interval(-2697.0, -9000, -800)) == "below -1"
+
+
+def test_the_first_line_says_what_came_out(page, tmp_path):
+    more = dataclasses.replace(page, draws=200)  # p is at least 1 / 201, and Holm's at least 4 / 201
+    write_bone_age_report(tmp_path / "report.html", more)
+    text = (tmp_path / "report.html").read_text()
+    assert "<p class=verdict>The network: better than one age for all and one age for each sex.</p>" in text
+    rng = np.random.default_rng(1)
+    wrong = dataclasses.replace(more, predicted=np.nan_to_num(page.target) + rng.normal(150, 90, 41))
+    write_bone_age_report(tmp_path / "wrong.html", wrong)
+    text = (tmp_path / "wrong.html").read_text()
+    assert "<p class=verdict>The network: worse than one age for all and one age for each sex.</p>" in text
+    few = BoneAgePage("Bone age", "", [10.0, 50, 90], [12.0, 40, 99], ["M"] * 3, list("abc"), list("xyz"),
+                      [10.0, 50, 90], ["M"] * 3, draws=10)  # fmt: skip
+    write_bone_age_report(tmp_path / "few.html", few)
+    text = (tmp_path / "few.html").read_text()
+    assert "<p class=verdict>Too few patients (3) for intervals and tests" in text
+    assert "3 radiographs; at least 10 are needed" in text and "<img" not in text

@@ -218,9 +218,9 @@ def test_the_score_of_runs_is_the_mean_of_their_scores(kind):
     assert found == {name: (pytest.approx(np.mean([one[name].value for one in each])), "") for name in each[0]}
     part = rng.random(50) < 0.5
     np.testing.assert_array_equal(runs[part], [run[part] for run in runs])
-    patients, draws = rng.integers(0, 20, 50), {"generator": np.random.default_rng(0), "draws": 50}
+    patients, draws = rng.integers(0, 20, 50), {"generator": np.random.default_rng(0), "draws": 50, "specificity": 0.8}
     interval = metric_intervals(kind, target, runs, patients, **draws)
-    first, draws = next(iter(runs)), {"generator": np.random.default_rng(0), "draws": 50}
+    first, draws = next(iter(runs)), {"generator": np.random.default_rng(0), "draws": 50, "specificity": 0.8}
     lone = metric_intervals(kind, target, Runs([first]), patients, **draws)
     same = metric_intervals(kind, target, first, patients, **draws | {"generator": np.random.default_rng(0)})
     assert lone == same and all(one.low <= one.estimate <= one.high for one in interval.values())

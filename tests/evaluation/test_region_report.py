@@ -53,6 +53,12 @@ def page():
     )  # fmt: skip
 
 
+def test_the_first_line_says_what_came_out(written):
+    found = re.search("<p class=verdict>(.*?)</p>", (written / "report.html").read_text(encoding="utf-8"))[1]
+    assert found.startswith("Any tumour: better than chance. Kind of tumour: better than chance. Guided: ")
+    assert found.endswith("whole image (kind of tumour).")
+
+
 @pytest.fixture(scope="module")
 def written(page, tmp_path_factory):
     """The folder of the page and the tables. Pictures are made and not drawn, which takes seconds."""

@@ -168,3 +168,15 @@ def test_the_best_cell_is_bold_and_escaped(tmp_path):
     write_page(tmp_path / "page.html", "T", "", {}, [table], {})
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<td><b>&lt;i&gt;1</b></td>" in text and "<td>&lt;i&gt;2</td>" in text and "<i>" not in text
+
+
+def test_tables_without_a_row_are_only_named(tmp_path):
+    full = Table("Full", ("a",), [["1"]])
+    empty = Table("Empty", ("first column", "second column"), [], "No radiograph has a condition.")
+    write_page(tmp_path / "page.html", "T", "", {}, [empty, full], {})
+    elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    text = " ".join(elements.text)
+    assert "first column" not in text and text.index("Full") < text.index("Without a row") < text.index("Empty")
+    assert "No radiograph has a condition." in text
+    write_page(tmp_path / "page.html", "T", "", {}, [full], {})
+    assert "Without a row" not in (tmp_path / "page.html").read_text(encoding="utf-8")
