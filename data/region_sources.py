@@ -10,7 +10,6 @@ from typing import Any
 
 from training.cli import flag
 
-
 RELEASES = ("btxrd", "fracatlas", "snuh")  # what records of their layouts have as "source"
 
 

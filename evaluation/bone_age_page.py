@@ -49,10 +49,11 @@ def case_picture(grey: np.ndarray, saliency: np.ndarray | None, size: tuple[int,
 def write_bone_age_page(
     path: Path, results: Sequence[BoneAgeResult], pictures: dict[int, Image.Image], *, about: str,
     failed: Sequence[tuple[Path, str, str]] = (), reference: BoneAgeReference | None = None, notes: Sequence[str] = (),
-    settings: dict[str, str] | None = None, sd_of_table: bool = False,
+    settings: dict[str, str] | None = None, sd_of_table: bool = False, against: str = "",
 ) -> None:  # fmt: skip
     """Write the page. pictures: number of a result -> `case_picture`, of as many as are shown. about: the network in a
-    sentence. failed: path, reason and detail of what could not be read. reference: what is known of the training."""
+    sentence. failed: path, reason and detail of what could not be read. reference: what is known of the training.
+    against: what the network's validation score says against it (`training.kept_facts.doubt`)."""
     aged = any(not math.isnan(result.age) for result in results)
     doubted = sum(bool(result.all_warnings) for result in results)
     useless = sum(bool(result.reasons) for result in results)
@@ -61,8 +62,9 @@ def write_bone_age_page(
     parts: list[Table | Pictures] = []
     first = [f"{useless:,} of {len(results):,} bone ages must not be used: they are outside the range of the training "
              f"data, or the radiograph is {UNLIKE}."] if useless else []  # fmt: skip
-    if first or notes:
-        parts.append(Table("Read this first", ("note",), [[note] for note in [*first, *notes]]))
+    first += [f"{against[:1].upper()}{against[1:]}."] if against else []
+    if notes:
+        parts.append(Table("Read this first", ("note",), [[note] for note in notes]))
     parts.append(_table(results, aged, sd_of_table))
     if pictures:
         shown = [_case(results[number], picture) for number, picture in pictures.items()]
@@ -81,7 +83,7 @@ def write_bone_age_page(
     lead = (
         f"{about} Bone ages as the readers of the training set gave them (RSNA's: after Greulich and Pyle). {BURNT_IN}"
     )
-    write_page(path, "Bone age", lead, counts, parts, settings or {}, RESEARCH)
+    write_page(path, "Bone age", lead, counts, parts, settings or {}, RESEARCH, " ".join(first))
 
 
 def _table(results: Sequence[BoneAgeResult], aged: bool, sd_of_table: bool) -> Table:

@@ -166,7 +166,7 @@ class Networks:
         from models.finetuned import fold_folders, load_finetuned, network_name
         from training.device import choose_device, prepare_device, resolve_precision
         from training.files import printable, sha256_of
-        from training.kept_facts import counted_radiographs, network_sentences, read_facts
+        from training.kept_facts import counted_radiographs, doubt, network_sentences, read_facts
 
         self.config, self.device = config, choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -214,6 +214,7 @@ class Networks:
         }  # fmt: skip
         self.likeness = Joint(likeness)
         several = f"the mean of {len(trained)} networks: " if len(trained) > 1 else ""
+        self.doubt = doubt(trained)
         self.told = [*network_sentences(f"{several}{name}", trained), self.likeness.note]
 
     def load_autoencoder(self, path: Path):
@@ -271,8 +272,9 @@ class Networks:
         facts = self.facts | {"regions": source, "like training": self.likeness.word(likeness),
                               "likeness": likeness if self.likeness.known else None}  # fmt: skip
         return make_case(minmax(pixels), named, views, self.temperatures, back, rule=self.config.rule, facts=facts,
-                         calibrated_on=self.calibrated_on, warning=self.likeness.sentence(likeness),
-                         unlike=self.likeness.is_unlike(likeness), told=self.told)  # fmt: skip
+                         calibrated_on=self.calibrated_on, told=self.told,
+                         warning="; ".join(filter(None, [self.likeness.sentence(likeness), self.doubt])),
+                         unlike=self.likeness.is_unlike(likeness))  # fmt: skip
 
     def look(self, path: Path, pixels, crops: list):
         """(probabilities [V, L] of the whole and of `crops`: each network after its temperatures, then their mean; how

@@ -188,7 +188,7 @@ class Networks:
         prepare_device(self.device)
         self.precision = resolve_precision(c.precision, self.device)
         found = load_bone_ages(c.model_path, c.weights)
-        self.sentences = told_of(found)
+        self.sentences, self.against = told_of(found)
         self.models, self.report = [one.model for one in found.values()], next(iter(found.values())).report
         if len(found) > 1:
             self.report = f"mean of {len(found)} networks of a cross-validation: {self.report}"
@@ -283,11 +283,11 @@ class Networks:
         return sum(found) / len(found)
 
 
-def told_of(found: dict) -> list[str]:
-    """Which networks answer, what trained them and how good they were, in sentences."""
+def told_of(found: dict) -> tuple[list[str], str]:
+    """(which networks answer, what trained them and how good they were, in sentences; what speaks against them)."""
     from models.finetuned import network_name
     from training.files import printable
-    from training.kept_facts import network_sentences, read_facts
+    from training.kept_facts import doubt, network_sentences, read_facts
 
     facts = []
     for path, one in found.items():
@@ -297,7 +297,7 @@ def told_of(found: dict) -> list[str]:
             raise ValueError(f"{printable(path)}: {error}") from None
     first = next(iter(found.values()))
     task = "bone age" if len(found) == 1 else f"bone age, the mean of {len(found)} networks of a cross-validation"
-    return network_sentences(network_name(task, first.model.backbone, first.about), facts)
+    return network_sentences(network_name(task, first.model.backbone, first.about), facts), doubt(facts)
 
 
 def predict(c: Config, network: Networks, records):
@@ -430,7 +430,7 @@ def write(c: Config, network: Networks, records, results: list, pictures: dict, 
     settings |= {"network": network.report, "preprocessing": str(network.preprocessing), "speed": network.told}
     write_bone_age_page(out / "index.html", results, pictures, about=" ".join(network.sentences), failed=failed,
                         reference=network.reference, notes=network.notes, settings=settings,
-                        sd_of_table=network.age_spread is not None)  # fmt: skip
+                        sd_of_table=network.age_spread is not None, against=network.against)  # fmt: skip
     if any(not math.isnan(result.target) for result in results):
         evaluate(c, network, records, results, settings)
 

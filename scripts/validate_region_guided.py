@@ -320,7 +320,10 @@ class Study:
         return total / len(self.folds), dataset.owner
 
     def tell_what_is_unlike(self) -> list[str]:
-        """`yes`, `no` or `unknown` of each radiograph; a warning if some are unlike the training radiographs."""
+        """`yes`, `no` or `unknown` of each radiograph; warnings if some are unlike the training radiographs, and if the
+        networks were no better than chance."""
+        from training.kept_facts import doubt
+
         words = [self.likeness.word(value) for value in self.alike]
         if count := words.count("no"):
             self.warnings.append(f"{count} of {len(words)} radiographs are unlike the training radiographs: the "
@@ -328,6 +331,8 @@ class Study:
                                  f"the figures. {self.likeness.note}")  # fmt: skip
         elif not self.likeness.known:
             self.warnings.append(self.likeness.note)
+        if against := doubt(self.trained):
+            self.warnings.append(f"{against[:1].upper()}{against[1:]}.")
         return words
 
     def told(self) -> list[str]:

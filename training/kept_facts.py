@@ -110,6 +110,16 @@ def network_sentences(name: str, several: Sequence[KeptFacts]) -> list[str]:
     return [f"Network: {name}.", f"Trained on: {trained}{each}.", f"Validation score: {judged}."]
 
 
+def doubt(several: Sequence[KeptFacts]) -> str:
+    """What their scores say against the networks: `the network loses to one age for all`; "" where nothing does."""
+    scores = [one.score for one in several if one.score is not None and one.score.verdict != BEATS]
+    if not scores:
+        return ""
+    worst = max(scores, key=lambda score: VERDICTS.index(score.verdict))
+    who = "the network" if len(several) == 1 else f"at least one of {len(several)} networks"
+    return f"{who} {worst.verdict} {worst.against} on its validation radiographs"
+
+
 def _score(told: Any) -> KeptScore | None:
     if told is None:
         return None

@@ -106,9 +106,11 @@ def test_an_age_outside_the_training_must_not_be_used_and_every_place_says_so(tm
     told = "outside the range of the training data by 86 months: do not use"
     found = result(months=0.0, low=math.nan, high=math.nan, reasons=[range_warning([0.0], (86, 192))], warnings=("w",))
     assert found.line == f"b.png: 0 years 0 months (0.0 months); {told}" and found.row()["do_not_use"] == told
-    write_bone_age_page(tmp_path / "a.html", [found, result()], {0: Image.new("RGB", (9, 9))}, about="A network.")
+    write_bone_age_page(tmp_path / "a.html", [found, result()], {0: Image.new("RGB", (9, 9))}, about="A network.",
+                        against="the network loses to one age for all")  # fmt: skip
     page = (tmp_path / "a.html").read_text()
-    assert "1 of 2 bone ages must not be used" in page.split("<table")[1]
+    assert "<p class=verdict>1 of 2 bone ages must not be used" in page
+    assert "unlike the training radiographs. The network loses to one age for all.</p>" in page
     assert "<b>DO NOT USE: 0 years 0 months</b>" in page and f"{told}; w" in page
     assert "<span>DO NOT USE: outside the range of the training data by 86 months</span>" in page
     assert "No interval" not in page and "has no interval" in page and "<b>10 years 6 months</b>" in page

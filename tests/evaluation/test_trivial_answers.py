@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation.trivial_answers import kept_group_score, kept_score
-from training.kept_facts import BEATS, LOSES, UNSHOWN, KeptFacts, joined_names, network_sentences, read_facts
+from training.kept_facts import BEATS, LOSES, UNSHOWN, KeptFacts, doubt, joined_names, network_sentences, read_facts
 from training.label_groups import LABELS, TUMOURS, label_vector
 
 
@@ -80,6 +80,9 @@ def test_what_a_page_says_of_networks():
     ]  # fmt: skip
     assert "how many is not stated" in KeptFacts("phantoms").trained_on and "not stated of what" in KeptFacts(
         "", 5).trained_on  # fmt: skip
+    assert doubt([one]) == doubt([KeptFacts()]) == ""
+    assert doubt([KeptFacts(score=worse)]) == "the network loses to chance on its validation radiographs"
+    assert doubt([one, two]).startswith("at least one of 2 networks loses to chance")
     assert "different data" in network_sentences("x", [one, KeptFacts("knees", 9)])[1]
     assert joined_names(["a", "b", "a"]) == "a, b" and joined_names(["x" * 150, "y" * 150]) == "2 data sets"
 
