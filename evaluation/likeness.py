@@ -117,8 +117,6 @@ class Likeness:
     def from_arrays(cls, stored: Mapping[str, np.ndarray]) -> "Likeness":
         """Of what is there; ValueError or KeyError for arrays that cannot be."""
         found = {name: Novelty.from_arrays(name, stored) for name in KINDS}
-        if not any(found.values()) and not len(stored):
-            raise ValueError("it holds nothing")
         return cls({name: one for name, one in found.items() if one is not None})
 
     def save(self, path: str | Path) -> None:
@@ -131,7 +129,14 @@ class Likeness:
     @classmethod
     def load(cls, path: str | Path) -> "Likeness":
         """Read what `save` wrote, also as a part of another reference; ValueError for any other file."""
-        return load_arrays(path, cls.from_arrays)
+
+        def read(stored: Mapping[str, np.ndarray]) -> "Likeness":
+            found = cls.from_arrays(stored)
+            if not found.novelty and "predicted" not in stored:  # that of a bone age knows its errors in any case
+                raise ValueError("it remembers no radiographs")
+            return found
+
+        return load_arrays(path, read)
 
     @classmethod
     def of_folder(cls, folder: str | Path, width: int) -> "Likeness | None":

@@ -160,7 +160,7 @@ def test_a_file_that_lies_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not a reference"):
         Likeness.load(path)
     np.savez(path)
-    with pytest.raises(ValueError, match="it holds nothing"):
+    with pytest.raises(ValueError, match="it remembers no radiographs"):
         Likeness.load(path)
     path.write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match="not a reference"):
