@@ -29,14 +29,14 @@ def test_a_network_that_loses_to_one_age_for_all_says_so():
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
 def test_a_network_that_knows_nothing_rarely_beats_chance(kind):
     verdicts = {BEATS: 0, UNSHOWN: 0, LOSES: 0}
-    for seed in range(400):
+    for seed in range(200):
         rng = np.random.default_rng(seed)
         if kind == "binary":
             target, predicted = rng.integers(0, 2, 40), rng.random(40)
         else:
             target, predicted = rng.integers(0, 3, 40), rng.dirichlet(np.ones(3), 40)
         verdicts[kept_score(kind, target, predicted, range(40), target).verdict] += 1
-    assert verdicts[BEATS] <= 0.04 * 400 and 150 < verdicts[LOSES] < 250
+    assert verdicts[BEATS] <= 0.05 * 200 and 75 < verdicts[LOSES] < 125
     target = np.arange(40) % 2 if kind == "binary" else np.arange(40) % 3
     sure = target * 0.8 + 0.1 if kind == "binary" else np.eye(3)[target] * 0.7 + 0.1
     found = kept_score(kind, target, sure, range(40), target)
