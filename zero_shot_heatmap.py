@@ -5,7 +5,7 @@
 
     # each patch hidden equally often, in a third of the time
     ... --masks complementary --passes 4
-    # how far from normal? z-scores against a folder of normal radiographs (subfolders = body parts)
+    # how far from normal? z-scores against normal radiographs, those of the same body part where folders say so
     ... --reference /path/to/normals          # later runs: --reference /path/to/output/reference.npz
     # does the map point at the findings? masks, LabelMe, YOLO or a CSV of boxes, beside trivial maps
     ... --truth /path/to/annotations
@@ -21,15 +21,16 @@ and OUT gets err_mean_summary.csv, failed.csv, index.html (open it in a browser)
 The map is the error of the hidden pixels, averaged over the passes in which they were hidden, on pixels in [0, 1]. A
 network trained on normalised patches (norm_pix_loss) predicts no brightness; its patches get the mean and the standard
 deviation of the true patch back, so its map shows texture errors only. Exit status: 0 all radiographs were read, 3 some
-were not (failed.csv says why), 2 a wrong flag or file.
+were not (failed.csv says why), 2 a wrong flag or file, or radiographs that are unlike the normals of --reference.
 """
 
 import dataclasses
 import functools
+import json
 from pathlib import Path, PurePath
 
 from training.cli import flag, run, weights_flag
-from training.progress import meter, say
+from training.progress import meter, say, warn
 
 
 @dataclasses.dataclass
@@ -47,7 +48,7 @@ class Config:
     l2: bool | None = flag(None, "squared error (the default)")
     l1: bool = flag(False, "absolute error instead")
     seed: int = flag(0, "of the masks; a radiograph's masks depend on it and on the path below the input folder")
-    imagenet_norm: bool = flag(True, "--no-imagenet-norm feeds pixels in [0, 1] without the checkpoint's mean and SD")
+    imagenet_norm: bool = flag(True, "pixels get the checkpoint's mean and SD; without, they stay in [0, 1]")
     scale: str | None = flag(
         None,
         "top of the colours: 99.5th percentile of all radiographs, of each radiograph, or --scale-max [cohort]",
@@ -63,7 +64,15 @@ class Config:
         "also write the figures as this, beside the PNGs that index.html shows",
         choices=("png", "jpeg", "jpg", "pdf", "svg"),
     )
-    reference: Path | None = flag(None, "folder of normal radiographs, or the reference.npz of an earlier run: z-maps")
+    reference: list[Path] = flag(
+        [], "z-maps: folders or lists of normal radiographs, or the reference.npz of an earlier run"
+    )
+    group: str | None = flag(
+        None,
+        "the group of normals that all radiographs are compared with; default: the column group of a .csv list, the "
+        "first folder below an input folder, or the input folder's name",
+    )
+    force_reference: bool = flag(False, "show z-maps also where most radiographs are unlike the normals")
     truth: Path | None = flag(
         None, "findings (folder of masks, LabelMe or YOLO files, or a CSV): measures localisation"
     )
@@ -90,12 +99,12 @@ def main(config: Config) -> int:
     from training.files import lock_folder, printable
 
     failed: list[tuple[Path, str, str]] = []
-    sources = find_sources(config.in_dirs, config.recursive, config.out, failed)
+    sources = find_sources(config.in_dirs, config.recursive, config.out, failed, config.group)
     study = prepare(config)
     settings = study.settings | {"seed": config.seed, "panel_passes": config.panel_passes, "format": config.format}
-    settings |= {"reference": content_hash(config.reference), "truth": content_hash(config.truth)}
+    settings |= {"reference": list(map(content_hash, config.reference)) or None, "truth": content_hash(config.truth)}
     settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
-    if config.reference is not None or config.truth is not None:
+    if config.reference or config.truth is not None:
         require_full_coverage(study, sources)
     config.out.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(config.out, "another run is writing into this folder; wait for it or give another --out")
@@ -105,11 +114,15 @@ def main(config: Config) -> int:
     else:
         say(f"resuming: {len(done)} radiographs are finished")
 
-    if config.reference is not None:
-        study.reference = normal_reference(study, sources, failed)
+    if config.reference:
+        made_from = json.dumps([settings["reference"], config.recursive, config.seed])
+        study.reference = normal_reference(study, made_from, bool(done), failed)
+        tell_groups(config, study.reference, sources)
     if config.truth is not None:
         study.truth, study.untrained = findings(study, sources)
     records = {r["path"]: r for r in measured(study, sources, done, failed)}
+    if config.reference:
+        check_reference(config, list(records.values()))
     kept = [s for s in sources if printable(s.path) in records]
     cards, high = drawn(study, kept, records, failed)
     tables = write_results(study, settings, [records[printable(s.path)] for s in kept], cards, high, failed)
@@ -128,6 +141,10 @@ def check(config: Config) -> None:
         config.scale = "fixed" if config.plot_norm else "image"
         config.scale_max = config.scale_max or 1.0 if config.plot_norm else config.scale_max
     config.scale = config.scale or "cohort"
+    if (config.group or config.force_reference) and not config.reference:
+        raise ValueError("--group and --force_reference need the normal radiographs of --reference")
+    if len(config.reference) > 1 and any(path.suffix.lower() == ".npz" for path in config.reference):
+        raise ValueError("--reference takes one .npz, or any number of folders and lists of radiographs")
     config.format = "jpeg" if config.format == "jpg" else config.format
     if (config.scale == "fixed") != (config.scale_max is not None):
         raise ValueError("--scale fixed and --scale-max need each other")
@@ -148,19 +165,22 @@ def check(config: Config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} is out of range")
 
 
-def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: list) -> list:
+def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: list, group: str | None = None) -> list:
     """All radiographs once, with output names that never collide; what lies in the output folder is left out.
 
-    A folder that is empty or cannot be listed goes to `failed`, unless nothing at all is left.
+    A folder that is empty or cannot be listed goes to `failed`, unless nothing at all is left. A radiograph belongs to
+    `group`, else to what the column `group` of a .csv list says, else to the first folder below its input folder and
+    to that of the input folder itself.
     """
     import os
 
+    from data.listing import listed_groups
     from data.radiograph import list_radiographs, passed_over_message
     from evaluation.heatmap_figures import ENDINGS
     from evaluation.heatmap_study import Source
     from evaluation.output_folder import folder_labels, output_stems
 
-    listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
+    listed: dict[str, tuple[Path, Path, str]] = {}  # real path -> (root, path, group of a list)
     lost: list[tuple[Path, str, str]] = []
     passed_over = {}
     out = os.path.realpath(exclude) + os.sep
@@ -173,22 +193,26 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
             reason = "no-permission" if isinstance(error, PermissionError) else "no-radiographs"
             lost.append((entry, reason, str(error)))
             continue
+        named = listed_groups(entry) if entry.suffix.lower() == ".csv" and entry.is_file() else {}
         for path in paths:
             real = os.path.realpath(path)
             if not real.startswith(out):
-                listed.setdefault(real, (entry if entry.is_dir() else path.parent, path))
+                listed.setdefault(real, (entry if entry.is_dir() else path.parent, path, named.get(real, "")))
     if not listed:
         details = "; ".join(detail for _, _, detail in lost)
         raise ValueError(details or f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
     if message := passed_over_message(passed_over, exclude):
         say(message)
     failed += lost
-    labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
+    labels = folder_labels(list(dict.fromkeys(root for root, _, _ in listed.values())))
     sources = []
-    for root, path in listed.values():
+    for root, path, listed_group in listed.values():
         below = path.relative_to(root)
-        group = below.parts[0] if len(below.parts) > 1 else ""
-        sources.append(Source(path, below.as_posix(), group, PurePath(labels[root]) / below))
+        if group or listed_group:
+            groups = (group or listed_group,)
+        else:
+            groups = tuple(filter(None, dict.fromkeys([*below.parts[:-1][:1], root.resolve().name])))
+        sources.append(Source(path, below.as_posix(), groups, PurePath(labels[root]) / below))
     for source, stem in zip(sources, output_stems([s.stem for s in sources], ENDINGS)):
         source.stem = stem
     return sources
@@ -245,7 +269,9 @@ def prepare(config: Config):
     }
     settings |= {"weights": config.weights} if config.weights != "ema" else {}
     reader = functools.partial(read, preprocessing)
-    return Study(config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, progress)
+    return Study(
+        config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, identify, progress
+    )
 
 
 def content_hash(path: Path | None) -> str | None:
@@ -269,40 +295,85 @@ def content_hash(path: Path | None) -> str | None:
     return digest.hexdigest()
 
 
-def normal_reference(study, sources: list, failed: list):
-    """Read the reference, or measure a folder of normal radiographs; stored as OUT/reference.npz either way.
+def normal_reference(study, made_from: str, resumed: bool, failed: list):
+    """Read the reference, or measure normal radiographs; stored as OUT/reference.npz either way.
 
-    Radiographs that are also among `sources` are left out of the folder: nothing is compared with itself.
+    made_from: what a measured reference depends on beside `study.settings`; a run that is `resumed` takes the one that
+    it has stored.
     """
-    import os
+    from data.duplicates import DISTANCE, RULES
+    from evaluation.heatmap_study import ahead, kept_of, measure
+    from evaluation.reference import FEW, NormalReference
+    from training.tables import list_names
 
-    from evaluation.error_maps import patch_errors
-    from evaluation.heatmap_study import measure
-    from evaluation.reference import NormalReference
-
-    source, target = study.config.reference, study.config.out / "reference.npz"
-    if source.is_file():
-        reference = NormalReference.load(source)
-        differing = sorted(k for k in study.settings if reference.settings.get(k) != study.settings[k])
+    config, target = study.config, study.config.out / "reference.npz"
+    settings = study.settings | {"fingerprints": f"{RULES}, {DISTANCE} bits"}
+    stored = [path for path in config.reference if path.suffix.lower() == ".npz"]
+    if stored:
+        reference = NormalReference.load(stored[0])
+        differing = sorted(k for k in settings if reference.settings.get(k) != settings[k])
         if differing:
-            raise ValueError(f"{source}: made with another {', '.join(differing)}; a z-score needs the same conditions")
+            raise ValueError(
+                f"{stored[0]}: made with another {', '.join(differing)}; a z-score needs the same conditions"
+            )
     else:
-        reference = NormalReference(study.settings)
-        found = find_sources([source], study.config.recursive, study.config.out, failed)
-        measured_too = {os.path.realpath(s.path) for s in sources}
-        normals = [normal for normal in found if os.path.realpath(normal.path) not in measured_too]
-        if len(normals) < len(found):
-            say(f"note: {len(found) - len(normals)} radiographs of {source} are also mapped; left out of the reference")
-        for normal, _, _, maps in measure(study, normals, failed, "reference", study.model):
-            reference.add(normal.group, patch_errors(maps.maps[0], maps.hits[0]))
+        reference = NormalReference.load(target) if resumed and target.is_file() else None
+        if reference is None or reference.source != made_from or reference.settings != settings:
+            before = len(failed)
+            reference = NormalReference(settings, near=DISTANCE)
+            normals = find_sources(config.reference, config.recursive, config.out, failed)
+            mapped = measure(study, normals, failed, "reference", study.model)
+            kept = ahead(lambda item: (item[0].groups, kept_of(study, *item)), mapped, config.num_workers)
+            for groups, normal in kept:
+                reference.add(normal, groups)
+            reference.source = made_from if len(failed) == before else ""  # what cannot be read is told again
     count = reference.groups
     reference.moments("")  # at least two, or a sentence
-    groups = ", ".join(f"{group} {n}" for group, n in count.items() if group)
-    say(f"reference: {count['']} normal radiographs" + (f" ({groups})" if groups else ""))
-    if count[""] < 50:
-        say("note: z-scores from fewer than 50 normal radiographs are coarse")
+    groups = [f"{group} {n}" for group, n in count.items() if group and n >= 2]
+    say(f"reference: {count['']} normal radiographs" + (f" ({list_names(groups)})" if groups else ""))
+    if reference.copies:
+        say(f"note: {reference.copies} files of the reference are copies of others and count once")
+    if count[""] < FEW:
+        say(f"note: z-scores from fewer than {FEW} normal radiographs are coarse; the page says what they can reach")
     reference.save(target)
     return reference
+
+
+def tell_groups(config: Config, reference, sources: list) -> None:
+    """Print which normals the radiographs will be compared with; ValueError if the reference lacks `--group`."""
+    from evaluation.heatmap_reference import groups_sentence
+    from training.tables import list_names
+
+    known = list_names(sorted(group for group, count in reference.groups.items() if group and count >= 2))
+    if config.group and not reference.group_for([config.group]):
+        raise ValueError(f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}")
+    used = [(source.groups, reference.group_for(source.groups)) for source in sources]
+    say(f"z-scores: {groups_sentence([(names, group or 'all') for names, group in used])}")
+    if not all(group for _, group in used):
+        say(f"note: the reference has the groups {known}; --group or a column group in a list chooses one")
+    for group in {group for _, group in used}:
+        reference.limit(group)  # computed once, before several threads ask for it
+
+
+def check_reference(config: Config, records: list[dict]) -> None:
+    """ValueError if most radiographs are unlike their normals, or with --force_reference a warning."""
+    from evaluation.heatmap_reference import outside_sentence
+
+    if left_out := sum(record["left_out"] > 0 for record in records):
+        said = "radiographs are in the reference, or near-duplicates of them: left out of it for their own maps"
+        say(f"{left_out} of {len(records)} {said}")
+    unlike = sum(record["outside_reference"] for record in records)
+    told = outside_sentence(records)
+    if told and not config.force_reference:
+        raise ValueError(
+            f"{told}: their z-scores would say nothing. Give --reference with normals of the same body part and view, "
+            "in folders or with a column group named alike. To see the maps all the same, add --force_reference "
+            f"--resume; what was measured is kept in {config.out}"
+        )
+    if told:
+        warn(f"warning: {told}; do not use their z-scores")
+    elif unlike:
+        say(f"note: {unlike} of {len(records)} radiographs are unlike their normals (column outside_reference)")
 
 
 def findings(study, sources: list):
@@ -334,6 +405,14 @@ def read(preprocessing, path: Path):
         return preprocessing.read(path)
     except UnreadableRadiograph as error:
         return Unreadable(error.reason, error.detail)
+
+
+def identify(path: Path, pixels):
+    """By what a radiograph is known again: the sha256 of its file and a fingerprint of its pixels."""
+    from data.duplicates import picture_hash
+    from training.files import sha256_of
+
+    return sha256_of(path), picture_hash(pixels).tobytes()
 
 
 def progress(title: str, total: int):

@@ -139,8 +139,8 @@ class Bench:
             failed: list = []
             sources = zero_shot_heatmap.find_sources(study.config.in_dirs, True, study.config.out, failed)
             records = {record["path"]: record for record in measured(study, sources, [], failed)}
-            cards, high = drawn(study, sources, records, failed)
-            write_results(study, study.settings, [records[printable(s.path)] for s in sources], cards, high, failed)
+            cards, tops = drawn(study, sources, records, failed)
+            write_results(study, study.settings, [records[printable(s.path)] for s in sources], cards, tops, failed)
         finally:
             study.model = network
 
@@ -228,7 +228,7 @@ class Bench:
         self.ours()
         preprocessing = Preprocessing(height=224, width=224)
         for name, map_of_loop in self.maps.items():
-            source = Source(self.folder / "in" / name, name, "")
+            source = Source(self.folder / "in" / name, name)
             pixels = preprocessing.fit(preprocessing.read(source.path))[None].to(self.device)
             maps = error_maps(
                 study.model, preprocessing.normalise(pixels), masks_of(study, source)[None], mean=preprocessing.mean,

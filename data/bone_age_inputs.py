@@ -19,10 +19,9 @@ from data.boneage import MONTHS, PARTS, read_sexes
 from data.columns import numbers
 from data.dicom_patient import patient_facts
 from data.id_columns import ids
-from data.listing import PassedOver, list_radiographs, named_files
+from data.listing import Listings, PassedOver, list_radiographs, named_files, near_hint
 from data.preprocessing import Preprocessing
 from data.radiograph import UnreadableRadiograph
-from data.release import padded_hint
 from data.table_files import read_table, refuse
 from training.files import printable
 from training.progress import steps
@@ -71,7 +70,7 @@ def read_inputs(
             paths = list_radiographs([entry], recursive=recursive, passed_over=passed_over)
             rows += [{"image": str(path), "name": str(path)} for path in paths]
     records = pd.DataFrame(_once(rows), columns=list(COLUMNS))
-    records[["sex", "said"]] = records[["sex", "said"]].fillna("")
+    records[["sex", "said"]] = records[["sex", "said"]].astype(object).fillna("")
     records = records.astype({"age_months": float, "target": float})
     records["patient"] = records["patient"].where(records["patient"].notna(), records["image"])
     if not len(records) and not lost:
@@ -127,10 +126,15 @@ class BoneAgeInputs(Dataset):
 def _from_list(source: Path, beside: Path | None, lost: list[Lost]) -> list[dict]:
     if not source.exists():
         raise FileNotFoundError(f"{printable(source)}: no such list of files")
-    rows = []
+    rows: list[dict] = []
+    listings = Listings()
+    folders = [source.parent, *([] if beside is None else [beside])]
     for line, name in named_files(source):
-        places = [source.parent / name, *([] if beside is None else [beside / name])]
-        path = next((place for place in places if os.path.isfile(place)), None)
+        try:
+            places = [listings.named(folder, name) for folder in folders]
+        except ValueError as error:
+            raise ValueError(f"{printable(source)}: line {line}: {error}") from None
+        path = next((place for place in places if listings.is_file(place)), None)
         if path is None:
             lost.append((Path(name), "missing", f"no such file; line {line} of {printable(source)}"))
         else:
@@ -154,7 +158,7 @@ def _from_table(source: Path, lost: list[Lost]) -> list[dict]:
     columns = zip(paths, names, sexes, ages, targets, patients)
     for row, (path, name, sex, age, target, patient) in enumerate(columns, 2):
         if path is None:
-            hint = padded_hint(str(source.parent / name)) if are_paths else ""
+            hint = near_hint(str(source.parent / name)) if are_paths else ""
             lost.append((Path(name), "missing", f"no such file; row {row} of {printable(source)}{hint}"))
             continue
         kept.append({"image": str(path), "name": name, "sex": sex, "said": f"{printable(source)}: row {row}",
@@ -200,7 +204,14 @@ def _numbers(source: Path, rows: pd.DataFrame, column: str | None, low: float, h
 def _files(source: Path, names: Sequence[str], are_paths: bool) -> list[Path | None]:
     """The file that each cell means: a path relative to the table, or an id of RSNA's in the folders beside it."""
     if are_paths:
-        return [path if os.path.isfile(path := source.parent / name) else None for name in names]
+        listings, paths = Listings(), []
+        for row, name in enumerate(names, 2):
+            try:
+                path = listings.named(source.parent, name)
+            except ValueError as error:
+                raise ValueError(f"{printable(source)}: row {row}: {error}") from None
+            paths.append(path if listings.is_file(path) else None)
+        return paths
     folders = dict.fromkeys([source.stem, *(Path(folder).name for part in PARTS for folder in part.folders)])
     found: dict[str, Path] = {}
     for folder in (Path(), *(Path(name) for name in folders), *(Path(name, name) for name in folders)):

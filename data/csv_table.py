@@ -27,7 +27,7 @@ class CsvTable(RadiographDataset):
     Task: binary, multiclass or regression; the classes are the values of the target column and stand in
     `records.attrs["task"]`. Licence and traps: yours to know.
     Tree: a .csv (UTF-8) or .xlsx table with a header; pictures are named relative to the folder of the table, or to
-    another root, and lie below it.
+    another root, and lie below it. An id without extension means the one file of that name that has one.
     Groups: the patient column. Without one, near-duplicates are one group and nothing else ties two pictures together.
     An empty cell is no label: such rows stay with the target NaN. Where all other labels are numbers, NA, NaN, None and
     null are none, either, and a notice counts them; among words they might be a class, and are refused. All other
@@ -59,6 +59,7 @@ class CsvTable(RadiographDataset):
         targets, meaning, notices = read_labels(table, rows[target_col], task, unit)
         patients = ids(table, rows, patient_col) if patient_col else None
         paths = _paths(table, root, names)
+        refuse(table, image_col, names, pd.Series(paths).duplicated(), "is {!r}, a file that an earlier row names")
         require_images(table, paths, keep_missing)
         records = rows.rename(columns={name: f"{name} (table)" for name in _RESERVED})
         checked_names(table, records.columns)
@@ -87,7 +88,7 @@ def _paths(table: Path, root: Path, names: pd.Series) -> list[str]:
         return paths_below(root, table.name, names)
     except ValueError as error:
         reason = str(error).removeprefix(f"{root / table.name}: ")
-        remedy = "" if "through a link" in reason else _REMEDY
+        remedy = _REMEDY if "leads out" in reason and "through a link" not in reason else ""
         raise ValueError(f"{printable(table)}: {reason}{remedy}") from None
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from data.audit import FileTable, remembered
 from data.radiograph import UnreadableRadiograph, load_radiograph
 from training.files import sha256_of
-from training.progress import steps
+from training.progress import portions
 
 SIDE = 64  # pixels of the thumbnail
 WAVES = 24  # cosine frequencies in each direction
@@ -186,7 +186,9 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
 
     count, signs = len(bits), bits.astype(np.float32) * 2 - 1
     labels = np.arange(count)
-    for start in steps(range(0, count, BLOCK), "comparing radiographs", "block"):
+    starts = range(0, count, BLOCK)
+    sizes = [min(BLOCK, count - start) for start in starts]
+    for start in portions(starts, sizes, "comparing radiographs", "radiograph"):
         rows = slice(start, min(start + BLOCK, count))
         apart = (BITS - signs[rows] @ signs[start:].T) / 2
         near = apart <= distance

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ OTHER_EXTENSIONS = frozenset(
     .sha256 .sqlite .svg .tar .tgz .toml .tsv .txt .webp .xls .xlsx .xml .yaml .yml .zip .7z
     """.split()
 )
+_PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 LONGEST_EXTENSION = 12  # what follows the last dot of a longer one is part of a name
 SHOWN_EXTENSIONS = 8
 
@@ -54,13 +56,118 @@ def below(root: Path, name: str) -> Path:
     return path
 
 
+class Listings:
+    """Finds the files that tables and lists name, and lists each folder once: a million names cost no million look-ups.
+
+    A name without extension means the one file of that name with one of `EXTENSIONS`: ids stand in many tables without.
+    The folders must not change meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, str]] = {}  # folder -> name -> see `_kind_of`
+        self._stems: dict[str, dict[str, list[str]]] = {}  # folder -> name without extension -> names
+        self._real: dict[str, str] = {}  # folder -> without links
+
+    def is_file(self, path: str | Path) -> bool:
+        """As `os.path.isfile`."""
+        folder, name = os.path.split(path)
+        return self._kind(folder, name) == "file" or os.path.isfile(path)
+
+    def named(self, folder: Path, name: str) -> Path:
+        """The file that `name` means in `folder`: a path of any form, as on the command line; it need not be there.
+
+        ValueError if a name without extension fits several files.
+        """
+        path = folder / name
+        if "\0" in name or self._kind(*os.path.split(path)) == "file" or os.path.isfile(path):
+            return path
+        return self._with_extension(path) or path
+
+    def below(self, root: Path, name: str) -> Path:
+        """As `named`, of a table inside the data set `root`: ValueError if it lies elsewhere, see the function `below`.
+
+        An absolute path below the root becomes one that begins with `root`.
+        """
+        path = root / name
+        if "\0" in name or ".." in path.parts:
+            return below(root, name)
+        folder, last = os.path.split(path)
+        real, real_root = self._real_of(folder), self._real_of(str(root))
+        if real != real_root and not real.startswith(os.path.join(real_root, "")):
+            return below(root, name)
+        if os.path.isabs(name):
+            path = root / os.path.relpath(real, real_root) / last
+            folder = str(path.parent)
+        if self._kind(folder, last) == "file":
+            return path
+        found = self._with_extension(path)
+        if found is None:
+            return below(root, name)
+        return found if self._kind(folder, found.name) == "file" else below(root, os.path.relpath(found, root))
+
+    def _with_extension(self, path: Path) -> Path | None:
+        """The only file whose name is that of `path` and an extension, if there is one."""
+        folder, name = os.path.split(path)
+        if (
+            not name
+            or name in (".", "..")
+            or _extension(path) in EXTENSIONS
+            or self._kind(folder, name) in ("link", "other")
+        ):
+            return None
+        found = self._names_by_stem(folder).get(name, [])
+        if len(found) > 1:
+            told = " and ".join(repr(printable(one)) for one in found[:3])
+            raise ValueError(
+                f"{printable(name)[:200]!r} can be {told} in {printable(folder)}; write the name with its extension"
+            )
+        return path.with_name(found[0]) if found else None
+
+    def _kind(self, folder: str, name: str) -> str:
+        """What `name` is in a folder; "" if it is not there, or the folder cannot be listed."""
+        if folder not in self._kinds:
+            try:
+                with os.scandir(folder or ".") as listing:
+                    self._kinds[folder] = {entry.name: _kind_of(entry) for entry in listing}
+            except (OSError, ValueError):  # whoever opens the file says why it cannot be
+                self._kinds[folder] = {}
+        return self._kinds[folder].get(name, "")
+
+    def _names_by_stem(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._stems:
+            self._kind(folder, "")
+            stems: dict[str, list[str]] = {}
+            for name in sorted(self._kinds[folder]):
+                stem, extension = os.path.splitext(name)
+                if extension.lower() in EXTENSIONS and self._kinds[folder][name] in ("file", "link"):
+                    stems.setdefault(stem, []).append(name)
+            self._stems[folder] = stems
+        return self._stems[folder]
+
+    def _real_of(self, folder: str) -> str:
+        if folder not in self._real:
+            try:
+                self._real[folder] = os.path.realpath(folder)
+            except OSError:  # a name too long
+                self._real[folder] = ""
+        return self._real[folder]
+
+
+def _kind_of(entry: os.DirEntry) -> str:
+    """ "link", "file", "folder" or "other" (a pipe, a device)."""
+    if entry.is_symlink():
+        return "link"
+    return "file" if entry.is_file() else "folder" if entry.is_dir() else "other"
+
+
 def list_radiographs(folders_or_files, *, recursive: bool = True, passed_over: PassedOver | None = None) -> list[Path]:
     """The radiographs of folders, files and lists of files, each once.
 
     folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, whatever they are
     called, those that begin like DICOM, sorted by relative path as text; hidden ones are left out; links are followed.
     A `.txt` (one path a line) or `.csv` (column `image`) is a list, its paths relative to itself; it is the user's own
-    word, so that absolute paths and `..` are as good as on the command line. Any other file is taken as it is.
+    word, so that absolute paths and `..` are as good as on the command line. A name without extension means the one
+    file of that name that has one. Any other file is taken as it is.
     passed_over: is filled with the other files of the folders; `passed_over_message` puts them into words.
     Raises FileNotFoundError (nothing there, nothing found, or a list names missing files) and PermissionError (a folder
     that cannot be listed is never skipped in silence).
@@ -181,6 +288,29 @@ def _is_radiograph(path: Path) -> bool:
         return not extension  # whoever reads it says why it cannot be
 
 
+def near_hint(image: str | Path) -> str:
+    """What to say of a missing file if its folder has one whose name differs only in zeros in front, or in its
+    extension, else ""."""
+    folder, name = os.path.split(image)
+    try:
+        others = sorted(os.listdir(folder or "."), key=lambda other: (_extension(Path(other)) not in EXTENSIONS, other))
+    except (OSError, ValueError):
+        return ""
+    bare = _PADDING.sub("", name)
+    for other in others:
+        if bare in (_PADDING.sub("", other), _PADDING.sub("", Path(other).stem)) and _stem_of(other) != _stem_of(name):
+            return (
+                f"; {printable(other)} is: a spreadsheet may have removed the zeros in front, save the column as text"
+            )
+    alike = [other for other in others if _extension(Path(other)) in EXTENSIONS and _stem_of(other) == _stem_of(name)]
+    return f"; {printable(alike[0])!r} is there" if alike else ""
+
+
+def _stem_of(name: str) -> str:
+    """A name without the extension of a radiograph, if it has one, in lower case."""
+    return (os.path.splitext(name)[0] if _extension(Path(name)) in EXTENSIONS else name).casefold()
+
+
 def named_files(source: Path) -> list[tuple[int, str]]:
     """(line, name) of every file that a .txt list (one a line) or a .csv list (column `image`) names.
 
@@ -203,14 +333,38 @@ def named_files(source: Path) -> list[tuple[int, str]]:
     return [(number, name) for number, name in named if name]
 
 
+def listed_groups(source: Path) -> dict[str, str]:
+    """Real path of a file -> its cell in the column `group` of a .csv list; {} for a list without that column.
+
+    Files whose cell is empty are left out. ValueError for a file that is listed in two groups.
+    """
+    columns, rows = read_cells(source, raw_bytes=True, blank=True)
+    require_names(source, columns, ["image"])
+    if "group" not in columns:
+        return {}
+    image, place = columns.index("image"), columns.index("group")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        name, group = row[image].strip(), row[place].strip()
+        if name and group and found.setdefault(os.path.realpath(source.parent / name), group) != group:
+            raise ValueError(f"{printable(source)}: row {number} puts {printable(name)} into a second group, "
+                             f"{printable(group)}")  # fmt: skip
+    return found
+
+
 def _read_list(source: Path) -> list[Path]:
     """The files that a .txt or .csv list names; all of them must exist."""
-    paths = [(number, source.parent / name) for number, name in named_files(source)]
-    lost = [(number, path) for number, path in paths if not os.path.isfile(path)]  # also too long, or with a NUL
+    listings, paths = Listings(), []
+    for number, name in named_files(source):
+        try:
+            paths.append((number, listings.named(source.parent, name)))
+        except ValueError as error:
+            raise ValueError(f"{printable(source)}: line {number}: {error}") from None
+    lost = [(number, path) for number, path in paths if not listings.is_file(path)]  # also too long, or with a NUL
     if lost:
         number, path = lost[0]
         raise FileNotFoundError(
             f"{printable(source)}: {len(lost)} of {len(paths)} named files do not exist, "
-            f"first in line {number}: {printable(path)}"
+            f"first in line {number}: {printable(path)}{near_hint(path)}"
         )
     return [path for _, path in paths]

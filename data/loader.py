@@ -1,6 +1,7 @@
 """From a data set to a process's micro-batches."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from data.radiograph import UnreadableRadiograph
 from training import distributed
 from training.device import return_freed_memory
-from training.progress import steps
+from training.progress import portions
 from training.sampling import Plan, StepSampler
 from training.signals import ASKING
 
@@ -28,10 +29,10 @@ def step_batches(
 ) -> Callable[[int], Iterable[dict]]:  # fmt: skip
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
-    `shares`: see `StepSampler`. One set of workers serves the whole run, across epochs; closing the iterator ends them.
-    Raises UnreadableRadiograph and errors of the operating system as the data set raised them. A worker that is stuck
-    in one radiograph is given up after half of `distributed.timeout_seconds`; a batch may take as long as its
-    radiographs need.
+    `shares`: see `StepSampler`. One set of workers, at most as many as CPUs that the process may use, serves the whole
+    run, across epochs; closing the iterator ends them. Raises UnreadableRadiograph and errors of the operating system
+    as the data set raised them. A worker that is stuck in one radiograph is given up after half of
+    `distributed.timeout_seconds`; a batch may take as long as its radiographs need.
     """
 
     def from_step(start: int) -> Iterable[dict]:
@@ -42,18 +43,20 @@ def step_batches(
 
 def ordered_batches(
     dataset: Dataset, rows: Sequence[int], *, batch_size: int, num_workers: int = 0, pin_memory: bool = False,
-    title: str = "predicting",
+    title: str = "predicting", unit: str = "radiograph",
 ) -> Iterable[dict]:  # fmt: skip
     """`dataset[row]` of each of `rows`, once and in their order, in batches; the last one may be smaller.
 
-    For predicting and for features. `title`: of the progress bar; without one if it is empty. Raises as `step_batches`.
+    For predicting and for features. `title`: of the progress bar; without one if it is empty. `unit`: what a row is.
+    Raises as `step_batches`.
     """
     batches = [list(rows[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     loaded = _batches(dataset, batches, min(num_workers, len(batches)), pin_memory)
-    return steps(loaded, title, "batch", len(batches)) if title else loaded
+    return portions(loaded, [len(batch) for batch in batches], title, unit) if title else loaded
 
 
 def _batches(dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool) -> Iterator[dict]:
+    num_workers = min(num_workers, usable_cpus())
     patience = distributed.timeout_seconds() / 2
     signs = torch.zeros(num_workers, dtype=torch.float64).share_memory_() if num_workers else None
     loader = DataLoader(
@@ -104,6 +107,11 @@ def _end(batches: Any) -> None:
     for worker in workers:
         worker.kill()
         worker.join(1)
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: more loader processes than that only wait for each other."""
+    return len(os.sched_getaffinity(0))
 
 
 class _Guarded(Dataset):

@@ -1,7 +1,7 @@
 """Any table as a source of the region-guided tumour classifier.
 
 A .csv (UTF-8) or .xlsx table with a header, one row per radiograph:
-    image       file, relative to the folder of the pictures
+    image       file, relative to the folder of the pictures; an id without extension means the file that has one
     patient     optional; without it near-duplicates are one group and nothing else ties two pictures together
     tumour      malignant, intermediate, benign, no bone tumour
     bone        one of the 29 bones of configs/classes.txt
@@ -22,7 +22,7 @@ from data.id_columns import ids
 from data.listing import printable
 from data.region_records import OnBad, boxed, region_records
 from data.release import require_images
-from data.table_files import paths_below, read_table, require_columns
+from data.table_files import paths_below, read_table, refuse, require_columns
 from training.label_groups import ABNORMAL, GROUP, IMPLANT, label_index, label_vector
 
 _GROUPS, _FLAGS = ("tumour", "bone", "fracture"), ("abnormal", "implant")
@@ -105,6 +105,7 @@ def located_rows(
         paths = paths_below(folder, table.name, names)
     except ValueError as error:
         raise ValueError(f"{printable(table)}: {str(error).removeprefix(f'{folder / table.name}: ')}") from None
+    refuse(table, column, names, pd.Series(paths).duplicated(), "is {!r}, a file that an earlier row names")
     require_images(table, paths, on_bad == "skip")
     patients = ids(table, rows, "patient") if "patient" in rows else None
     rows = rows.drop(columns=[name for name in ("image", "patient") if name in rows and name != column])

@@ -1,16 +1,14 @@
 """A data set as it was released, on disk: where its folders lie, and that all of its files are there."""
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.columns import counted
-from data.listing import PassedOver, below, list_radiographs, printable
+from data.listing import Listings, PassedOver, below, list_radiographs, near_hint, printable
 from training.progress import steps
 
-_PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 SHOWN = 3  # of many wrong things, this many are named
 
 
@@ -84,22 +82,11 @@ def require_images(table: Path, images: Sequence[str], keep_missing: bool) -> No
 
     keep_missing: only if all are missing, for a caller that looks at every file itself.
     """
-    lost = [image for image in steps(images, "looking for files", "file") if not os.path.isfile(image)]
+    listings = Listings()
+    lost = [image for image in steps(images, "looking for files", "file") if not listings.is_file(image)]
     if lost and (not keep_missing or len(lost) == len(images)):
         told = f"{len(lost):,} of {counted(len(images))} are not there: {first_of(lost)}"
-        raise FileNotFoundError(f"{printable(table)}: {told}{padded_hint(lost[0])}")
-
-
-def padded_hint(image: str) -> str:
-    """What to say of a missing file if its folder has one whose number differs only in zeros in front, else ""."""
-    folder, name = os.path.split(image)
-    if not os.path.isdir(folder):
-        return ""
-    bare = _PADDING.sub("", name)
-    alike = [other for other in sorted(os.listdir(folder)) if _PADDING.sub("", other) == bare]
-    if not alike:
-        return ""
-    return f"; {printable(alike[0])} is: a spreadsheet may have removed the zeros in front, save the column as text"
+        raise FileNotFoundError(f"{printable(table)}: {told}{near_hint(lost[0])}")
 
 
 def require_once(where: Path, names: Sequence[str], what: str, many: str = "") -> None:

@@ -2,7 +2,8 @@
 
 Columns path (below the data set's root, beginning with "./"), sha256 of the file, group (the patient, or whatever must
 not be on two sides), fold (0, 1, ...) and split ("train", "val", "test"). Every fold has a row for each of its
-radiographs, test included, so that a fold can be read without knowing any rule.
+radiographs, test included, so that a fold can be read without knowing any rule. All folds have the same test set, or
+no two have a test radiograph in common (`data.splits.rotating_splits`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -53,17 +54,19 @@ def write_splits(
 
 def joined_splits(
     records: pd.DataFrame, root: Path, file: Path, make: Callable[[pd.DataFrame], Splits], *, given: Path | None = None,
-    crossing: bool = False, final: bool = False, flag: str = "--outdir", workers: int = 0,
+    crossing: bool = False, pooled: bool = False, final: bool = False, flag: str = "--outdir", workers: int = 0,
     progress: Callable[[Sequence], Iterable] | None = None,
 ) -> tuple[pd.DataFrame, Splits, list[str], list[str]]:  # fmt: skip
     """(records whose copies of a file are of one patient, their splits, sha256 of each file, notices) for a training.
 
-    The splits are those of the table `given`, if there is one (`crossing` as in `read_splits`), else what `make` makes
-    of the records; they are written to `file` (`final` and `flag` as in `write_splits`).
+    The splits are those of the table `given`, if there is one (`crossing` and `pooled` as in `read_splits`), else what
+    `make` makes of the records; they are written to `file` (`final` and `flag` as in `write_splits`).
     """
     hashes = file_hashes(records, workers=workers, progress=progress)
     records, told = with_copies_joined(records, hashes)
-    splits = make(records) if given is None else read_splits(given, records, root, hashes, crossing=crossing)
+    splits = (
+        make(records) if given is None else read_splits(given, records, root, hashes, crossing=crossing, pooled=pooled)
+    )
     write_splits(file, records, splits, root, hashes, final=final, flag=flag)
     return records, splits, hashes, [*told, *splits.notices]
 
@@ -74,20 +77,27 @@ def _told(records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[st
     rows = [
         dict(zip(COLUMNS, (names[row], sha256[row], groups[row], number, side)))
         for number, fold in enumerate(splits.folds)
-        for side, members in zip(SIDES, (fold.train, fold.val, splits.test))
+        for side, members in zip(SIDES, (fold.train, fold.val, splits.test_of(number)))
         for row in sorted(members, key=names.__getitem__)
     ]
     return table_text(COLUMNS, rows, raw_bytes=True)
 
 
 def read_splits(
-    file: Path, records: pd.DataFrame, root: Path, sha256: Sequence[str], *, crossing: bool = False
+    file: Path,
+    records: pd.DataFrame,
+    root: Path,
+    sha256: Sequence[str],
+    *,
+    crossing: bool = False,
+    pooled: bool = False,
 ) -> Splits:
     """The splits that a table gives for these `records`; their order, and where `root` lies, do not matter.
 
     ValueError in one sentence if the table does not fit: columns, sides or folds it cannot have, files that the data
     set lacks or that have changed, a radiograph or (unless `crossing`, for the official split of a release) a group on
-    two sides of a fold. Radiographs that the table does not name are left out, and `notices` counts them.
+    two sides of a fold, or (unless `pooled`) folds with test sets of their own. Radiographs that the table does not
+    name are left out, and `notices` counts them.
     """
     table = _read(file)
     row_of = {name: row for row, name in enumerate(_names(records, root))}
@@ -96,7 +106,7 @@ def read_splits(
         raise ValueError(f"{printable(file)}: {len(lost)} of its files are not in this data set, "
                          f"first {printable(lost[0])}")  # fmt: skip
     table["row"] = table["path"].map(row_of)
-    _check_content(file, table, records, sha256)
+    _check_content(file, table, records, sha256, pooled)
     groups = table.assign(patient=records["patient"].astype(str).to_numpy()[table["row"]])
     for column in () if crossing else ("group", "patient"):
         sides = groups.groupby(["fold", column])["split"].nunique()
@@ -106,8 +116,12 @@ def read_splits(
             raise ValueError(f"{printable(file)}: {told} {name!r} is on two sides of fold {number}")
     folds = []
     for _, part in table.groupby("fold"):
-        train, val, test = (np.sort(part.loc[part["split"] == side, "row"].to_numpy()) for side in SIDES)
-        folds.append(Fold(train, val))
+        folds.append(Fold(*(np.sort(part.loc[part["split"] == side, "row"].to_numpy()) for side in SIDES)))
+    test = folds[0].test
+    if len(folds) > 1 and not np.array_equal(test, folds[1].test):
+        test = np.sort(np.concatenate([fold.test for fold in folds]))
+    else:
+        folds = [fold._replace(test=None) for fold in folds]
     unused = len(records) - table["path"].nunique()
     notices = (f"{unused} of {len(records)} radiographs are not in {printable(file)} and are left out",)
     return Splits(tuple(folds), test, notices if unused else ())
@@ -145,7 +159,7 @@ def _read(file: Path) -> pd.DataFrame:
     return table
 
 
-def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha256: Sequence[str]) -> None:
+def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha256: Sequence[str], pooled: bool) -> None:
     shown = printable(file)
     again = table[table.duplicated(["fold", "path"])]
     if len(again):
@@ -158,9 +172,11 @@ def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha25
     if len(blank):
         raise ValueError(f"{shown}: {len(blank)} of its files have no target, first {printable(blank[0])}")
     tests = [frozenset(part) for _, part in table[table["split"] == "test"].groupby("fold")["path"]]
-    if len(set(tests)) > 1:
+    disjoint = sum(map(len, tests)) == len(frozenset.union(*tests))
+    if len(set(tests)) > 1 and not (pooled and disjoint):
         other = next(k for k, test in enumerate(tests) if test != tests[0])
-        raise ValueError(f"{shown}: folds 0 and {other} have different test sets; there is one, held out once")
+        expected = "there is one, held out once" + ", or no two have a radiograph in common" * pooled
+        raise ValueError(f"{shown}: folds 0 and {other} have different test sets; {expected}")
 
 
 def seen_in_training(

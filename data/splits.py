@@ -1,4 +1,5 @@
 """Who trains, who validates, who tests: a test set held out once, k folds of the rest, never a patient on two sides.
+Or no common test set: then each fold tests on a part of its own, and all parts together are all radiographs.
 
 Records (columns `image`, `target`, `patient`, for the split of a release also `official`) in, row numbers out. A split
 depends on the seed, the patients' names and their targets alone: not on the order of rows, the place of the files, the
@@ -26,19 +27,33 @@ OFFICIAL = ("train", "val", "test")
 
 
 class Fold(NamedTuple):
-    """Row numbers of the records, ascending."""
+    """Row numbers of the records, ascending. `test`: of this fold alone; None: the test set that all folds share."""
 
     train: np.ndarray
     val: np.ndarray
+    test: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The folds and the test set that they share, as row numbers of the records, and what the user should know."""
+    """The folds, the rows that are tested on (ascending), and what the user should know.
+
+    `test`: the set that all folds share, or the union of the folds' own ones.
+    """
 
     folds: tuple[Fold, ...]
     test: np.ndarray
     notices: tuple[str, ...] = ()
+
+    @property
+    def pooled(self) -> bool:
+        """Whether each fold tests on rows of its own, so that their predictions are pooled."""
+        return self.folds[0].test is not None
+
+    def test_of(self, fold: int) -> np.ndarray:
+        """The rows that a fold is tested on."""
+        own = self.folds[fold].test
+        return self.test if own is None else own
 
 
 def grouped_splits(
@@ -60,6 +75,27 @@ def grouped_splits(
     rest = side == 0
     made = _folds(rows[rest], patients[rest], strata[rest], folds, seed)
     return _checked(Splits(made, rows[side == 1], notices), records, task)
+
+
+def rotating_splits(records: pd.DataFrame, task: Task, *, folds: int = 5, seed: int = 0) -> Splits:
+    """No test set for all: stratified parts by patient, of which fold k tests on part k, validates on the next one and
+    trains on the others.
+
+    Every radiograph is tested on once, by a network that neither learned from its patient nor was chosen on it.
+    ValueError: fewer than 3 folds, fewer patients than folds, and as `grouped_splits`.
+    """
+    if folds < 3:
+        raise ValueError(f"{folds} folds without a test set: at least 3 are needed, to test, to validate and to train")
+    rows, patients, notices = _usable(records, task)
+    if (count := len(np.unique(patients))) < folds:
+        raise ValueError(f"{count} patients are fewer than {folds} folds")
+    parts = [fold.val for fold in _folds(rows, patients, _strata(records, rows, patients, task), folds, seed)]
+    made = []
+    for k, test in enumerate(parts):
+        val = parts[(k + 1) % folds]
+        train = np.sort(np.concatenate([part for part in parts if part is not test and part is not val]))
+        made.append(Fold(train, val, test))
+    return _checked(Splits(tuple(made), rows, notices), records, task)
 
 
 def official_splits(records: pd.DataFrame, task: Task, *, folds: int = 5, seed: int = 0) -> Splits:
@@ -269,21 +305,24 @@ def _folds(rows: np.ndarray, patients: np.ndarray, strata: np.ndarray, folds: in
 
 def _checked(splits: Splits, records: pd.DataFrame, task: Task) -> Splits:
     """The same splits, with notices about classes missing somewhere; ValueError where nothing could be computed."""
-    empty = [k for k, fold in enumerate(splits.folds) if not len(fold.train) or not len(fold.val)]
+    empty = [k for k, fold in enumerate(splits.folds) if not all(len(rows) for rows in fold if rows is not None)]
     if empty:
-        raise ValueError(f"fold {empty[0]} has no radiograph to train or to validate on; use fewer folds")
+        own = ", to validate or to test on" if splits.pooled else " or to validate on"
+        raise ValueError(f"fold {empty[0]} has no radiograph to train{own}; use fewer folds")
     if task.kind == "regression":
         return splits
     names = task.classes or ("0", "1")
     target = records["target"].to_numpy(np.float64)
-    used = np.concatenate([splits.test, splits.folds[0].train, splits.folds[0].val])
+    used = np.unique(np.concatenate([splits.test, splits.folds[0].train, splits.folds[0].val]))
     notices = list(splits.notices)
     for label, name in enumerate(names):
         patients = set(records["patient"].iloc[used[target[used] == label]].astype(str))
         where = ["the test set"] if label not in target[splits.test] else []
         for k, fold in enumerate(splits.folds):
-            where += [f"{side} of fold {k}" for side, rows in (("training", fold.train), ("validation", fold.val))
-                      if label not in target[rows]]  # fmt: skip
+            sides = {"training": fold.train, "validation": fold.val}
+            if splits.pooled:
+                sides["test"] = fold.test
+            where += [f"{side} of fold {k}" for side, rows in sides.items() if label not in target[rows]]
         if len(patients) == 1:
             only = min(patients)
             raise ValueError(f"class {name!r} has radiographs of one patient only ({only!r}), who is on one side alone")
@@ -292,7 +331,8 @@ def _checked(splits: Splits, records: pd.DataFrame, task: Task) -> Splits:
         told = f"class {name!r}, of {len(patients)} patients, is missing in {', '.join(where)}"
         told = told if patients else f"class {name!r} has no radiographs"
         if task.kind == "binary":
-            raise ValueError(f"{told}; use fewer folds or hold out another fraction" if patients else told)
+            remedy = "use fewer folds" if splits.pooled else "use fewer folds or hold out another fraction"
+            raise ValueError(f"{told}; {remedy}" if patients else told)
         notices.append(told)
     return Splits(splits.folds, splits.test, tuple(notices))
 

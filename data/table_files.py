@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from openpyxl import load_workbook
 
-from data.listing import below
+from data.listing import Listings
 from training.files import check_archive, printable, reason_of
 from training.tables import MOST_COLUMNS, checked_names, number_text, read_cells, require_names
 
@@ -58,12 +58,13 @@ def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> N
 def paths_below(root: str | Path, table: str, names: Sequence[str], first_row: int = 2) -> list[str]:
     """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere.
 
+    A name without extension means the one file of that name that has one; see `data.listing.Listings`.
     first_row: number of the first row, 1 for a table without header.
     """
-    paths = []
+    listings, paths = Listings(), []
     for row, name in enumerate(names, first_row):
         try:
-            paths.append(str(below(Path(root), name)))
+            paths.append(str(listings.below(Path(root), name)))
         except ValueError as error:
             raise ValueError(f"{Path(root) / table}: row {row}: {error}") from None
     return paths

@@ -16,7 +16,6 @@ unknown (None), never "no finding".
 """
 
 import math
-import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -28,7 +27,7 @@ from PIL import Image
 from data.annotation_files import check_size, parse_boxes, read_labelme, read_yolo, yolo_box
 from data.finding_masks import box_mask, polygon_mask, shape_mask
 from data.id_columns import ids
-from data.listing import below
+from data.listing import Listings, near_hint
 from data.radiograph import UnreadableRadiograph, is_jpeg, load_mask, radiograph_size
 from training.tables import list_names, read_cells
 
@@ -204,9 +203,9 @@ def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read_table(path: Path) -> Truth:
-    truth = Truth(path)
+    truth, listings = Truth(path), Listings()
     for where, row in table_rows(path):
-        marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent)]
+        marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent, listings)]
         marks = [_sized(where, row, mark) for mark in marks]
         truth.add(row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", ""))
     if not len(truth):
@@ -262,13 +261,13 @@ def _row_boxes(where: str, row: dict[str, str]) -> list:
     return [lambda size, box=box: box_mask(where, box, size) for box in boxes]
 
 
-def _row_mask(where: str, row: dict[str, str], folder: Path) -> list:
+def _row_mask(where: str, row: dict[str, str], folder: Path, listings: Listings) -> list:
     if not row.get("mask"):
         return []
     try:
-        file = below(folder, row["mask"])
+        file = listings.below(folder, row["mask"])
     except ValueError as error:
         raise ValueError(f"{where}: mask {error}") from None
-    if not os.path.isfile(file):  # also a name too long, or with a NUL
-        raise ValueError(f"{where}: mask {row['mask'][:200]!r} is not a file below {folder}")
+    if not listings.is_file(file):  # also a name too long, or with a NUL
+        raise ValueError(f"{where}: mask {row['mask'][:200]!r} is not a file below {folder}{near_hint(file)}")
     return [lambda size: _mask(file, size)]

@@ -5,6 +5,9 @@ the folds' test scores, and the scores of the ensemble (the mean of the folds' p
 resampling patients of the test set. The SD shows what training varies, the interval what other patients would.
 Where folds learn from draws of a few labels (`TestSet.single`), an ensemble would have seen the labels of all draws:
 there the interval is that of the mean score of the folds.
+Without a test set for all (`FoldPredictions.rows`), each fold predicts radiographs of its own, whose patients it does
+not know. Then the pooled predictions, one of each radiograph, are what is scored; mean and SD are of scores on
+different radiographs.
 
 R radiographs of the test set, V of a fold's validation set, C classes; predictions as in `evaluation.metrics`.
 """
@@ -26,6 +29,7 @@ from evaluation.subgroups import subgroup_table
 from training.progress import steps
 
 MAIN = {"binary": "auroc", "multiclass": "auroc", "regression": "mae"}
+POOLED = "pooled out-of-fold predictions"
 _TINY = 1e-12
 
 
@@ -37,6 +41,7 @@ class FoldPredictions:
     val: np.ndarray  # [V] or [V, C]
     test: np.ndarray  # [R] or [R, C]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # best epoch, chosen penalty, ...
+    rows: np.ndarray | None = None  # which of the R rows `test` is about; None: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,17 @@ class TestSet:
     seed: int = 0
     draws: int = 2000
     single: bool = False  # a fold is judged alone, never the ensemble
+    pooled: bool = False  # each fold predicts rows of its own: `FoldPredictions.rows`
+
+    @property
+    def of(self) -> str:
+        """What is scored: the pooled predictions of the folds, each fold alone, or their ensemble."""
+        return POOLED if self.pooled else "mean of the folds" if self.averaged else "ensemble"
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the folds' scores are averaged, because the mean of their predictions must not be scored."""
+        return self.single and not self.pooled
 
     def options(self) -> dict[str, Any]:
         """Keywords of the metrics."""
@@ -68,8 +84,8 @@ def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]
     metric, of what "of" says), "calibration" (before and after temperature scaling), "studies" and "agreement" where
     there are such."""
     each = [
-        {name: value.value for name, value in metric_values(test.kind, test.target, fold.test, classes=test.classes,
-                                                            **test.options()).items()}
+        {name: value.value for name, value in metric_values(test.kind, fold_target(fold, test), fold.test,
+                                                            classes=test.classes, **test.options()).items()}
         for fold in folds
     ]  # fmt: skip
     names = list(each[0])
@@ -82,10 +98,10 @@ def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]
         "folds": [scores | fold.facts for scores, fold in zip(each, folds)],
         "mean": {name: float(np.mean([scores[name] for scores in each])) for name in names},
         "sd": {name: _sd([scores[name] for scores in each]) for name in names},
-        "of": "mean of the folds" if test.single else "ensemble",
+        "of": test.of,
         "estimate": {name: told(interval) for name, interval in intervals.items()},
     }
-    if test.single:
+    if test.averaged:
         return result
     if test.kind == "regression":
         agreement = bland_altman(test.target, judged)
@@ -100,17 +116,34 @@ def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]
 
 
 def predictions(folds: Sequence[FoldPredictions], test: TestSet) -> np.ndarray | Runs:
-    """What is judged: the ensemble, or each fold alone."""
-    return Runs(fold.test for fold in folds) if test.single else ensemble(folds)
+    """What is judged (`TestSet.of`): the ensemble, each fold alone, or what the folds say of their own rows."""
+    return Runs(fold.test for fold in folds) if test.averaged else ensemble(folds)
 
 
 def ensemble(folds: Sequence[FoldPredictions]) -> np.ndarray:
-    """The mean prediction of the folds."""
-    return np.mean([fold.test for fold in folds], axis=0)
+    """The mean prediction of the folds; of folds with rows of their own, the prediction of each row's fold."""
+    return _together(folds, [fold.test for fold in folds])
+
+
+def fold_target(fold: FoldPredictions, test: TestSet) -> np.ndarray:
+    """The targets of what a fold predicted."""
+    return test.target if fold.rows is None else test.target[fold.rows]
+
+
+def _together(folds: Sequence[FoldPredictions], values: Sequence[np.ndarray]) -> np.ndarray:
+    """`values` of each fold's test rows as one array for all rows."""
+    if folds[0].rows is None:
+        return np.mean(values, axis=0)
+    rows = np.concatenate([fold.rows for fold in folds])
+    if not np.array_equal(np.sort(rows), np.arange(len(rows))):
+        raise ValueError("folds with rows of their own must predict each row once")
+    pooled = np.concatenate(values)
+    return pooled[np.argsort(rows)]
 
 
 def calibration(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
-    """ECE and Brier score of the ensemble, as it is and with every fold's temperature fitted on its validation set."""
+    """ECE and Brier score of the ensemble (or the pooled predictions), as it is and with every fold's temperature
+    fitted on its validation set."""
     scaled, temperatures = calibrated(folds, test.kind)
     found: dict[str, Any] = {"temperatures": temperatures}
     for when, predicted in (("before", ensemble(folds)), ("after", scaled)):
@@ -122,14 +155,14 @@ def calibration(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, An
 
 
 def calibrated(folds: Sequence[FoldPredictions], kind: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """(the mean of the folds' test predictions after temperature scaling, each fold's temperature and its reason)."""
+    """(`ensemble` of the folds' test predictions after temperature scaling, each fold's temperature and its reason)."""
     temperatures, scaled = [], []
     for fold in folds:
         fitted = fit_temperature(kind, fold.val_target, logits_of(kind, fold.val))
         temperatures.append({"temperature": fitted.value, "reason": fitted.reason})
         temperature = 1.0 if math.isnan(fitted.value) else fitted.value
         scaled.append(scaled_probabilities(kind, logits_of(kind, fold.test), temperature))
-    return np.mean(scaled, axis=0), temperatures
+    return _together(folds, scaled), temperatures
 
 
 def logits_of(kind: str, probabilities: np.ndarray) -> np.ndarray:
@@ -150,23 +183,20 @@ def compare(
     train_size / pool.
     """
     share = min(train_size / max(pool, 1), 1 - _TINY)
-    known = float((~np.isnan(test.target)).sum())
+    known = float((~np.isnan(test.target)).sum()) / (len(next(iter(studies.values()))) if test.pooled else 1)
     ratio = share / (1 - share) if test.single else known / max(train_size, 1)
     rows, main = [], MAIN[test.kind]
     for first, second in steps(list(itertools.combinations(studies, 2)), "comparisons", "pair"):
         mine, other = studies[first], studies[second]
         pair = predictions(mine, test), predictions(other, test)
-        if test.kind == "binary" and not test.single:
+        if test.kind == "binary" and not test.averaged:
             found = delong_test(test.target, *pair, test.patients)
         else:
             found = compare_metrics(
                 test.kind, test.target, *pair, test.patients, draws=test.draws, only=(main,),
                 generator=test.generator(first, second), **test.options(),
             )[main]  # fmt: skip
-        scores = [
-            [metric_values(test.kind, test.target, fold.test, **test.options())[main].value for fold in folds]
-            for folds in (mine, other)
-        ]
+        scores = [[_main_score(fold, test) for fold in folds] for folds in (mine, other)]
         over_folds = corrected_t_test(
             np.subtract(*scores), test_to_train=ratio
         ) if len(mine) == len(other) else None  # fmt: skip
@@ -196,6 +226,11 @@ def by_subgroup(folds: Sequence[FoldPredictions], test: TestSet, column: Sequenc
 def told(interval: Interval) -> dict[str, Any]:
     """An interval for a summary.json."""
     return {"value": interval.estimate, "low": interval.low, "high": interval.high, "reason": interval.reason}
+
+
+def _main_score(fold: FoldPredictions, test: TestSet) -> float:
+    values = metric_values(test.kind, fold_target(fold, test), fold.test, **test.options())
+    return values[MAIN[test.kind]].value
 
 
 def _sd(values: list[float]) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.benchmark import POOLED
 from evaluation.benchmark_page import SIGNIFICANT, amount_text
 from evaluation.comparison import holm
 from evaluation.metrics import SMALLER_IS_BETTER
@@ -51,9 +52,9 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One study: main metric on the test set (`value`, `low`, `high`: 95 %), mean and SD of folds; NaN if undefined.
+    """One study: main metric (`value`, `low`, `high`: 95 %), mean and SD of folds; NaN if undefined.
 
-    `of`: what the value is that of, the ensemble or the mean of the folds.
+    `of`: what the value is that of, see `evaluation.benchmark.TestSet.of`.
     """
 
     task: str
@@ -113,6 +114,11 @@ class Collection:
         """All results of a task in a setting."""
         found = (self.get(setting, task, backbone) for backbone in self.compared(setting))
         return [result for result in found if result is not None]
+
+    def scored(self, setting: Setting) -> list[str]:
+        """What the values of a setting are of, in words."""
+        found = {result.of for task in self.tasks(setting) for result in self.row(setting, task)}
+        return [of if of == POOLED else f"{of} on the held-out test set" for of in sorted(found)]
 
     def missing(self) -> list[tuple[Setting, str, list[str]]]:
         """(setting, task, backbones without a result there) of every gap in the tables."""

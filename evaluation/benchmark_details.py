@@ -13,7 +13,7 @@ from PIL import Image
 from evaluation import benchmark
 from evaluation import benchmark_figures as figures
 from evaluation.agreement import bland_altman
-from evaluation.benchmark import calibrated, ensemble
+from evaluation.benchmark import calibrated, ensemble, fold_target
 from evaluation.benchmark_page import BenchmarkPage, Study, finite_folds, interval_text, number, told
 from evaluation.calibration import reliability
 from evaluation.metrics import confusion, decided, known_rows
@@ -35,7 +35,7 @@ OPEN = 4  # pictures of a kind above which they open on a click
 
 def _drawable(studies: list[Study]) -> tuple[list[Study], str]:
     """(studies that have a fold to draw, words about folds that are left out)."""
-    left = {study.name: len(study.folds) - len(finite_folds(study)) for study in studies}
+    left = {study.name: sum(not np.isfinite(fold.test).all() for fold in study.folds) for study in studies}
     lost = [f"{name}: predictions of {count} folds are no numbers and are in no picture"
             for name, count in left.items() if count]  # fmt: skip
     return [study for study in studies if finite_folds(study)], told(lost)
@@ -63,16 +63,20 @@ def curve_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | Pictu
                     x, steps, *_ = precision_recall_band([line], FINE)
                     line = Curve(x[1:], steps[1:], line.thresholds)
                 lines.append((label, line,
-                              band([curve(page.test.target, fold.test) for fold in folds])))  # fmt: skip
+                              band([curve(fold_target(fold, page.test), fold.test) for fold in folds])))  # fmt: skip
             data = figures.curve_picture(kind, lines, float(target.mean()), page.test.specificity)
             shown.append(Picture(data_uri(data), width=460))
-    note = ("Lines: ensembles, with their area (AUROC, AUPRC). Bands: mean of the folds \u00b1 1 SD. Dotted: chance. "
-            f"Upright: specificity {page.test.specificity:g}. ")  # fmt: skip
+    note = (f"Lines: {_plural(page)}, with their area (AUROC, AUPRC). Bands: mean of the folds \u00b1 1 SD. "
+            f"Dotted: chance. Upright: specificity {page.test.specificity:g}. ")  # fmt: skip
     return [Pictures(title, shown, note + lost)]
 
 
+def _plural(page: BenchmarkPage) -> str:
+    return page.test.of if page.test.pooled else f"{page.test.of}s"
+
+
 def confusion_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | Pictures]:
-    """What the ensembles decide: a confusion matrix of each study."""
+    """What the ensembles (or the pooled predictions) decide: a confusion matrix of each study."""
     studies, lost = _drawable(studies)
     classes = page.test.classes or ("0", "1")
     if not studies or len(classes) > MOST_CLASSES:
@@ -88,7 +92,7 @@ def confusion_parts(page: BenchmarkPage, studies: list[Study]) -> list[Table | P
         data, width = figures.confusion_picture(table, classes, study.name)
         shown.append(Picture(data_uri(data), width=width, wide=width > 520))
     how = "at a probability of 0.5" if page.test.kind == "binary" else "for the most probable class"
-    note = f"Decisions of the ensemble {how}: radiographs and share of the row. A grey row: no such radiograph. {lost}"
+    note = f"Decisions of the {page.test.of} {how}: count and share of the row. A grey row: no such radiograph. {lost}"
     many = len(classes) > figures.CELL_TEXT
     return [*_some_open("Confusion matrices", shown, note, 1 if many else OPEN), *tables]
 
@@ -172,7 +176,7 @@ def error_parts(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
         shown.append(Picture(picture, page.files[row], facts))
     title = f"Worst errors of {study.name}"
     if test.kind == "regression":
-        note = f"The {len(rows)} test radiographs whose ensemble prediction is furthest off."
+        note = f"The {len(rows)} test radiographs whose prediction is furthest off."
     else:
         every = len(worst_errors(test.kind, test.target, predicted, len(predicted)))
         note = f"{every:,} of {(~np.isnan(test.target)).sum():,} test radiographs are decided wrong"

@@ -19,6 +19,7 @@ from evaluation.operating_points import Band, Curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
 DPI = 140
+TITLE_POINTS = 10
 CELL_TEXT = 12  # up to so many classes each cell of a confusion matrix says its count and its share
 
 
@@ -43,8 +44,7 @@ def interval_picture(
                   label=None if place else others)  # fmt: skip
     axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=plain(label))
-    axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.4, 1.0),
-                ncols=2 if len(of) < 10 else 1)  # fmt: skip
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2 if len(of) < 10 else 1)
     return _png(figure)
 
 
@@ -101,7 +101,7 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
     axis.set_yticks(range(count), names, fontsize=9)
     axis.set(xlabel="decided", ylabel="truth")
-    axis.set_title(plain(title), fontsize=10)
+    _set_title(figure, title)
     axis.tick_params(length=0)
     for edge in np.arange(count + 1) - 0.5:
         axis.axhline(edge, color="0.8", lw=0.6)
@@ -126,7 +126,7 @@ def reliability_picture(
                      color=COLOURS[number], marker="os"[number], alpha=0.75, lw=0, label=name)  # fmt: skip
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="predicted probability",
              ylabel=plain(said, 300))  # fmt: skip
-    axis.set_title(plain(title), fontsize=10)
+    _set_title(figure, title)
     legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
     for handle in legend.legend_handles:
         handle.set_sizes([40])
@@ -147,7 +147,7 @@ def truth_picture(
                   alpha=_alpha(len(target)))  # fmt: skip
     shown = f" ({plain(unit)})" if unit else ""
     axis.set(xlabel=f"true{shown}", ylabel=f"predicted{shown}")
-    axis.set_title(plain(title), fontsize=10)
+    _set_title(figure, title)
     if groups is not None:
         legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
         for handle in legend.legend_handles:
@@ -170,7 +170,7 @@ def agreement_picture(found: BlandAltman, title: str, unit: str) -> bytes:
                       xycoords=("axes fraction", "data"), annotation_clip=False)  # fmt: skip
     shown = f" ({plain(unit)})" if unit else ""
     axis.set(xlabel=f"mean of predicted and true{shown}", ylabel=f"predicted - true{shown}")
-    axis.set_title(plain(title), fontsize=10)
+    _set_title(figure, title)
     return _png(figure)
 
 
@@ -207,6 +207,13 @@ def _axes(width: float, height: float, grid: bool = True):
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
     return figure, axis
+
+
+def _set_title(figure, title: str) -> None:
+    """Above the whole picture, and no wider than it."""
+    points = 72 * figure.get_figwidth() - 10
+    width = points * 12 / TITLE_POINTS / 1.15  # its letters are a little wider than those that `plain` measures
+    figure.suptitle(plain(title, width), fontsize=TITLE_POINTS)
 
 
 def _png(figure) -> bytes:

@@ -19,6 +19,7 @@ from evaluation.benchmark import MAIN, FoldPredictions, TestSet, by_subgroup, co
 from evaluation.benchmark_page import Study
 from training.files import file_names, printable, write_text
 from training.tables import list_names, write_table
+from training.text import middle
 
 PREDICTION_COLUMNS = ("path", "patient", "split", "target")
 
@@ -73,10 +74,13 @@ def is_made(file: Path, identity: dict[str, Any], flag: str = "--outdir") -> boo
     return True
 
 
-def read_predictions(file: Path, val_target: np.ndarray, number: int) -> FoldPredictions:
-    """What `write_predictions` noted of fold `number`."""
+def read_predictions(
+    file: Path, val_target: np.ndarray, number: int, rows: np.ndarray | None = None
+) -> FoldPredictions:
+    """What `write_predictions` noted of fold `number`; `rows`: as in `FoldPredictions`."""
     note = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    return FoldPredictions(val_target, np.array(note["val"]), np.array(note["test"]), {"fold": number} | note["facts"])
+    facts = {"fold": number} | note["facts"]
+    return FoldPredictions(val_target, np.array(note["val"]), np.array(note["test"]), facts, rows)
 
 
 def write_study(
@@ -93,8 +97,9 @@ def write_study(
         study.subgroups[column] = table
         write_table(out / f"{study.name}_by_{part}.csv", list(table.columns), table.to_dict("records"))
     found = summary["estimate"][main]
-    say(f"{study.name}: {main} {summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds), {summary['of']} "
-        f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]")  # fmt: skip
+    over_folds = f"{summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds)"
+    interval = f"[{found['low']:.3f}, {found['high']:.3f}]"
+    say(f"{middle(study.name)}: {main} {over_folds}, {summary['of']} {found['value']:.3f} {interval}")
 
 
 def make_study(name: str, backbone: str, labels: float, folds: list[FoldPredictions], test: TestSet) -> Study:

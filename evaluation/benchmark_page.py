@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,8 @@ class Side:
 
 @dataclasses.dataclass
 class BenchmarkPage:
-    """What the page is about. `files`: names of the R test radiographs; `picture(r)` gives one, uint8 [h, w]."""
+    """What the page is about. `files`: names of the R test radiographs; `picture(r)` gives one, uint8 [h, w].
+    `random_starts`: the backbones (as in `Study`) whose weights are random."""
 
     title: str
     lead: str
@@ -62,6 +63,7 @@ class BenchmarkPage:
     augmented: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # words -> uint8 [h, w]
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     unit: str = ""
+    random_starts: Collection[str] = ()
 
 
 def ranked(page: BenchmarkPage) -> list[Study]:
@@ -111,8 +113,10 @@ def amount_text(labels: float, shots: bool) -> str:
 
 
 def finite_folds(study: Study) -> list[FoldPredictions]:
-    """The folds whose test predictions are numbers."""
-    return [fold for fold in study.folds if np.isfinite(fold.test).all()]
+    """The folds whose test predictions are numbers; none of a study whose folds have rows of their own unless all are,
+    because their pooled predictions would have gaps."""
+    finite = [fold for fold in study.folds if np.isfinite(fold.test).all()]
+    return finite if len(finite) == len(study.folds) or study.folds[0].rows is None else []
 
 
 def word(page: BenchmarkPage, metric: str) -> str:

@@ -32,10 +32,16 @@ from evaluation.benchmark_page import (
 )
 from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
-from evaluation.verdicts import RANDOM_START, against_constant, against_others, few_patients, joined, turned
+from evaluation.verdicts import against_constant, against_others, few_patients, joined, turned
 from training.files import file_names
 
 MOST_PARTS = 40  # rows of a subgroup table
+POOLED_NOTE = (
+    "Pooled out-of-fold predictions: each radiograph's prediction comes from the one fold that neither learned from "
+    "its patient nor was chosen on it; the 95 % interval is from resampling patients. Networks of different folds may "
+    "use their scale differently, which can lower the pooled score. Mean and SD: of the folds' own scores, each on "
+    "other radiographs; the "
+)
 
 
 def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
@@ -47,7 +53,7 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
     parts += _comparisons(page) + _labels(page, shown)
     known = int((~np.isnan(page.test.target)).sum())
-    if page.test.single:
+    if page.test.averaged:
         pass  # the details are those of ensembles
     elif known < FEWEST_POINTS:
         parts.append(left_out(["Curves, agreement, confusion and calibration"], known))
@@ -56,7 +62,7 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     else:
         parts += details.curve_parts(page, detailed) if page.test.kind == "binary" else []
         parts += details.confusion_parts(page, detailed) + details.calibration_parts(page, detailed)
-    parts += _subgroups(page, shown) + ([] if page.test.single else details.error_parts(page, detailed))
+    parts += _subgroups(page, shown) + ([] if page.test.averaged else details.error_parts(page, detailed))
     parts += [_over_folds(page, shown), *_folds(page, shown), *_audit(page), *_augmented(page)]
     write_page(path, page.title, page.lead, page.counts, parts, page.settings, verdict=_verdict(page, shown))
 
@@ -73,7 +79,7 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
         first = against_constant(best.name, found[main], 0.5, "chance")
     sentences = [few or first]
     compared = {study.name for study in studies if study.labels == best.labels}
-    starts = {study.name: f"random weights ({study.name})" for study in studies if study.name.startswith(RANDOM_START)}
+    starts = {study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts}
     for study in studies:
         if study.name in compared and study.name not in starts and not few:
             rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
@@ -89,7 +95,7 @@ def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
     names = [main, *(name for name in studies[0].summary["estimate"] if name != main)]
     kappa = [study for study in studies if "studies" in study.summary]
     several = len({study.labels for study in studies}) > 1
-    columns = ["study", *["labels"] * several, f"{word(page, main)}: {_of(page)} (95\u00a0%)", "folds: mean (SD)"]
+    columns = ["study", *["labels"] * several, f"{word(page, main)}: {page.test.of} (95\u00a0%)", "folds: mean (SD)"]
     columns += [f"{word(page, name)} (95\u00a0%)" for name in names[1:]] + ["kappa of studies"] * bool(kappa)
     rows, reasons = [], []
     for study in studies:
@@ -102,12 +108,17 @@ def _results(page: BenchmarkPage, studies: list[Study]) -> Table:
             row.append(number(study.summary.get("studies", {}).get("kappa", math.nan)))
         rows.append(row)
         reasons += [found[name]["reason"] for name in names]
-    if page.test.single:
+    if page.test.pooled:
+        note = POOLED_NOTE
+    elif page.test.single:
         note = "Each fold learns from a draw of its own. Mean and SD: of the folds' scores on the same test set; the "
     else:
         note = ("Ensemble: the mean prediction of the folds on the test set, with the 95 % interval for other "
                 "patients. Mean and SD: of the folds' own scores on the same test set; the ")  # fmt: skip
-    note += "SD shows what training varies, the interval what other patients would. "
+    if page.test.pooled:
+        note += "SD shows what training and the choice of radiographs vary together. "
+    else:
+        note += "SD shows what training varies, the interval what other patients would. "
     if len(studies) > 1:
         note += "Best first. The order proves nothing: "
         note += "which one is better than all others is shown by the paired comparisons below. " if best else (
@@ -122,7 +133,7 @@ def _overview(page: BenchmarkPage, studies: list[Study]) -> Pictures:
         [[fold[main] for fold in study.summary["folds"] if not math.isnan(fold[main])] for study in studies],
         [three(study.summary["estimate"][main]) for study in studies],
         word(page, main),
-        _of(page),
+        page.test.of,
     )
     way = "smaller" if main in SMALLER_IS_BETTER else "larger"
     return Pictures(f"{word(page, main)} at a glance", [Picture(data_uri(data), width=540)], f"The {way} the better.")
@@ -139,7 +150,7 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
         rows.append([f"{row['first']} less {row['second']}", interval_text(difference, signed=True), p_text(row["p"]),
                      p_text(row["p_holm"]), p_text(row["p_folds"]), p_text(row["p_folds_holm"]), verdict])  # fmt: skip
     both = "p is the larger of both, so that a claim holds for other patients and other draws. " * page.test.single
-    delong = page.test.kind == "binary" and not page.test.single
+    delong = page.test.kind == "binary" and not page.test.averaged
     test = "DeLong's test with patients as clusters" if delong else "the exchange of predictions by patient"
     return [
         Table(
@@ -149,7 +160,7 @@ def _comparisons(page: BenchmarkPage) -> list[Table]:
                 "p over folds", "p over folds (Holm)", "reads as",
             ),
             rows,
-            f"{_of(page).capitalize()} on the same test radiographs by {test}; over folds by the t-test corrected for "
+            f"{page.test.of.capitalize()} on the same radiographs by {test}; over folds by the t-test corrected for "
             f"shared training data. {both}Holm's p allows for the number of comparisons with as many labels; below "
             f"{SIGNIFICANT:g} it counts. " + told([row["reason"] for row in page.comparisons]),
         )
@@ -164,8 +175,7 @@ def _labels(page: BenchmarkPage, studies: list[Study]) -> list[Pictures]:
         lines.setdefault(study.backbone, []).append((study.labels, *three(study.summary["estimate"][main])))
     names = {labels: labels_text(page, labels) for labels in sorted({study.labels for study in studies})}
     data = figures.label_picture(lines, word(page, main), names)
-    note = f"{_of(page).capitalize()} with its 95 % interval; "
-    note = f"{_of(page).capitalize()} with its 95 % interval; "
+    note = f"{page.test.of.capitalize()} with the 95 % interval; "
     if page.test.single:
         each = "" if page.test.kind == "regression" else " of each class"
         note += f"shots are labelled radiographs{each}, the fewer among the more."
@@ -210,17 +220,12 @@ def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
                          *(interval_text(one.loc[part]) for one in found)])  # fmt: skip
             reasons += [f"{part}: {first['reason']}" if first["reason"] else ""]
         more = len(found[0]) - len(rows)
-        note = f"{word(page, main)} of the {_of(page)} (95\u00a0%) on parts of the test set; a difference between " \
+        note = f"{word(page, main)} of the {page.test.of} (95\u00a0%) on parts of the test set; a difference between " \
                "two parts can be chance. "  # fmt: skip
         note += f"{more} more parts are in the files STUDY_by_{part_of_name}.csv. " if more else ""
         head = ("part", "radiographs", "patients", *(study.name for study in having))
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
     return tables
-
-
-def _of(page: BenchmarkPage) -> str:
-    """What the intervals are about."""
-    return "mean of the folds" if page.test.single else "ensemble"
 
 
 def _audit(page: BenchmarkPage) -> list[Table]:

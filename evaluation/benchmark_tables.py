@@ -166,11 +166,9 @@ def latex(collection: Collection, rankings: Sequence[Ranking], shown: dict[str, 
     parts = [r"% needs \usepackage{booktabs}", ""]
     for found in rankings:
         names, setting = found.backbones, found.setting
-        of = " and ".join(
-            sorted({one.of for task in collection.tasks(setting) for one in collection.row(setting, task)})
-        )
+        of = " and ".join(collection.scored(setting))
         lines = [r"\begin{table*}", r"\centering\small",
-                 rf"\caption{{{escaped(setting.title)}: {escaped(of)} on the held-out test set (95\,\% interval over "
+                 rf"\caption{{{escaped(setting.title)}: {escaped(of)} (95\,\% interval over "
                  r"patients); below, mean (SD) of the folds. Bold: best. $^{*}$: better than every other backbone "
                  r"(paired comparisons, Holm, $p<0.05$).}",
                  rf"\label{{tab:{re.sub('[^a-z0-9.]', '-', setting.stem)}}}",

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from training.files import write_bytes
-from training.text import escaped
+from training.text import escaped, without_middle
 
 FORMATS = ("png", "jpeg", "pdf", "svg")
 BACKGROUND, INK, FAINT, OUTLINE = (17, 18, 20), (236, 236, 232), (150, 152, 156), (64, 220, 255)
@@ -185,7 +185,7 @@ def fitted(text: str, width: float, size: int) -> str:
     if font(size).getlength(text) <= width:
         return text
     for keep in range(len(text), 0, -1):
-        short = text[: keep // 3] + "..." + text[len(text) - (keep - keep // 3) :]
+        short = without_middle(text, keep)
         if font(size).getlength(short) <= width:
             return short
     return ""

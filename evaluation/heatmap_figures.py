@@ -33,6 +33,7 @@ from training.progress import steps
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
 COHORT_QUANTILE = 0.995  # of all pixels: the top of the colour scale
+HIGHEST_Z = 10.0  # no scale of z-maps goes higher, but for one that the user fixes
 OVERLAY_SIDE, TILE_SIDE, THUMBNAIL_SIDE = (768, 896), 256, 320  # pixels, longer side
 DRAWINGS = ".overlays"  # hidden folder in the output folder
 
@@ -133,12 +134,15 @@ def write_overlay(study, source, drawing: Drawing, high: float | None, record: d
     size, values = grey.shape, np.nan_to_num(drawing.values)  # 0 is clear
     if high is None:
         high = max(float(np.nanquantile(drawing.values, COHORT_QUANTILE)), 1e-8)
+        high = min(high, HIGHEST_Z) if reference else high
     mask = None if study.truth is None else study.truth.lookup(source.path, (record["height"], record["width"]))
     if mask is not None:
         mask = resized(mask.astype(np.uint8) * 255, size) > 127
     subtitle = f"mean error {record['mean_error']:.3g}"
     subtitle += f", highest z {record['z_max']:.1f} ({record['reference_group']})" if reference else ""
-    subtitle += {"cohort": ", scale common to all", "image": ", own scale", "fixed": ", fixed scale"}[config.scale]
+    common = "scale common to the group" if reference else "scale common to all"
+    subtitle += ", unlike these normals" if record.get("outside_reference") else ""
+    subtitle += {"cohort": f", {common}", "image": ", own scale", "fixed": ", fixed scale"}[config.scale]
     label = "z-score" if reference else f"{study.word} error"
     figure = overlay(
         grey, values, high, title=source.name, subtitle=subtitle, label=label, alpha=config.alpha,
@@ -150,11 +154,16 @@ def write_overlay(study, source, drawing: Drawing, high: float | None, record: d
     return Image.fromarray(blended(resized(grey, small), resized(values, small), high, config.alpha, config.colours))
 
 
-def cohort_top(study, sources: list) -> float:
-    """The 99.5th percentile of all maps, from a thinned sample of their pixels, in fixed memory."""
-    histogram = RunningHistogram() if study.reference is None else RunningHistogram(1e-3, 1e4)
-    for source in steps(sources, "scale of the colours", "map"):
+def cohort_tops(study, sources: list, groups: list[str]) -> dict[str, float]:
+    """The 99.5th percentile of all maps of each of the `groups`, one for each source; z-scores end at `HIGHEST_Z`.
+
+    From a thinned sample of their pixels, in fixed memory.
+    """
+    bounds = (1e-8, 1.0) if study.reference is None else (1e-3, 1e4)
+    histograms = {group: RunningHistogram(*bounds) for group in groups}
+    for source, group in zip(steps(sources, "scale of the colours", "map"), groups):
         values = np.load(study.file(source, map_ending(study)), mmap_mode="r")
         step = max(1, max(values.shape) // 256)
-        histogram.add(np.asarray(values[::step, ::step]))
-    return histogram.quantile(COHORT_QUANTILE)
+        histograms[group].add(np.asarray(values[::step, ::step]))
+    tops = {group: histogram.quantile(COHORT_QUANTILE) for group, histogram in histograms.items()}
+    return tops if study.reference is None else {group: min(top, HIGHEST_Z) for group, top in tops.items()}

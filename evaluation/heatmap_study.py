@@ -18,6 +18,7 @@ from evaluation.error_maps import ErrorMaps, describe, error_maps, mask_generato
 from evaluation.heatmap_figures import keep_drawing, make_drawing, write_panel
 from evaluation.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from evaluation.output_folder import append_record
+from evaluation.reference import Radiograph, TooFewNormals, cells_of
 from training.checks import NotFinite
 from training.device import autocast
 from training.files import atomic, printable, sha256_of
@@ -27,7 +28,7 @@ LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with 
 
 
 class Unreadable(NamedTuple):
-    """Why a file is no radiograph: one word, one sentence."""
+    """Why a file is no radiograph, or has no map: one word, one sentence."""
 
     reason: str
     detail: str
@@ -39,7 +40,7 @@ class Source:
 
     path: Path
     name: str  # path below its input folder: decides the masks
-    group: str  # first folder below the input folder: the region table of the reference
+    groups: tuple[str, ...] = ()  # what the reference may call its normals, the narrowest name first
     stem: PurePath = PurePath()
 
 
@@ -57,6 +58,7 @@ class Study:
     error: str
     settings: dict  # what the values of a map depend on
     read: Callable[[Path], "np.ndarray | Unreadable"]  # pixels [H, W] as the preprocessing scales them
+    identify: Callable[[Path, np.ndarray], tuple[str, bytes]]  # file and its pixels -> its sha256, their fingerprint
     progress: Callable[[str, int], Any]  # (title, total) -> a tqdm
     reference: Any = None
     truth: Any = None
@@ -108,6 +110,7 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
             and all(study.file(source, e).exists() for e in record["files"])
             and source.path.exists()
             and record["sha256"] == sha256_of(source.path)
+            and (study.reference is None or record["groups"] == [printable(group) for group in source.groups])
         ):
             yield record
         else:
@@ -115,7 +118,11 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
     mapped = measure(study, todo, failed, "heat maps", study.model, study.config.panel_passes)
     beside = ((*item, untrained_map(study, item[0], item[2])) for item in mapped)
     # the network works on while threads write
-    for record in ahead(lambda item: write_maps(study, *item), beside, study.config.num_workers):
+    written = ahead(lambda item: (item[0], write_maps(study, *item)), beside, study.config.num_workers)
+    for source, record in written:
+        if isinstance(record, Unreadable):
+            failed.append((source.path, record.reason, record.detail))
+            continue
         append_record(study.config.out, record)
         yield record
 
@@ -174,9 +181,14 @@ def untrained_map(study: Study, source: Source, image) -> np.ndarray | None:
         ).maps[0]  # fmt: skip
 
 
-def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, untrained) -> dict:
-    """Map, z-map and panel of one radiograph; returns its record."""
-    size, preprocessing = pixels.shape[:2], study.preprocessing
+def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, untrained) -> "dict | Unreadable":
+    """Map, z-map and panel of one radiograph; returns its record, or why there is none."""
+    size, preprocessing, compared = pixels.shape[:2], study.preprocessing, None
+    if study.reference is not None:
+        try:
+            compared = study.reference.compare(kept_of(study, source, pixels, image, maps), source.groups)
+        except TooFewNormals as error:
+            return Unreadable("too-few-normals", f"without this radiograph and its near-duplicates {error}")
     study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
     facts = describe(maps.maps[0], maps.hits[0], preprocessing.placement(size)[1])
     record = {
@@ -184,28 +196,49 @@ def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, un
         "stem": printable(source.stem),
         "height": size[0],
         "width": size[1],
+        "groups": [printable(group) for group in source.groups],
         **facts,
     }
     full = mapped_back(preprocessing, maps.maps[0], maps.hits[0] > 0, size)
     save_array(study.file(source, "_error.npy"), full)
     record["files"] = ["_error.npy"]
     z_map = None
-    if study.reference is not None:
-        P = study.model.patch_size
-        z = study.reference.z(source.group, patch_errors(maps.maps[0], maps.hits[0]))
+    if compared is not None:
+        P, z = study.model.patch_size, compared.z
         known = np.isfinite(z)
         z_map = np.kron(np.where(known, z, 0), np.ones((P, P), np.float32))
         z_map = mapped_back(preprocessing, z_map, known, size)
         save_array(study.file(source, "_z.npy"), z_map)
         record["files"].append("_z.npy")
-        record |= {"z_max": float(np.nanmax(z)), "z_mean": float(np.nanmean(z))}
-        record["reference_group"] = study.reference.group_for(source.group) or "all"
+        record |= facts_of(compared)
     if maps.shown.shape[1]:
         record["files"] += write_panel(study, source, size, image, maps, facts)
     if untrained is not None:
         record |= localise(study, source, pixels, full, z_map, untrained)
     keep_drawing(study, source, make_drawing(pixels, full if z_map is None else z_map))
     return record | {"sha256": sha256_of(source.path)}
+
+
+def kept_of(study: Study, source: Source, pixels: np.ndarray, image, maps) -> Radiograph:
+    """What a reference keeps of a radiograph, of what `measure` gives."""
+    shown = study.preprocessing.denormalise(image[None])[0].mean(0).cpu().numpy()
+    errors = patch_errors(maps.maps[0], maps.hits[0])
+    return Radiograph(errors, cells_of(shown), *study.identify(source.path, pixels))
+
+
+def facts_of(compared) -> dict:
+    """What the record of a radiograph says of its reference (`evaluation.reference.Comparison`); z over its patches."""
+    return {
+        "z_max": float(np.nanmax(compared.z)),
+        "z_mean": float(np.nanmean(compared.z)),
+        "z_p99": float(np.nanquantile(compared.z, 0.99)),
+        "reference_group": printable(compared.group) or "all",
+        "reference_normals": compared.normals,
+        "left_out": compared.left_out,
+        "outside_share": compared.outside,
+        "outside_limit": compared.limit,
+        "outside_reference": compared.outside > compared.limit,
+    }
 
 
 def mapped_back(preprocessing, values: np.ndarray, known: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from training.files import append_line, remove_leftovers, write_text
+from training.text import middle
 
 SETTINGS, RECORDS = "settings.json", "records.jsonl"
 _RESERVED = ("thumbnails", ".overlays", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
@@ -77,11 +78,14 @@ def _free(folder: PurePath, name: str, endings: Sequence[str], taken: set[str]) 
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for an ending; the hash keeps shortened names apart."""
+    """A name that leaves room for an ending: a long one has a hash for its middle, which keeps such names apart."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST:
         return name
-    return encoded[: _LONGEST - 13].decode("utf-8", "ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:12]
+    room = _LONGEST - 14
+    first, last = encoded[: room // 3], encoded[len(encoded) - (room - room // 3) :]
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    return f"{first.decode('utf-8', 'ignore')}-{digest}-{last.decode('utf-8', 'ignore')}"
 
 
 def _key(path: PurePath) -> str:
@@ -147,5 +151,4 @@ def _read_records(file: Path) -> list[dict]:
 
 
 def _brief(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return middle(json.dumps(value), 60)

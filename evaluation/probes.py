@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.metrics import score
 from evaluation.neighbours import patches_of
-from training.progress import steps
+from training.progress import portions, steps
 
 
 def linear_probe(
@@ -125,8 +125,10 @@ def chosen_neighbour_probe(
             return found if kind == "multiclass" else found[:, -1]
 
         def predict(features: np.ndarray) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
-            starts = steps(range(0, len(features), BLOCK), f"{count} nearest neighbours", "block")
-            return np.concatenate([of_block(features[row : row + BLOCK]) for row in starts])
+            blocks = [features[row : row + BLOCK] for row in range(0, len(features), BLOCK)]
+            title = f"{count} nearest neighbours"
+            shown = portions(blocks, [len(block) for block in blocks], title, "radiograph")
+            return np.concatenate([of_block(block) for block in shown])
 
         return predict
 

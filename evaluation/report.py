@@ -27,13 +27,17 @@ THUMBNAIL = 160  # pixels, longer side
 
 @dataclasses.dataclass
 class Card:
-    """One radiograph on the page. Paths are relative to the page's folder; `thumbnail` is a src attribute."""
+    """One radiograph on the page. Paths are relative to the page's folder; `thumbnail` is a src attribute.
+
+    `others`: further scores by which the page can be sorted, by name; the same names on all cards.
+    """
 
     name: str
     score: float
     facts: list[str]
     thumbnail: str = ""
     pictures: dict[str, str] = dataclasses.field(default_factory=dict)  # tab label -> relative path
+    others: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Best(str):
@@ -78,7 +82,11 @@ class Pictures:
 
 @dataclasses.dataclass
 class Report:
-    """What the page says: heading, lead sentences, tables, cards."""
+    """What the page says: heading, lead sentences, tables, cards.
+
+    `unit` stands before each score on a card. A `banner` stands above all; `box` is a title and paragraphs that are
+    always in sight; `verdict` is the first line below the title.
+    """
 
     title: str
     lead: str
@@ -88,6 +96,10 @@ class Report:
     score_name: str = "score"
     tables: list[Table] = dataclasses.field(default_factory=list)
     failed: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)  # path, reason, detail
+    unit: str = ""
+    banner: str = ""
+    box: tuple[str, Sequence[str]] | None = None
+    verdict: str = ""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -98,11 +110,13 @@ def write_report(path: Path, report: Report) -> None:
     if len(cards) > len(shown):
         note = f"<p class=note>The {len(shown):,} highest of {len(cards):,} are shown; the table lists all.</p>"
     body = [
-        _header(report.title, report.lead, report.counts),
+        _banner(report.banner),
+        _header(report.title, report.lead, report.counts, report.verdict),
+        _box(*report.box) if report.box else "",
         *(_table(table) for table in report.tables),
-        _controls(report.score_name, len(shown)),
+        _controls(report.score_name, list(shown[0].others) if shown else [], len(shown)),
         note,
-        f"<main id=cards>{''.join(_card(card, report.score_name) for card in shown)}</main>",
+        f"<main id=cards>{''.join(_card(card, report.score_name, report.unit) for card in shown)}</main>",
         _failed(report.failed),
         _settings(report.settings),
         _LIGHTBOX,
@@ -124,8 +138,7 @@ def write_page(
     if empty:
         kept.append(Table("Without a row", ("table", "note"), [[part.title, part.note] for part in empty], folded=True))
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in kept]
-    above = [f"<div class=banner role=note>{text_of(banner)}</div>"] if banner else []
-    _write(path, title, [*above, _header(title, lead, counts, verdict), *shown, _settings(settings)])
+    _write(path, title, [_banner(banner), _header(title, lead, counts, verdict), *shown, _settings(settings)])
 
 
 def left_out(parts: Sequence[str], radiographs: int) -> Table:
@@ -178,6 +191,15 @@ def text_of(value) -> str:
     return html.escape(visible(str(value)), quote=True)
 
 
+def _banner(text: str) -> str:
+    return f"<div class=banner role=note>{text_of(text)}</div>" if text else ""
+
+
+def _box(title: str, paragraphs: Sequence[str]) -> str:
+    body = "".join(f"<p>{text_of(paragraph)}</p>" for paragraph in paragraphs)
+    return f"<section class=box role=note><h2>{text_of(title)}</h2>{body}</section>"
+
+
 def _counts(counts: dict[str, str]) -> str:
     items = "".join(f"<div><dt>{text_of(k)}</dt><dd>{text_of(v)}</dd></div>" for k, v in counts.items())
     return f"<dl class=counts>{items}</dl>"
@@ -222,29 +244,38 @@ def _section(part: Table | Pictures, body: str) -> str:
     return f"<section><h2>{text_of(part.title)}</h2>{note}{body}</section>"
 
 
-def _controls(score_name: str, count: int) -> str:
+def _controls(score_name: str, others: Sequence[str], count: int) -> str:
+    orders = {"score": f"{score_name}, highest first", "rising": f"{score_name}, lowest first"}
+    orders |= {f"other{place}": f"{name}, highest first" for place, name in enumerate(others)} | {"name": "name"}
+    options = "".join(f"<option value={value}>{text_of(name)}</option>" for value, name in orders.items())
     return (
-        f"<section class=controls><h2>Radiographs</h2><label>sort by <select id=order><option value=score>"
-        f"{text_of(score_name)}, highest first</option>"
-        f"<option value=rising>{text_of(score_name)}, lowest first</option>"
-        "<option value=name>name</option></select></label><label>name contains <input id=filter type=search></label>"
+        f"<section class=controls><h2>Radiographs</h2><label>sort by <select id=order>{options}</select></label>"
+        "<label>name contains <input id=filter type=search></label>"
         f"<span id=shown>{count:,} shown</span></section>"
     )
 
 
-def _card(card: Card, score_name: str) -> str:
+def _card(card: Card, score_name: str, unit: str) -> str:
     tabs = "".join(
         f'<a href="{text_of(link(path))}" data-tab="{text_of(label)}">{text_of(label)}</a>'
         for label, path in card.pictures.items()
     )
     facts = " · ".join(map(text_of, card.facts))
     picture = f'<img src="{text_of(card.thumbnail)}" alt="" loading=lazy>' if card.thumbnail else "<i>no picture</i>"
+    scores = f'data-score="{card.score}" data-score-text="{_badge(text_of(unit), card.score)}"'
+    for place, (name, value) in enumerate(card.others.items()):
+        scores += f' data-other{place}="{value}" data-other{place}-text="{_badge(text_of(name), value)}"'
     return (
-        f'<article data-score="{card.score}" data-name="{text_of(card.name)}"><button class=frame '
+        f'<article {scores} data-name="{text_of(card.name)}"><button class=frame '
         f'aria-label="Enlarge {text_of(card.name)}">{picture}</button><p class=score title="{text_of(score_name)}">'
-        f'{card.score:.4g}</p><p class=name title="{text_of(card.name)}">{text_of(card.name)}</p>'
+        f'{_badge(text_of(unit), card.score)}</p><p class=name title="{text_of(card.name)}">{text_of(card.name)}</p>'
         f"<p class=facts>{facts}</p><nav>{tabs}</nav></article>\n"
     )
+
+
+def _badge(name: str, value: float) -> str:
+    """A score in the corner of a card, as HTML."""
+    return f"{name} {value:.4g}".strip()
 
 
 def _failed(failed: list[tuple[str, str, str]]) -> str:
@@ -287,6 +318,8 @@ _STYLE = """
 body{margin:0 auto;padding:28px 32px 60px;max-width:1500px;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 .banner{background:#5b3a00;color:#fff4dc;padding:10px 14px;border-radius:8px;margin:0 0 18px;font-weight:600}
+.box{background:#fff8e6;border:1px solid #e6cf94;border-radius:8px;padding:10px 16px;max-width:110ch}
+.box h2{font-size:15px}.box p{margin:4px 0}
 h1{font-size:25px;margin:0 0 6px}h2{font-size:17px;margin:0}header p{max-width:78ch;margin:0 0 14px;color:var(--faint)}
 header .verdict{color:var(--ink);font-weight:600;font-size:17px}
 .counts{display:flex;flex-wrap:wrap;gap:10px;margin:0 0 22px}
@@ -311,7 +344,7 @@ background:var(--dark);cursor:zoom-in}.frame img{max-width:100%;max-height:164px
 .frame:focus-visible{outline:3px solid var(--accent);outline-offset:-3px}
 .score{position:absolute;top:6px;left:6px;margin:0;padding:0 7px;border-radius:4px;
 background:rgba(17,18,20,.82);color:#fff;font-size:13px;font-variant-numeric:tabular-nums}
-.name{margin:8px 11px 0;font-size:13px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.name{margin:8px 11px 0;font-size:13px;overflow-wrap:anywhere}
 .facts{margin:1px 11px 0;font-size:12px;color:var(--faint)}
 .pictures{display:flex;flex-wrap:wrap;gap:14px;margin-top:8px}
 figure{margin:0;max-width:100%;background:#fff;border:1px solid var(--line);border-radius:8px;overflow:hidden}
@@ -324,7 +357,7 @@ article nav{margin:4px 11px 0;font-size:12px;display:flex;gap:12px}a{color:var(-
 dialog{border:0;padding:0;width:96vw;height:94vh;max-width:none;max-height:none;background:var(--dark);color:#eee;
 border-radius:8px}dialog::backdrop{background:rgba(0,0,0,.7)}dialog[open]{display:flex;flex-direction:column}
 #bar{display:flex;gap:10px;align-items:center;padding:9px 14px;font-size:14px}
-#caption{flex:1;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+#caption{flex:1;overflow-wrap:anywhere}
 #bar button{font:inherit;background:#2a2d31;color:#eee;border:0;border-radius:6px;padding:5px 12px;cursor:pointer}
 #tabs{display:flex;gap:10px}#tabs button[aria-pressed=true]{background:var(--accent)}
 #stage{flex:1;min-height:0;display:flex;overflow:auto}#large{margin:auto;max-width:100%;max-height:100%;cursor:zoom-in}
@@ -339,12 +372,16 @@ let open = null, tab = null;
 const visible = () => [...grid.children].filter(card => !card.hidden);
 function arrange() {
   const order = $('order').value, word = $('filter').value.toLowerCase();
-  const score = card => { const s = parseFloat(card.dataset.score); return isNaN(s) ? -Infinity : s; };
+  const key = order.startsWith('other') ? order : 'score';
+  const score = card => { const s = parseFloat(card.dataset[key]); return isNaN(s) ? -Infinity : s; };
   const byName = (a, b) => a.dataset.name.localeCompare(b.dataset.name);
-  const compare = {score: (a, b) => score(b) - score(a) || byName(a, b),
-                   rising: (a, b) => score(a) - score(b) || byName(a, b), name: byName}[order];
+  const falling = (a, b) => score(b) - score(a) || byName(a, b);
+  const compare = {rising: (a, b) => score(a) - score(b) || byName(a, b), name: byName}[order] || falling;
   grid.append(...cards.sort(compare));
-  for (const card of cards) card.hidden = !card.dataset.name.toLowerCase().includes(word);
+  for (const card of cards) {
+    card.hidden = !card.dataset.name.toLowerCase().includes(word);
+    card.querySelector('.score').textContent = card.dataset[key + 'Text'];
+  }
   $('shown').textContent = visible().length.toLocaleString('en') + ' shown';
 }
 function show(card) {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation import ranking_figures
+from evaluation.benchmark import POOLED
 from evaluation.benchmark_collection import Collection, Setting
 from evaluation.benchmark_figures import label_picture
 from evaluation.benchmark_page import amount_text, metric_text
@@ -30,8 +31,10 @@ def write_summary(
     if notices:
         parts.append(Table("Missing, or to be known", ("notice",), [[notice] for notice in notices]))
     tasks = {task for _, task, _ in collection.results}
-    lead = "Main metric of each task on its held-out test set; the same split for all backbones of a task. " \
-           "Not for diagnosis."  # fmt: skip
+    lead = (
+        "Main metric of each task on patients whom the networks did not learn from; the same split for all backbones "
+        "of a task. Not for diagnosis."
+    )
     counts = {"tasks": f"{len(tasks)}", "backbones": f"{len(collection.backbones)}",
               "settings": f"{len(collection.settings)}", "studies": f"{len(collection.results)}"}  # fmt: skip
     read = sorted({str(one.file.parent) for one in collection.results.values()})
@@ -75,10 +78,11 @@ def _setting(collection: Collection, found: Ranking, shown: dict[str, str]) -> l
     """Table, heat map, ranks and diagram of one setting."""
     setting, rows = found.setting, table_rows(collection, found.setting)
     names = [shown[backbone] for backbone in found.backbones]
-    of = sorted({one.of for task in collection.tasks(setting) for one in collection.row(setting, task)})
+    scored = " or ".join(collection.scored(setting))
+    pooled = POOLED in scored
     last = [[name, over, *(_strong(cell) for cell in cells)] for name, over, cells in below(collection, found)]
     lines = [[row.task, row.metric, *(_strong(cell) for cell in row.cells)] for row in rows]
-    note = f"{' or '.join(of).capitalize()} with its 95 % interval over patients of the test set. "
+    note = f"{scored.capitalize()} with the 95 % interval over patients. "
     if len(names) > 1:
         note += "Bold: best of the row. *: better than every other backbone (paired comparisons of the runs, p by Holm "
         note += f"below {LEVEL:g}); no star, no proof. "
@@ -89,7 +93,9 @@ def _setting(collection: Collection, found: Ranking, shown: dict[str, str]) -> l
               lines + last, note),
         Table(f"Mean (SD) over folds: {setting.title}", ("task", "metric", *names),
               [[row.task, row.metric, *(cell.folds for cell in row.cells)] for row in rows],
-              "Of the folds' own scores on the same test set: what training varies.", folded=True),
+              "Of the folds' own scores on the same test set: what training varies."
+              + " Where out-of-fold predictions are pooled, the folds are scored on different radiographs." * pooled,
+              folded=True),
     ]  # fmt: skip
     if len(names) > 1:
         parts += [_map(collection, setting, rows, names), *_ranks(collection, found, names)]
@@ -182,7 +188,7 @@ def _curves(collection: Collection, shown: dict[str, str]) -> list[Pictures]:
         data = label_picture({shown[name]: lines.get(name, []) for name in collection.backbones}, label,
                              {labels: amount_text(labels, shots) for labels in amounts})  # fmt: skip
         by_protocol.setdefault(protocol, []).append(Picture(data_uri(data), task, width=460))
-    note = "Bars: 95 % interval over patients of the test set. "
+    note = "Bars: 95 % interval over patients. "
     note += f"Means only of {', '.join(metric.upper() for metric in ONE_SCALE)}, over tasks where no point is missing, "
     note += "and without an interval."
     return [

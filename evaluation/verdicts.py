@@ -11,7 +11,6 @@ from typing import Any
 from evaluation.intervals import TOO_FEW
 
 SIGNIFICANT = 0.05  # of p by Holm
-RANDOM_START = "none:"  # a backbone with random weights
 
 
 def against_constant(

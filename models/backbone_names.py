@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.backbone_aliases import ALIASES, Alias, read_aliases
@@ -12,6 +13,8 @@ from training.files import printable, read_small, sha256_of
 
 OURS = re.compile(r"mae_vit_\w+")  # our own architectures, see `models.mae.named_config`
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LONGEST_NAME = 60
+_PLAIN_NAME = re.compile(rf"(?=[A-Za-z0-9])[\w.+-]{{1,{LONGEST_NAME}}}", re.ASCII)
 _TIMM_NAME = re.compile(r"(\w+)(\.\w+)?")  # never "hf_hub:...", "local-dir:..." or an address
 
 
@@ -24,6 +27,36 @@ class Source:
     weights: Path | None  # None: random
     alias: Alias | None = None
     untrained: bool = False  # the network and the preprocessing of `weights`, but random weights
+
+
+def named_backbones(given: Sequence[str], aliases: Path = ALIASES) -> dict[str, str]:
+    """Backbone -> what it is called in results, for words such as `skelex` (called so) and `NAME=BACKBONE`.
+
+    An `=` behind a slash, a colon or an `@` belongs to a path, as do those in a file or folder that exists.
+    ValueError: a NAME that is no plain name or means another backbone (an alias), a backbone or a name given twice.
+    """
+    known = read_aliases(aliases)
+    called: dict[str, str] = {}
+    for word in given:
+        name, equals, backbone = word.partition("=")
+        if not equals or set(name) & set("/:@") or os.path.exists(word):
+            name = backbone = word
+        elif not _PLAIN_NAME.fullmatch(name) or not backbone:
+            raise ValueError(
+                f"{printable(word)[:200]}: expected NAME=BACKBONE, where NAME has at most {LONGEST_NAME} letters, "
+                "digits and characters of ._+- and begins with a letter or a digit"
+            )
+        elif name in known and name != backbone:
+            raise ValueError(
+                f"{printable(word)[:200]}: {name} is an alias of configs/backbones.yaml and means another backbone; "
+                "choose another NAME"
+            )
+        if backbone in called:
+            raise ValueError(f"{' '.join(given)}: one is given twice")
+        if name.casefold() in (other.casefold() for other in called.values()):
+            raise ValueError(f"{' '.join(given)}: two are called {name}")
+        called[backbone] = name
+    return called
 
 
 def find(name: str, aliases: Path = ALIASES) -> Source:

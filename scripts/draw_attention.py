@@ -283,7 +283,7 @@ def looked(config: Config, looker: Looker, sources: list, failed: list):
     from data.radiograph import UnreadableRadiograph
 
     waiting = []
-    for number, (stem, path) in enumerate(bar("radiographs")(sources, len(sources))):
+    for number, (stem, path) in enumerate(bar("attention", "radiograph")(sources, len(sources))):
         try:
             waiting.append((stem, path, looker.preprocessing.read(path)))
         except UnreadableRadiograph as error:

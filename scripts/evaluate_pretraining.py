@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
-from training.progress import bar, say, steps
+from training.progress import bar, portions, say
 
 STARTS = ("pretrained", "from scratch")
 # how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
@@ -240,7 +240,8 @@ class Study:
         c, K = self.config, mae.config.visible
         passes = complementary_passes(c.passes, mae.config.patches, K)
         parts = []
-        for chunk in bar("error maps", "batch")(np.array_split(rows, max(1, len(rows) // 16))):
+        chunks = np.array_split(rows, max(1, len(rows) // 16))
+        for chunk in portions(chunks, [len(chunk) for chunk in chunks], "error maps", "radiograph"):
             batch = torch.from_numpy(self.pixels["test"][chunk])[:, None].to(self.device)
             visible = np.stack([visible_patches(passes, mae.grid, K, mask_generator(c.seed, str(row)), "complementary")
                                 for row in chunk])  # fmt: skip
@@ -364,8 +365,9 @@ class Study:
     def batches(self, name: str, rows, size: int = 128):
         import torch
 
-        for begin in steps(range(0, len(rows), size), f"network on {name}", "batch"):
-            pixels = torch.from_numpy(self.pixels[name][rows[begin : begin + size]])[:, None]
+        parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+        for part in portions(parts, [len(part) for part in parts], f"network on {name}", "radiograph"):
+            pixels = torch.from_numpy(self.pixels[name][part])[:, None]
             yield self.preprocessing.normalise(pixels.to(self.device))
 
     def features(self, mae) -> dict:

@@ -1,13 +1,18 @@
 """Features of radiographs from any backbone, prepared as it was trained: class token, mean, patch tokens.
 
     python scripts/extract_features.py --model-path runs/dino/model --in-dirs /data/radiographs --out features.npz
-    python scripts/extract_features.py --model-path dax --in-dirs A B --out features.parquet
-    python scripts/extract_features.py --model-path dax-checkpoint-resnet18-version-a.pth --in-dirs A --out f.npz
+    python scripts/extract_features.py --model-path dax --csv /data/table.csv --target_col sex --out features.csv
+    python scripts/extract_features.py --model-path dax-checkpoint-resnet18-version-a.pth --in-dirs A --out f.parquet
 
 The same command gives the same bytes. Beside OUT: NAME.json (network, hash of its weights, preprocessing, versions),
 NAME.manifest.csv (size and sha256 of every file) and, if some cannot be used, NAME.failed.csv with the reasons; the
-exit status is 3 then. An .npz holds `path` [R] and an array for each kind of feature: `cls` and `mean` [R, D], with
---patch `patch` [R, N, D]. A .parquet (needs pyarrow) has one row for each radiograph and one column for each number.
+exit status is 3 then. A .csv or .parquet (needs pyarrow) has one row for each radiograph and one column for each
+number, cls_0, ..., mean_0, ...; an .npz holds `path` [R] and an array for each kind of feature: `cls` and `mean`
+[R, D], with --patch `patch` [R, N, D].
+
+--csv joins a table, which is read as by train_downstream.py --data csv: `patient` (without --patient_col the group of
+near-duplicates) and `target` (a number; the index of a class, see `classes` in NAME.json), in a .csv or .parquet also
+the other columns. Without --in-dirs the radiographs are those of the table.
 """
 
 import sys, pathlib
@@ -21,14 +26,24 @@ from pathlib import Path
 from training.cli import flag, run, weights_flag
 from training.progress import bar, say
 
+ENDINGS = (".npz", ".csv", ".parquet")
+
 
 @dataclass
 class Config:
     """Features of radiographs, from any backbone that can be read."""
 
     model_path: str = flag(help="backbone: alias, checkpoint folder or file, or timm name")
-    in_dirs: list[Path] = flag(help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path")
-    out: Path = flag(help="file to write, .npz or .parquet")
+    out: Path = flag(help=f"file to write, {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    in_dirs: list[Path] = flag(
+        [], "folders of radiographs, files, or .txt/.csv lists of files; default: those of --csv", alias="data_path"
+    )
+    csv: Path | None = flag(None, "table of labels to join, .csv or .xlsx")
+    data_root: Path | None = flag(None, "of --csv: the folder that its paths start from; default: the table's")
+    image_col: str = flag("image", "of --csv: column of the paths or ids")
+    target_col: str = flag("target", "of --csv: column of the labels")
+    patient_col: str | None = flag(None, "of --csv: column of the patients; without it near-duplicates are grouped")
+    task: str = flag("binary", "of --csv", choices=("binary", "multiclass", "regression"))
     patch: bool = flag(False, "also the patch tokens (.npz only)")
     input_size: list[int] = flag(
         [], "side of the square input, or height and width, pixels; default the backbone's own"
@@ -45,15 +60,14 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 3 if some radiographs cannot be used."""
     check(config)
-    import numpy as np
-
     from data.manifest import common_folder, fingerprints, name_below, write_manifest
     from data.preprocessing import Preprocessing
-    from data.radiograph import list_radiographs, passed_over_message
     from models.backbones import build_backbone
     from training.device import choose_device, prepare_device
     from training.files import check_output, make_folder
 
+    records, classes = labels(config)
+    paths, rows_of = radiographs(config, records)
     device = choose_device(config.device)
     prepare_device(device)
     size = tuple(config.input_size * 2)[:2] if config.input_size else None
@@ -65,41 +79,93 @@ def main(config: Config) -> int:
     check_output(config.out)
     if not known:
         say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
-    passed_over = {}
-    paths = list_radiographs(config.in_dirs, recursive=config.recursive, passed_over=passed_over)
-    if message := passed_over_message(passed_over):
-        say(message)
     rows, found, failed = computed(config, backbone, preprocessing, paths, device)
     if not rows:
         write_failed(config, failed)
         raise ValueError(f"none of the {len(paths)} radiographs can be used; see {beside(config.out, 'failed.csv')}")
     used = [paths[row] for row in rows]
-    write_features(config.out, {"path": np.array([str(path) for path in used])} | found)
-    write_about(config, backbone, preprocessing, {name: list(values.shape) for name, values in found.items()})
-    folder = common_folder(config.in_dirs)
+    joined = None if records is None else records.reindex([rows_of[row] for row in rows])
+    write_features(config.out, [str(path) for path in used], found, joined)
+    shapes = {name: list(values.shape) for name, values in found.items()}
+    write_about(config, backbone, preprocessing, shapes, classes)
+    folder = common_folder(config.in_dirs or [config.data_root or config.csv])
     content = fingerprints(used, workers=config.num_workers, progress=bar("sha256"))
     write_manifest(beside(config.out, "manifest.csv"), {name_below(p, folder): entry for p, entry in content.items()})
     write_failed(config, failed)
-    shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in found.items())
-    say(f"{config.out}: {shapes}" + (f"; {len(failed)} radiographs cannot be used" if failed else ""))
+    told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    say(f"{config.out}: {told}" + (f"; {len(failed)} radiographs cannot be used" if failed else ""))
     return 3 if failed else 0
 
 
 def check(config: Config) -> None:
     """Refuse what could only fail later."""
-    if config.out.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"--out {config.out}: expected a name that ends in .npz or .parquet")
-    if config.out.suffix == ".parquet":
-        if config.patch:
-            raise ValueError("--patch: a .parquet holds one row for each radiograph; use --out NAME.npz")
-        if importlib.util.find_spec("pyarrow") is None:
-            raise ValueError(f"--out {config.out} needs the pyarrow package: pip install pyarrow, or use .npz")
+    if config.out.suffix not in ENDINGS:
+        raise ValueError(f"--out {config.out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    if config.patch and config.out.suffix != ".npz":
+        raise ValueError(f"--patch: a {config.out.suffix} holds one row for each radiograph; use --out NAME.npz")
+    if config.out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(f"--out {config.out} needs the pyarrow package: pip install pyarrow, or use .csv or .npz")
+    if not config.in_dirs and config.csv is None:
+        raise ValueError("give --in-dirs, or --csv with a table of the radiographs")
+    if config.csv is None and config.data_root is not None:
+        raise ValueError("--data_root is for --csv")
     if config.out.exists() and not config.overwrite:
         raise FileExistsError(f"--out {config.out}: exists; --overwrite replaces it")
     if len(config.input_size) > 2 or any(side < 1 for side in config.input_size):
         raise ValueError(f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels")
     if config.batch_size < 1 or config.num_workers < 0:
-        raise ValueError("--batch_size begins with 1, --num_workers with 0")
+        raise ValueError("--batch_size must be at least 1, --num_workers at least 0")
+
+
+def labels(config: Config) -> tuple:
+    """(records of --csv, the classes that their targets are indices of); (None, ()) without a table."""
+    if config.csv is None:
+        return None, ()
+    from data.csv_table import CsvTable
+
+    looking = {"workers": config.num_workers, "progress": bar("looking for duplicates")}
+    records = CsvTable.read(
+        config.data_root,
+        csv=config.csv,
+        image_col=config.image_col,
+        target_col=config.target_col,
+        patient_col=config.patient_col,
+        task=config.task,
+        keep_missing=True,
+        **({} if config.patient_col else looking),
+    )
+    for notice in records.attrs["notices"]:
+        say(f"note: {notice}")
+    return records, records.attrs["task"].classes
+
+
+def radiographs(config: Config, records) -> tuple[list[Path], list[int]]:
+    """(the radiographs, the row of `records` that is about each; -1 where none is)."""
+    import os
+
+    from data.listing import list_radiographs, passed_over_message
+
+    if not config.in_dirs:
+        return [Path(image) for image in records["image"]], list(range(len(records)))
+    passed_over: dict = {}
+    paths = list_radiographs(config.in_dirs, recursive=config.recursive, passed_over=passed_over)
+    if message := passed_over_message(passed_over):
+        say(message)
+    if records is None:
+        return paths, [-1] * len(paths)
+    row_of = {os.path.realpath(image): row for row, image in enumerate(records["image"])}
+    rows = [row_of.get(os.path.realpath(path), -1) for path in paths]
+    named = sum(row >= 0 for row in rows)
+    if not named:
+        raise ValueError(
+            f"--csv {config.csv} names none of the {len(paths):,} radiographs of --in-dirs; its paths "
+            f"start from {config.data_root or config.csv.parent} (--data_root)"
+        )
+    if named < len(paths):
+        say(f"note: {len(paths) - named:,} of {len(paths):,} radiographs are not in {config.csv}: they have no labels")
+    if named < len(records):
+        say(f"note: {len(records) - named:,} of {len(records):,} rows of {config.csv} are about other radiographs")
+    return paths, rows
 
 
 def computed(config: Config, backbone, preprocessing, paths: list, device) -> tuple[list[int], dict, list[dict]]:
@@ -114,11 +180,11 @@ def computed(config: Config, backbone, preprocessing, paths: list, device) -> tu
 
     dataset = PreparedRadiographs(paths, preprocessing)
     batches = ordered_batches(
-        dataset, range(len(paths)), batch_size=config.batch_size, num_workers=config.num_workers, title=""
+        dataset, range(len(paths)), batch_size=config.batch_size, num_workers=config.num_workers, title="features"
     )
     rows, parts, failed = [], {}, []
     backbone.eval().to(device)
-    for batch in bar("features", "batch")(batches, total=-(-len(paths) // config.batch_size)):
+    for batch in batches:
         with torch.no_grad(), autocast(device, config.precision):
             tokens = backbone.tokens(batch["image"].to(device))
         good = [i for i, reason in enumerate(batch["reason"]) if not reason]
@@ -139,8 +205,8 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.stem}.{ending}")
 
 
-def write_features(out: Path, arrays: dict) -> None:
-    """Atomically; equal arrays give equal bytes."""
+def write_features(out: Path, paths: list[str], found: dict, records) -> None:
+    """Atomically; equal values give equal bytes. `records`: labels of the same rows, or None."""
     import io
 
     from training.files import atomic
@@ -149,18 +215,60 @@ def write_features(out: Path, arrays: dict) -> None:
     if out.suffix == ".npz":
         import numpy as np
 
+        arrays = {"path": np.array(paths)} | found
+        if records is not None:
+            arrays["patient"] = np.array(records["patient"].fillna("").astype(str).tolist())
+            arrays["target"] = records["target"].to_numpy(float)
         np.savez(buffer, **arrays)
     else:
-        import pandas as pd
-
-        columns = {f"{name}_{i}": values[:, i] for name, values in arrays.items() if name != "path"
-                   for i in range(values.shape[1])}  # fmt: skip
-        pd.DataFrame({"path": arrays["path"]} | columns).to_parquet(buffer, index=False)
+        columns = [f"{name}_{i}" for name, values in found.items() for i in range(values.shape[1])]
+        facts = facts_of(paths, records, columns)
+        write = write_csv if out.suffix == ".csv" else write_parquet
+        write(buffer, facts, columns, found)
     with atomic(out, expected=buffer.tell()) as file:
         file.write(buffer.getbuffer())
 
 
-def write_about(config: Config, backbone, preprocessing, shapes: dict) -> None:
+def facts_of(paths: list[str], records, taken: list[str]):
+    """What stands before the features: path, patient, target, and the other columns of the table; those with a name
+    that is `taken` are called "NAME (table)"."""
+    import pandas as pd
+
+    from training.tables import checked_names
+
+    facts = pd.DataFrame({"path": paths})
+    if records is None:
+        return facts
+    for name in ("patient", "target"):
+        facts[name] = records[name].to_numpy()
+    others = records.drop(columns=["image", "patient", "target"])
+    others.columns = [f"{name} (table)" if name in ("path", *taken) else name for name in others.columns]
+    checked_names(Path("--csv"), [*facts.columns, *others.columns])
+    return pd.concat([facts, others.reset_index(drop=True)], axis=1)
+
+
+def write_csv(buffer, facts, columns: list[str], found: dict) -> None:
+    """Numbers as the shortest text that is read back as the same float32."""
+    import numpy as np
+
+    from training.tables import line_text
+
+    buffer.write(line_text([*facts.columns, *columns]).encode())
+    values = np.concatenate(list(found.values()), axis=1)
+    for words, row in zip(facts.itertuples(index=False), values):
+        buffer.write(f"{line_text(list(words)).rstrip(chr(10))},{','.join(row.astype(str))}\n".encode())
+
+
+def write_parquet(buffer, facts, columns: list[str], found: dict) -> None:
+    """With pyarrow."""
+    import numpy as np
+    import pandas as pd
+
+    values = pd.DataFrame(np.concatenate(list(found.values()), axis=1), columns=columns)
+    pd.concat([facts, values], axis=1).to_parquet(buffer, index=False, engine="pyarrow")
+
+
+def write_about(config: Config, backbone, preprocessing, shapes: dict, classes: tuple[str, ...]) -> None:
     """What decided the numbers."""
     import json
 
@@ -174,6 +282,8 @@ def write_about(config: Config, backbone, preprocessing, shapes: dict) -> None:
         "preprocessing": preprocessing.to_dict(), "precision": config.precision, "features": shapes,
         "packages": versions["packages"], "git_revision": versions["git_revision"],
     }  # fmt: skip
+    if config.csv is not None:
+        told["labels"] = {"table": str(config.csv), "target": config.target_col, "classes": list(classes)}
     write_text(beside(config.out, "json"), json.dumps(told, indent=2) + "\n")
 
 

@@ -31,7 +31,7 @@ import math
 from pathlib import Path
 
 from training.cli import flag, run, weights_flag
-from training.progress import bar, say, warn
+from training.progress import say, warn
 
 MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
 CONTENT = ("predictions.csv", "index.html", "failed.csv", "report.html", "scores.csv", "subgroups.csv",
@@ -313,9 +313,9 @@ def predict(c: Config, network: Networks, records):
 
     dataset = BoneAgeInputs(records["image"].tolist(), network.preprocessing, describe, DESCRIPTION)
     batches = ordered_batches(dataset, range(len(dataset)), batch_size=c.batch_size, num_workers=c.num_workers,
-                              pin_memory=network.device.type == "cuda", title="")  # fmt: skip
+                              pin_memory=network.device.type == "cuda", title="bone ages")  # fmt: skip
     results, pictures, failed, waited, begun = [], {}, [], 0.0, time.perf_counter()
-    batches = iter(bar("bone ages", "batch")(batches, total=-(-len(dataset) // c.batch_size)))
+    batches = iter(batches)
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)

@@ -527,8 +527,9 @@ class BoneAgeTraining(CrossValidation):
             "left out": f"Each hand by one of {len(self.splits.folds)} networks, which has not seen its patient; "
                         "nothing was chosen on it.",
         }[side]  # fmt: skip
+        subject = "Bone age" if c.csv is None else f"{c.target_col} in {c.csv.name}"
         return BoneAgePage(
-            title=f"Bone age: {Path(c.backbone).name}, {side}",
+            title=f"{subject}: {Path(c.backbone).name}, {side}",
             lead=f"{lead} Research use only, not for diagnosis.",
             target=records["target"].to_numpy(float), predicted=months, sex=records["sex"].tolist(),
             patients=records["patient"].astype(str).tolist(),

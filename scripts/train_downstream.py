@@ -5,8 +5,9 @@
     torchrun --nproc_per_node 8 scripts/train_downstream.py --data mura --backbones skelex vit-mae-large
 
 One test set is held out by patient; every backbone sees the same folds of the rest; the best epoch is chosen on
-validation alone, and each fold scores the test set once. The same command goes on after any interruption. Results are
-in OUTDIR/DATA: see the README.
+validation alone, and each fold scores the test set once. With --test_split 0 each fold is scored on a part of its own,
+and the pooled predictions are the result: for sets too small to hold anything out. The same command goes on after any
+interruption. Results are in OUTDIR/DATA: see the README.
 """
 
 import sys, pathlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from training.cli import flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
+from training.text import middle
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
@@ -30,6 +32,7 @@ CHOSEN = {
     "fewshot": "a linear model with fixed settings, so that no labels but the shots decide",
 }
 PROTOCOLS = tuple(CHOSEN)
+FOLDERS = ("predictions", "ckpts", "features")  # of the results, beside those of the backbones
 
 
 @dataclass
@@ -38,14 +41,19 @@ class Config:
 
     data: str = flag(help="data set", choices=DATA)
     backbones: list[str] = flag(
-        help="aliases of configs/backbones.yaml, checkpoints, timm names; random: none:NAME, none:FOLDER"
+        help="aliases of configs/backbones.yaml, checkpoints, timm names; random: none:NAME, none:FOLDER; "
+        "NAME=BACKBONE calls it NAME in all results"
     )
     data_root: Path | None = flag(None, "folder of the release; default ./data/<its name>, for csv the table's folder")
     cv: int = flag(5, "folds")
     epochs: float = flag(50, "passes over the training radiographs of a fold")
     bs: int = flag(64, "radiographs per optimizer step, of all processes together")
     lr: float = flag(5e-5, "peak learning rate of the head; a backbone's own recipe wins")
-    test_split: float = flag(0.1, "share of the radiographs held out for the test, by patient")
+    test_split: float = flag(
+        0.1,
+        "share of the radiographs held out for the test, by patient; 0: none, each fold is tested on a part of its "
+        "own, and these predictions are pooled",
+    )
     outdir: Path = flag(Path("runs"), "folder of the results, with one folder for each data set")
     num_workers: int = flag(4, "loader processes per training process")
     seed: int = flag(2025, "decides splits, heads, order and augmentation")
@@ -107,12 +115,14 @@ class Benchmark(CrossValidation):
         super().__init__(config, device, config.outdir / config.data, say)
         self.kept: dict = {}  # radiographs in memory, by geometry
         self.sources: dict = {}  # what each backbone is made of
+        self.backbones: dict[str, str] = {}  # backbone -> what it is called
         self.unreadable = 0
 
     # data ----------------------------------------------------------------------------------------------------------
 
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
+        from models.backbone_names import named_backbones
         from training import distributed
         from training.checks import check_batch, check_numbers
 
@@ -135,19 +145,35 @@ class Benchmark(CrossValidation):
                 raise ValueError(f"--shots {' '.join(map(str, c.shots))}: expected different whole numbers from 1 on")
         if c.cv < 2:
             raise ValueError(f"--cv {c.cv}: cross-validation needs at least 2 folds")
+        if not 0 <= c.test_split < 1:
+            raise ValueError(f"--test_split {c.test_split}: expected a fraction below 1, or 0 for no common test set")
+        if c.test_split == 0 and c.split == "official":
+            raise ValueError("--test_split 0 is for --split random; the release has a test set")
+        if c.test_split == 0 and c.cv < 3 and c.splits is None:
+            raise ValueError(
+                f"--test_split 0 with --cv {c.cv}: at least 3 folds are needed, because each fold is tested on one "
+                "part, validated on another and trained on the others"
+            )
         check_batch(c, "bs", distributed.world_size())
         check_numbers(c, ("epochs", "lr", "layer_decay", "input_size"), above=True)
         check_numbers(c, ("weight_decay", "warmup_epochs", "num_workers", "cache_gb", "seed"))
-        for name, fractions in (("test_split", [c.test_split]), ("label_fraction", c.label_fraction)):
-            if not fractions or not all(0 < f <= 1 for f in fractions):
-                raise ValueError(f"--{name} {' '.join(map(str, fractions))}: expected fractions above 0, at most 1")
-        if len(set(c.backbones)) < len(c.backbones):
-            raise ValueError(f"--backbones {' '.join(c.backbones)}: one is given twice")
+        if not c.label_fraction or not all(0 < f <= 1 for f in c.label_fraction):
+            told = " ".join(map(str, c.label_fraction))
+            raise ValueError(f"--label_fraction {told}: expected fractions above 0, at most 1")
+        try:
+            self.backbones = named_backbones(c.backbones)
+        except ValueError as error:
+            raise ValueError(f"--backbones {error}") from None
+        if taken := [stem for stem in self.names.values() if stem.casefold() in FOLDERS]:
+            raise ValueError(
+                f"--backbones: {taken[0]!r} is the name of another folder of the results; call the backbone otherwise "
+                "(NAME=BACKBONE)"
+            )
 
     def check_weights(self) -> None:
         from models.backbone_names import find
 
-        for name in self.config.backbones:
+        for name in self.backbones:
             find(name)
 
     @functools.cached_property
@@ -155,10 +181,16 @@ class Benchmark(CrossValidation):
         """The name of each backbone's folder."""
         from evaluation.output_folder import output_stems
 
-        plain = [name.replace(":", "-").strip("./").replace("/", "_") for name in self.config.backbones]
+        plain = [name.replace(":", "-").strip("./").replace("/", "_") for name in self.backbones.values()]
         stems = output_stems([pathlib.PurePath(name + ".x") for name in sorted(plain)], ("",))
         by_plain = {plain: str(stem) for plain, stem in zip(sorted(plain), stems)}
-        return {name: by_plain[short] for name, short in zip(self.config.backbones, plain)}
+        return {backbone: by_plain[short] for backbone, short in zip(self.backbones, plain)}
+
+    @property
+    def subject(self) -> str:
+        """What is learned from which data, for titles."""
+        c = self.config
+        return c.data if c.csv is None else f"{c.target_col} in {c.csv.name}"
 
     def read(self):
         """Main process: (records, task, notices, root); every file is read once."""
@@ -209,7 +241,7 @@ class Benchmark(CrossValidation):
     def make_splits(self):
         """ValueError if OUTDIR holds results of another split."""
         from data.split_table import joined_splits
-        from data.splits import grouped_splits, official_splits
+        from data.splits import grouped_splits, official_splits, rotating_splits
 
         c, official = self.config, self.config.split == "official"
         if official and c.splits is None and "official" not in self.records:
@@ -218,24 +250,35 @@ class Benchmark(CrossValidation):
         def made(records):
             if official:
                 return official_splits(records, self.task, folds=c.cv, seed=c.seed)
+            if c.test_split == 0:
+                return rotating_splits(records, self.task, folds=c.cv, seed=c.seed)
             return grouped_splits(records, self.task, folds=c.cv, test_fraction=c.test_split, seed=c.seed)
 
         return joined_splits(
-            self.records, self.root, self.out / "splits.csv", made, given=c.splits, crossing=official,
+            self.records, self.root, self.out / "splits.csv", made, given=c.splits, crossing=official, pooled=True,
             final=(self.out / "predictions").exists(), workers=c.num_workers, progress=bar("sha256"),
         )  # fmt: skip
 
     def sizes(self) -> str:
-        fold, test = self.splits.folds[0], self.splits.test
+        from data.columns import counted
+
+        fold = self.splits.folds[0]
+        test = self.splits.test_of(0)
         patients = self.records["patient"].nunique()
-        return (f"{self.config.data}: {len(self.records):,} radiographs, {patients:,} patients or groups; "
-            f"{len(test):,} held out, {len(self.splits.folds)} folds of about {len(fold.train):,} + {len(fold.val):,}; "
-            f"{len(self.config.backbones)} backbones, {self.config.protocol}, on {self.device}")  # fmt: skip
+        parts = f"{len(self.splits.folds)} folds of about {len(fold.train):,} + {len(fold.val):,}"
+        if self.splits.pooled:
+            parts += f" and {len(test):,} to test on"
+        else:
+            parts = f"{len(test):,} held out, {parts}"
+        return (
+            f"{self.subject}: {len(self.records):,} radiographs, {patients:,} patients or groups; {parts}; "
+            f"{counted(len(self.backbones), 'backbone')}, {self.config.protocol}, on {self.device}"
+        )
 
     # one fold ------------------------------------------------------------------------------------------------------
 
     def rounds(self) -> list[tuple[float, str]]:
-        return [(labels, backbone) for labels in self.amounts() for backbone in self.config.backbones]
+        return [(labels, backbone) for labels in self.amounts() for backbone in self.backbones]
 
     def amounts(self) -> list[float]:
         """How many labels: shares of the training patients, or shots."""
@@ -260,7 +303,7 @@ class Benchmark(CrossValidation):
             distributed.from_main(lambda: forget_states(training))
             return True
         train = self.few(number, labels)
-        say(f"{study}, fold {number}: {len(train):,} radiographs to train on")
+        say(f"{middle(study)}, fold {number}: {len(train):,} radiographs to train on")
         make = self.finetuned if self.config.protocol == "finetune" else self.probed
         made = make(backbone, number, train, self.splits.folds[number].val, training, identity)
         if made == "stopped":
@@ -306,7 +349,7 @@ class Benchmark(CrossValidation):
         fold, columns = self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
         sides = [
             [(self.hashes[row], *map(str, facts)) for row, facts in zip(rows, self.records[columns].values[rows])]
-            for rows in (fold.train, fold.val, self.splits.test)
+            for rows in (fold.train, fold.val, self.splits.test_of(number))
         ]
         if backbone not in self.sources:
             self.sources[backbone] = source_hash(backbone, self.config.weights)
@@ -338,10 +381,11 @@ class Benchmark(CrossValidation):
         preprocessing = Preprocessing.of(network.preprocessing, network.input_size)
         recipe = {name: getattr(c, name) for name in RECIPE} | network.recipe
         if self.tells(number):
-            say(f"{backbone}: {network.report}")
+            name = middle(self.backbones[backbone])
+            say(f"{name}: {network.report}")
             if network.recipe and c.protocol == "finetune":
                 told = ", ".join(f"{name} {value:g}" for name, value in network.recipe.items())
-                say(f"{backbone}: its own recipe in configs/backbones.yaml: {told}")
+                say(f"{name}: its own recipe in configs/backbones.yaml: {told}")
         return network, preprocessing, recipe
 
     def data(self, rows, preprocessing, transform=None):
@@ -405,12 +449,24 @@ class Benchmark(CrossValidation):
         if facts is None:
             return "stopped"
         made = {"val": self.predicted(model, preprocessing, val),
-                "test": self.predicted(model, preprocessing, self.splits.test), "facts": facts}  # fmt: skip
+                "test": self.predicted(model, preprocessing, self.splits.test_of(number)), "facts": facts}  # fmt: skip
         kept = self.out / "ckpts" / training.parent.name / training.name
         likeness = self.likeness(model, preprocessing, train, val)
         trained = self.kept_facts(train, val, made["val"])
+        facts = facts | self.own_score(number, made["test"])
         distributed.from_main(lambda: self.keep(model, preprocessing, kept, backbone, facts, trained, likeness))
         return made
+
+    def own_score(self, number: int, predicted) -> dict:
+        """Where each fold tests on rows of its own: what its network scores there, for the card of the network."""
+        from evaluation.benchmark import MAIN
+        from evaluation.metrics import score
+
+        if not self.splits.pooled:
+            return {}
+        rows = self.splits.test_of(number)
+        found = score(self.task.kind, self.records["target"].to_numpy(float)[rows], predicted)
+        return {f"test_{MAIN[self.task.kind]}": found, "test_radiographs": len(rows)}
 
     def likeness(self, model, preprocessing, train, val):
         """What tells whether a radiograph is like the training radiographs (`evaluation.likeness`)."""
@@ -446,9 +502,12 @@ class Benchmark(CrossValidation):
         from models.finetuned import save_finetuned
         from training.text import shortened
 
-        task = self.task
-        told = f"Fine-tuned on {self.config.data} ({task.kind}); see its data card in data/."
-        card = finetuned_card(f"{self.config.data}, {folder.name}", told, backbone, facts | trained.rows,
+        c, task = self.config, self.task
+        if c.csv is None:
+            subject, told = c.data, f"Fine-tuned on {c.data} ({task.kind}); see its data card in data/."
+        else:  # a card names no files
+            subject, told = c.target_col, f"Fine-tuned on a table of radiographs ({task.kind}: {c.target_col})."
+        card = finetuned_card(f"{subject}, {folder.name}", told, backbone, facts | trained.rows,
                               backbone_licence(backbone))  # fmt: skip
         about = {
             "data": self.config.data,
@@ -490,7 +549,7 @@ class Benchmark(CrossValidation):
             predict, facts = probe(kind, features[train], target[train], features[val], target[val], outputs,
                                    balanced=c.class_weight == "balanced")  # fmt: skip
         facts = {"radiographs": len(train)} | facts
-        return {"val": predict(features[val]), "test": predict(features[self.splits.test]), "facts": facts}
+        return {"val": predict(features[val]), "test": predict(features[self.splits.test_of(number)]), "facts": facts}
 
     def features(self, backbone: str):
         """Main process: [R, D] of all records, computed once per backbone and kept on disk."""
@@ -528,7 +587,7 @@ class Benchmark(CrossValidation):
 
         names = self.prediction_names(self.task)
         sides = [("val", self.records.iloc[self.splits.folds[number].val], made["val"]),
-                 ("test", self.records.iloc[self.splits.test], made["test"])]  # fmt: skip
+                 ("test", self.records.iloc[self.splits.test_of(number)], made["test"])]  # fmt: skip
         write_predictions(file, sides, names, self.config.meta_cols, identity, made["facts"])
 
     def conclude(self) -> None:
@@ -542,19 +601,29 @@ class Benchmark(CrossValidation):
             self.task.kind, tested["target"].to_numpy(float), tested["patient"].tolist(), classes=self.task.classes,
             studies=tested["study"].tolist() if self.task.by_study else None, ordinal=self.task.ordinal,
             specificity=c.specificity, seed=c.seed, single=c.protocol == "fewshot",
+            pooled=self.splits.pooled,
         )  # fmt: skip
         studies = []
         for labels in self.amounts():
-            for backbone in c.backbones:
+            for backbone in self.backbones:
                 name, folds = self.study(backbone, labels), self.folds_made(backbone, labels)
                 if len(folds) < len(self.splits.folds):
-                    say(f"{name}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
+                    say(f"{middle(name)}: {len(folds)} of {len(self.splits.folds)} folds are made; no summary yet")
                     continue
-                studies.append(make_study(name, backbone, labels, folds, test))
-                about = {"data": c.data, "task": c.data if c.csv is None else f"{c.csv.stem}:{c.target_col}",
-                         "unit": self.task.unit, "protocol": c.protocol, "labels": labels,
-                         "test_radiographs": len(rows), "notices": self.notices, "weights": self.sources[backbone],
-                         "settings": self.fixed() | {"precision": self.precision}}  # fmt: skip
+                studies.append(make_study(name, self.backbones[backbone], labels, folds, test))
+                task = c.data if c.csv is None else f"{c.csv.stem}:{c.target_col}"
+                about = {
+                    "data": c.data,
+                    "source": backbone,
+                    "task": task,
+                    "unit": self.task.unit,
+                    "protocol": c.protocol,
+                    "labels": labels,
+                    "test_radiographs": len(rows),
+                    "notices": self.notices,
+                    "weights": self.sources[backbone],
+                    "settings": self.fixed() | {"precision": self.precision},
+                }
                 write_study(self.out, studies[-1], test, about, tested[c.meta_cols], say)
         sizes = {labels: len(self.few(0, labels)) for labels in self.amounts()}
         compared = write_comparisons(self.out, studies, test, sizes, len(self.splits.folds[0].train))
@@ -564,6 +633,8 @@ class Benchmark(CrossValidation):
 
     def folds_made(self, backbone: str, labels: float) -> list:
         """The folds of a study, as many as there are in a row."""
+        import numpy as np
+
         from evaluation.benchmark_files import is_made, read_predictions
 
         folds, target = [], self.records["target"].to_numpy(float)
@@ -571,13 +642,15 @@ class Benchmark(CrossValidation):
             file = self.file_of(self.study(backbone, labels), number)
             if not is_made(file, self.identity(backbone, labels, number)):
                 break
-            folds.append(read_predictions(file, target[fold.val], number))
+            rows = None if fold.test is None else np.searchsorted(self.splits.test, fold.test)
+            folds.append(read_predictions(file, target[fold.val], number, rows))
         return folds
 
     def write_report(self, test, studies: list, compared: list) -> None:
         """Main process: report.html, and augmentation.png where there was some."""
         import numpy as np
 
+        from data.columns import counted
         from data.manifest import name_below
         from evaluation.benchmark_page import BenchmarkPage, Side
         from evaluation.benchmark_report import write_benchmark_report
@@ -587,30 +660,38 @@ class Benchmark(CrossValidation):
 
         c, records, rows = self.config, self.records, self.splits.test
         target, patients = records["target"].to_numpy(float), records["patient"].astype(str).to_numpy()
-        sides = [("test", rows)]
+        pooled = self.splits.pooled
+        sides = [] if pooled else [("test", rows)]
         shots = c.protocol == "fewshot"
         parts = {labels: f"shots: {labels}" if shots else f"{100 * labels:g} %"
                  for labels in self.amounts() if shots or labels < 1}  # fmt: skip
         for number, fold in enumerate(self.splits.folds):
             few = [(f"fold {number}: train, {name}", self.few(number, labels)) for labels, name in parts.items()]
             sides += [(f"fold {number}: train", fold.train), *few, (f"fold {number}: validation", fold.val)]
+            sides += [(f"fold {number}: test", fold.test)] if pooled else []
         used = np.unique(np.concatenate([rows for _, rows in sides]))
         augmented = self.augmented(studies)
         if augmented:
             views = [view for several in augmented.values() for view in several]
-            save_figure(contact_sheet(views, columns=4, title="Augmentation"), self.out / "augmentation.png")
+            save_figure(
+                contact_sheet(views, columns=4, title=f"Augmentation: {self.subject}"), self.out / "augmentation.png"
+            )
         file = self.out / "report.html"
+        scored = "every fold scores the same held-out test set once."
+        if pooled:
+            scored = "each fold is tested on a part of its own, and the predictions of all folds are pooled."
         write_benchmark_report(file, BenchmarkPage(
-            title=f"{c.data}: {len({study.backbone for study in studies})} backbones, {c.protocol}",
+            title=f"{self.subject}: {counted(len({study.backbone for study in studies}), 'backbone')}, {c.protocol}",
             lead=f"{len(self.splits.folds)} {'folds' if len(self.splits.folds) > 1 else 'fold'} "
                  f"{'by patient' if c.split == 'random' else 'of the official split'}; "
-                 f"{CHOSEN[c.protocol]}; every fold scores the same held-out test set once. Not for diagnosis.",
+                 f"{CHOSEN[c.protocol]}; {scored} Not for diagnosis.",
             test=test, studies=studies, comparisons=compared,
+            random_starts={name for backbone, name in self.backbones.items() if backbone.startswith("none:")},
             files=[printable(name_below(Path(path), str(self.root))[2:]) for path in records["image"].iloc[rows]],
             picture=lambda number: self.shown(records["image"].iloc[rows[number]]),
             sides=[Side(name, target[rows], patients[rows].tolist()) for name, rows in sides],
             counts={"radiographs": f"{len(used):,}", "patients or groups": f"{len(set(patients[used])):,}",
-                    "held out": f"{len(rows):,}", "folds": str(len(self.splits.folds)),
+                    "tested once" if pooled else "held out": f"{len(rows):,}", "folds": str(len(self.splits.folds)),
                     "unreadable, left out": f"{self.unreadable:,}"},
             notices=[anonymous(notice.replace(f"{self.root}/", ""), set(patients)) for notice in self.notices],
             augmented=augmented,

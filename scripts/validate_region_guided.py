@@ -293,7 +293,7 @@ class Study:
         dataset = RegionViews(self.records, self.regions, self.preprocessing)
 
         def batches(rows):
-            return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers)
+            return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers, unit="view")
 
         wholes = np.flatnonzero(dataset.region < 0)
         total, known, features, looks = 0.0, [], [], []

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def heatmap(model, folders, out, **flags):
     """main() with a few passes; returns its exit status."""
     folders = folders if isinstance(folders, list) else [folders]
     settings = {"passes": 3, "panel_passes": 2, "device": "cpu"} | flags
+    if isinstance(settings.get("reference"), Path):
+        settings["reference"] = [settings["reference"]]
     return main(Config(model_path=model, in_dirs=folders, out=out, **settings))
 
 
@@ -261,15 +264,6 @@ def test_a_radiograph_without_contrast_is_one_failure(images, tmp_path):
     assert len(maps(tmp_path / "out")) == 4
 
 
-def test_nothing_is_compared_with_itself(model, images, tmp_path, capsys):
-    for number in range(3):
-        picture(tmp_path / "normal" / f"{number}.png", (50, 50), 200 + number)
-    (tmp_path / "normal" / "linked.png").symlink_to(images / "c.png")
-    heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal", masks="complementary")
-    printed = capsys.readouterr().out
-    assert "note: 1 radiographs of " in printed and "reference: 3 normal radiographs" in printed
-
-
 def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     heatmap(model, images, out)
@@ -312,7 +306,7 @@ def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(heatmap_report, "cohort_top", interrupted)
+        patched.setattr(heatmap_report, "cohort_tops", interrupted)
         with pytest.raises(KeyboardInterrupt):
             heatmap(model, images, stopped)
     kept = sorted((stopped / heatmap_figures.DRAWINGS).iterdir())
@@ -327,7 +321,7 @@ def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model,
     assert len(decoded) == 2 and not any(path.exists() for path in left_over)
     assert contents(stopped, "in/**/*.*") == contents(whole, "in/**/*.*")
     with monkeypatch.context() as patched:
-        patched.setattr(heatmap_report, "cohort_top", interrupted)
+        patched.setattr(heatmap_report, "cohort_tops", interrupted)
         with pytest.raises(KeyboardInterrupt):
             heatmap(model, images, stopped, seed=9, overwrite=True)
     heatmap(model, images, stopped, overwrite=True)
@@ -412,6 +406,188 @@ def test_reference_gives_z_maps_and_can_be_reused(model, images, tmp_path):
         heatmap(model, images, tmp_path / "wrong", **stored, passes=5)
 
 
+def body_part(path, part, seed):
+    """A hand is a bright bar in the dark, a pelvis fills the picture."""
+    rng = np.random.default_rng([seed, len(part)])
+    pixels = rng.normal(20, 3, (56, 48))
+    if part == "hand":
+        pixels[8:52, 18:32] += 120 + rng.normal(0, 10, (44, 14))
+    else:
+        coarse = Image.fromarray(rng.uniform(90, 220, (9, 8)).astype(np.float32))
+        pixels += np.asarray(coarse.resize((48, 56), Image.Resampling.BICUBIC))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Normal hands and pelves, and other hands and pelves in folders of their own."""
+    for part in ("hand", "pelvis"):
+        for number in range(8):
+            body_part(tmp_path / "normals" / part / f"{number}.png", part, number)
+        for number in range(6):
+            body_part(tmp_path / part / f"{number}.png", part, 100 + number)
+    return tmp_path
+
+
+EVEN = {"masks": "complementary", "panel_passes": 0}
+
+
+def groups_of(out):
+    return {row["outputs"]: row["reference_group"] for row in table(out / "err_mean_summary.csv")}
+
+
+def test_folders_name_their_normals(model, parts, capsys):
+    """hand/ and pelvis/ as input folders find the normals of their names, whatever folder is given."""
+    reference = parts / "normals"
+    heatmap(model, [parts / "hand", parts / "pelvis"], parts / "out", reference=reference, **EVEN)
+    assert "z-scores: 6 by hand, 6 by pelvis\n" in capsys.readouterr().out
+    used = groups_of(parts / "out")
+    assert len(used) == 12 and all(name.startswith(group) for name, group in used.items())
+    # the normals of one part, given by themselves or as two folders
+    several = [reference / "pelvis", reference / "hand"]
+    heatmap(model, [parts / "hand", parts / "pelvis"], parts / "several", reference=several, **EVEN)
+    assert groups_of(parts / "several") == used
+    heatmap(model, parts / "hand", parts / "one", reference=reference / "hand", **EVEN)
+    assert set(groups_of(parts / "one").values()) == {"hand"}
+    z = {name: np.load(parts / name / "hand" / "3_z.npy") for name in ("out", "several", "one")}
+    np.testing.assert_array_equal(z["several"], z["one"])
+    assert np.nanmax(np.abs(z["out"])) < 100
+    page = (parts / "out" / "index.html").read_text()
+    assert "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
+
+
+def test_lists_and_the_flag_name_the_normals(model, parts, capsys):
+    normals = [f"normals/{part}/{number}.png" for part in ("hand", "pelvis") for number in range(8)]
+    rows = [f"{name},{'Hand, adult' if 'hand' in name else 'Pelvis'}" for name in normals]
+    (parts / "normals.csv").write_text(
+        "image,group\n" + "\n".join(f'{r.split(",")[0]},"{r.split(",", 1)[1]}"' for r in rows)
+    )
+    (parts / "new.csv").write_text('image,group\nhand/0.png,"Hand, adult"\npelvis/0.png,Pelvis\npelvis/1.png,\n')
+    heatmap(model, parts / "new.csv", parts / "out", reference=parts / "normals.csv", **EVEN)
+    used = {
+        Path(row["path"]).parts[-2:]: row["reference_group"] for row in table(parts / "out" / "err_mean_summary.csv")
+    }
+    assert used == {("hand", "0.png"): "Hand, adult", ("pelvis", "0.png"): "Pelvis", ("pelvis", "1.png"): "all"}
+    assert "1 by Hand, adult, 1 by Pelvis, 1 by all: no group pelvis" in capsys.readouterr().out
+    heatmap(model, parts / "pelvis", parts / "flag", reference=parts / "normals.csv", group="Pelvis", **EVEN)
+    assert set(groups_of(parts / "flag").values()) == {"Pelvis"}
+    with pytest.raises(ValueError, match="--group hip: the reference has no two .* it has Hand, adult, Pelvis"):
+        heatmap(model, parts / "pelvis", parts / "typo", reference=parts / "normals.csv", group="hip", **EVEN)
+    (parts / "twice.csv").write_text("image,group\nhand/0.png,a\nhand/0.png,b\n")
+    with pytest.raises(ValueError, match=r"twice\.csv: row 3 puts hand/0\.png into a second group, b"):
+        heatmap(model, parts / "twice.csv", parts / "typo", reference=parts / "normals.csv", **EVEN)
+    for flags in ({"group": "Pelvis"}, {"force_reference": True}):
+        with pytest.raises(ValueError, match="--group and --force_reference need .* --reference"):
+            heatmap(model, parts / "pelvis", parts / "typo", **flags)
+
+
+@pytest.mark.parametrize("wrong", ["all of them", "one folder of two", "by the flag"])
+def test_the_wrong_body_part_is_refused(model, parts, wrong, monkeypatch, capsys):
+    """No page comes of it; --force_reference goes on from what was measured and says so on the page."""
+    shutil.rmtree(parts / "normals" / "pelvis")
+    folders = [parts / "pelvis"] if wrong == "all of them" else [parts / "hand", parts / "pelvis"]
+    flags = EVEN | {"reference": parts / "normals"} | ({"group": "hand"} if wrong == "by the flag" else {})
+    told = "6 of 6 of pelvis|6 of 12 of hand|6 of 6 radiographs"
+    if wrong == "by the flag":  # more than half, so that no folder has to say so
+        shutil.rmtree(parts / "hand")
+        folders = [parts / "pelvis"]
+        told = "6 of 6 of hand"
+    with pytest.raises(ValueError, match=f"are unlike the normal .*({told}).*--force_reference --resume"):
+        heatmap(model, folders, parts / "out", **flags)
+    assert not (parts / "out" / "index.html").exists()
+    monkeypatch.setattr(MaskedAutoencoder, "embed", lambda *_: pytest.fail("measured again"))
+    capsys.readouterr()
+    assert heatmap(model, folders, parts / "out", force_reference=True, resume=True, **flags) == 0
+    assert "do not use their z-scores" in capsys.readouterr().err
+    page = (parts / "out" / "index.html").read_text()
+    assert "class=banner role=note>Do not use these z-scores: 6 of" in page and "unlike these normals" in page
+    rows = {row["outputs"]: row["outside_reference"] for row in table(parts / "out" / "err_mean_summary.csv")}
+    assert {name for name, outside in rows.items() if outside == "True"} == {f"pelvis/{n}" for n in range(6)}
+
+
+def test_findings_of_the_same_part_are_not_refused(model, parts):
+    for number in range(6):
+        with Image.open(parts / "hand" / f"{number}.png") as picture:
+            pixels = np.array(picture)
+        pixels[25:31, 20:26] = 40  # a hole
+        Image.fromarray(pixels).save(parts / "hand" / f"{number}.png")
+    assert heatmap(model, parts / "hand", parts / "out", reference=parts / "normals", **EVEN) == 0
+    assert "class=banner" not in (parts / "out" / "index.html").read_text()
+
+
+def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
+    """The same file, the same pixels in another file, the file under another name: scored without themselves."""
+    normals, new = parts / "normals" / "hand", parts / "new"
+    new.mkdir()
+    shutil.copy(normals / "0.png", new / "0.png")
+    shutil.copy(normals / "1.png", new / "renamed.png")
+    with Image.open(normals / "2.png") as picture:
+        picture.save(new / "2.bmp")
+    heatmap(model, new, parts / "out", reference=normals, **EVEN)
+    assert "3 of 3 radiographs are in the reference, or near-duplicates of them" in capsys.readouterr().out
+    rows = {row["outputs"]: row for row in table(parts / "out" / "err_mean_summary.csv")}
+    for name, member in (("0", "0.png"), ("renamed", "1.png"), ("2", "2.png")):
+        row = rows[f"new/{name}"]
+        assert (row["left_out"], row["reference_normals"]) == ("1", "7")
+        others = parts / f"without_{name}"
+        shutil.copytree(normals, others)
+        (others / member).unlink()
+        heatmap(model, new / Path(row["path"]).name, parts / f"out_{name}", reference=others, **EVEN)
+        expected = np.load(parts / f"out_{name}" / "new" / f"{name}_z.npy")
+        np.testing.assert_allclose(np.load(parts / "out" / "new" / f"{name}_z.npy"), expected, rtol=1e-3, atol=1e-4)
+    # a saved reference knows them, too; a folder compared with itself leaves each out in turn
+    written = (parts / "out" / "reference.npz").read_bytes()
+    assert "hand".encode("utf-32-le") in written  # the group, as numpy writes text
+    assert not any(word.encode("utf-32-le") in written for word in (".png", str(parts), parts.name))
+    heatmap(model, new, parts / "stored", reference=parts / "out" / "reference.npz", **EVEN)
+    assert contents(parts / "stored", "new/*.npy") == contents(parts / "out", "new/*.npy")
+    heatmap(model, normals, parts / "itself", reference=normals, **EVEN)
+    rows = table(parts / "itself" / "err_mean_summary.csv")
+    assert len(rows) == 8 and {row["left_out"] for row in rows} == {"1"}
+    page = (parts / "itself" / "index.html").read_text()
+    assert "z from 8 normal radiographs (hand) is coarse" in page and "could reach z = 2.47 at most" in page
+
+
+def test_a_member_of_a_pair_of_normals_has_no_map(model, parts):
+    pair, new = parts / "pair", parts / "new"
+    for number in range(2):
+        pair.mkdir(exist_ok=True)
+        shutil.copy(parts / "normals" / "hand" / f"{number}.png", pair / f"{number}.png")
+    shutil.copytree(pair, new)
+    shutil.copy(parts / "hand" / "0.png", new / "other.png")
+    assert heatmap(model, new, parts / "out", reference=pair, **EVEN) == 3
+    failed = {Path(row["path"]).name: row for row in table(parts / "out" / "failed.csv")}
+    assert set(failed) == {"0.png", "1.png"} and {row["reason"] for row in failed.values()} == {"too-few-normals"}
+    assert "without this radiograph and its near-duplicates the reference has 1 other" in failed["0.png"]["detail"]
+    assert groups_of(parts / "out") == {"new/other": "all"}
+
+
+def test_z_maps_have_a_scale_for_each_group_that_ends_at_10(model, parts):
+    from evaluation.heatmap_figures import HIGHEST_Z
+
+    for number in range(6):  # what no normal has, in hands alone
+        with Image.open(parts / "hand" / f"{number}.png") as picture:
+            pixels = np.array(picture)
+        pixels[:14, :16] = pixels.max()
+        Image.fromarray(pixels).save(parts / "hand" / f"{number}.png")
+    flags = EVEN | {"reference": parts / "normals", "force_reference": True}
+    heatmap(model, [parts / "hand", parts / "pelvis"], parts / "out", **flags)
+    rows = {row["outputs"]: row for row in table(parts / "out" / "err_mean_summary.csv")}
+    assert float(rows["hand/0"]["z_max"]) > 2 * HIGHEST_Z
+    for row in rows.values():
+        z = np.load(parts / "out" / f"{row['outputs']}_z.npy")
+        assert float(row["z_mean"]) < float(row["z_p99"]) <= float(row["z_max"]) <= 1.5 * z.max()
+    assert "top of the colours" in (parts / "out" / "index.html").read_text()
+    tops = json.loads((parts / "out" / "overlays.json").read_text())[0]
+    assert tops["hand"] == HIGHEST_Z and 0 < tops["pelvis"] < HIGHEST_Z
+    page = (parts / "out" / "index.html").read_text()
+    assert f'<p class=score title="highest z">z {float(rows["hand/0"]["z_max"]):.4g}</p>' in page
+    for order in ("highest z, highest first", "mean z, highest first", "p99 z, highest first"):
+        assert f">{order}</option>" in page
+    assert "What the maps cannot say" in page
+
+
 def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
     truth = tmp_path / "truth.csv"
     truth.write_text(
@@ -434,6 +610,32 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
     truth.write_text("image,xmin,ymin,xmax,ymax\nknee/zzz.png,5,5,20,20\n")
     with pytest.raises(ValueError, match="mentions none of the 4 radiographs"):
         heatmap(model, images, tmp_path / "none", truth=truth, masks="complementary")
+
+
+def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
+    from evaluation.heatmap_report import localisation_verdict
+
+    rng = np.random.default_rng(0)
+    areas = {
+        "error map": 0.7,
+        "untrained network": 0.6,
+        "local contrast": 0.65,
+        "smoothed intensity": 0.85,
+        "chance": 0.5,
+    }
+    rows = [
+        {"path": f"{number}.png", "patient": "", "method": method, "pixel_auroc": area + 0.02 * rng.normal()}
+        for number in range(12)
+        for method, area in areas.items()
+    ]
+    assert localisation_verdict(rows) == (
+        "The error map (pixel AUROC): worse than the smoothed intensity. "
+        "The error map (pixel AUROC): better than the untrained network."
+    )
+    few = [row for row in rows if row["path"] in ("0.png", "1.png")]
+    expected = "not shown to be better than the smoothed intensity (too few patients (2))"
+    assert expected in localisation_verdict(few)
+    assert localisation_verdict([]) == ""
 
 
 def test_patients_are_the_unit_of_intervals():

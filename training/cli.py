@@ -19,6 +19,7 @@ import difflib
 import gc
 import reprlib
 import sys
+import textwrap
 import traceback
 import types
 import typing
@@ -221,6 +222,10 @@ class _Formatter(argparse.HelpFormatter):
     def _fill_text(self, text, width, indent):
         return "\n".join(indent + line for line in text.strip().splitlines())
 
+    def _split_lines(self, text, width):
+        """Flags with dashes are never broken at one."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
     def _format_action_invocation(self, action):
         """Show the first spelling only; the dash and underscore twins would double the page."""
         if not action.option_strings:
@@ -264,7 +269,7 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
     if default is dataclasses.MISSING:
         text += " (required)"
     elif isinstance(default, bool):
-        text += " [on]" if default else " [off]"
+        text += f" [on; --no-{field.name} turns it off]" if default else " [off]"
     elif default is not None and default != []:
         shown = " ".join(map(str, default)) if isinstance(default, list) else default
         text += f" [{str(shown).replace('%', '%%')}]"

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from training.streams import Stream
 from training.text import escaped
@@ -47,6 +47,17 @@ def steps(items: Iterable, title: str, unit: str = "step", total: int | None = N
     if not _bars:
         return items
     return meter(title, total, unit, delay=STEPS_SECONDS, items=items)
+
+
+def portions(items: Iterable, sizes: Sequence[int], title: str, unit: str) -> Iterator:
+    """As `steps`, for a loop over portions (batches, blocks) that hold so many units each: the bar counts the units."""
+    if not _bars:
+        yield from items
+        return
+    with meter(title, sum(sizes), unit, delay=STEPS_SECONDS) as progress:
+        for item, size in zip(items, sizes, strict=True):
+            yield item
+            progress.update(size)
 
 
 def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0, items: Iterable | None = None):

@@ -39,6 +39,16 @@ def markdown(value) -> str:
     return _MARKDOWN.sub(lambda match: _ENTITIES.get(match[0]) or f"\\{match[0]}", escaped(str(value)))
 
 
+def middle(text: str, most: int = 80) -> str:
+    """A name of at most `most` characters: a longer one loses its middle, because names differ at their ends."""
+    return text if len(text) <= most else without_middle(text, most - 3)
+
+
+def without_middle(text: str, keep: int) -> str:
+    """The first third and the last two thirds of `keep` characters of a text, "..." between them."""
+    return text[: keep // 3] + "..." + text[len(text) - (keep - keep // 3) :]
+
+
 def shortened(value) -> str:
     """A value whose absolute path is made relative to the working folder, or shortened to its last two parts.
 

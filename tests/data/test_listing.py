@@ -15,7 +15,7 @@ from release_layouts import write_release
 
 from data.bone_age_inputs import read_inputs
 from data.kneeoa import KneeOA
-from data.listing import EXTENSIONS, OTHER_EXTENSIONS, list_radiographs, passed_over_message
+from data.listing import EXTENSIONS, OTHER_EXTENSIONS, list_radiographs, listed_groups, passed_over_message
 from data.pesplanus import PesPlanus
 from data.unlabelled import usable_radiographs
 
@@ -178,3 +178,15 @@ def test_data_sets_of_folders_count_them(tmp_path, layout, dataset):
     beside.with_name("about.json").write_text(json.dumps({}))
     notices = dataset.read(tmp_path).attrs["notices"]
     assert "2 files were not looked at: 1 .heic, 1 .json" in notices
+
+
+def test_groups_of_a_list(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text("image,group\na.png, left hand \nsub/../b.png,hip\nb.png,hip\nc.png,\n\n")
+    root = Path(os.path.realpath(tmp_path))
+    assert listed_groups(table) == {str(root / "a.png"): "left hand", str(root / "b.png"): "hip"}
+    table.write_text("image\na.png\n")
+    assert listed_groups(table) == {}
+    table.write_text("image,group\na.png,hand\nsub/../a.png,hip\n")
+    with pytest.raises(ValueError, match=r"list\.csv: row 3 puts sub/\.\./a\.png into a second group, hip"):
+        listed_groups(table)

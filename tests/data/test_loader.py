@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from data.loader import step_batches
+from data import loader
+from data.loader import ordered_batches, step_batches
 from data.radiograph import UnreadableRadiograph
 from training import cli
 from training.cli import flag
@@ -69,6 +70,17 @@ def sentence(monkeypatch, capsys, main) -> str:
 
 def kill_oneself():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_more_workers_than_cpus(monkeypatch):
+    """More of them only wait for each other; torch warns of it."""
+    started = []
+    whole = loader.DataLoader
+    monkeypatch.setattr(loader, "DataLoader", lambda *a, **k: started.append(k["num_workers"]) or whole(*a, **k))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    assert len(list(ordered_batches(Numbers(), [(0, i) for i in range(8)], batch_size=1, num_workers=64))) == 8
+    assert started == [2]
 
 
 def test_a_killed_worker(monkeypatch, capsys):

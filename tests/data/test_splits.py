@@ -9,7 +9,14 @@ import pytest
 
 from data.dataset import Task
 from data.split_table import file_hashes, read_splits, seen_in_training, write_splits
-from data.splits import few_shots, grouped_splits, label_subset, official_splits, training_splits
+from data.splits import (
+    few_shots,
+    grouped_splits,
+    label_subset,
+    official_splits,
+    rotating_splits,
+    training_splits,
+)
 from training.tables import write_table
 
 BINARY, GRADES, MONTHS = Task("binary", ("normal", "fracture")), Task("multiclass", tuple("abcde")), Task("regression")
@@ -47,6 +54,39 @@ def test_everybody_is_on_one_side(task):
         on = [set(patient[rows]) for rows in (fold.train, fold.val, splits.test)]
         assert not on[0] & on[1] and not on[0] & on[2] and not on[1] & on[2]
     assert len(splits.test) == pytest.approx(0.1 * len(records), rel=0.15)
+
+
+@pytest.mark.parametrize("task", [BINARY, GRADES, MONTHS], ids=lambda task: task.kind)
+def test_without_a_test_set_everybody_is_tested_once_by_a_fold_that_does_not_know_them(task):
+    records = made(task)
+    splits = rotating_splits(records, task, folds=4, seed=3)
+    patient, everything = records["patient"].to_numpy(), np.arange(len(records))
+    assert splits.pooled and not grouped_splits(records, task).pooled
+    np.testing.assert_array_equal(splits.test, everything)
+    tested = np.concatenate([splits.test_of(k) for k in range(4)])
+    np.testing.assert_array_equal(np.sort(tested), everything)
+    for k, fold in enumerate(splits.folds):
+        np.testing.assert_array_equal(np.sort(np.concatenate(fold)), everything)
+        on = [set(patient[rows]) for rows in fold]
+        assert not on[0] & on[1] and not on[0] & on[2] and not on[1] & on[2]
+        np.testing.assert_array_equal(fold.val, splits.folds[(k + 1) % 4].test)
+    shuffled = records.sample(frac=1, random_state=0).reset_index(drop=True)
+    again = rotating_splits(shuffled, task, folds=4, seed=3)
+    for one, other in zip(splits.folds, again.folds):
+        assert [set(records["image"][rows]) for rows in one] == [set(shuffled["image"][rows]) for rows in other]
+
+
+def test_without_a_test_set_three_folds_are_needed():
+    with pytest.raises(ValueError, match="2 folds without a test set: at least 3 are needed"):
+        rotating_splits(made(BINARY), BINARY, folds=2)
+    with pytest.raises(ValueError, match="4 patients are fewer than 5 folds"):
+        rotating_splits(made(MONTHS, 4), MONTHS, folds=5)
+    rare = made(BINARY, 12).assign(target=0.0)
+    rare.loc[rare["patient"].isin(["0001", "0002"]), "target"] = 1.0
+    with pytest.raises(
+        ValueError, match=r"class 'fracture', of 2 patients, is missing in .* fold \d.*; use fewer folds$"
+    ):
+        rotating_splits(rare, BINARY, folds=3)
 
 
 @pytest.mark.parametrize("task", [BINARY, GRADES], ids=lambda task: task.kind)
@@ -347,6 +387,23 @@ def test_a_table_gives_the_same_splits_in_any_order_and_place(folder, tmp_path):
     assert lines[0] == "path,sha256,group,fold,split"
     assert len(lines) == 3 * len(records) + 1  # a row for each radiograph in each fold
     assert all(line.startswith(("./", '"./')) for line in lines[1:])  # no spreadsheet takes a name for a formula
+
+
+def test_a_table_of_folds_with_test_sets_of_their_own_is_read_back(folder, tmp_path):
+    root, records = folder
+    hashes = file_hashes(records)
+    splits = rotating_splits(records, BINARY, folds=3, seed=1)
+    write_splits(tmp_path / "splits.csv", records, splits, root, hashes)
+    with pytest.raises(ValueError, match="folds 0 and 1 have different test sets; there is one, held out once$"):
+        read_splits(tmp_path / "splits.csv", records, root, hashes)  # of a training that tests on one set for all
+    again = read_splits(tmp_path / "splits.csv", records, root, hashes, pooled=True)
+    assert again.pooled and all(
+        np.array_equal(one, other) for a, b in zip(splits.folds, again.folds) for one, other in zip(a, b)
+    )
+    np.testing.assert_array_equal(again.test, splits.test)
+    seen = [{row for row, _ in seen_in_training(tmp_path / "splits.csv", records, hashes, [k])} for k in range(3)]
+    for fold, known in zip(splits.folds, seen):
+        assert not known & set(fold.test) and known == {*fold.train, *fold.val}
 
 
 def change_table(file, change):

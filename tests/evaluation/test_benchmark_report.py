@@ -7,13 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from test_report import EVIL, Elements
 
 from evaluation import benchmark
 from evaluation import benchmark_details as details
+from evaluation import benchmark_figures as figures
+from evaluation.agreement import bland_altman
 from evaluation.benchmark import FoldPredictions, by_subgroup, compare, summarise
 from evaluation.benchmark_page import BenchmarkPage, Side, Study, better_of, ranked, winners
 from evaluation.benchmark_report import write_benchmark_report
+from evaluation.calibration import reliability
+from evaluation.operating_points import roc_band, roc_curve
 
 
 def predictions(kind, target, generator, classes, noise):
@@ -59,6 +65,21 @@ def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=
     return dataclasses.replace(page, **changes)
 
 
+def a_pooled_page(kind, names=("first", "second"), classes=(), rows=48, **changes):
+    """The same page where each of three folds predicts every third patient alone."""
+    page = a_page(kind, names, classes=classes, rows=rows)
+    own = [np.flatnonzero(np.arange(rows) // 2 % 3 == k) for k in range(3)]
+    test = dataclasses.replace(page.test, pooled=True, **changes)
+    studies = []
+    for study in page.studies:
+        folds = [
+            dataclasses.replace(fold, test=fold.test[rows_of], rows=rows_of) for fold, rows_of in zip(study.folds, own)
+        ]
+        studies.append(dataclasses.replace(study, folds=folds, summary=summarise(folds, test), subgroups={}))
+    compared = compare({study.name: study.folds for study in studies}, test, 16, 16)
+    return dataclasses.replace(page, test=test, studies=studies, comparisons=compared)
+
+
 def written(tmp_path, page):
     write_benchmark_report(tmp_path / "report.html", page)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
@@ -97,6 +118,82 @@ def test_few_shots_show_no_ensemble(tmp_path, kind):
     for part in ("Comparisons", "Label efficiency", "mean of the folds", "20\u00a0shots", "1\u00a0shot ", "By side"):
         assert part in text, part
     assert not any(part in text for part in (*CLASSIFIED, "nsemble", "Worst errors", "Agreement", "DeLong"))
+
+
+@pytest.mark.parametrize("kind, classes", [("binary", "no yes"), ("multiclass", "a b c"), ("regression", "")])
+def test_folds_with_test_sets_of_their_own_are_pooled(kind, classes):
+    """All figures are those of one array with each row's prediction by its own fold."""
+    page = a_pooled_page(kind, classes=classes.split())
+    whole = {}
+    for study in page.studies:
+        pooled = np.full_like(np.repeat(study.folds[0].test[:1], 48, axis=0), np.nan)
+        for fold in study.folds:
+            pooled[fold.rows] = fold.test
+        whole[study.name] = [FoldPredictions(study.folds[0].val_target, study.folds[0].val, pooled)]
+        expected = summarise(whole[study.name], dataclasses.replace(page.test, pooled=False))
+        assert study.summary["estimate"] == expected["estimate"] and study.summary["of"] == benchmark.POOLED
+        assert study.summary.get("agreement") == expected.get("agreement")
+        main = benchmark.MAIN[kind]
+        each = [benchmark.metric_values(kind, page.test.target[f.rows], f.test)[main].value for f in study.folds]
+        assert study.summary["mean"][main] == pytest.approx(np.mean(each))
+        if kind != "regression":
+            assert study.summary["calibration"]["before"] == expected["calibration"]["before"]
+    expected = compare(whole, dataclasses.replace(page.test, pooled=False), 16, 16)[0]
+    found = page.comparisons[0]
+    assert all(found[name] == expected[name] for name in ("difference", "low", "high", "p"))
+    assert np.isfinite(found["p_folds"]) and np.isnan(expected["p_folds"])
+
+
+def test_pooled_predictions_have_no_gaps_and_no_overlap():
+    page = a_pooled_page("binary", classes=("no", "yes"))
+    folds = page.studies[0].folds
+    with pytest.raises(ValueError, match="must predict each row once"):
+        summarise([folds[0], folds[0], folds[2]], page.test)
+
+
+@pytest.mark.parametrize("kind, classes", [("binary", ("no", "yes")), ("regression", ())])
+def test_a_page_of_pooled_predictions_says_so(tmp_path, kind, classes):
+    text, _ = written(tmp_path, a_pooled_page(kind, classes=classes))
+    parts = ("pooled out-of-fold predictions", "Pooled out-of-fold predictions on the same radiographs", "Worst errors")
+    for part in (*parts, *(CLASSIFIED if classes else ("Agreement",))):
+        assert part in text, part
+    assert "nsemble" not in text and "held-out" not in text and "same test set" not in text
+
+
+def test_a_page_of_pooled_few_shots(tmp_path):
+    text, _ = written(tmp_path, a_pooled_page("binary", classes=("no", "yes"), single=True))
+    assert "p is the larger of both" in text and "mean of the folds (95" not in text and "Calibration" in text
+
+
+def test_a_study_with_a_fold_that_is_not_finite_is_in_no_picture_of_pooled_predictions(tmp_path):
+    page = a_pooled_page("binary", classes=("no", "yes"))
+    page.studies[0].folds[1].test[:] = np.nan
+    text, _ = written(tmp_path, page)
+    assert "first-1: predictions of 1 folds are no numbers" in text
+
+
+def test_long_names_lose_their_middle_and_nothing_is_cut_at_the_edge(monkeypatch):
+    names = [f"a-network-with-a-very-long-name-that-goes-on-and-on-{'Wide' * 20}-seed-{seed}" for seed in (1, 2)]
+    drawn = []
+    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
+    target, predicted = np.arange(20.0), np.arange(20.0) + np.arange(20) % 3
+    figures.interval_picture(names, [[0.1, 0.2]] * 2, [(0.5, 0.3, 0.7)] * 2, "AUROC", benchmark.POOLED)
+    figures.confusion_picture(np.array([[5, 36], [8, 100]]), ["f", "m"], names[0])
+    figures.truth_picture(target, predicted, names[0], "months")
+    figures.agreement_picture(bland_altman(target, predicted), names[0], "months")
+    line = roc_curve(target > 9, predicted / 40)
+    figures.curve_picture("roc", [(name, line, roc_band([line])) for name in names], 0.5)
+    figures.label_picture({name: [(1, 0.5, 0.4, 0.6)] for name in names}, "AUROC", {1: "100 %"})
+    found = reliability("binary", (target > 9).astype(float), predicted / 40)
+    figures.reliability_picture(found, None, names[0], "observed share")
+    assert len(drawn) == 7
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        texts = [text for text in figure.findobj(Text) if "..." in text.get_text()]
+        assert texts and all(re.search(r"seed-[12]", text.get_text()) for text in texts)
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, (text.get_text(), box, figure.bbox)
 
 
 def test_regression(tmp_path):
@@ -189,9 +286,9 @@ def verdict(tmp_path, page) -> str:
 
 
 def test_the_first_line_says_what_came_out(tmp_path):
-    good = verdict(tmp_path, a_page("binary", ("trained", "none:random")))
+    good = verdict(tmp_path, a_page("binary", ("trained", "random"), random_starts={"random"}))
     assert good.startswith("trained-1: better than chance. trained-1: ")
-    assert "random weights (none:random-1)" in good
+    assert "random weights (random-1)" in good
     tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
     for fold in tossed.studies[0].folds:
         fold.test[:] = np.random.default_rng(1).random(48)

@@ -1,8 +1,7 @@
-"""Error maps: the published numbers, an explicit loop, masks that cover evenly, and references of normals."""
+"""Error maps: the published numbers, an explicit loop, and masks that cover evenly."""
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from evaluation.error_maps import (
     patch_means,
     visible_patches,
 )
-from evaluation.reference import NormalReference
 from models.keys import to_ours
 from models.mae import MAEConfig, MaskedAutoencoder, visible_count
 from models.weights import load_strictly
@@ -272,81 +270,3 @@ def test_histogram_quantiles_in_any_order():
     assert RunningHistogram().quantile(0.5) == pytest.approx(1e-8)
     forwards.add(np.array([np.nan, np.inf, -1.0, 5.0]))
     assert forwards.counts.sum() == 50_002
-
-
-def test_reference_z_scores_by_group():
-    rng = np.random.default_rng(0)
-    reference = NormalReference({"error": "l2"})
-    knees, hands = rng.normal(0.02, 0.004, (40, 3, 4)), rng.normal(0.05, 0.01, (30, 3, 4))
-    for group, errors in [*(("knee", e) for e in knees), *(("hand", e) for e in hands)]:
-        reference.add(group, errors)
-    mean, spread = reference.moments("knee")
-    np.testing.assert_allclose(mean, knees.mean(0))
-    np.testing.assert_allclose(spread, knees.std(0, ddof=1))
-    new = rng.random((3, 4))
-    np.testing.assert_allclose(reference.z("knee", new), (new - knees.mean(0)) / knees.std(0, ddof=1), rtol=1e-5)
-    everything = np.concatenate([knees, hands])
-    assert reference.group_for("foot") == ""
-    np.testing.assert_allclose(
-        reference.z("foot", new), (new - everything.mean(0)) / everything.std(0, ddof=1), rtol=1e-5
-    )
-    assert reference.groups == {"": 70, "knee": 40, "hand": 30}
-
-
-def test_reference_counts_each_patch_by_itself():
-    reference = NormalReference()
-    errors = np.random.default_rng(0).random((6, 2, 2))
-    errors[:3, 0, 0] = errors[1:, 1, 1] = np.nan
-    for one in errors:
-        reference.add("", one)
-    mean, spread = reference.moments("")
-    assert mean[0, 0] == pytest.approx(errors[3:, 0, 0].mean()) and mean[0, 1] == pytest.approx(errors[:, 0, 1].mean())
-    assert spread[0, 0] == pytest.approx(errors[3:, 0, 0].std(ddof=1))
-    np.testing.assert_array_equal(np.isnan(reference.z("", np.ones((2, 2)))), [[False, False], [False, True]])
-    assert np.isnan(reference.z("", np.array([[1, np.nan], [1, 1]]))[0, 1])
-
-
-def test_a_reference_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    reference = NormalReference()
-    for errors in np.random.default_rng(0).random((3, 2, 2)):
-        reference.add("", errors)
-    reference.save(tmp_path / "reference.npz")
-    before = (tmp_path / "reference.npz").read_bytes()
-
-    def broken(*args, **options):
-        raise OSError("pulled out")
-
-    monkeypatch.setattr(os, "fsync", broken)
-    reference.add("", np.ones((2, 2)))
-    with pytest.raises(OSError, match="pulled out"):
-        reference.save(tmp_path / "reference.npz")
-    assert [p.name for p in tmp_path.iterdir()] == ["reference.npz"]
-    assert (tmp_path / "reference.npz").read_bytes() == before
-
-
-def test_reference_file_reads_back(tmp_path):
-    reference = NormalReference({"mask_ratio": 0.75})
-    for errors in np.random.default_rng(0).random((5, 2, 2)):
-        reference.add("knee", errors)
-    reference.save(tmp_path / "reference.npz")
-    stored = NormalReference.load(tmp_path / "reference.npz")
-    assert stored.groups == reference.groups and stored.settings == {"mask_ratio": 0.75}
-    np.testing.assert_array_equal(stored.moments("knee"), reference.moments("knee"))
-    (tmp_path / "broken.npz").write_bytes(b"PK not a reference")
-    with pytest.raises(ValueError, match=r"broken\.npz: not a reference"):
-        NormalReference.load(tmp_path / "broken.npz")
-
-
-def test_reference_needs_two_and_never_divides_by_nothing():
-    reference = NormalReference()
-    reference.add("", np.zeros((2, 2)))
-    with pytest.raises(ValueError, match="has 1 normal radiograph"):
-        reference.z("", np.ones((2, 2)))
-    reference.add("", np.zeros((2, 2)))
-    assert np.isfinite(reference.z("", np.ones((2, 2)))).all()
-    spread = NormalReference()
-    for value in (1.0, 2.0, 3.0):
-        spread.add("", np.array([[value, 2 * value], [3 * value, 0.0]]))
-    assert spread.moments("")[1][1, 1] == pytest.approx(0.15)  # a tenth of the median of 1, 2, 3, 0
-    with pytest.raises(ValueError, match="grid"):
-        spread.z("", np.ones((3, 3)))

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path, PurePath
 
 import pytest
+from browser import EXECUTABLE, Browser
 from PIL import Image
 
 from evaluation import report as page
@@ -71,6 +72,48 @@ def test_cards_are_sorted_and_bounded(tmp_path, monkeypatch):
     assert "The 3 highest of 5" in text
 
 
+def scored_report(**changes):
+    scores = {"a": (3.0, 0.1, 9.0), "b": (2.0, 0.3, 7.0), "c": (1.0, 0.2, 8.0), "d": (float("nan"), float("nan"), 1.0)}
+    cards = [Card(name, z, [], others={"mean z": mean, "error": error}) for name, (z, mean, error) in scores.items()]
+    return a_report(cards, score_name="highest z", unit="z", **changes)
+
+
+def test_cards_can_be_sorted_by_several_scores_which_their_badges_name(tmp_path):
+    _, elements = written(tmp_path, scored_report())
+    first = elements.of("article")[0]
+    assert (first["data-score-text"], first["data-other0-text"], first["data-other1"]) == ("z 3", "mean z 0.1", "9.0")
+    assert [one["value"] for one in elements.of("option")] == ["score", "rising", "other0", "other1", "name"]
+    assert {"z 3", "mean z, highest first", "error, highest first"} <= set(elements.text)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(EXECUTABLE is None, reason="no chromium or google-chrome is installed")
+def test_the_page_sorts_in_a_browser(tmp_path):
+    written(tmp_path, scored_report())
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open(f"file://{tmp_path}/index.html")
+        browser.until("document.readyState == 'complete' && document.getElementById('order')")
+        for order, names, badge in (
+            ("other0", "bcad", "mean z 0.3"), ("other1", "acbd", "error 9"), ("rising", "dcba", "z nan"),
+            ("name", "abcd", "z 3"), ("score", "abcd", "z 3"),
+        ):  # fmt: skip
+            browser.value(f"order.value = '{order}', order.onchange()")
+            assert browser.value("[...cards[0].parentNode.children].map(card => card.dataset.name).join('')") == names
+            assert browser.value("document.querySelector('article .score').textContent") == badge
+        assert browser.errors == []
+    finally:
+        browser.close()
+
+
+def test_banner_and_box_are_on_the_page_and_escaped(tmp_path):
+    text, elements = written(tmp_path, scored_report(banner=EVIL, box=(EVIL, [EVIL, "second"])))
+    assert len(elements.of("script")) == 1 and "alert(1)</script>" not in text
+    assert elements.of("div")[0]["class"] == "banner" and elements.of("section")[0]["class"] == "box"
+    plain, elements = written(tmp_path, scored_report())
+    assert "class=banner" not in plain and "class=box" not in plain
+
+
 def test_many_thumbnails_lie_beside_the_page(tmp_path):
     picture = Image.new("RGB", (400, 200), (200, 10, 10))
     src = thumbnail(picture, tmp_path, 7, 401)
@@ -115,6 +158,12 @@ def test_outputs_never_collide(names):
     folders = {str(p).casefold() for n in names for p in PurePath(n).parents}
     assert not folders & set(every)
     assert all(len(PurePath(name).name.encode()) <= 255 for name in every)
+
+
+def test_long_names_of_outputs_keep_both_ends():
+    one, other = stems("a" * 190 + "1.png", "a" * 190 + "2.png")
+    assert one[:50] == other[:50] == "a" * 50 and one.endswith("a1") and other.endswith("a2")
+    assert max(len(name) for name in (one, other)) <= 180 and one != other
 
 
 def test_folders_of_equal_name_are_told_apart(tmp_path):

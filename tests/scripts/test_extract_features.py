@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -105,10 +106,13 @@ def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiogr
 @pytest.mark.parametrize(
     "flags, told",
     [
-        (["--out", "f.csv"], "expected a name that ends in .npz or .parquet"),
+        (["--out", "f.txt"], "expected a name that ends in .npz, .csv or .parquet"),
         (["--out", "f.parquet", "--patch"], "--patch: a .parquet holds one row"),
-        (["--out", "f.parquet"], "needs the pyarrow package"),
-        (["--batch_size", 0], "--batch_size begins with 1"),
+        (["--out", "f.csv", "--patch"], "--patch: a .csv holds one row"),
+        (["--out", "f.parquet"], "needs the pyarrow package: pip install pyarrow, or use .csv or .npz"),
+        (["--data_root", "."], "--data_root is for --csv"),
+        (["--csv", "no.csv"], "no.csv: no such table"),
+        (["--batch_size", 0], "--batch_size must be at least 1"),
         (["--input_size", 1, 2, 3], "expected 1 or 2 numbers"),
         (["--model-path", "nothing.pth"], "nothing.pth: no such checkpoint"),
     ],
@@ -127,3 +131,77 @@ def test_what_is_there_is_kept(folder, radiographs, tmp_path):
     assert done.returncode == 2 and "--overwrite replaces it" in done.stderr
     assert (tmp_path / "f.npz").read_bytes() == b"precious"
     assert extract(folder, radiographs, tmp_path / "f.npz", "--overwrite").returncode == 0
+
+
+def table_of(radiographs, file, **columns):
+    """A table of the radiographs by their ids, and of one that is not there."""
+    ids = ["a/0", "b/1", "a/2", "b/3", "a/4", "b/5", "a/lost"]
+    rows = {"id": ids, "sex": ["F", "M", "F", "", "M", "F", "M"], "who": ["p0", "p1", "p0", "p2", "p3", "p4", "p5"]}
+    pd.DataFrame(rows | columns).to_csv(file, index=False)
+    return ["--csv", file, "--data_root", radiographs, "--image_col", "id", "--target_col", "sex"]
+
+
+def test_a_csv_holds_the_features_and_the_labels_of_a_table(folder, radiographs, tmp_path):
+    more = {"cls_0": range(7), "path": "x", "note": ["=1+1", "a,b", "", "d", "e", "f", "g"]}
+    table = [*table_of(radiographs, tmp_path / "t.csv", **more), "--patient_col", "who"]
+    assert extract(folder, radiographs, tmp_path / "f.npz", *table).returncode == 0
+    done = extract(folder, radiographs, tmp_path / "f.csv", *table)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 7 radiographs are not in" in done.stdout and "1 of 7 rows of" in done.stdout
+    assert "sex: 0 = F, 1 = M" in done.stdout
+    arrays, found = np.load(tmp_path / "f.npz"), pd.read_csv(tmp_path / "f.csv")
+    assert list(found.columns[:4]) == ["path", "patient", "target", "id"]
+    assert {"sex", "who", "cls_0 (table)", "path (table)", "note"} < set(found.columns)
+    assert found["path"].tolist() == arrays["path"].tolist()
+    for kind in ("cls", "mean"):
+        read = found.filter(regex=rf"^{kind}_[0-9]+$").to_numpy(np.float32)
+        np.testing.assert_array_equal(read, arrays[kind])  # the text of each number is that of its float32
+    by_name = found[["path", "target", "patient", "note"]].set_index(found["path"].str[-7:])
+    assert by_name["target"].to_dict() == pytest.approx(
+        {"a/0.png": 0, "b/1.png": 1, "a/2.png": 0, "b/3.png": np.nan, "a/4.png": 1, "b/5.png": 0, "a/6.png": np.nan},
+        nan_ok=True,
+    )
+    assert by_name["patient"].fillna("").to_dict()["a/2.png"] == "p0" and pd.isna(by_name["patient"]["a/6.png"])
+    assert by_name["note"]["a/0.png"] == "'=1+1" and by_name["note"]["b/1.png"] == "a,b"
+    np.testing.assert_array_equal(arrays["target"], found["target"])
+    assert arrays["patient"].tolist() == found["patient"].fillna("").tolist()
+    assert json.loads((tmp_path / "f.json").read_text())["labels"]["classes"] == ["F", "M"]
+
+
+def test_without_folders_the_radiographs_are_those_of_the_table(folder, radiographs, tmp_path):
+    table = table_of(radiographs, tmp_path / "t.csv")
+    out = tmp_path / "f.csv"
+    model = ("--model-path", folder, "--device", "cpu", "--num_workers", 0)
+    done = script(extract_features, *model, *table, "--out", out)
+    assert done.returncode == 3, done.stderr
+    assert "no patient is named" in done.stdout  # near-duplicates are grouped
+    found = pd.read_csv(out)
+    assert len(found) == 6 and found["patient"].notna().all()
+    failed = pd.read_csv(tmp_path / "f.failed.csv")
+    assert failed["reason"].tolist() == ["missing"] and failed["path"][0].endswith("a/lost")
+    assert len(read_manifest(tmp_path / "f.manifest.csv")) == 6
+    done = script(extract_features, *model, "--out", out, "--overwrite")
+    assert done.returncode == 2 and "give --in-dirs, or --csv" in done.stderr
+
+
+def test_a_table_of_other_radiographs_is_refused(folder, radiographs, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(elsewhere / "x.png")
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).T).save(elsewhere / "y.png")
+    pd.DataFrame({"image": ["x", "y"], "target": [0, 1], "who": ["p", "q"]}).to_csv(elsewhere / "t.csv", index=False)
+    done = extract(folder, radiographs, tmp_path / "f.csv", "--csv", elsewhere / "t.csv", "--patient_col", "who")
+    assert done.returncode == 2 and "names none of the 7 radiographs of --in-dirs" in done.stderr
+
+
+def test_parquet_equals_csv(folder, radiographs, tmp_path):
+    pytest.importorskip("pyarrow")
+    table = [*table_of(radiographs, tmp_path / "t.csv"), "--patient_col", "who"]
+    for name in ("f.csv", "f.parquet"):
+        done = extract(folder, radiographs, tmp_path / name, *table)
+        assert done.returncode == 0, done.stderr
+    one, other = pd.read_csv(tmp_path / "f.csv"), pd.read_parquet(tmp_path / "f.parquet")
+    assert list(one.columns) == list(other.columns)
+    np.testing.assert_array_equal(one.filter(regex="^mean").to_numpy(np.float32), other.filter(regex="^mean"))
+    assert one["path"].tolist() == other["path"].tolist()
+    assert one["sex"].fillna("").tolist() == other["sex"].fillna("").tolist()

@@ -31,7 +31,7 @@ from evaluation.report import anonymous
 from models import backbone_names
 from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
-from scripts import train_downstream
+from scripts import summarize_benchmark, train_downstream
 from training import fold
 from training.kept_facts import read_facts
 from training.tables import read_rows
@@ -259,6 +259,17 @@ def test_frozen_features(fracatlas, tmp_path, protocol):
         (["--backbones", "resnet1"], "backbone 'resnet1': 'resnet1' is no alias"),
         (["--backbones", TINY, TINY], "one is given twice"),
         (["--cv", 1], "--cv 1: cross-validation needs at least 2 folds"),
+        (["--test_split", 0, "--cv", 2], "--test_split 0 with --cv 2: at least 3 folds are needed"),
+        (["--test_split", 1], "--test_split 1.0: expected a fraction below 1, or 0"),
+        (["--test_split", 0, "--split", "official"], "--test_split 0 is for --split random"),
+        (["--backbones", f"skelex={TINY}"], "skelex is an alias of configs/backbones.yaml and means another backbone"),
+        (
+            ["--backbones", f"a b={TINY}"],
+            "--backbones a b=none:test_vit: expected NAME=BACKBONE, where NAME has at most",
+        ),
+        (["--backbones", "x=none:test_resnet", "X=none:test_vit2"], "two are called X"),
+        (["--backbones", f"x={TINY}", TINY], "one is given twice"),
+        (["--backbones", "Predictions=none:test_resnet"], "'Predictions' is the name of another folder of the results"),
         (["--fold", 3], "--fold 3: there are 3 folds, counted from 0"),
         (["--label_fraction", 0], "--label_fraction 0.0: expected fractions above 0"),
         (["--meta_cols", "age"], "--meta_cols age: no such column; the records have image_id"),
@@ -342,6 +353,7 @@ def test_columns_and_cells_of_any_name_end_in_files_that_are_read_back(marked, t
             cells = [cell for row in csv.reader(stream) for cell in row]
         assert not [cell for cell in cells if cell.strip()[:1] in ("=", "@", "+")], file
     assert {row["group"][0] for row in read_rows(out / "splits.csv", ["group"])} == {"="}
+    assert "<title>target in named.csv: 1 backbone, " in (out / "report.html").read_text()
     again = downstream("csv", marked.parent, tmp_path / "again", *more, "--splits", out / "splits.csv")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "again" / "csv" / "splits.csv").read_bytes() == (out / "splits.csv").read_bytes()
@@ -420,13 +432,13 @@ def test_killed_in_the_last_fold_and_run_again_it_ends_like_an_uninterrupted_run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["finetune", "knn"])
-def test_two_processes_equal_one(fracatlas, tmp_path, protocol):
+@pytest.mark.parametrize("protocol, test_split", [("finetune", 0.2), ("knn", 0.2), ("finetune", 0)])
+def test_two_processes_equal_one(fracatlas, tmp_path, protocol, test_split):
     for processes in (1, 2):
         flags = [
             "--data", "fracatlas", "--data_root", fracatlas, "--outdir", tmp_path / str(processes), "--input_size", 32,
-            "--cv", 3, "--test_split", 0.2, "--num_workers", 1, "--backbones", TINY, "--protocol", protocol, *TUNED,
-            "--device", "cpu", "--precision", "fp32",
+            "--cv", 3, "--test_split", test_split, "--num_workers", 1, "--backbones", TINY, "--protocol", protocol,
+            *TUNED, "--device", "cpu", "--precision", "fp32",
         ]  # fmt: skip
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
         command = [str(word) for word in (*launcher, "scripts/train_downstream.py", *flags)]
@@ -440,3 +452,86 @@ def test_two_processes_equal_one(fracatlas, tmp_path, protocol):
         )
         assert one["path"].tolist() == two["path"].tolist()  # each once, in order
         np.testing.assert_allclose(one["probability"], two["probability"], atol=1e-4)
+
+
+POOLED = ("--test_split", 0)
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "finetune",
+        "knn",
+        pytest.param("linear", marks=pytest.mark.slow),
+        pytest.param("fewshot", marks=pytest.mark.slow),
+    ],
+)
+def test_without_a_test_set_each_radiograph_is_predicted_once(fracatlas, tmp_path, protocol):
+    """By a fold that knew neither the radiograph nor its group; the pooled predictions are the result everywhere."""
+    more = (*POOLED, "--protocol", protocol, *TUNED, "--epochs", 1, *(("--shots", 3) if protocol == "fewshot" else ()))
+    done = downstream("fracatlas", fracatlas, tmp_path, *more, backbones=(TINY, "other=none:test_resnet"))
+    assert done.returncode == 0, done.stderr
+    out, ending = tmp_path / "fracatlas", {"finetune": "", "fewshot": "-fewshot-3"}.get(protocol, f"-{protocol}")
+    splits = pd.read_csv(out / "splits.csv")
+    assert (splits[splits["split"] == "test"]["path"].value_counts() == 1).all()
+    tested = splits[splits["split"] == "test"]
+    assert len(tested) == splits["path"].nunique() and len(tested) == 60
+    assert (splits.groupby(["fold", "group"])["split"].nunique() == 1).all()
+    rows = []
+    for number in range(3):
+        found = pd.read_csv(out / "predictions" / f"other{ending}" / f"fold{number}.csv")
+        mine = found[found["split"] == "test"]
+        names = {"./" + os.path.relpath(path, fracatlas) for path in mine["path"]}
+        assert names == set(tested[tested["fold"] == number]["path"])
+        rows.append(mine)
+    pooled = pd.concat(rows)
+    whole = json.loads((out / f"other{ending}_summary.json").read_text())
+    assert whole["of"] == "pooled out-of-fold predictions" and whole["test_radiographs"] == len(tested)
+    value = whole["estimate"]["auroc"]["value"]
+    assert value == pytest.approx(roc_auc_score(pooled["target"], pooled["probability"]))
+    compared = pd.read_csv(out / "comparisons.csv")
+    mine = json.loads((out / f"{NAME}{ending}_summary.json").read_text())["estimate"]["auroc"]["value"]
+    assert len(compared) == 1 and compared["difference"][0] == pytest.approx(mine - value)
+    page = (out / "report.html").read_text()
+    assert "tested once" in page and "fold 2: test" in page and "held-out" not in page
+    if protocol == "finetune":
+        card = (out / "ckpts" / "other" / "fold1" / "README.md").read_text()
+        score = roc_auc_score(rows[1]["target"], rows[1]["probability"])
+        assert f"test_auroc | {score:.4g}"[:16] in card.replace("\\", "") and f"{len(rows[1])}" in card
+
+
+def test_without_a_test_set_single_folds_and_the_same_command_give_the_same(fracatlas, tmp_path):
+    more = (*POOLED, "--protocol", "linear")
+    assert downstream("fracatlas", fracatlas, tmp_path / "whole", *more).returncode == 0
+    for number in (2, 0, 1):
+        done = downstream("fracatlas", fracatlas, tmp_path / "jobs", *more, "--fold", number)
+        assert done.returncode == 0, done.stderr
+        assert ("of 3 folds are made; no summary yet" in done.stdout) == (number != 1)
+    again = downstream("fracatlas", fracatlas, tmp_path / "jobs", *more)
+    assert again.returncode == 0 and "to train on" not in again.stdout
+    name = f"{NAME}-linear"
+    assert summary(tmp_path / "jobs", name) == summary(tmp_path / "whole", name)
+    elsewhere = downstream("fracatlas", fracatlas, tmp_path / "given", "--protocol", "linear", "--splits",
+                           tmp_path / "whole" / "fracatlas" / "splits.csv")  # fmt: skip
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert summary(tmp_path / "given", name)["estimate"] == summary(tmp_path / "whole", name)["estimate"]
+    other = downstream("fracatlas", fracatlas, tmp_path / "jobs", "--protocol", "linear")
+    assert other.returncode == 2 and "of another split" in other.stderr
+    done = script(summarize_benchmark, tmp_path / "whole", "--out", tmp_path / "summary")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "summary" / "summary.html").read_text()
+    assert "Pooled out-of-fold predictions with the 95 % interval" in page and "held-out" not in page
+    assert "held-out" not in (tmp_path / "summary" / "tables.tex").read_text()
+
+
+def test_names_of_backbones(fracatlas, tmp_path):
+    """NAME=BACKBONE is what all results call it; predictions are those of the backbone."""
+    long = "a-very-long-name-of-a-network-that-ends-in-what-matters-42"
+    more = ("--protocol", "knn")
+    done = downstream("fracatlas", fracatlas, tmp_path / "named", *more, backbones=(f"{long}={TINY}",))
+    assert done.returncode == 0, done.stderr
+    found = summary(tmp_path / "named", f"{long}-knn")
+    assert found["backbone"] == long and found["source"] == TINY
+    assert downstream("fracatlas", fracatlas, tmp_path / "plain", *more).returncode == 0
+    assert found["estimate"] == summary(tmp_path / "plain", f"{NAME}-knn")["estimate"]
+    assert f"{long}: " in done.stdout and long in (tmp_path / "named" / "fracatlas" / "report.html").read_text()

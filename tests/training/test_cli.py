@@ -151,7 +151,7 @@ def test_help_shows_every_flag_with_default_and_choices(capsys):
     shown = capsys.readouterr().out
     assert caught.value.code == 0
     for text in ("What the script does, 100 % of it.", "--data_path", "(required)", "rate, 50 % of it [0.00015]",
-                 "[224]", "{a,b}", "--config", "--[no-]pin", "pin [on]", "normalise [off]"):  # fmt: skip
+                 "[224]", "{a,b}", "--config", "--[no-]pin", "pin [on; --no-pin turns", "normalise [off]"):  # fmt: skip
         assert text in shown, text
     assert max(map(len, shown.splitlines())) <= 110
 
@@ -274,6 +274,18 @@ def test_a_list_without_a_flag(tmp_path, capsys):
         parse(Placed, ["--help"])
     told = capsys.readouterr().out
     assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told and "\n  RUNS ...  " in told
+
+
+def test_help_breaks_no_flag_at_its_dashes(capsys):
+    @dataclasses.dataclass
+    class Long:
+        """Help."""
+
+        settle_norms: bool = flag(True, "measure the batch norms of the head anew after training, without dropout")
+
+    with pytest.raises(SystemExit):
+        parse(Long, ["--help"])
+    assert capsys.readouterr().out.count("--no-settle_norms ") == 1
 
 
 @dataclasses.dataclass

@@ -53,6 +53,18 @@ def in_the_library() -> None:
         time.sleep(0.02)
 
 
+def in_portions() -> None:
+    for _ in progress.portions(["ab", "cd", "e"], [2, 2, 1], "predicting", "radiograph"):
+        time.sleep(0.02)
+
+
+def test_a_bar_over_batches_counts_what_is_in_them(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "STEPS_SECONDS", 0)
+    last = shown(monkeypatch, capsys, in_portions).splitlines()[-1]
+    assert last.startswith("predicting: 100%") and "5/5" in last and "radiographs/s" in last
+    assert list(progress.portions("ab", [1, 1], "x", "y")) == ["a", "b"]  # no script: no bar
+
+
 def test_a_log_file_gets_lines_with_rate_and_total(monkeypatch, capsys):
     monkeypatch.setattr(progress, "STEPS_SECONDS", 0)
     told = shown(monkeypatch, capsys, in_a_bar)

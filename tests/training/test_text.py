@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from training.files import printable
-from training.text import escaped, markdown, visible
+from training.text import escaped, markdown, middle, visible
 
 
 def test_every_character_that_hides_something_is_escaped():
@@ -15,6 +15,11 @@ def test_every_character_that_hides_something_is_escaped():
     hidden = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in categories]
     assert [f"{ord(c):x}" for c in hidden if not escaped(c).isascii()] == []
     assert {"\n", "\t"} == {c for c in hidden if visible(c) == c}
+
+
+def test_names_lose_their_middle():
+    assert middle("short", 8) == "short" and middle("12345678", 8) == "12345678"
+    assert middle("network-of-seed-1", 12) == "net...seed-1" and len(middle("x" * 99, 12)) == 12
 
 
 @pytest.mark.parametrize(
