@@ -224,7 +224,8 @@ class RegionTraining(CrossValidation):
             return False
         made = {side: self.predicted(model, preprocessing, rows)
                 for side, rows in (("val", fold.val), ("test", self.splits.test))}  # fmt: skip
-        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, identity, facts))
+        likeness = self.likeness(number, model, preprocessing)
+        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, identity, facts, likeness))
         distributed.from_main(lambda: forget_states(folder))
         return True
 
@@ -261,35 +262,70 @@ class RegionTraining(CrossValidation):
         use_explicit_attention(model.to(self.device), self.device)
         return synchronised(model, self.device), preprocessing
 
+    def batches(self, preprocessing):
+        """rows -> batches of whole radiographs in their order."""
+        from data.loader import ordered_batches
+
+        return lambda rows: ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=64,
+                                            num_workers=self.config.num_workers)  # fmt: skip
+
     def predicted(self, model, preprocessing, rows):
         """Probabilities [R, 38] of whole radiographs, in the order of `rows`."""
-        from data.loader import ordered_batches
         from training.fold import predictions
 
-        def batches(some):
-            return ordered_batches(self.data(some, preprocessing), range(len(some)), batch_size=64,
-                                   num_workers=self.config.num_workers)  # fmt: skip
+        return predictions(model, list(rows), self.batches(preprocessing), self.device, self.precision)
 
-        return predictions(model, list(rows), batches, self.device, self.precision)
+    def likeness(self, number: int, model, preprocessing):
+        """What tells whether a radiograph is like the training radiographs (`evaluation.likeness`)."""
+        from evaluation.likeness import Likeness
+        from evaluation.novelty import look
+        from models.features import seen_and_held_out
+
+        fold, patients = self.splits.folds[number], self.records["patient"].astype(str)
+        few = fold.train[Likeness.sample(len(fold.train), self.config.seed)]
+        seen = seen_and_held_out(model, look, few.tolist(), fold.val.tolist(), self.batches(preprocessing),
+                                 self.device, self.precision)  # fmt: skip
+        return Likeness.fit(**seen, patients=patients.iloc[fold.val], training_patients=patients.iloc[few])
 
     # results -------------------------------------------------------------------------------------------------------
 
-    def keep(self, number: int, model, preprocessing, made: dict, identity: dict, facts: dict) -> None:
+    def kept_facts(self, number: int, predicted):
+        """What the network's folder tells of its training; `predicted`: of the validation rows."""
+        from data.phantom_files import told_data
+        from data.region_sources import RELEASES
+        from evaluation.trivial_answers import kept_group_score
+        from training.kept_facts import KeptFacts, joined_names
+
+        fold = self.splits.folds[number]
+        learnt = self.records.iloc[fold.train]
+        data = [told_data(part["image"], source if source in RELEASES else "")
+                for source, part in learnt.groupby("source")]  # fmt: skip
+        patients = self.records["patient"].iloc[fold.val].tolist()
+        return KeptFacts(joined_names(data), len(learnt),
+                         kept_group_score(predicted, self.labels(fold.val), patients))  # fmt: skip
+
+    def keep(
+        self, number: int, model, preprocessing, made: dict, identity: dict, facts: dict, likeness
+    ) -> None:  # fmt: skip
         """Main process: the network of the best epoch, then what it predicts."""
         from evaluation.benchmark_files import write_predictions
         from evaluation.group_calibration import fit_group_temperatures
+        from evaluation.likeness import FILE
         from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.label_groups import LABELS
         from training.text import shortened
 
         c = self.config
-        sources = ", ".join(sorted(set(self.records["source"])))
-        card = finetuned_card(f"Region-guided tumour classifier, fold {number}", f"38 labels, trained on {sources}.",
-                              c.pretrained_path, facts, backbone_licence(c.pretrained_path))  # fmt: skip
+        trained = self.kept_facts(number, made["val"])
+        card = finetuned_card(f"Region-guided tumour classifier, fold {number}",
+                              f"38 labels, trained on {trained.trained_on}.", c.pretrained_path, facts | trained.rows,
+                              backbone_licence(c.pretrained_path))  # fmt: skip
         about = {"labels": list(LABELS), "backbone": shortened(c.pretrained_path), "fold": number} | facts
+        about["training"] = trained.kept()
         about["temperatures"] = fit_group_temperatures(made["val"], self.labels(self.splits.folds[number].val))
         save_finetuned(model, self.out / "models" / f"fold{number}", preprocessing.to_dict(), about, card)
+        likeness.save(self.out / "models" / f"fold{number}" / FILE)
         truth = [f"is {label}" for label in LABELS]
         sides = []
         for side, rows in (("val", self.splits.folds[number].val), ("test", self.splits.test)):

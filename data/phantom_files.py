@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,12 +23,41 @@ VIEW_KINDS = {
 }
 
 
+MARK = "phantoms.txt"  # in a folder of phantoms: a layout of a real data set does not tell that they are none
+MARK_TEXT = "Phantom radiographs, drawn by scripts/make_phantoms.py; they show no patient.\n"
+LEVELS = 6  # of folders, from the mark to a radiograph
+
+
 def check_empty(folder: Path, overwrite: bool = False) -> None:
     """Refuse to write into a folder that holds something."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"{folder} is not empty; choose another folder or pass --overwrite")
+
+
+def mark_phantoms(folder: Path) -> None:
+    """Leave a file that says that the radiographs below a folder are phantoms."""
+    (folder / MARK).write_text(MARK_TEXT, encoding="utf-8")
+
+
+def are_phantoms(images: Iterable[str | Path]) -> bool:
+    """Whether each of some files lies in a folder that `mark_phantoms` has marked, or at most `LEVELS` below one."""
+    folders = {Path(image).absolute().parent for image in images}
+    marked = [any(_is_marked(place) for place in [folder, *folder.parents][: LEVELS + 1]) for folder in folders]
+    return bool(marked) and all(marked)
+
+
+def told_data(images: Iterable[str | Path], layout: str = "") -> str:
+    """What a run knows of the data that it learns from: `phantoms`, or in which layout they are; "" is a table."""
+    if are_phantoms(images):
+        return "phantoms"
+    return f"a set in the layout of {layout}" if layout else "a table of the user's"
+
+
+def _is_marked(folder: Path) -> bool:
+    file = folder / MARK
+    return file.is_file() and file.stat().st_size == len(MARK_TEXT) and file.read_bytes() == MARK_TEXT.encode()
 
 
 def eight_bit(phantom: Phantom) -> np.ndarray:

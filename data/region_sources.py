@@ -10,6 +10,8 @@ from typing import Any
 
 from training.cli import flag
 
+RELEASES = ("btxrd", "fracatlas", "snuh")  # what records of their layouts have as "source"
+
 
 @dataclass(kw_only=True)
 class RegionSources:

@@ -1,13 +1,14 @@
-"""Is this picture a hand at all? What a glance can tell without a network, and what the training's own hands can.
+"""Is this picture a hand at all? What a glance can tell without a network, and which ages the training had.
 
-Every warning is a sentence for a reader; none changes the prediction. The three simple checks look at the picture as
-the network gets it, stretched from 0 to 1. Their limits leave a wide gap: of 40 hands of the RSNA set and 288 phantom
+Every warning is a sentence for a reader; none changes the age. The three simple checks look at the picture as the
+network gets it, stretched from 0 to 1. Their limits leave a wide gap: of 40 hands of the RSNA set and 288 phantom
 hands none was warned about, so that with 95 % confidence less than 1 % of such hands are (3 / 328).
 
 h, w: the network's input in pixels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -56,16 +57,13 @@ def picture_warnings(facts: Sequence[float]) -> list[str]:
     return found
 
 
-def likeness_warning(likeness: float, rate: float) -> list[str]:
-    """The sentence for a picture that is unlike the training's hands; none if it is like them, or nobody knows."""
-    if not likeness <= rate:
-        return []
-    return [f"unlike the training hands: at most {100 * likeness:.2g}\u00a0% of hands are as unlike; perhaps no hand"]
+def range_warning(answers: Iterable[float], ages: Sequence[float]) -> str:
+    """The sentence for an answer outside the ages of the training (youngest, oldest; months); "" for others.
 
-
-def age_warnings(months: float, ages: Sequence[float]) -> list[str]:
-    """The sentence for an answer at or beyond the ends of what the training set had (youngest, oldest; months)."""
+    answers: what is said of one radiograph, NaN where nothing is; the one furthest outside counts.
+    """
     youngest, oldest = ages
-    if youngest < months < oldest:
-        return []
-    return [f"at the end of the ages in training ({youngest:.0f} to {oldest:.0f} months): may be younger or older"]
+    beyond = max(max(youngest - months, months - oldest) for months in answers if not math.isnan(months))
+    if beyond <= 0:
+        return ""
+    return f"outside the range of the training data by {beyond:.{0 if beyond >= 1 else 1}f} months"

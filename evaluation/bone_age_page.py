@@ -16,6 +16,7 @@ from evaluation.bone_age_result import BoneAgeResult, age_text, interval_words
 from evaluation.bone_age_scores import SEX_WORDS
 from evaluation.case_result import BURNT_IN, RESEARCH
 from evaluation.figures import blended, encoded, fit_within, resized
+from evaluation.likeness import UNLIKE, Joint
 from evaluation.report import MOST_SHOWN, Best, Picture, Pictures, Table, data_uri, write_page
 from training.files import printable
 from training.text import shortened
@@ -48,14 +49,20 @@ def case_picture(grey: np.ndarray, saliency: np.ndarray | None, size: tuple[int,
 def write_bone_age_page(
     path: Path, results: Sequence[BoneAgeResult], pictures: dict[int, Image.Image], *, about: str,
     failed: Sequence[tuple[Path, str, str]] = (), reference: BoneAgeReference | None = None, notes: Sequence[str] = (),
-    settings: dict[str, str] | None = None, sd_of_table: bool = False,
+    settings: dict[str, str] | None = None, sd_of_table: bool = False, against: str = "",
 ) -> None:  # fmt: skip
     """Write the page. pictures: number of a result -> `case_picture`, of as many as are shown. about: the network in a
-    sentence. failed: path, reason and detail of what could not be read. reference: what is known of the training."""
+    sentence. failed: path, reason and detail of what could not be read. reference: what is known of the training.
+    against: what the network's validation score says against it (`training.kept_facts.doubt`)."""
     aged = any(not math.isnan(result.age) for result in results)
-    doubted = sum(bool(result.warnings) for result in results)
-    counts = {"radiographs": f"{len(results):,}", "with a warning": f"{doubted:,}", "not read": f"{len(failed):,}"}
+    doubted = sum(bool(result.all_warnings) for result in results)
+    useless = sum(bool(result.reasons) for result in results)
+    counts = {"radiographs": f"{len(results):,}", "do not use": f"{useless:,}", "with a warning": f"{doubted:,}",
+              "not read": f"{len(failed):,}"}  # fmt: skip
     parts: list[Table | Pictures] = []
+    first = [f"{useless:,} of {len(results):,} bone ages must not be used: they are outside the range of the training "
+             f"data, or the radiograph is {UNLIKE}."] if useless else []  # fmt: skip
+    first += [f"{against[:1].upper()}{against[1:]}."] if against else []
     if notes:
         parts.append(Table("Read this first", ("note",), [[note] for note in notes]))
     parts.append(_table(results, aged, sd_of_table))
@@ -76,21 +83,25 @@ def write_bone_age_page(
     lead = (
         f"{about} Bone ages as the readers of the training set gave them (RSNA's: after Greulich and Pyle). {BURNT_IN}"
     )
-    write_page(path, "Bone age", lead, counts, parts, settings or {}, RESEARCH)
+    write_page(path, "Bone age", lead, counts, parts, settings or {}, RESEARCH, " ".join(first))
 
 
 def _table(results: Sequence[BoneAgeResult], aged: bool, sd_of_table: bool) -> Table:
     rows = []
     for result in results[:MOST_SHOWN]:
+        shown = Best(f"DO NOT USE: {age_text(result.months)}" if result.reasons else age_text(result.months))
         row = [printable(Path(result.name).name), SEX_WORDS[result.sex][:-1] if result.sex else "unknown",
-               Best(age_text(result.months)), f"{result.months:.1f}", _ends(result)]  # fmt: skip
-        rows.append([*row, *([_age(result), _deviation(result)] if aged else []), "; ".join(result.warnings)])
+               shown, f"{result.months:.1f}", _ends(result)]  # fmt: skip
+        rows.append([*row, *([_age(result), _deviation(result)] if aged else []), "; ".join(result.all_warnings)])
     head = ["radiograph", "sex", "bone age", "months", "interval (months)"]
     head += ["chronological age (months)", "deviation"] if aged else []
     level = next((result.level for result in results if not math.isnan(result.low)), None)
-    note = ("No interval: the model's folder knows no validation radiographs, or too few. " if level is None else
-            f"The interval holds the bone age that readers would give in {100 * level:g} % of hands like those of the "
-            "training's validation. ")  # fmt: skip
+    useless = sum(bool(result.reasons) for result in results)
+    note = "" if level is None else (f"The interval holds the bone age that readers would give in {100 * level:g} % of "
+                                     "hands like those of the training's validation. ")  # fmt: skip
+    if level is None and useless < len(results):
+        note = "No interval: the model's folder knows no validation radiographs, or too few. "
+    note += "A bone age that must not be used has no interval and no deviation. " * bool(useless)
     note += "Of unknown sex: the mean of both answers, and an interval that covers both. " * any(
         not result.sex for result in results)  # fmt: skip
     note += (SD_OF_TABLE if sd_of_table else SD_OF_ERRORS) * aged
@@ -114,7 +125,8 @@ def _deviation(result: BoneAgeResult) -> str:
 
 
 def _case(result: BoneAgeResult, picture: Image.Image) -> Picture:
-    facts = [f"{age_text(result.months)} ({result.months:.1f} months)"]
+    facts = [f"DO NOT USE: {'; '.join(result.reasons)}"] if result.reasons else []
+    facts.append(f"{age_text(result.months)} ({result.months:.1f} months)")
     facts += [text] if (text := interval_words(result)) else []
     if result.sex:
         facts.append(SEX_WORDS[result.sex][:-1])
@@ -135,9 +147,8 @@ def _training(reference: BoneAgeReference) -> Table:
         f"{len(reference.error):,} validation radiographs, not trained on. Bands of predicted age; one with too few "
         "takes the errors of all. "
     )
-    if reference.knows_hands:
-        note += (f"A hand like them is called unlike the training hands in at most {100 * reference.rate:.2g} % (a "
-                 "false alarm); hands of other hospitals or machines more often. ")  # fmt: skip
+    note += (f"Ages of the training: {reference.ages[0]:.0f} to {reference.ages[1]:.0f} months. "
+             f"{Joint([reference.likeness]).note}")  # fmt: skip
     head = ("predicted bone age", "validation radiographs", "SD of the errors (months)",
             "half a 90\u00a0% interval (months)")  # fmt: skip
     return Table("What the network is known to do", head, rows, note, folded=True)

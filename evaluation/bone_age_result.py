@@ -14,9 +14,9 @@ from training.files import printable
 from training.tables import write_table
 
 COLUMNS = (
-    "path", "sex", "bone_age_months", "bone_age", "low_months", "high_months", "level", "sd_months", "male_months",
-    "female_months", "likeness", "warnings", "chronological_age_months", "deviation_months", "deviation_sd",
-    "true_bone_age_months",
+    "path", "sex", "bone_age_months", "bone_age", "do_not_use", "low_months", "high_months", "level", "sd_months",
+    "male_months", "female_months", "like_training", "likeness", "warnings", "chronological_age_months",
+    "deviation_months", "deviation_sd", "true_bone_age_months", "network",
 )  # fmt: skip
 
 
@@ -26,8 +26,9 @@ class BoneAgeResult:
 
     sex: "M", "F" or "" (unknown: then `months` is the mean of `male` and `female`, what it would be for either, and the
     interval covers both of theirs). low, high: the interval that holds the true age with chance `level`. sd: the
-    network's own spread. likeness: see `evaluation.bone_age_reference`. age: chronological. unit_sd: months that count
-    as one SD of the deviation from it. target: the true bone age.
+    network's own spread. likeness, like_training: see `evaluation.likeness.Joint`. reasons: why the age must not be
+    used. age: chronological. unit_sd: months that count as one SD of the deviation from it. target: the true bone age.
+    network: which network says it, what trained it and how good it was.
     """
 
     path: str
@@ -41,10 +42,23 @@ class BoneAgeResult:
     male: float = math.nan
     female: float = math.nan
     likeness: float = math.nan
+    like_training: str = "unknown"
+    reasons: Sequence[str] = ()
     warnings: Sequence[str] = ()
     age: float = math.nan
     unit_sd: float = math.nan
     target: float = math.nan
+    network: str = ""
+
+    @property
+    def do_not_use(self) -> str:
+        """`outside the range of the training data by 86 months: do not use`; "" for an age that may be looked at."""
+        return do_not_use(self.reasons)
+
+    @property
+    def all_warnings(self) -> list[str]:
+        """Why it must not be used, and all else that speaks against it."""
+        return [*filter(None, [self.do_not_use]), *self.warnings]
 
     @property
     def deviation(self) -> float:
@@ -58,21 +72,30 @@ class BoneAgeResult:
 
     @property
     def line(self) -> str:
-        """`path: 10 years 6 months (126.5 months)`."""
-        return f"{printable(self.name)}: {age_text(self.months)} ({self.months:.1f} months)"
+        """`path: 10 years 6 months (126.5 months)`, and why it must not be used."""
+        told = f"; {self.do_not_use}" * bool(self.reasons)
+        return f"{printable(self.name)}: {age_text(self.months)} ({self.months:.1f} months){told}"
 
     def row(self) -> dict:
         """The cells of `COLUMNS`."""
         known = not math.isnan(self.age)
         return {
             "path": printable(self.path), "sex": self.sex or "unknown", "bone_age_months": rounded(self.months),
-            "bone_age": age_text(self.months), "low_months": rounded(self.low), "high_months": rounded(self.high),
+            "bone_age": age_text(self.months), "do_not_use": self.do_not_use, "low_months": rounded(self.low),
+            "high_months": rounded(self.high),
             "level": self.level if not math.isnan(self.low) else math.nan, "sd_months": rounded(self.sd),
             "male_months": rounded(self.male), "female_months": rounded(self.female),
-            "likeness": rounded(self.likeness, 5), "warnings": "; ".join(self.warnings),
+            "like_training": self.like_training, "likeness": rounded(self.likeness, 5),
+            "warnings": "; ".join(self.warnings),
             "chronological_age_months": self.age, "deviation_months": rounded(self.deviation) if known else math.nan,
-            "deviation_sd": rounded(self.deviation_sd, 2), "true_bone_age_months": self.target,
+            "deviation_sd": rounded(self.deviation_sd, 2), "true_bone_age_months": self.target, "network": self.network,
         }  # fmt: skip
+
+
+def do_not_use(reasons: Iterable[str]) -> str:
+    """What stands beside a bone age that must not be used, by the reasons for that which are not empty; or ""."""
+    told = "; ".join(filter(None, reasons))
+    return f"{told}: do not use" if told else ""
 
 
 def age_text(months: float) -> str:

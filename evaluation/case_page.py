@@ -20,6 +20,7 @@ from evaluation.case_result import (
     result_csv,
     result_json,
     result_panel,
+    warning_line,
 )  # fmt: skip
 from evaluation.figures import colour_table, encoded, levels
 from evaluation.group_calibration import PARTS
@@ -62,6 +63,9 @@ STYLE = """
 .case td.value { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .case .downloads a { display: inline-block; margin: 4px 14px 4px 0; text-decoration: underline }
 .regions-off .case svg { display: none }
+.case .warning { flex: 1 1 100%; padding: 12px 14px; border-radius: 8px; background: #5b3a00; color: #fff4dc }
+.case .warning.alarm { background: #7a1f1f; color: #fff; font-weight: 600 }
+.case .said.muted table { opacity: 0.45 }
 .refusal { background: #7a1f1f; color: #fff; padding: 12px 14px; border-radius: 8px }
 .earlier { opacity: 0.8; padding: 12px 2px }
 """
@@ -71,10 +75,11 @@ def case_html(case: Case) -> str:
     """The picture with map and regions, what is said of it, and the downloads."""
     return (
         f"<div class='case' data-number='{secrets.token_hex(8)}'>"  # no two results are the same text to the page
+        f"{_warning(case)}"
         f"<figure class='look'>{_picture(case)}"
         f"<figcaption>{_caption(case)}</figcaption></figure>"
-        f"<div class='said'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
-        f"{_downloads(case)}</div></div>"
+        f"<div class='said{' muted' * case.unlike}'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
+        f"<p class='note networks'>{text_of(' '.join(case.told))}</p>{_downloads(case)}</div></div>"
     )
 
 
@@ -90,6 +95,13 @@ def map_picture(error_map: np.ndarray) -> Image.Image:
     steps = levels(error_map, float(np.quantile(known, 0.995)) if known.size else 0.0)
     opacity = np.round(255 * (np.arange(256) / 255) ** 0.7).astype(np.uint8)
     return Image.fromarray(np.dstack([colour_table()[steps], opacity[steps]]))
+
+
+def _warning(case: Case) -> str:
+    """What is to be read first."""
+    if not (line := warning_line(case)):
+        return ""
+    return f"<div class='warning{' alarm' * case.unlike}' role='alert'>{text_of(line)}</div>"
 
 
 def _picture(case: Case) -> str:
@@ -137,10 +149,6 @@ def _table(case: Case) -> str:
 def _part(case: Case, name: str, part: Part) -> str:
     indices = sorted(PARTS[name], key=lambda index: -case.answer[index]) if name == "bone" else PARTS[name]
     shown, rest = (indices[:MOST_BONES], indices[MOST_BONES:]) if name == "bone" else (indices, ())
-    if part.temperature is None:
-        how = "uncalibrated"
-    else:
-        how = f"calibrated, temperature {part.temperature:.2f}"
     any_of = "" if part.present is None else f" (any {_TITLES[name]}: {100 * part.present:.0f} %)"
     rows = "".join(_row(case, index, part) for index in shown)
     if rest:
@@ -150,7 +158,8 @@ def _part(case: Case, name: str, part: Part) -> str:
         f"<tr data-part='{name}' data-decision='{text_of(part.decision)}' "
         f"data-confidence='{part.confidence:.6f}' data-calibrated='{'no' if part.temperature is None else 'yes'}'>"
         f"<th colspan='3'>{_TITLES[name]}: {text_of(part.decision)} "
-        f"<small>{100 * part.confidence:.0f} %{any_of}, {how}; from {text_of(part.view)}</small></th></tr>"
+        f"<small>{100 * part.confidence:.0f} %{any_of}, {text_of(part.calibration)}; from {text_of(part.view)}</small>"
+        "</th></tr>"
     )
     return head + rows
 

@@ -17,6 +17,7 @@ from evaluation.figures import fit_within, resized
 from evaluation.group_calibration import PARTS
 from evaluation.region_figures import Marked, case_panel
 from evaluation.region_rule import ALL, WHOLE, combined
+from training.kept_facts import NOT_STATED
 from training.label_groups import GROUPS, LABELS
 from training.tables import table_text
 
@@ -32,7 +33,8 @@ Box = tuple[float, float, float, float]
 class Part(NamedTuple):
     """One of `PARTS`: what is decided, its probability, the temperature (None: uncalibrated), the view it rests on.
 
-    present: probability of any tumour or any fracture, None for the others.
+    present: probability of any tumour or any fracture, None for the others. calibrated_on: `95 radiographs of
+    phantoms`, "" if uncalibrated.
     """
 
     decision: str
@@ -40,6 +42,14 @@ class Part(NamedTuple):
     temperature: float | None
     view: str
     present: float | None = None
+    calibrated_on: str = ""
+
+    @property
+    def calibration(self) -> str:
+        """`calibrated on 95 radiographs of phantoms, temperature 1.70`."""
+        if self.temperature is None:
+            return "uncalibrated"
+        return f"calibrated on {self.calibrated_on}, temperature {self.temperature:.2f}"
 
 
 class Case(NamedTuple):
@@ -48,6 +58,8 @@ class Case(NamedTuple):
     grey: [h, w] uint8, the view. size: (H, W). regions: name and box (x0, y0, x1, y1) in pixels of the radiograph.
     views: [V, L]. answer: [L]. parts: what is decided for each of `PARTS`. chosen: numbers of the views that it rests
     on. error_map: [h, w], NaN where it says nothing, None without one. facts: how the answer was made, plain values.
+    warning: what is to be read before all else, "" if nothing; unlike: whether it says that the radiograph is unlike
+    the training radiographs. told: sentences on the networks, what trained them and how good they were.
     """
 
     grey: np.ndarray
@@ -59,16 +71,21 @@ class Case(NamedTuple):
     chosen: frozenset[int]
     error_map: np.ndarray | None
     facts: Mapping[str, Any]
+    warning: str = ""
+    unlike: bool = False
+    told: Sequence[str] = ()
 
 
 def make_case(
     pixels: np.ndarray, regions: Sequence[tuple[str, Box]], views: np.ndarray, temperatures: Mapping[str, float],
     map_back: Callable[[tuple[int, int]], np.ndarray] | None = None, *, rule: str = "guided",
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None, calibrated_on: Mapping[str, str] | None = None, warning: str = "",
+    unlike: bool = False, told: Sequence[str] = (),
 ) -> Case:  # fmt: skip
     """A case out of a radiograph [H, W] uint8, its regions and the probabilities [V, L] of its views.
 
     temperatures: of the parts that `views` are calibrated in. map_back: (h, w) -> the error map in that size.
+    calibrated_on: part -> on which radiographs. warning, unlike, told: see `Case`.
     """
     if len(views) != 1 + len(regions):
         raise ValueError(f"{len(views)} views for a radiograph and {len(regions)} regions")
@@ -82,13 +99,14 @@ def make_case(
         rests = "all views" if view == ALL else names[view]
         if rule == "guided" and view > WHOLE:
             rests = f"whole image and {rests}"
-        parts[name] = Part(decision, confidence, temperatures.get(name), rests, present)
+        on = (calibrated_on or {}).get(name, f"radiographs that are {NOT_STATED}") if name in temperatures else ""
+        parts[name] = Part(decision, confidence, temperatures.get(name), rests, present, on)
     size = pixels.shape[:2]
     small = fit_within(size, LONGEST) if max(size) > LONGEST else size
     chosen = frozenset(view for view in answer.views.values() if view > WHOLE)
     error_map = None if map_back is None else map_back(small)
     return Case(resized(pixels, small), size, list(regions), np.asarray(views), answer.probabilities, parts, chosen,
-                error_map, {"rule": rule, **(facts or {})})  # fmt: skip
+                error_map, {"rule": rule, **(facts or {})}, warning, unlike, tuple(told))  # fmt: skip
 
 
 def _decided(name: str, values: np.ndarray) -> tuple[str, float, float | None]:
@@ -119,6 +137,8 @@ def result(case: Case) -> dict[str, Any]:
     ]  # fmt: skip
     parts = {name: part._asdict() | {"calibrated": part.temperature is not None} for name, part in case.parts.items()}
     return {
+        "warning": warning_line(case),
+        "networks": list(case.told),
         "note": f"{RESEARCH} {BURNT_IN}",
         "size": {"height": height, "width": width},
         "decisions": parts,
@@ -136,16 +156,25 @@ def result_json(case: Case) -> str:
 
 
 def result_csv(case: Case) -> str:
-    """A row for each label: group, label, probability, calibrated, and the probability in every view."""
+    """A row for each label: the case's warning, group, label, probability, calibrated ("no", or on which radiographs),
+    the probability in every view, and the networks with what trained them."""
     names = ["whole image", *(name for name, _ in case.regions)]
     group_of = {index: group.name for group in GROUPS for index in group.indices}
     part_of = {index: name for name, indices in PARTS.items() for index in indices}
-    rows = []
+    rows, warning, told = [], warning_line(case), " ".join(case.told)
     for index, label in enumerate(LABELS):
-        calibrated = "yes" if case.parts[part_of[index]].temperature is not None else "no"
-        row = {"group": group_of[index], "label": label, "probability": float(case.answer[index])}
-        rows.append(row | {"calibrated": calibrated} | dict(zip(names, map(float, case.views[:, index]))))
-    return table_text(["group", "label", "probability", "calibrated", *names], rows)
+        part = case.parts[part_of[index]]
+        row = {"warning": warning, "group": group_of[index], "label": label, "probability": float(case.answer[index]),
+               "calibrated": "no" if part.temperature is None else f"on {part.calibrated_on}"}  # fmt: skip
+        rows.append(row | dict(zip(names, map(float, case.views[:, index]))) | {"networks": told})
+    return table_text(["warning", "group", "label", "probability", "calibrated", *names, "networks"], rows)
+
+
+def warning_line(case: Case) -> str:
+    """What stands above a case; "" if there is nothing to warn of."""
+    if case.unlike:
+        return f"DO NOT USE: {case.warning}. The networks know no such radiograph: nothing below holds for it."
+    return f"{case.warning[:1].upper()}{case.warning[1:]}." if case.warning else ""
 
 
 def result_panel(case: Case) -> Image.Image:
@@ -155,8 +184,9 @@ def result_panel(case: Case) -> Image.Image:
         Marked(name, (box[0] / width, box[1] / height, box[2] / width, box[3] / height), number in case.chosen)
         for number, (name, box) in enumerate(case.regions, 1)
     ]
-    return case_panel(case.grey, case.answer, name=RESEARCH, note=calibration_note(case), regions=marked,
-                      error_map=case.error_map)  # fmt: skip
+    notes = [calibration_note(case), *case.told]
+    return case_panel(case.grey, case.answer, name=RESEARCH, note="\n".join(notes), regions=marked,
+                      error_map=case.error_map, warning=warning_line(case), alarm=case.unlike)  # fmt: skip
 
 
 def calibration_note(case: Case) -> str:
@@ -164,9 +194,11 @@ def calibration_note(case: Case) -> str:
     scaled = [name for name, part in case.parts.items() if part.temperature is not None]
     if not scaled:
         return f"All probabilities are {UNCALIBRATED}; the network came without temperatures."
-    told = f"Calibrated on whole radiographs of its validation set, and so roughly for regions: {', '.join(scaled)}."
+    on = "; ".join(f"{name} on {case.parts[name].calibrated_on}" for name in scaled)
+    told = f"Calibrated on whole radiographs of the validation set, and so roughly for regions: {on}."
     rest = [name for name in case.parts if name not in scaled]
-    return told + (f" Not: {', '.join(rest)}." if rest else "")
+    told += f" Not: {', '.join(rest)}." if rest else ""
+    return told + " No calibration holds for a radiograph that is unlike those." * case.unlike
 
 
 def _described(error_map: np.ndarray) -> dict[str, float | None]:

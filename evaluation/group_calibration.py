@@ -67,6 +67,21 @@ def kept_temperatures(about: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def calibration_sizes(about: Mapping[str, Any]) -> dict[str, int]:
+    """Part -> how many radiographs its temperature was fitted on, of those that say so; see `kept_temperatures`."""
+    found = {}
+    for name in kept_temperatures(about):
+        told = about["temperatures"][name]
+        count = told.get("radiographs") if isinstance(told, Mapping) else None
+        if count is not None and (type(count) is not int or count < 1):
+            raise ValueError(
+                f"{name} temperature of {str(count)[:50]!r} radiographs; expected a whole number from 1 on"
+            )
+        if count is not None:
+            found[name] = count
+    return found
+
+
 def with_temperatures(probabilities: np.ndarray, temperatures: Mapping[str, float]) -> np.ndarray:
     """[N, L] probabilities as they are after temperature scaling, float64; parts without a temperature stay."""
     scaled = np.array(probabilities, np.float64)

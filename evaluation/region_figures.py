@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from evaluation.benchmark_figures import COLOURS, DASHES, _png, plain
-from evaluation.figures import BACKGROUND, FAINT, INK, OUTLINE, blended, fitted, font, resized
+from evaluation.figures import BACKGROUND, FAINT, INK, OUTLINE, blended, fitted, font, resized, wrapped
 from evaluation.operating_points import Curve
 from training.label_groups import ABNORMAL, GROUP, GROUPS, IMPLANT, LABELS
 
 TILE, WIDEST, BARS, GAP = 330, 248, 410, 12  # pixels: a picture at most so high, so wide; bars; space
 MOST_BONES = 3
 _BAR, _TRUE, _MARK = (86, 180, 233), (230, 159, 0), (255, 210, 70)
+_ALARM, _CAUTION = (122, 31, 31), (91, 58, 0)
 
 
 class Marked(NamedTuple):
@@ -81,11 +82,13 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
 def case_panel(
     grey: np.ndarray, probabilities: np.ndarray, *, name: str = "", note: str = "", labels: np.ndarray | None = None,
     regions: Sequence[Marked] = (), error_map: np.ndarray | None = None, highest: float | None = None,
+    warning: str = "", alarm: bool = False,
 ) -> Image.Image:  # fmt: skip
     """One radiograph, uint8 [H, W], and what is said of it.
 
     probabilities: [L]. labels: [L], 0, 1 or NaN, of what is true; None if nobody knows. error_map: [H, W], NaN where it
-    says nothing; `highest`: value at the top of its colours, its own 99.5th percentile if None. note: a line of words.
+    says nothing; `highest`: value at the top of its colours, its own 99.5th percentile if None. note: lines of words
+    below. warning: words that stand above all, red for an `alarm`.
     """
     scale = min(TILE / grey.shape[0], WIDEST / grey.shape[1])
     height, width = (max(1, round(side * scale)) for side in grey.shape)
@@ -99,18 +102,24 @@ def case_panel(
         top = highest or (float(np.quantile(known, 0.995)) if known.size else 1.0)
         tiles.append(("error map", Image.fromarray(blended(small, values, top))))
     bars = group_bars(probabilities, labels)
-    head, foot = 34, 22 if note else 0
     across = len(tiles) * (width + GAP) + bars.width + GAP
+    above, below = wrapped(warning, across - 3 * GAP, 15), wrapped(note, across - 2 * GAP, 13)
+    band = 20 * len(above) + GAP if above else 0
+    head, foot = band + 34, 17 * len(below) + 5 if below else 0
     canvas = Image.new("RGB", (across, head + max(height + 20, bars.height) + foot + GAP), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP, 8), fitted(name, across - 2 * GAP, 17), INK, font(17))
+    if above:
+        draw.rectangle((0, 0, across, band - 1), fill=_ALARM if alarm else _CAUTION)
+        for number, line in enumerate(above):
+            draw.text((GAP, 6 + 20 * number), line, INK, font(15))
+    draw.text((GAP, band + 8), fitted(name, across - 2 * GAP, 17), INK, font(17))
     for number, (word, tile) in enumerate(tiles):
         left = GAP + number * (width + GAP)
         canvas.paste(tile, (left, head))
         draw.text((left, head + height + 3), fitted(word, width, 13), FAINT, font(13))
     canvas.paste(bars, (GAP + len(tiles) * (width + GAP), head))
-    if note:
-        draw.text((GAP, canvas.height - foot - 4), fitted(note, across - 2 * GAP, 13), FAINT, font(13))
+    for number, line in enumerate(below):
+        draw.text((GAP, canvas.height - foot - 4 + 17 * number), line, FAINT, font(13))
     return canvas
 
 

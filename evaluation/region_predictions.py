@@ -4,7 +4,8 @@ predictions.csv has a row a radiograph: what its table says of it, then the colu
 max_class_K, max_class_K_box and max_class_K_label for the labels 0, 37, 1, 2, 3, the sum of 1 to 3, and 34 to 36. There
 they are the largest values over all boxes; here they are the one answer of evaluation/region_rule.py, with the region
 that it rests on, [x0, y0, x1, y1] in pixels of the upright radiograph. Ours follow: the decision, the bone, all 38
-probabilities (p_LABEL) and what is true of them (true_LABEL, empty where nobody knows).
+probabilities (p_LABEL) and what is true of them (true_LABEL, empty where nobody knows); like_training (yes, no,
+unknown), and the networks with what trained them.
 
 regions.csv has a row for every view: the whole and each region, with its own 38 probabilities.
 
@@ -12,6 +13,7 @@ N: radiographs, T: views, L: 38 labels.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,12 @@ Viewed = tuple[str, Sequence[float]]  # what a view is called, and its box in pi
 
 def prediction_row(
     facts: dict[str, Any], size: tuple[int, int], probabilities: np.ndarray, views: dict[str, int],
-    regions: Sequence[Viewed], decision: str, labels: np.ndarray,
+    regions: Sequence[Viewed], decision: str, labels: np.ndarray, *, like_training: str = "unknown",
+    likeness: float = math.nan, networks: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """A row of predictions.csv. facts: what is known of the radiograph besides; size: (H, W); probabilities, labels:
-    [L]; views: of `region_rule.Answer`; regions: what was looked at beside the whole."""
+    [L]; views: of `region_rule.Answer`; regions: what was looked at beside the whole; like_training, likeness: see
+    `evaluation.likeness.Joint`; networks: what answered."""
     row, tumours = dict(facts), list(GROUP["tumour"].indices[:-1])
     for name, origin in _ORIGIN.items():
         index = tumours if name == "class_1_2_3_sum" else int(name.removeprefix("class_"))
@@ -44,15 +48,26 @@ def prediction_row(
         row |= {f"max_{name}": float(np.sum(probabilities[index])), f"max_{name}_box": box,
                 f"max_{name}_label": label}  # fmt: skip
     bones = list(GROUP["bone"].indices)
-    row |= {"decision": decision, "bone": LABELS[bones[int(np.argmax(probabilities[bones]))]],
+    row |= {"decision": decision, "like_training": like_training, "likeness": likeness,
+            "bone": LABELS[bones[int(np.argmax(probabilities[bones]))]],
             "bone_label": viewed(views["bone"], size, regions)[0]}  # fmt: skip
     row |= {f"p_{name}": float(value) for name, value in zip(LABELS, probabilities)}
-    return row | {f"true_{name}": float(value) for name, value in zip(LABELS, labels)}
+    row |= {f"true_{name}": float(value) for name, value in zip(LABELS, labels)}
+    return row | {"networks": networks}
 
 
 def prediction_columns(facts: Sequence[str]) -> list[str]:
     """The columns of predictions.csv, in their order."""
-    own = ["decision", "bone", "bone_label", *(f"p_{name}" for name in LABELS), *(f"true_{name}" for name in LABELS)]
+    own = [
+        "decision",
+        "like_training",
+        "likeness",
+        "bone",
+        "bone_label",
+        *(f"p_{name}" for name in LABELS),
+        *(f"true_{name}" for name in LABELS),
+        "networks",
+    ]
     return [*facts, *SEED_COLUMNS, *own]
 
 

@@ -90,6 +90,11 @@ class BoneAge(Objective):
             raise ValueError(f"{tokens.shape[1]} patches of {list(images.shape[2:])} pixels make no grid")
         return tokens.transpose(1, 2).unflatten(2, (rows, -1))
 
+    @property
+    def width(self) -> int:
+        """D, the length of `features`."""
+        return self.backbone.network.num_features
+
     def features(self, images: Tensor) -> Tensor:
         """The pooled radiograph, [B, D] float32; it does not depend on the sex."""
         return self.pool(self._tokens(images))

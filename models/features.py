@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from training.device import autocast, resolve_precision
 from training.files import atomic, check_archive, sha256_of
+from training.fold import predictions
 
 _FORMAT = 1  # of a cache file; part of its name
 
@@ -87,6 +88,39 @@ def cached_features(
     none = np.zeros((0, getattr(backbone, "dim", 0)), np.float32)
     values = np.stack([stored[key] for key in keys]) if keys else none
     return Features(values, len(first), len(set(keys)) - len(first), path, notes)
+
+
+class Described:
+    """For `training.fold.predictions`: a network's own features and what `describe` says of its input, side by side."""
+
+    def __init__(self, model: nn.Module, describe: Callable[[np.ndarray], np.ndarray]):
+        self.model, self.describe = model, describe
+
+    def eval(self) -> None:
+        """Put the network into eval mode."""
+        self.model.eval()
+
+    def predict(self, images: Tensor) -> Tensor:
+        """[B, 1, h, w] -> [B, D + L] float32 on the CPU."""
+        found = self.model.features(images).float().cpu()
+        described = np.stack([self.describe(picture) for picture in images[:, 0].cpu().numpy()])
+        return torch.cat([found, torch.from_numpy(described).float()], dim=1)
+
+
+def seen_and_held_out(
+    model: nn.Module, look: Callable[[np.ndarray], np.ndarray], training: Sequence[int], held_out: Sequence[int],
+    batches_of: Callable[[Sequence[int]], Iterable[dict]], device: torch.device, precision: str,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What `evaluation.likeness.Likeness.fit` compares: training_features [K, D], training_looks [K, L], features
+    [V, D] and looks [V, L] of two lists of rows; every process computes its share.
+
+    `look(picture [h, w])` -> [L]; `batches_of`: as in `training.fold.predictions`.
+    """
+    found = {}
+    for side, rows in (("training_", training), ("", held_out)):
+        both = predictions(Described(model, look), list(rows), batches_of, device, precision)
+        found |= {f"{side}features": both[:, : model.width], f"{side}looks": both[:, model.width :]}
+    return found
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -4,6 +4,7 @@
     preprocessor_config.json    for `data.preprocessing.Preprocessing.from_dict`
     model.safetensors           the tensors of backbone and head
     README.md                   model card
+    reference.npz               what tells whether a radiograph is like those of the training, `evaluation.likeness`
 
 Nothing in such a folder is executed, and its claims are checked against its tensors before memory is taken.
 """
@@ -26,7 +27,9 @@ from models.timm_weights import create, without_memory
 from models.vit import ViT
 from models.weights import check_tensors, load_strictly, read_json, read_preprocessor, read_tensors
 from training.files import atomic, printable, write_text
+from training.kept_facts import read_facts
 from training.preprocessor_facts import LARGEST_SIDE
+from training.text import escaped
 
 Network = Supervised | RegionGuided | BoneAge
 _MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "outputs": 10_000, "covariates": 100}
@@ -153,7 +156,20 @@ def _about(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     classes = about.get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{where}: about.classes is {repr(classes)[:60]}; expected a list of names")
+    try:
+        read_facts(about)
+    except ValueError as error:
+        raise ValueError(f"{where}: about.{printable(str(error))}") from None
     return about
+
+
+def network_name(task: str, backbone: Backbone, about: dict[str, Any]) -> str:
+    """What an answer calls its network: the task, the architecture and what its training began from."""
+    facts, begun = describe(backbone), about.get("backbone")
+    built = facts.get("timm") or f"Vision Transformer of width {facts['vit']['dim']}, {facts['vit']['depth']} blocks"
+    if not isinstance(begun, str) or not begun:
+        return f"{task} ({built})"
+    return f"{task} ({built}, begun from {'random weights' if begun.startswith('none:') else escaped(begun[:100])})"
 
 
 def fold_folders(path: Path) -> list[Path]:

@@ -98,7 +98,16 @@ class RegionGuided(Objective):
 
     def outputs(self, images: Tensor) -> Tensor:
         """Logits, [B, L]."""
-        return self.head(self.backbone(images if self.normalise is None else self.normalise(images)))
+        return self.head(self.features(images))
+
+    @property
+    def width(self) -> int:
+        """D, the length of `features`."""
+        return self.backbone.dim
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the backbone gives, [B, D]."""
+        return self.backbone(images if self.normalise is None else self.normalise(images))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

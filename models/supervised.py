@@ -84,13 +84,22 @@ class Supervised(Objective):
 
     def outputs(self, images: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits or standardised values, [B, O]; `extra` [B, E] float."""
-        features = self.backbone(images if self.normalise is None else self.normalise(images))
+        features = self.features(images)
         if self.covariates:
             if extra is None or extra.shape != (len(images), self.covariates):
                 shape = None if extra is None else tuple(extra.shape)
                 raise ValueError(f"'extra' is {shape}; expected {(len(images), self.covariates)}")
             features = torch.cat([features, extra.to(features.dtype)], dim=1)
         return self.head(features)
+
+    @property
+    def width(self) -> int:
+        """D, the length of `features`."""
+        return self.backbone.dim
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the backbone gives, [B, D]."""
+        return self.backbone(images if self.normalise is None else self.normalise(images))
 
     @torch.no_grad()
     def predict(self, images: Tensor, extra: Tensor | None = None) -> Tensor:

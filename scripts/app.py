@@ -202,10 +202,12 @@ class Networks:
 
     def __init__(self, config: Config):
         from data.preprocessing import Preprocessing
-        from evaluation.group_calibration import kept_temperatures
-        from models.finetuned import fold_folders, load_finetuned
+        from evaluation.group_calibration import calibration_sizes, kept_temperatures
+        from evaluation.likeness import Joint, Likeness
+        from models.finetuned import fold_folders, load_finetuned, network_name
         from training.device import choose_device, prepare_device, resolve_precision
         from training.files import printable, sha256_of
+        from training.kept_facts import counted_radiographs, doubt, network_sentences, read_facts
 
         self.config, self.device = config, choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -216,10 +218,13 @@ class Networks:
             folders = [fold for path in config.model_path for fold in fold_folders(path)]
         except FileNotFoundError as error:
             raise FileNotFoundError(f"--model_path {error}; {told}") from None
+        likeness, trained, sizes, name = [], [], [], ""
         for folder in folders:
             try:
                 loaded = load_finetuned(folder, "region-guided")
                 temperatures = kept_temperatures(loaded.about)
+                sizes.append(calibration_sizes(loaded.about))
+                likeness.append(Likeness.of_folder(folder, loaded.model.width))
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{error}; {told}") from None
             except ValueError as error:
@@ -229,7 +234,12 @@ class Networks:
             loaded.model.backbone.check_size((preprocessing.height, preprocessing.width), printable(folder))
             loaded.model.normalise = preprocessing.normalise
             self.classifiers.append((loaded.model.to(self.device), preprocessing, temperatures))
-            self.facts["networks"].append({"sha256": sha256_of(folder / "model.safetensors")})
+            trained.append(read_facts(loaded.about))
+            name = name or network_name("region-guided classifier", loaded.model.backbone, loaded.about)
+            self.facts["networks"].append({
+                "sha256": sha256_of(folder / "model.safetensors"), "trained on": trained[-1].trained_on,
+                "validation score": trained[-1].rows["validation score"],
+            })  # fmt: skip
         self.mae = None
         if config.mae_path is not None:
             self.mae = self.load_autoencoder(config.mae_path)
@@ -237,6 +247,16 @@ class Networks:
         self.temperatures = {  # shown; each network is scaled by its own
             name: sum(own[name] for _, _, own in self.classifiers) / len(self.classifiers) for name in sorted(shared)
         }
+        known = {part for part in shared if all(part in own for own in sizes)}
+        self.calibrated_on = {
+            part: counted_radiographs((min(own[part] for own in sizes), max(own[part] for own in sizes))
+                                      if part in known else 0, trained[0].data)
+            for part in shared
+        }  # fmt: skip
+        self.likeness = Joint(likeness)
+        several = f"the mean of {len(trained)} networks: " if len(trained) > 1 else ""
+        self.doubt = doubt(trained)
+        self.told = [*network_sentences(f"{several}{name}", trained), self.likeness.note]
 
     def load_autoencoder(self, path: Path):
         """(network, preprocessing)"""
@@ -287,22 +307,28 @@ class Networks:
             moved = preprocessing.back_boxes(np.array(boxes).reshape(-1, 4), pixels.shape)
             moved = np.clip(moved, 0, [width, height, width, height])
             regions, source = around_boxes(moved.tolist(), pixels.shape, "peak"), "error map"
-        views = self.look(path, pixels, [region.crop for region in regions])
+        views, likeness = self.look(path, pixels, [region.crop for region in regions])
         back = None if found is None else lambda size: found[2].map_back(known_errors(*found[:2]), size)
         named = [(region.name, region.box) for region in regions]
-        return make_case(minmax(pixels), named, views, self.temperatures, back, rule=self.config.rule,
-                         facts=self.facts | {"regions": source})  # fmt: skip
+        facts = self.facts | {"regions": source, "like training": self.likeness.word(likeness),
+                              "likeness": likeness if self.likeness.known else None}  # fmt: skip
+        return make_case(minmax(pixels), named, views, self.temperatures, back, rule=self.config.rule, facts=facts,
+                         calibrated_on=self.calibrated_on, told=self.told,
+                         warning="; ".join(filter(None, [self.likeness.sentence(likeness), self.doubt])),
+                         unlike=self.likeness.is_unlike(likeness))  # fmt: skip
 
     def look(self, path: Path, pixels, crops: list):
-        """Probabilities [V, L] of the whole and of `crops`: each network after its temperatures, then their mean."""
+        """(probabilities [V, L] of the whole and of `crops`: each network after its temperatures, then their mean; how
+        like the training radiographs the whole is)."""
         import numpy as np
         import torch
 
         from evaluation.group_calibration import with_temperatures
+        from evaluation.novelty import look
         from training.checks import require_finite
         from training.device import autocast
 
-        answers = []
+        answers, features, looks = [], [], []
         for model, preprocessing, temperatures in self.classifiers:
             scaled, parts = self.scaled(path, pixels, preprocessing), []
             images = [preprocessing.fit(scaled)]
@@ -311,10 +337,12 @@ class Networks:
                 for start in range(0, len(images), 8):
                     batch = torch.stack(images[start : start + 8]).to(self.device)
                     parts.append(model.predict(batch).double().cpu().numpy())
+                features.append(model.features(images[0][None].to(self.device)).float().cpu().numpy())
+            looks.append(look(images[0][0].numpy())[None])
             answers.append(with_temperatures(np.concatenate(parts), temperatures))
         probabilities = np.mean(answers, axis=0)
         require_finite(probabilities, "probabilities of the classifier")
-        return probabilities
+        return probabilities, float(self.likeness.of(features, looks)[0])
 
     def error_map(self, path: Path, pixels):
         """(map [h, w], hits [rows, columns], preprocessing); the same pixels give the same map."""

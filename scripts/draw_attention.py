@@ -22,6 +22,12 @@ from pathlib import Path, PurePath
 from training.cli import flag, run, weights_flag
 from training.progress import bar, say
 
+LEAD = (
+    "Where the network looks, on the radiograph's own geometry. A map shows what moves a number inside the network; it "
+    "finds nothing, and a bright place is no sign of disease. Colours of different radiographs cannot be compared. "
+    "Focus: the share of the map in its highest tenth of places (0.1: even). Not for diagnosis."
+)
+
 
 @dataclass
 class Config:
@@ -55,10 +61,12 @@ def main(config: Config) -> int:
     sources = find_sources(config)
     looker = Looker(config, device)
     say(looker.report)
+    for sentence in looker.told:
+        say(sentence)
     make_folder(config.out)
     rows, cards, failed = [], [], []
-    for stem, path, scaled, maps, told in looked(config, looker, sources, failed):
-        row, card = drawn(config, looker, stem, path, scaled, maps, told, len(rows), len(sources))
+    for stem, path, scaled, maps, told, alike in looked(config, looker, sources, failed):
+        row, card = drawn(config, looker, stem, path, scaled, maps, told, alike, len(rows), len(sources))
         rows.append(row)
         cards.append(card)
     write_results(config, looker, rows, cards, failed)
@@ -109,11 +117,14 @@ class Looker:
 
     def __init__(self, config: Config, device):
         from data.preprocessing import Preprocessing
+        from evaluation.likeness import Joint, Likeness
         from models.attention_maps import last_layer
         from models.backbones import build_backbone
-        from models.finetuned import load_finetuned
+        from models.finetuned import load_finetuned, network_name
+        from training.kept_facts import network_sentences, read_facts
 
         self.config, self.device, self.head, self.about = config, device, None, {}
+        self.likeness, self.told = None, []  # of a fine-tuned network
         folder, size = Path(config.model_path), tuple(config.input_size * 2)[:2] or None
         if is_finetuned(folder):
             if size:
@@ -121,6 +132,10 @@ class Looker:
             found = load_finetuned(folder)
             self.backbone, self.head, self.about = found.model.backbone, found.model, found.about
             known, self.report = found.preprocessor, f"{folder}: fine-tuned"
+            self.likeness = Joint([Likeness.of_folder(folder, self.head.width)])
+            sentences = network_sentences(network_name("fine-tuned", self.backbone, self.about),
+                                          [read_facts(self.about)])  # fmt: skip
+            self.told = [*sentences, self.likeness.note]
         else:
             self.backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
             known, self.report = self.backbone.preprocessing, self.backbone.report
@@ -175,6 +190,22 @@ class Looker:
         import torch
 
         return self.preprocessing.normalise(torch.stack([self.preprocessing.fit(s) for s in several]).to(self.device))
+
+    def alike(self, several: list) -> list[tuple[str, str]]:
+        """Whether radiographs [H, W] are like those that the network was fine-tuned on: "yes", "no", "unknown", or ""
+        for a backbone; and the warning for it, "" if there is none."""
+        import numpy as np
+        import torch
+
+        from evaluation.novelty import look
+
+        if self.likeness is None:
+            return [("", "")] * len(several)
+        inputs = torch.stack([self.preprocessing.fit(scaled) for scaled in several])
+        with torch.no_grad():
+            features = self.head.features(self.preprocessing.normalise(inputs.to(self.device))).float().cpu().numpy()
+        found = self.likeness.of([features], [np.stack([look(picture) for picture in inputs[:, 0].numpy()])])
+        return [(self.likeness.word(value), self.likeness.sentence(value)) for value in found]
 
     def maps(self, several: list) -> tuple:
         """(maps [B, M, rows, columns], what each shows) of radiographs [H, W]."""
@@ -247,7 +278,8 @@ def is_finetuned(folder: Path) -> bool:
 
 
 def looked(config: Config, looker: Looker, sources: list, failed: list):
-    """(stem, path, radiograph [H, W], maps [M, rows, columns], what they show) of all that can be read, in order."""
+    """(stem, path, radiograph [H, W], maps [M, rows, columns], what they show, whether it is like the training
+    radiographs and the warning for it) of all that can be read, in order."""
     from data.radiograph import UnreadableRadiograph
 
     waiting = []
@@ -257,12 +289,15 @@ def looked(config: Config, looker: Looker, sources: list, failed: list):
         except UnreadableRadiograph as error:
             failed.append((path, error.reason, error.detail))
         if waiting and (len(waiting) == config.batch_size or number + 1 == len(sources)):
-            maps, told = looker.maps([scaled for _, _, scaled in waiting])
-            yield from ((*one, found, word) for one, found, word in zip(waiting, maps, told))
+            several = [scaled for _, _, scaled in waiting]
+            maps, told = looker.maps(several)
+            yield from ((*one, *more) for one, *more in zip(waiting, maps, told, looker.alike(several)))
             waiting = []
 
 
-def drawn(config: Config, looker: Looker, stem, path, scaled, maps, told: str, number: int, total: int) -> tuple:
+def drawn(
+    config: Config, looker: Looker, stem, path, scaled, maps, told: str, alike: tuple[str, str], number: int, total: int
+) -> tuple:
     """Write the files of a radiograph; returns its row of summary.csv and its card."""
     import numpy as np
 
@@ -279,15 +314,18 @@ def drawn(config: Config, looker: Looker, stem, path, scaled, maps, told: str, n
     def file(ending: str) -> Path:
         return config.out / f"{stem}{ending}"
 
-    endings, small = write_pictures(file, looker.kind, scaled, maps, back, title=path.name, told=told,
+    word, warning = alike
+    warnings = [f"WARNING: {warning}"] if warning else []
+    below = f"UNLIKE THE TRAINING RADIOGRAPHS. {told}" if word == "no" else told
+    endings, small = write_pictures(file, looker.kind, scaled, maps, back, title=path.name, told=below,
                                     alpha=config.alpha, colours=config.colours)  # fmt: skip
     share = focus(maps.mean(axis=0))
     shown = {ending[1:].removesuffix(".png"): f"{stem}{ending}" for ending in endings if ending.endswith(".png")}
-    facts = [told.removesuffix(", own scale"), f"{scaled.shape[1]}\u00d7{scaled.shape[0]}"]
+    facts = [*warnings, told.removesuffix(", own scale"), f"{scaled.shape[1]}\u00d7{scaled.shape[0]}"]
     card = Card(printable(stem), share, facts, thumbnail(small, config.out, number, total), shown)
     (heads, rows, columns), (height, width) = maps.shape, scaled.shape
-    row = {"path": printable(path), "outputs": printable(stem), "shows": told, "focus": share, "heads": heads,
-           "rows": rows, "columns": columns, "height": height, "width": width}  # fmt: skip
+    row = {"path": printable(path), "outputs": printable(stem), "like_training": word, "shows": told, "focus": share,
+           "heads": heads, "rows": rows, "columns": columns, "height": height, "width": width}  # fmt: skip
     return row, card
 
 
@@ -297,7 +335,7 @@ def write_results(config: Config, looker: Looker, rows: list, cards: list, faile
     from training.files import printable
     from training.tables import write_table
 
-    columns = ("path", "outputs", "shows", "focus", "heads", "rows", "columns", "height", "width")
+    columns = ("path", "outputs", "like_training", "shows", "focus", "heads", "rows", "columns", "height", "width")
     write_table(config.out / "summary.csv", columns, rows)
     lost = [(printable(path), reason, detail) for path, reason, detail in failed]
     write_table(config.out / "failed.csv", ("path", "reason", "detail"),
@@ -305,10 +343,7 @@ def write_results(config: Config, looker: Looker, rows: list, cards: list, faile
     name = {"attention": "Attention of the last block", "gradcam": "Grad-CAM"}[looker.kind]
     write_report(config.out / "index.html", Report(
         title=name,
-        lead="Where the network looks, on the radiograph's own geometry. A map shows what moves a number inside the "
-             "network; it finds nothing, and a bright place is no sign of disease. Colours of different radiographs "
-             "cannot be compared. Focus: the share of the map in its highest tenth of places (0.1: even). "
-             "Not for diagnosis.",
+        lead=" ".join([*looker.told, LEAD]),
         counts={"radiographs": f"{len(rows):,}", "unreadable": f"{len(failed):,}",
                 "places of a map": f"{rows[0]['rows']} \u00d7 {rows[0]['columns']}" if rows else "-"},
         settings=asdict(config), cards=cards, score_name="focus", failed=lost,

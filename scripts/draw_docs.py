@@ -158,8 +158,9 @@ def bone_ages(config: Config):
     from data.phantom import study
     from data.preprocessing import Preprocessing
     from evaluation.bone_age_page import GAP, case_picture
-    from evaluation.bone_age_reference import FILE, BoneAgeReference
+    from evaluation.bone_age_reference import BoneAgeReference
     from evaluation.figures import levels, panel, resized
+    from evaluation.likeness import FILE
     from models.bone_age_saliency import month_maps
     from models.bone_age_weights import load_bone_age
 

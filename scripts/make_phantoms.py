@@ -128,7 +128,7 @@ def main() -> None:
     from training.offline import stay_offline
 
     stay_offline()
-    from data.phantom_files import check_empty
+    from data.phantom_files import check_empty, mark_phantoms
     from data.phantom_layouts import WRITERS, fit_plan
     from data.phantom_plan import Plan, phantoms
     from data.phantom_sheet import contact_sheet
@@ -151,6 +151,7 @@ def main() -> None:
             if args.sheet and len(examples) < 24:
                 examples.append(phantom)
         writer.close()
+        mark_phantoms(args.out)
     if args.sheet:
         with naming(args.sheet):
             contact_sheet(examples).save(args.sheet)

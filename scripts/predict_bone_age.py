@@ -5,12 +5,13 @@
 
 The first form is BoneXage's: a text file with one path a line, one sex for all, the side of the input in pixels (the
 checkpoint's, if left out) and the network; it prints `path: 10 years 6 months (126.5 months)`, years and months being
-the completed ones of the months shown. The second takes radiographs (also DICOM), folders, .txt lists and tables (.csv,
-.xlsx: columns image, sex or male, and if known age_months or age_years, bone_age_months, patient; also RSNA's own) and
-writes OUTPUT_DIR/
-  predictions.csv   path, sex, bone_age_months, bone_age, low_months, high_months, level, sd_months, male_months,
-                    female_months, likeness, warnings, chronological_age_months, deviation_months, deviation_sd,
-                    true_bone_age_months
+the completed ones of the months shown. A bone age that is outside the range of the training data, or of a radiograph
+unlike those of the training, says so and "do not use" wherever it is shown. The second form takes radiographs (also
+DICOM), folders, .txt lists and tables (.csv, .xlsx: columns image, sex or male, and if known age_months or age_years,
+bone_age_months, patient; also RSNA's own) and writes OUTPUT_DIR/
+  predictions.csv   path, sex, bone_age_months, bone_age, do_not_use, low_months, high_months, level, sd_months,
+                    male_months, female_months, like_training (yes, no, unknown), likeness, warnings,
+                    chronological_age_months, deviation_months, deviation_sd, true_bone_age_months, network
   index.html        all of it with the radiographs and Grad-CAM maps; open it in a browser
   failed.csv        what could not be read, and why
   report.html, scores.csv, subgroups.csv, comparisons.csv   where true bone ages are known
@@ -81,11 +82,13 @@ def main(config: Config) -> int:
     network = Networks(config)
     for note in network.notes:
         warn(f"note: {note}")
+    for sentence in network.sentences:
+        warn(sentence)
     results, pictures, failed = predict(config, network, records)
     failed = [*lost, *failed]
     for result in results:
         say(result.line)
-        for warning in result.warnings:
+        for warning in result.all_warnings:
             warn(f"WARNING: {printable(result.name)}: {warning}")
     for path, reason, detail in failed:
         warn(f"not read: {printable(path)}: {reason}: {detail}")
@@ -176,6 +179,7 @@ class Networks:
 
         from data.age_spread import AgeSpread
         from data.preprocessing import Preprocessing
+        from evaluation.likeness import Joint
         from models.bone_age_weights import load_bone_ages
         from training.device import choose_device, prepare_device, resolve_precision
 
@@ -184,6 +188,7 @@ class Networks:
         prepare_device(self.device)
         self.precision = resolve_precision(c.precision, self.device)
         found = load_bone_ages(c.model_path, c.weights)
+        self.sentences, self.against = told_of(found)
         self.models, self.report = [one.model for one in found.values()], next(iter(found.values())).report
         if len(found) > 1:
             self.report = f"mean of {len(found)} networks of a cross-validation: {self.report}"
@@ -195,27 +200,29 @@ class Networks:
                               "errors there are not known")  # fmt: skip
         same = trained == (self.preprocessing.height, self.preprocessing.width)
         self.references = self.find_references(list(found)) if same else []
+        self.likeness = Joint([one.likeness for one in self.references])
         layout = torch.channels_last  # convolutions are faster so
         for model in self.models:
             model.backbone.check_size((self.preprocessing.height, self.preprocessing.width), c.model_path)
             model.to(self.device, memory_format=layout).eval().requires_grad_(False)
             model.normalise = lambda batch: self.preprocessing.normalise(batch).contiguous(memory_format=layout)
+        unknown = "it is unknown whether a radiograph is like the training radiographs"
         if self.reference is None and not same:
-            self.notes.append("no intervals, and nobody looks whether a radiograph is like the training's")
+            self.notes.append(f"no intervals, and {unknown}")
         elif self.reference is None:
-            self.notes.append(f"{c.model_path}: no reference.npz of its training: no intervals, and nobody looks "
-                              "whether a radiograph is like the training's")  # fmt: skip
+            self.notes.append(f"{c.model_path}: no reference.npz of its training: no intervals, and {unknown}")
         else:
             if reason := self.reference.reason(c.level):
                 self.notes.append(f"no intervals: {reason}")
-            if not self.knows_hands:
-                self.notes.append("too few validation radiographs are known to tell what is no hand")
+            if not self.likeness.known:
+                self.notes.append(f"{unknown}: too few of those are known")
         self.told = ""
 
     def find_references(self, paths: list[Path]) -> list:
         """reference.npz of each model folder, or of the folder beside a .pth that holds the same weights; none unless
         each network has one, of the same left-out radiographs."""
-        from evaluation.bone_age_reference import FILE, BoneAgeReference
+        from evaluation.bone_age_reference import BoneAgeReference
+        from evaluation.likeness import FILE
         from models.bone_age_weights import load_bone_age
         from models.features import weights_hash
 
@@ -226,7 +233,8 @@ class Networks:
             self.notes.append(f"{folders[0]} holds another network than {paths[0]}; its reference.npz is not used")
             return []
         found = [BoneAgeReference.load(folder / FILE) for folder in folders]
-        for folder, one in zip(folders, found):
+        for folder, one, model in zip(folders, found, self.models):
+            one.likeness.check(folder / FILE, model.width)
             if not one.of_same_errors(found[0]):
                 raise ValueError(f"{folder} and {folders[0]} are of different trainings: their {FILE} hold the errors "
                                  "of different radiographs")  # fmt: skip
@@ -236,20 +244,6 @@ class Networks:
     def reference(self):
         """What is known of errors; it is the same for all networks. None if nothing is."""
         return self.references[0] if self.references else None
-
-    @property
-    def knows_hands(self) -> bool:
-        """Whether each network can tell what is no hand."""
-        return bool(self.references) and all(one.knows_hands for one in self.references)
-
-    @property
-    def rate(self) -> float:
-        """A likeness of at most this is warned about."""
-        return max(one.rate for one in self.references)
-
-    def likeness(self, features, looks):
-        """[B]: the mean of what each network's reference says of its features [K, B, D] and of looks [B, L]."""
-        return sum(one.likeness(mine, looks) for one, mine in zip(self.references, features)) / len(self.references)
 
     def answers(self, images):
         """(pooled features [K, B, D], last maps, K of [B, C, r, c]) of images [B, 1, h, w] on the device."""
@@ -287,6 +281,23 @@ class Networks:
 
         found = [month_maps(model, one[: len(codes)], codes).cpu().numpy() for model, one in zip(self.models, there)]
         return sum(found) / len(found)
+
+
+def told_of(found: dict) -> tuple[list[str], str]:
+    """(which networks answer, what trained them and how good they were, in sentences; what speaks against them)."""
+    from models.finetuned import network_name
+    from training.files import printable
+    from training.kept_facts import doubt, network_sentences, read_facts
+
+    facts = []
+    for path, one in found.items():
+        try:
+            facts.append(read_facts(one.about))
+        except ValueError as error:
+            raise ValueError(f"{printable(path)}: {error}") from None
+    first = next(iter(found.values()))
+    task = "bone age" if len(found) == 1 else f"bone age, the mean of {len(found)} networks of a cross-validation"
+    return network_sentences(network_name(task, first.model.backbone, first.about), facts), doubt(facts)
 
 
 def predict(c: Config, network: Networks, records):
@@ -357,7 +368,7 @@ def described(c: Config, network: Networks, records, rows: list[int], months, sp
     looks: [B, L], what `describe` gives."""
     import numpy as np
 
-    from evaluation.bone_age_checks import FACTS, age_warnings, likeness_warning, picture_warnings
+    from evaluation.bone_age_checks import FACTS, picture_warnings, range_warning
     from evaluation.bone_age_result import BoneAgeResult
 
     if not np.isfinite(months).all():
@@ -365,27 +376,30 @@ def described(c: Config, network: Networks, records, rows: list[int], months, sp
     codes, reference = records["sex_code"].to_numpy()[rows], network.reference
     share = np.where(np.isnan(codes), 0.5, codes)
     mean = (1 - share) * months[0] + share * months[1]
-    low = high = likeness = unit = np.full(len(rows), math.nan)
+    low = high = unit = np.full(len(rows), math.nan)
     if reference is not None:
         low, high = bounds(c, reference, codes, months, spreads)
-        likeness = network.likeness(features, looks[:, :-FACTS])
         unit = reference.sd(mean)
+    likeness = network.likeness.of(features, [looks[:, :-FACTS]] * len(features))
     found = []
     for place, row in enumerate(rows):
-        record, unknown = records.iloc[row], math.isnan(codes[place])
-        warnings = picture_warnings(looks[place, -FACTS:])
-        if reference is not None:
-            warnings += likeness_warning(likeness[place], network.rate) * network.knows_hands
-            warnings += age_warnings(mean[place], reference.ages)
+        record, unknown, reasons = records.iloc[row], math.isnan(codes[place]), []
         sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
         girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
+        if network.likeness.is_unlike(likeness[place]):
+            reasons.append(f"{network.likeness.sentence(likeness[place])}, perhaps no hand")
+        if reference is not None and (beyond := range_warning([mean[place], girl, boy], reference.ages)):
+            reasons.append(beyond)
+        if reasons:  # both promise something for hands like those of the training alone
+            low[place] = high[place] = unit[place] = math.nan
         sex, age = "" if unknown else "FM"[int(codes[place])], float(record["age_months"])
-        one_sd = network.age_spread.sd(sex, age) if network.age_spread else float(unit[place])
+        one_sd = network.age_spread.sd(sex, age) if network.age_spread and not reasons else float(unit[place])
         found.append(BoneAgeResult(
             path=str(record["image"]), name=str(record["name"]), sex=sex, months=float(mean[place]),
             low=float(low[place]), high=float(high[place]), level=c.level, sd=float(sd), male=boy, female=girl,
-            likeness=float(likeness[place]), warnings=warnings, age=age, unit_sd=one_sd,
-            target=float(record["target"]),
+            likeness=float(likeness[place]), like_training=network.likeness.word(likeness[place]), reasons=reasons,
+            warnings=picture_warnings(looks[place, -FACTS:]), age=age, unit_sd=one_sd,
+            target=float(record["target"]), network=" ".join(network.sentences),
         ))  # fmt: skip
     return found
 
@@ -414,9 +428,9 @@ def write(c: Config, network: Networks, records, results: list, pictures: dict, 
     write_table(out / "failed.csv", names, (dict(zip(names, (printable(p), *rest))) for p, *rest in failed))
     settings = dataclasses.asdict(c)
     settings |= {"network": network.report, "preprocessing": str(network.preprocessing), "speed": network.told}
-    write_bone_age_page(out / "index.html", results, pictures, about=f"{network.report}.", failed=failed,
+    write_bone_age_page(out / "index.html", results, pictures, about=" ".join(network.sentences), failed=failed,
                         reference=network.reference, notes=network.notes, settings=settings,
-                        sd_of_table=network.age_spread is not None)  # fmt: skip
+                        sd_of_table=network.age_spread is not None, against=network.against)  # fmt: skip
     if any(not math.isnan(result.target) for result in results):
         evaluate(c, network, records, results, settings)
 
@@ -431,8 +445,12 @@ def evaluate(c: Config, network: Networks, records, results: list, settings: dic
 
     patient = dict(zip(records["image"].astype(str), records["patient"].astype(str)))
     ended = any(not math.isnan(result.low) for result in results)
+    useless = sum(bool(result.reasons) for result in results)
+    notices = [f"{useless:,} of {len(results):,} bone ages must not be used (see index.html); they count in the errors "
+               "here, and have no interval."] if useless else []  # fmt: skip
+    told = " ".join(network.sentences)
     page = BoneAgePage(
-        "Bone age: predictions against the truth", f"{network.report}. Research use only, not for diagnosis.",
+        "Bone age: predictions against the truth", f"{told} Research use only, not for diagnosis.",
         [result.target for result in results], [result.months for result in results],
         [result.sex for result in results], [patient[result.path] for result in results],
         [printable(Path(result.path).name) for result in results],
@@ -440,7 +458,7 @@ def evaluate(c: Config, network: Networks, records, results: list, settings: dic
         picture=lambda row: Preprocessing().read(results[row].path),
         low=np.array([result.low for result in results]) if ended else None,
         high=np.array([result.high for result in results]) if ended else None, level=c.level,
-        counts={"radiographs": f"{len(results):,}"}, notices=network.notes, settings=settings, seed=c.seed,
+        counts={"radiographs": f"{len(results):,}"}, notices=[*notices, *network.notes], settings=settings, seed=c.seed,
         draws=c.draws,
     )  # fmt: skip
     write_bone_age_report(c.output_dir / "report.html", page)

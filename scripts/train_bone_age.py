@@ -283,7 +283,8 @@ class BoneAgeTraining(CrossValidation):
             model.settle(torch.from_numpy(seen["training_features"]).float().to(self.device), male)
         made = {side: predicted(rows) for side, rows in (("val", fold.val), ("test", self.splits.test))}
         facts["validation"] = float(np.abs(made["val"][:, 0] - truth).mean())
-        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, seen, identity, facts))
+        trained = self.kept_facts(number, made["val"])
+        distributed.from_main(lambda: self.keep(number, model, preprocessing, made, seen, identity, facts, trained))
         distributed.from_main(lambda: forget_states(folder))
         return True
 
@@ -323,35 +324,40 @@ class BoneAgeTraining(CrossValidation):
     def seen(self, model, preprocessing, number: int):
         """(features and looks of some training radiographs and of those left out, which tell whether a hand is like
         them, and the rows of the former)."""
-        import numpy as np
-        import torch
-
-        from evaluation.bone_age_reference import BoneAgeReference
         from evaluation.novelty import look
-        from training.fold import predictions
+        from models.features import seen_and_held_out
 
-        fold = self.splits.folds[number]
-        few = fold.train[BoneAgeReference.sample(len(fold.train), self.config.seed)]
+        few, held_out = self.kept_rows(number), list(self.splits.folds[number].val)
+        seen = seen_and_held_out(model, look, list(few), held_out, self.batches(preprocessing), self.device,
+                                 self.precision)  # fmt: skip
+        return seen, few
 
-        class Seen:
-            """Both side by side, as `predictions` asks a model."""
+    def kept_rows(self, number: int):
+        """The training radiographs of a fold that its reference remembers."""
+        from evaluation.likeness import Likeness
 
-            eval = model.eval
-
-            @staticmethod
-            def predict(images):
-                looks = np.stack([look(picture) for picture in images[:, 0].cpu().numpy()])
-                return torch.cat([model.features(images).cpu(), torch.from_numpy(looks).float()], dim=1)
-
-        found, width = {}, model.backbone.network.num_features
-        for name, rows in (("training_", few), ("", fold.val)):
-            both = predictions(Seen, list(rows), self.batches(preprocessing), self.device, self.precision)
-            found |= {f"{name}features": both[:, :width], f"{name}looks": both[:, width:]}
-        return found, few
+        train = self.splits.folds[number].train
+        return train[Likeness.sample(len(train), self.config.seed)]
 
     # results -------------------------------------------------------------------------------------------------------
 
-    def keep(self, number: int, model, preprocessing, made: dict, seen: dict, identity: dict, facts: dict) -> None:
+    def kept_facts(self, number: int, predicted):
+        """What the network's folder tells of its training; `predicted`: [V, 2] of the validation rows."""
+        from data.phantom_files import told_data
+        from evaluation.trivial_answers import kept_score
+        from training.kept_facts import KeptFacts
+
+        fold, target = self.splits.folds[number], self.records["target"].to_numpy(float)
+        layout = "RSNA Pediatric Bone Age" if self.config.csv is None else ""
+        data = told_data(self.records["image"].iloc[fold.train], layout)
+        patients = self.records["patient"].iloc[fold.val].tolist()
+        return KeptFacts(data, len(fold.train), kept_score("regression", target[fold.val], predicted[:, 0], patients,
+                                                           target[fold.train], unit="months",
+                                                           constant="one age for all"))  # fmt: skip
+
+    def keep(
+        self, number: int, model, preprocessing, made: dict, seen: dict, identity: dict, facts: dict, trained
+    ) -> None:
         """Main process: the network, then what it predicts."""
         import io
 
@@ -366,17 +372,16 @@ class BoneAgeTraining(CrossValidation):
 
         c, folder = self.config, self.folder_of(number)
         side = "left out" if self.crossed else "validation"
-        what = "RSNA Pediatric Bone Age" if c.csv is None else "a table of the user's"
         card = finetuned_card(
             "Bone age from a radiograph of the hand" + (f", fold {number}" if self.crossed else ""),
-            f"Bone age in months (0 to 240) from a radiograph and the sex; trained on {what}.",
+            f"Bone age in months (0 to 240) from a radiograph and the sex; trained on {trained.trained_on}.",
             c.backbone, {"loss": c.loss, "input": f"{c.input_size} pixels", "epoch": f"{facts['epoch']:g}",
                          "steps": facts["steps"],
-                         f"mean absolute error, {side}": f"{facts['validation']:.1f} months"},
+                         f"mean absolute error, {side}": f"{facts['validation']:.1f} months"} | trained.rows,
             backbone_licence(c.backbone), "scripts/predict_bone_age.py",
         )  # fmt: skip
         about = {"backbone": shortened(c.backbone), "loss": c.loss, "fold": number, "val_mae": facts["validation"]}
-        about |= facts
+        about |= facts | {"training": trained.kept()}
         save_finetuned(model, folder, preprocessing.to_dict(), about, card)
         buffer = io.BytesIO()
         np.savez(buffer, **{name: values.astype(np.float32) for name, values in seen.items()})
@@ -433,18 +438,22 @@ class BoneAgeTraining(CrossValidation):
         """reference.npz beside each network, of the errors of all folds and its own features; returns the last."""
         import numpy as np
 
-        from evaluation.bone_age_reference import FILE, BoneAgeReference
+        from evaluation.bone_age_reference import BoneAgeReference
+        from evaluation.likeness import FILE, Likeness
         from training.files import check_archive
 
         records, reference = self.records, None
+        patients = records["patient"].astype(str)
         for number, fold in enumerate(self.splits.folds):
             check_archive(self.seen_file(number))
             with np.load(self.seen_file(number), allow_pickle=False) as seen:
                 found = {name: seen[name] for name in seen.files}
             learnt = np.concatenate([fold.train, fold.val]) if self.crossed else fold.train
+            likeness = Likeness.fit(**found, patients=patients.iloc[fold.val],
+                                    training_patients=patients.iloc[self.kept_rows(number)])  # fmt: skip
             reference = BoneAgeReference.fit(
                 target, months, sex, spread=spread, training_target=records["target"].to_numpy(float)[learnt],
-                training_sex=[records["sex"].iloc[row] for row in learnt], **found,
+                training_sex=[records["sex"].iloc[row] for row in learnt], likeness=likeness,
             )  # fmt: skip
             reference.save(self.folder_of(number) / FILE)
         return reference
@@ -456,11 +465,13 @@ class BoneAgeTraining(CrossValidation):
         import numpy as np
 
         from evaluation.benchmark_files import with_null
+        from evaluation.bone_age_checks import range_warning
         from evaluation.bone_age_report import write_bone_age_report, write_bone_age_tables
+        from evaluation.bone_age_result import do_not_use
         from training.files import printable, write_text
         from training.tables import write_table
 
-        table, summary = [], {"folds": facts, "notices": self.notices}
+        table, summary, ages = [], {"folds": facts, "notices": self.notices}, self.training_ages()
         for side, (rows, *values) in judged.items():
             page, first = self.page(side, rows, *values), side == next(iter(judged))
             folder = self.out if first else self.out / side.replace(" ", "_")
@@ -477,16 +488,28 @@ class BoneAgeTraining(CrossValidation):
                 record = self.records.iloc[row]
                 table.append({"path": printable(record["image"]), "patient": record["patient"], "split": side,
                               "sex": record["sex"], "target": record["target"], "months": months, "sd": sd,
-                              "low": low, "high": high})  # fmt: skip
+                              "low": low, "high": high, "do_not_use": do_not_use([range_warning([months], ages[row])]),
+                              })  # fmt: skip
             found = page.results["scores"]["mae"]
             baseline = ", ".join(f"{name} {several['mae'].estimate:.1f}"
                                  for name, several in page.results["baselines"].items())  # fmt: skip
             say(f"{side}, {len(rows):,} radiographs: mean absolute error {found.estimate:.2f} months "
                 f"({found.low:.2f} to {found.high:.2f}); {baseline}")  # fmt: skip
-        columns = ("path", "patient", "split", "sex", "target", "months", "sd", "low", "high")
+        columns = ("path", "patient", "split", "sex", "target", "months", "do_not_use", "sd", "low", "high")
         write_table(self.out / "predictions.csv", columns, table)
         write_text(self.out / "summary.json", json.dumps(with_null(summary), indent=1, default=str) + "\n")
         say(f"written: {self.out}")
+
+    def training_ages(self) -> dict[int, tuple[float, float]]:
+        """Row -> the youngest and oldest age that the networks which predict it were trained on."""
+        import numpy as np
+
+        target, folds, found = self.records["target"].to_numpy(float), self.splits.folds, {}
+        sides = [(fold.val, fold.train) for fold in folds]
+        sides.append((self.splits.test, np.concatenate([fold.train for fold in folds])))
+        for predicted, learnt in sides:
+            found |= dict.fromkeys(map(int, predicted), (np.nanmin(target[learnt]), np.nanmax(target[learnt])))
+        return found
 
     def page(self, side: str, rows: list, months, sd, low, high):
         """What the page of one side shows."""

@@ -452,8 +452,10 @@ class Benchmark(CrossValidation):
         made = {"val": self.predicted(model, preprocessing, val),
                 "test": self.predicted(model, preprocessing, self.splits.test_of(number)), "facts": facts}  # fmt: skip
         kept = self.out / "ckpts" / training.parent.name / training.name
+        likeness = self.likeness(model, preprocessing, train, val)
+        trained = self.kept_facts(train, val, made["val"])
         facts = facts | self.own_score(number, made["test"])
-        distributed.from_main(lambda: self.keep(model, preprocessing, kept, backbone, facts))
+        distributed.from_main(lambda: self.keep(model, preprocessing, kept, backbone, facts, trained, likeness))
         return made
 
     def own_score(self, number: int, predicted) -> dict:
@@ -467,8 +469,36 @@ class Benchmark(CrossValidation):
         found = score(self.task.kind, self.records["target"].to_numpy(float)[rows], predicted)
         return {f"test_{MAIN[self.task.kind]}": found, "test_radiographs": len(rows)}
 
-    def keep(self, model, preprocessing, folder: Path, backbone: str, facts: dict) -> None:
+    def likeness(self, model, preprocessing, train, val):
+        """What tells whether a radiograph is like the training radiographs (`evaluation.likeness`)."""
+        from data.loader import ordered_batches
+        from evaluation.likeness import Likeness
+        from evaluation.novelty import look
+        from models.features import seen_and_held_out
+
+        def batches(rows):
+            return ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=64)
+
+        few, patients = train[Likeness.sample(len(train), self.config.seed)], self.records["patient"].astype(str)
+        seen = seen_and_held_out(model, look, few.tolist(), val.tolist(), batches, self.device, self.precision)
+        return Likeness.fit(**seen, patients=patients.iloc[val], training_patients=patients.iloc[few])
+
+    def kept_facts(self, train, val, predicted):
+        """What the network's folder tells of its training; `predicted`: of the validation rows."""
+        from data.phantom_files import told_data
+        from evaluation.trivial_answers import kept_score
+        from training.kept_facts import KeptFacts
+
+        target, unit = self.records["target"].to_numpy(float), self.task.unit
+        data = told_data(self.records["image"].iloc[train], "" if self.config.csv is not None else self.config.data)
+        constant = f"one {'age' if self.config.data == 'boneage' else 'value'} for all"
+        patients = self.records["patient"].iloc[val].tolist()
+        return KeptFacts(data, len(train), kept_score(self.task.kind, target[val], predicted, patients, target[train],
+                                                      unit=unit, constant=constant))  # fmt: skip
+
+    def keep(self, model, preprocessing, folder: Path, backbone: str, facts: dict, trained, likeness) -> None:
         """Main process: the network of the best epoch, for `models.finetuned.load_finetuned`."""
+        from evaluation.likeness import FILE
         from models.card import backbone_licence, finetuned_card
         from models.finetuned import save_finetuned
         from training.text import shortened
@@ -478,14 +508,17 @@ class Benchmark(CrossValidation):
             subject, told = c.data, f"Fine-tuned on {c.data} ({task.kind}); see its data card in data/."
         else:  # a card names no files
             subject, told = c.target_col, f"Fine-tuned on a table of radiographs ({task.kind}: {c.target_col})."
-        card = finetuned_card(f"{subject}, {folder.name}", told, backbone, facts, backbone_licence(backbone))
+        card = finetuned_card(f"{subject}, {folder.name}", told, backbone, facts | trained.rows,
+                              backbone_licence(backbone))  # fmt: skip
         about = {
             "data": self.config.data,
             "classes": list(task.classes),
             "unit": task.unit,
             "backbone": shortened(backbone),
+            "training": trained.kept(),
         }
         save_finetuned(model, folder, preprocessing.to_dict(), about | facts, card)
+        likeness.save(folder / FILE)
 
     def predicted(self, model, preprocessing, rows):
         """Probabilities or values of some rows, in their order."""

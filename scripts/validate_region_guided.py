@@ -139,6 +139,7 @@ class Study:
             raise ValueError(f"{config.model_path}: its folds prepare radiographs differently; give one of them")
         self.network = load_network(self.folds[0])
         self.preprocessing = Preprocessing.from_dict(self.network.preprocessor)
+        self.trained: list = []  # what each network tells of its training
         self.mapper = None if config.error_map_model is None else error_mapper(config, self.device, self.precision)
         self.warnings: list[str] = []
 
@@ -276,11 +277,18 @@ class Study:
         return [f"{c.rule} ({c.regions.replace('_', ' ')})", "whole image"] if looked else ["whole image"]
 
     def predict(self):
-        """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]."""
+        """Mean probabilities of all views over the networks, [T, 38], and which radiograph each is of, [T]; on the way
+        how like the training radiographs each radiograph is (`self.likeness`, `self.alike` [N])."""
+        import numpy as np
+
         from data.loader import ordered_batches
         from data.regions import RegionViews
+        from evaluation.likeness import Joint, Likeness
+        from evaluation.novelty import look
+        from models.features import Described
         from training.checks import require_finite
         from training.fold import predictions
+        from training.kept_facts import read_facts
 
         c = self.config
         dataset = RegionViews(self.records, self.regions, self.preprocessing)
@@ -288,7 +296,8 @@ class Study:
         def batches(rows):
             return ordered_batches(dataset, rows, batch_size=c.batch_size, num_workers=c.num_workers, unit="view")
 
-        total = 0.0
+        wholes = np.flatnonzero(dataset.region < 0)
+        total, known, features, looks = 0.0, [], [], []
         for folder in bar("networks", unit="network")(self.folds):
             network = self.network if folder == self.folds[0] else load_network(folder)
             model, normalise = network.model, self.preprocessing.normalise
@@ -300,8 +309,41 @@ class Study:
             answers = predictions(model.to(self.device), range(len(dataset)), batches, self.device, self.precision)
             require_finite(answers, f"{folder}: probabilities")
             total = total + answers
+            known.append(Likeness.of_folder(folder, model.width))
+            if known[-1] is not None:
+                seen = predictions(Described(model, look), wholes.tolist(), batches, self.device, self.precision)
+                features.append(seen[:, : model.width])
+                looks.append(seen[:, model.width :])
+            self.trained.append(read_facts(network.about))
             model.to("cpu")
+        self.likeness = Joint(known)
+        self.alike = self.likeness.of(features, looks) if self.likeness.known else np.full(len(wholes), np.nan)
         return total / len(self.folds), dataset.owner
+
+    def tell_what_is_unlike(self) -> list[str]:
+        """`yes`, `no` or `unknown` of each radiograph; warnings if some are unlike the training radiographs, and if the
+        networks were no better than chance."""
+        from training.kept_facts import doubt
+
+        words = [self.likeness.word(value) for value in self.alike]
+        if count := words.count("no"):
+            self.warnings.append(f"{count} of {len(words)} radiographs are unlike the training radiographs: the "
+                                 "networks know no such radiographs, and their answers mean nothing. They count in "
+                                 f"the figures. {self.likeness.note}")  # fmt: skip
+        elif not self.likeness.known:
+            self.warnings.append(self.likeness.note)
+        if against := doubt(self.trained):
+            self.warnings.append(f"{against[:1].upper()}{against[1:]}.")
+        return words
+
+    def told(self) -> list[str]:
+        """Which networks answer, what trained them and how good they were."""
+        from models.finetuned import network_name
+        from training.kept_facts import network_sentences
+
+        several = f"the mean of {len(self.folds)} networks: " if len(self.folds) > 1 else ""
+        name = network_name("region-guided classifier", self.network.model.backbone, self.network.about)
+        return network_sentences(f"{several}{name}", self.trained)
 
     def page(self, answer, chosen: list, views):
         """What the report and the tables are about."""
@@ -317,18 +359,21 @@ class Study:
             owner_first.append(owner_first[-1] + 1 + len(several))
         called, *whole = self.taken_names()
         columns = c.meta_cols or [name for name in ("center",) if name in records and records[name].nunique() > 1]
-        folds = f"the mean of {len(self.folds)} networks" if len(self.folds) > 1 else "one network"
+        parts = {name: records[name].tolist() for name in columns}
+        self.words = self.tell_what_is_unlike()
+        if len(set(self.words)) > 1:
+            parts["like the training"] = self.words
         return RegionPage(
             title="Region-guided tumour classifier: validation",
-            lead=f"{folds.capitalize()} on radiographs from {', '.join(dict.fromkeys(records['source']))}. "
-                 "Research use only, not for diagnosis.",
+            lead=f"{' '.join(self.told())} Asked about radiographs from "
+                 f"{', '.join(dict.fromkeys(records['source']))}. Research use only, not for diagnosis.",
             probabilities=answer, labels=label_array(records), called=called,
             variants={name: views[owner_first] for name in whole} | self.others,
             patients=records["patient"].astype(str).tolist(), sources=records["source"].tolist(),
             names=[printable(Path(image).name) for image in records["image"]],
             picture=lambda row: Preprocessing().read(records["image"].iloc[row]),
             panel=lambda row: self.panel(row, answer[row], chosen[row]),
-            columns={name: records[name].tolist() for name in columns},
+            columns=parts,
             counts={"radiographs": f"{len(records):,}", "patients or groups": f"{records['patient'].nunique():,}",
                     "sources": str(records["source"].nunique()), "regions": f"{sum(map(len, self.regions)):,}",
                     "networks": str(len(self.folds))},
@@ -359,7 +404,8 @@ class Study:
             Preprocessing().read(record["image"]), probabilities, name=printable(Path(record["image"]).name),
             note=f"What the answer rests on: {answer_note(views, [one[:2] for one in several])}",
             labels=label_array(self.records.iloc[[row]])[0], regions=marked,
-            error_map=error_map,
+            error_map=error_map, alarm=True,
+            warning=self.likeness.sentence(self.alike[row]) if self.words[row] == "no" else "",
         )  # fmt: skip
 
     def write_predictions(self, page, chosen: list, views) -> None:
@@ -374,11 +420,12 @@ class Study:
         facts = [name for name in records.columns if name not in ("labels", "boxes", "target", "height", "width")]
         sizes = list(zip(records["height"].astype(int), records["width"].astype(int)))
         looked = [[(region.name, region.box) for region in several] for several in self.regions]
-        rows = []
+        rows, told = [], " ".join(self.told())
         for row, record in enumerate(records[facts].to_dict("records")):
             record["image"] = printable(record["image"])
             rows.append(prediction_row(record, sizes[row], page.probabilities[row], chosen[row], looked[row],
-                                       THREE_WAY[decisions[row]], page.labels[row]))  # fmt: skip
+                                       THREE_WAY[decisions[row]], page.labels[row], like_training=self.words[row],
+                                       likeness=float(self.alike[row]), networks=told))  # fmt: skip
         out = self.config.output_dir
         write_table(out / "predictions.csv", prediction_columns(facts), rows)
         images = [printable(image) for image in records["image"]]

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import torch
 from pydicom.uid import ExplicitVRLittleEndian
@@ -14,8 +15,10 @@ from test_bombs import png
 from data.phantom_files import write_picture
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
+from evaluation.likeness import FILE, Likeness
+from evaluation.novelty import look
 from models.backbones import build_backbone
-from models.finetuned import save_finetuned
+from models.finetuned import load_finetuned, save_finetuned
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.region_guided import RegionGuided
 from models.weights import save_mae
@@ -49,6 +52,24 @@ def write_networks(folder: Path, temperatures: dict | None = None) -> tuple[Path
     about = {} if temperatures is None else {"temperatures": temperatures}
     save_finetuned(model, folder / "fold0", Preprocessing(32, 32).to_dict(), about, "card")
     return folder / "fold0", folder / "mae"
+
+
+def remember(folder: Path, count: int = 60) -> None:
+    """Keep in a classifier's folder what phantom knees look like, and who trained it on how many of them."""
+    loaded = load_finetuned(folder)
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
+    loaded.model.normalise = preprocessing.normalise
+    knees = phantoms(Plan(11, 64, "clear", ("knee",), ("normal", "lytic"), views=("ap",)), count)
+    images = torch.stack([preprocessing(phantom.pixels) for phantom in knees])
+    with torch.no_grad():
+        features = loaded.model.features(images).numpy()
+    looks, half = np.stack([look(one[0].numpy()) for one in images]), count // 2
+    Likeness.fit(features=features[half:], training_features=features[:half], looks=looks[half:],
+                 training_looks=looks[:half]).save(folder / FILE)  # fmt: skip
+    score = {"metric": "AUROC", "value": 0.41, "unit": "", "against": "chance", "baseline": 0.5, "verdict": "loses to",
+             "radiographs": 30}  # fmt: skip
+    about = loaded.about | {"training": {"data": "phantoms", "radiographs": 600, "score": score}}
+    save_finetuned(loaded.model, folder, loaded.preprocessor, about, "card")
 
 
 def write_phantom(file: Path, kind: str = "png8") -> Path:

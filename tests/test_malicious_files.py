@@ -28,6 +28,7 @@ from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
 from data.truth import read_truth
 from evaluation.bone_age_reference import BoneAgeReference
+from evaluation.likeness import Likeness
 from evaluation.reference import NormalReference
 from models.backbone_aliases import read_aliases
 from models.backbones import build_backbone
@@ -95,6 +96,7 @@ READERS = {
     "step_1.pt": resume,
     "reference.npz": NormalReference.load,
     "bone_age/reference.npz": BoneAgeReference.load,
+    "kept/reference.npz": Likeness.load,
     "truth.csv": read_truth,
     "masks/a.png": annotated,
     "labelme/a.json": annotated,

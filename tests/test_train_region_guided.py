@@ -14,13 +14,16 @@ from in_process import script
 from transformers import get_cosine_schedule_with_warmup
 
 import train_region_guided
+from data.phantom_files import mark_phantoms
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
 from evaluation.group_calibration import PARTS, kept_temperatures
+from evaluation.likeness import Likeness
 from models.backbones import build_backbone
 from models.finetuned import load_finetuned
+from training.kept_facts import read_facts
 from training.label_groups import LABELS
 from training.schedules import warmup_cosine
 
@@ -61,6 +64,7 @@ def home(tmp_path_factory):
         for phantom in phantoms(fit_plan(layout, Plan(3, 40, "clear")), count):
             writer.add(phantom)
         writer.close()
+    mark_phantoms(home / "data" / "BTXRD")  # what make_phantoms.py does; the others do not say what they are
     config = MAEConfig((32, 32), 8, 32, 1, 2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     torch.manual_seed(0)
     save_mae(MaskedAutoencoder(config), home / "models" / "skelex", Preprocessing(32, 32).to_dict(), "card")
@@ -107,6 +111,14 @@ def test_the_command_of_skelex(there, monkeypatch):
         )
         loaded = load_finetuned(out / "models" / f"fold{number}", "region-guided")
         assert set(loaded.about["temperatures"]) == set(PARTS) and "tumour" in kept_temperatures(loaded.about)
+        facts = read_facts(loaded.about)
+        learnt = splits[(splits["fold"] == number) & (splits["split"] == "train")]
+        assert facts.radiographs == len(learnt) and facts.data == (
+            "phantoms, a set in the layout of fracatlas, a set in the layout of snuh")  # fmt: skip
+        assert facts.score.radiographs == (table["split"] == "val").sum() and facts.score.baseline == 0.5
+        assert facts.trained_on in (out / "models" / f"fold{number}" / "README.md").read_text()
+        likeness = Likeness.of_folder(out / "models" / f"fold{number}", loaded.model.width)
+        assert likeness.known and len(likeness.novelty["network"].kept) == len(learnt)
         preprocessing = Preprocessing.from_dict(loaded.preprocessor)
         loaded.model.normalise = preprocessing.normalise
         images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:4]])

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.bone_age_reference import FEWEST_IN_BAND, BoneAgeReference
 from evaluation.bone_age_scores import band_of
+from evaluation.likeness import Likeness
 
 TRAINING = {"training_target": [10.0, 90.0, 200.0], "training_sex": ["F", "M", "M"]}
 
@@ -69,40 +70,22 @@ def test_a_network_that_tells_its_spread_has_intervals_of_its_own():
     assert not fitted(target, predicted).scaled
 
 
-def test_hands_are_told_from_others():
-    rng = np.random.default_rng(2)
-    training, hands = rng.normal(size=(200, 6)), rng.normal(size=(199, 6))
-    looks, others = rng.normal(size=(200, 4)) + 3, rng.normal(size=(199, 4)) + 3
-    reference = fitted(np.zeros(199), np.zeros(199), features=hands, training_features=training, looks=others,
-                       training_looks=looks)  # fmt: skip
-    assert reference.rate == 0.01
-    asked, seen = rng.normal(size=(1000, 6)), rng.normal(size=(1000, 4)) + 3
-    likeness = reference.likeness(asked, seen)
-    assert (likeness <= 0.05).mean() <= 0.07 and likeness.max() <= 1
-    each = [reference.novelty["network"].likeness(asked), reference.novelty["look"].likeness(seen)]
-    assert (likeness == np.minimum(2 * np.minimum(*each), 1)).all()
-    few = fitted(np.zeros(9), np.zeros(9), features=hands[:9], training_features=training)
-    assert few.rate == pytest.approx(0.1) and few.knows_hands and reference.knows_hands
-    fewer = fitted(np.zeros(8), np.zeros(8), features=hands[:8], training_features=training)
-    assert not fewer.knows_hands and not fitted([1.0], [1.0]).knows_hands
-    assert few.likeness(asked, seen).min() >= 0.1
-    assert np.isnan(fitted([1.0], [1.0]).likeness(asked, seen)).all()
-
-
 def test_the_file_comes_back(tmp_path):
     rng = np.random.default_rng(3)
     target, predicted = rng.uniform(0, 240, 80), rng.uniform(0, 240, 80)
+    likeness = Likeness.fit(features=rng.normal(size=(80, 5)), training_features=rng.normal(size=(30, 5)))
     reference = fitted([*target, math.nan], [*predicted, 7.0], ["M"] * 81, spread=[*predicted + 1, 1],
-                       features=rng.normal(size=(80, 5)), training_features=rng.normal(size=(30, 5)))  # fmt: skip
+                       likeness=likeness)  # fmt: skip
     assert len(reference.error) == 80  # what has no truth is left out
     reference.save(tmp_path / "reference.npz")
     again = BoneAgeReference.load(tmp_path / "reference.npz")
     asked, looks = rng.normal(size=(4, 5)), np.zeros((4, 448))
-    assert (again.likeness(asked, looks) == reference.likeness(asked, looks)).all()
+    assert (again.likeness.of(asked, looks) == likeness.of(asked, looks)).all() and again.likeness.known
+    assert (Likeness.load(tmp_path / "reference.npz").of(asked, looks) == likeness.of(asked, looks)).all()
     some = predicted[:9]
     assert np.array_equal(again.interval(some, some), reference.interval(some, some))
     assert again.baseline.tolist() == [90, 10, 145] and again.ages.tolist() == [10, 200]
-    assert list(again.novelty) == ["network"]
+    assert list(again.likeness.novelty) == ["network"]
 
 
 def test_a_file_that_lies_is_refused(tmp_path):
@@ -128,7 +111,4 @@ def test_what_cannot_be_fitted():
         fitted([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="not finite"):
         fitted([1.0], [math.inf])
-    assert BoneAgeReference.sample(5) == [0, 1, 2, 3, 4]
-    some = BoneAgeReference.sample(5000, seed=1)
-    assert len(set(some)) == 2000 and some == sorted(some) and max(some) < 5000
     assert band_of(fitted([1.0], [50.0]).predicted).tolist() == [1]

@@ -11,11 +11,10 @@ from PIL import Image
 
 from evaluation.bone_age_checks import (
     DESCRIPTION,
-    age_warnings,
     describe,
     glance,
-    likeness_warning,
     picture_warnings,
+    range_warning,
 )
 from evaluation.bone_age_page import case_picture, write_bone_age_page
 from evaluation.bone_age_reference import BoneAgeReference
@@ -100,11 +99,21 @@ def test_a_glance_tells_noise_emptiness_and_inversion():
     assert describe(picture).shape == (DESCRIPTION,) and np.isfinite(describe(empty)).all()
 
 
-def test_warnings_only_where_there_is_reason():
-    assert likeness_warning(0.02, 0.01) == [] and likeness_warning(math.nan, 0.01) == []
-    assert "1\u00a0% of hands" in likeness_warning(0.01, 0.01)[0]
-    assert age_warnings(100.0, (10, 228)) == [] and "10 to 228" in age_warnings(10.0, (10, 228))[0]
-    assert age_warnings(229.0, (10, 228))
+def test_an_age_outside_the_training_must_not_be_used_and_every_place_says_so(tmp_path):
+    assert range_warning([100.0, math.nan], (10, 228)) == range_warning([10.0], (10, 228)) == ""
+    assert range_warning([228.4], (10, 228)) == "outside the range of the training data by 0.4 months"
+    assert "by 12 months" in range_warning([100.0, 90.0, 240.0], (10, 228))  # of unknown sex: if it is a boy
+    told = "outside the range of the training data by 86 months: do not use"
+    found = result(months=0.0, low=math.nan, high=math.nan, reasons=[range_warning([0.0], (86, 192))], warnings=("w",))
+    assert found.line == f"b.png: 0 years 0 months (0.0 months); {told}" and found.row()["do_not_use"] == told
+    write_bone_age_page(tmp_path / "a.html", [found, result()], {0: Image.new("RGB", (9, 9))}, about="A network.",
+                        against="the network loses to one age for all")  # fmt: skip
+    page = (tmp_path / "a.html").read_text()
+    assert "<p class=verdict>1 of 2 bone ages must not be used" in page
+    assert "unlike the training radiographs. The network loses to one age for all.</p>" in page
+    assert "<b>DO NOT USE: 0 years 0 months</b>" in page and f"{told}; w" in page
+    assert "<span>DO NOT USE: outside the range of the training data by 86 months</span>" in page
+    assert "No interval" not in page and "has no interval" in page and "<b>10 years 6 months</b>" in page
 
 
 def test_the_picture_keeps_the_aspect_and_shows_the_map_beside():

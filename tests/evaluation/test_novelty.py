@@ -14,6 +14,9 @@ def test_the_distance_is_that_of_a_plain_loop():
     for row, found in zip(asked, novelty.distance(asked)):
         each = sorted(np.sqrt(((row - other) ** 2).sum()) / unit for other in training)
         assert found == pytest.approx(each[NEIGHBOURS - 1], abs=5e-3)  # kept ones are at half precision
+    many = np.tile(asked, (600, 1))  # in blocks
+    np.testing.assert_allclose(novelty.distance(many), np.tile(novelty.distance(asked), 600), rtol=1e-6)
+    assert novelty.distance(asked[:0]).shape == (0,)
     few = Novelty.fit(training[:3], training[3:5])  # fewer than neighbours: the farthest of them
     assert few.kept.shape == (3, 7) and np.isfinite(few.distance(asked)).all()
 

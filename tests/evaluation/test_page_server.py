@@ -150,5 +150,6 @@ def test_several_improbable_tumours_are_a_tumour():
 def test_calibration_is_claimed_only_where_it_is():
     bare, part = case_html(a_case()), case_html(a_case(temperatures={"bone": 1.7}))
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
-    assert part.count("data-calibrated='yes'") == 1 and "calibrated, temperature 1.70" in part
-    assert "and so roughly for regions: bone." in part and "Not: abnormal, tumour, fracture, implant." in part
+    unknown = "on radiographs that are not stated"
+    assert part.count("data-calibrated='yes'") == 1 and f"calibrated {unknown}, temperature 1.70" in part
+    assert f"roughly for regions: bone {unknown}." in part and "Not: abnormal, tumour, fracture, implant." in part

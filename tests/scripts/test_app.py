@@ -4,14 +4,17 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import stat
 
 import numpy as np
 import pytest
 import torch
-from app_pieces import BAD, app, write_bad, write_networks, write_phantom
+from app_pieces import BAD, app, remember, write_bad, write_networks, write_phantom
 from in_process import script
 
+from data.phantom_files import write_picture
+from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
 from data.regions import sliding_regions
@@ -82,6 +85,56 @@ def test_the_answer_is_that_of_whole_and_regions(there):
     np.testing.assert_allclose(again.answer, case.answer, atol=1e-6)
     of_training = networks(there, regions="windows", model_path=[there]).analyse(there / "phantom.png")  # its folds
     assert np.array_equal(of_training.answer, case.answer)
+
+
+def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_shown(there, tmp_path):
+    """A pelvis once got "abnormal 91 %, calibrated ... finger phalanges 40 %" of a network that knew no pelvis."""
+    shutil.copytree(there / "fold0", tmp_path / "fold0")
+    remember(tmp_path / "fold0")
+    reader = networks(there, regions="none", mae_path=None, model_path=[tmp_path / "fold0"])
+    knee, pelvis = ([*phantoms(Plan(77, 64, "clear", (region,), ("normal",), views=("ap",)), 2)][1]
+                    for region in ("knee", "hip"))  # fmt: skip
+    cases = {name: reader.analyse(write_picture(tmp_path / name, phantom, "png8", 3, 0))
+             for name, phantom in (("knee", knee), ("pelvis", pelvis))}  # fmt: skip
+    told = "The network loses to chance on its validation radiographs."
+    assert not cases["knee"].unlike and "warning alarm'" not in case_html(cases["knee"])
+    assert result(cases["knee"])["made"]["like training"] == "yes" and result(cases["knee"])["warning"] == told
+    case, told = cases["pelvis"], "DO NOT USE: unlike the training radiographs: at most "
+    assert case.unlike and next(iter(result(case))) == "warning" and result(case)["warning"].startswith(told)
+    assert result(case)["made"]["like training"] == "no"
+    page = case_html(case)
+    assert (
+        "class='warning alarm'" in page
+        and "class='said muted'" in page
+        and page.index(told) < page.index("<figure") < page.index("<table")
+    )
+    rows = list(csv.DictReader(io.StringIO(result_csv(case))))
+    assert next(iter(rows[0])) == "warning" and all(row["warning"].startswith(told) for row in rows)
+    red, plain = np.asarray(result_panel(case)), np.asarray(result_panel(cases["knee"]))
+    assert tuple(red[1, 1]) == (122, 31, 31) and tuple(plain[1, 1]) != (122, 31, 31)
+    sentences = " ".join(case.told)
+    for wanted in ("Network: region-guided classifier (Vision Transformer of width 32, 1 blocks",
+                   "Trained on: 600 radiographs of phantoms.",
+                   "Validation score: AUROC 0.41 on 30 validation radiographs: loses to chance (0.50)."):  # fmt: skip
+        assert wanted in sentences and wanted in page and wanted in rows[0]["networks"]
+        assert wanted in " ".join(result(case)["networks"])
+    assert case.parts["tumour"].calibration == "calibrated on 50 radiographs of phantoms, temperature 2.00"
+    assert "calibrated on 50 radiographs of phantoms, temperature 2.00" in page
+    assert {row["calibrated"] for row in rows if row["group"] == "tumour"} == {"on 50 radiographs of phantoms"}
+    assert case.parts["abnormal"].calibrated_on == "radiographs of phantoms, how many is not stated"
+    assert "No calibration holds" in page and "No calibration holds" not in case_html(cases["knee"])
+
+
+def test_a_network_kept_without_a_reference_says_that_likeness_is_unknown(there, tmp_path):
+    case = networks(there, regions="none", mae_path=None).analyse(there / "phantom.png")
+    told = "It is unknown whether this radiograph is like the training radiographs."
+    assert result(case)["warning"] == told and not case.unlike and told in case_html(case)
+    assert result(case)["made"]["like training"] == "unknown" and result(case)["made"]["likeness"] is None
+    assert "Trained on: not stated." in case_html(case) and "Validation score: not stated." in case_html(case)
+    shutil.copytree(there / "fold0", tmp_path / "fold0")
+    (tmp_path / "fold0" / "reference.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match=r"fold0/reference\.npz: not a reference"):
+        networks(there, model_path=[tmp_path / "fold0"])
 
 
 def test_map_regions_and_downloads_of_a_phantom(there):

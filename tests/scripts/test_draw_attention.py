@@ -2,6 +2,8 @@
 
 import csv
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from in_process import script
 from PIL import Image
 
 from data.preprocessing import Preprocessing
+from evaluation.likeness import FILE, Likeness
+from evaluation.novelty import look
 from models.attention_maps import attention_maps
 from models.backbones import build_backbone
 from models.card import finetuned_card
@@ -20,6 +24,7 @@ from models.finetuned import load_finetuned, save_finetuned
 from models.grad_cam import grad_cam, last_map, likeness, own_features
 from models.supervised import Supervised
 from scripts import draw_attention
+from training.kept_facts import KeptFacts
 
 PREPROCESSING = Preprocessing(64, 64, "neglog", {"complement": True}, "pad", "bicubic", (0, 0, 0), (1, 1, 1))
 SIZES = {"a/x.png": (100, 60), "a/y.png": (60, 100), "b/x.png": (80, 80)}
@@ -153,6 +158,31 @@ def test_grad_cam_of_a_fine_tuned_network(kind, label, wanted, radiographs, back
         found = np.load(tmp_path / f"{row['outputs']}_gradcam.npy")
         np.testing.assert_allclose(found, on_radiograph(expected[0], size), rtol=1e-3, atol=1e-6)
         assert load_finetuned(backbones / kind).about["classes"][which] in row["shows"]
+
+
+def test_radiographs_unlike_those_of_the_fine_tuning_are_told(radiographs, backbones, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(backbones / "multiclass", folder)
+    model, rng = load_finetuned(folder).model, np.random.default_rng(0)
+    inputs = [PREPROCESSING.read(radiographs / "a" / "x.png") for _ in range(60)]
+    images = torch.stack([PREPROCESSING.fit(one * np.float32(rng.uniform(0.95, 1))) for one in inputs])
+    with torch.no_grad():
+        features = model.features(PREPROCESSING.normalise(images)).numpy()
+    looks = np.stack([look(one[0].numpy()) for one in images])
+    Likeness.fit(features=features[30:], training_features=features[:30], looks=looks[30:],
+                 training_looks=looks[:30]).save(folder / FILE)  # fmt: skip
+    facts = KeptFacts("phantoms", 600)
+    save_finetuned(model, folder, PREPROCESSING.to_dict(), {"classes": ["p", "q", "r"], "training": facts.kept()}, "")
+    rows = {row["path"]: row for row in ran(radiographs, tmp_path / "out", folder)}
+    told = {Path(path).relative_to(radiographs).as_posix(): row["like_training"] for path, row in rows.items()}
+    assert told["a/y.png"] == told["b/x.png"] == "no"
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("WARNING: unlike the training radiographs: at most ") == list(told.values()).count("no")
+    assert "Trained on: 600 radiographs of phantoms." in page and "Validation score: not stated." in page
+    before = ran(radiographs, tmp_path / "before", backbones / "multiclass")
+    assert {row["like_training"] for row in before} == {"unknown"}
+    page = (tmp_path / "before" / "index.html").read_text()
+    assert "Trained on: not stated." in page and "it is unknown whether this radiograph is like the training" in page
 
 
 def test_grad_cam_of_a_transformer_is_of_its_last_tokens(radiographs, backbones, tmp_path):

@@ -15,10 +15,11 @@ from PIL import Image
 from data.mura import MURA
 from data.phantom_btxrd import BTXRD_COLUMNS
 from data.phantom_dicom import patient_age, uid
-from data.phantom_files import check_empty, mask_polygon
+from data.phantom_files import are_phantoms, check_empty, mask_polygon, told_data
 from data.phantom_fracatlas import FRACATLAS_COLUMNS
 from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS, fit_plan
 from data.phantom_plan import FLAT_FOOT_MM, Plan, draw_patient_options, phantoms
+from scripts import make_phantoms
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_phantoms.py"
@@ -50,6 +51,22 @@ def rows_of(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("folder"), "folder", Plan(seed=3, size=96), 16)
+
+
+def test_a_folder_of_phantoms_says_that_it_is_one(tmp_path, monkeypatch):
+    """The layout of a real data set does not: a network trained on it would claim patients."""
+    monkeypatch.setattr(sys, "argv", ["make_phantoms.py", "--out", str(tmp_path / "MURA"), "--layout", "mura", "--n",
+                                      "3", "--size", "48"])  # fmt: skip
+    make_phantoms.main()
+    images = sorted((tmp_path / "MURA").rglob("*.png"))
+    assert len(images) == 3 and are_phantoms(images) and not are_phantoms([])
+    assert told_data(images, "mura") == "phantoms" and told_data([], "mura") == "a set in the layout of mura"
+    other = tmp_path / "hospital" / "a.png"
+    other.parent.mkdir()
+    other.write_bytes(images[0].read_bytes())
+    assert not are_phantoms([*images, other])
+    (other.parent / "phantoms.txt").write_text("knees of phantoms and of patients\n")
+    assert not are_phantoms([other])
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +102,8 @@ def test_folder_rows_files_and_masks_agree(folder):
 def test_writing_is_deterministic_and_independent_of_workers(folder, tmp_path):
     done = run("--out", tmp_path / "a", "--n", 16, "--seed", 3, "--size", 96, "--workers", 2)
     assert done.returncode == 0, done.stderr
-    assert hashes(tmp_path / "a") == hashes(folder)
+    written = hashes(tmp_path / "a")
+    assert written.pop("phantoms.txt") and written == hashes(folder)
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])

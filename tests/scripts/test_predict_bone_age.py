@@ -18,6 +18,7 @@ from data.preprocessing import Preprocessing
 from evaluation.bone_age_checks import FACTS, describe
 from evaluation.bone_age_reference import BoneAgeReference
 from evaluation.bone_age_result import COLUMNS
+from evaluation.likeness import Likeness
 from models.backbones import build_backbone
 from models.bone_age import BoneAge
 from models.bone_age_weights import load_bone_age, save_published
@@ -70,9 +71,11 @@ def model(tmp_path_factory) -> Path:
     save_finetuned(network, folder, preprocessing.to_dict(), {}, "card")
     looks = np.stack([describe(one[0].numpy()) for one in pixels])[:, :-FACTS]
     target = predicted + np.random.default_rng(0).normal(0, 10, 160)
+    likeness = Likeness.fit(features=features[40:], training_features=features[:40], looks=looks[40:],
+                            training_looks=looks[:40])  # fmt: skip
     BoneAgeReference.fit(
-        target[40:], predicted[40:], features=features[40:], training_features=features[:40], looks=looks[40:],
-        training_looks=looks[:40], training_target=[10.0, 90.0, 230.0], training_sex=["F", "M", "M"],
+        target[40:], predicted[40:], training_target=[0.0, 10.0, 20.0, 80.0, 240.0], training_sex=[*"FFFMM"],
+        likeness=likeness,
     ).save(folder / "reference.npz")  # fmt: skip
     return folder
 
@@ -213,11 +216,54 @@ def test_what_is_no_hand_is_doubted_and_hands_are_not(model, hands):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50), dtype=np.uint8)).save(hands / "z_noise.png")
     out = hands.parent / "out"
     ran = run("--images", hands, "--sex", "M", "--model_path", model, "--output_dir", out)
-    rows = {Path(row["path"]).stem: row["warnings"] for row in rows_of(out)}
-    assert ran.returncode == 0 and not rows["h0"] and not rows["h1"] and not rows["h2"], rows
-    assert all("unlike the training hands" in rows[name] for name in ("x0", "x1", "x2", "y_inverted", "z_noise")), rows
-    assert "inverted" in rows["y_inverted"] and "noise" in rows["z_noise"]
-    assert "WARNING" in ran.stderr and "<dt>with a warning</dt><dd>5</dd>" in (out / "index.html").read_text()
+    rows = {Path(row["path"]).stem: row for row in rows_of(out)}
+    assert ran.returncode == 0 and {row["like_training"] for row in rows.values()} == {"yes", "no"}
+    lines = {Path(line.split(":")[0]).stem: line for line in ran.stdout.splitlines()}
+    for name in ("h0", "h1", "h2"):
+        assert rows[name]["like_training"] == "yes" and not rows[name]["do_not_use"] and rows[name]["low_months"]
+        assert not rows[name]["warnings"] and "do not use" not in lines[name]
+    for name in ("x0", "x1", "x2", "y_inverted", "z_noise"):
+        assert rows[name]["do_not_use"].startswith("unlike the training radiographs: at most ")
+        assert rows[name]["do_not_use"].endswith("perhaps no hand: do not use") and not rows[name]["low_months"]
+        assert rows[name]["like_training"] == "no" and rows[name]["do_not_use"] in lines[name]
+    assert "inverted" in rows["y_inverted"]["warnings"] and "noise" in rows["z_noise"]["warnings"]
+    page = (out / "index.html").read_text()
+    assert "WARNING" in ran.stderr and "<dt>with a warning</dt><dd>5</dd>" in page
+    assert page.count("<b>DO NOT USE: ") == 5 and "5 of 8 bone ages must not be used" in page
+
+
+def test_an_answer_outside_the_training_ages_is_not_to_be_used(model, hands, tmp_path):
+    """0.0 months from a network of 86 to 192 months once came with the words that it may be younger or older."""
+    copy, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, copy)
+    arrays = dict(np.load(copy / "reference.npz"))
+    with (copy / "reference.npz").open("wb") as file:
+        np.savez(file, **arrays | {"ages": np.array([86.0, 192.0], np.float32)})
+    loaded = load_bone_age(copy)
+    with torch.no_grad():
+        loaded.model.head[-1].bias.fill_(-1e4)
+    about = {"training": {"data": "phantoms", "radiographs": 600, "score": {
+        "metric": "mean absolute error", "value": 41.24, "unit": "months", "against": "one age for all",
+        "baseline": 38.9, "verdict": "loses to", "radiographs": 120}}}  # fmt: skip
+    save_finetuned(loaded.model, copy, loaded.preprocessor, about, "card")
+    ran = run("--images", hands / "h0.png", "--sex", "M", "--age_from_dicom", "--model_path", copy, "--output_dir", out)
+    told = "outside the range of the training data by 86 months: do not use"
+    assert ran.returncode == 0 and ran.stdout.splitlines()[0].endswith(f"0 years 0 months (0.0 months); {told}")
+    (row,), page = rows_of(out), (out / "index.html").read_text()
+    assert row["do_not_use"] == told and row["low_months"] == row["high_months"] == "" and row["like_training"] == "yes"
+    assert told in page and "<b>DO NOT USE: 0 years 0 months</b>" in page
+    sentences = ("Trained on: 600 radiographs of phantoms.", "Validation score: mean absolute error 41.2 months on 120 "
+                 "validation radiographs: loses to one age for all (38.9 months).")  # fmt: skip
+    for sentence in sentences:
+        assert sentence in page and sentence in row["network"] and sentence in ran.stderr
+    save_finetuned(loaded.model, copy, loaded.preprocessor, {"training": {"radiographs": -1}}, "card")
+    wrong = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, "--output_dir", out, "--overwrite")
+    assert wrong.returncode == 2 and "config.json: about.training.radiographs is '-1'" in wrong.stderr
+    with (copy / "reference.npz").open("wb") as file:
+        np.savez(file, **arrays | {"network_kept": np.zeros((3, 5)), "network_centre": np.zeros(5)})
+    save_finetuned(loaded.model, copy, loaded.preprocessor, {}, "card")
+    wrong = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, "--output_dir", out, "--overwrite")
+    assert wrong.returncode == 2 and "reference.npz: of another network" in wrong.stderr
 
 
 def test_flips_and_batches(model, hands):
@@ -309,12 +355,14 @@ def test_without_the_training_nothing_is_promised(model, hands, tmp_path):
     assert ran.returncode == 0 and "no reference.npz of its training: no intervals" in ran.stderr, ran.stderr
     (row,) = rows_of(out)
     assert row["low_months"] == row["likeness"] == row["level"] == "" and row["bone_age"]
+    assert row["like_training"] == "unknown" and "Trained on: not stated." in row["network"]
+    assert "it is unknown whether a radiograph is like the training radiographs" in ran.stderr
     assert "Read this first" in (out / "index.html").read_text()
     ran = run(*common, model, "--level", 0.999)
     assert "an interval of 99.9 % needs 999 validation radiographs" in ran.stderr and not rows_of(out)[0]["low_months"]
     ran = run(*common, model, "--image_size", 96)
     assert ran.returncode == 0 and "trained on 64 x 64 pixels, not 96" in ran.stderr
-    assert "no intervals, and nobody looks" in ran.stderr and not rows_of(out)[0]["low_months"]
+    assert "no intervals, and it is unknown" in ran.stderr and not rows_of(out)[0]["low_months"]
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from evaluation.bone_age_reference import BoneAgeReference
 from models.bone_age_weights import load_bone_age
 from scripts import train_bone_age
 from training import cli, fold
+from training.kept_facts import read_facts
 
 SMALL = ("--backbone", "none:mae_vit_mini_patch16", "--input_size", 32, "--batch_size", 8, "--epochs", 1,
          "--num_workers", 0,
@@ -113,7 +114,14 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
         (known["months"] - known["target"]).abs().mean()
     )
     assert set(summary["test"]["baselines"]) == {"one age for all", "one age for each sex"}
-    BoneAgeReference.load(out / "model" / "reference.npz")
+    reference = BoneAgeReference.load(out / "model" / "reference.npz")
+    assert reference.likeness.known and len(reference.likeness.novelty["network"].kept) == train
+    facts = read_facts(load_bone_age(out / "model").about)
+    assert (facts.data, facts.radiographs) == ("a set in the layout of RSNA Pediatric Bone Age", train)
+    validation = table[table["split"] == "validation"]
+    assert facts.score.value == pytest.approx((validation["months"] - validation["target"]).abs().mean(), abs=1e-3)
+    outside = (table["months"] < reference.ages[0]) | (table["months"] > reference.ages[1])
+    assert (table["do_not_use"].notna() == outside).all()
     assert not (out / "training" / "fold0" / "checkpoints").exists() and (out / "curves.png").exists()
     splits = pd.read_csv(out / "splits.csv")
     assert splits.groupby("group")["split"].nunique().max() == 1

@@ -27,12 +27,15 @@ from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
 from data.radiograph import load_radiograph
+from evaluation.likeness import Likeness
+from evaluation.novelty import look
 from evaluation.report import anonymous
 from models import backbone_names
 from models.backbone_aliases import Alias
 from models.finetuned import load_finetuned
 from scripts import summarize_benchmark, train_downstream
 from training import fold
+from training.kept_facts import read_facts
 from training.tables import read_rows
 
 TINY = "none:test_vit"
@@ -167,10 +170,25 @@ def check_kept(folder, table):
     loaded.model.normalise = preprocessing.normalise
     images = torch.stack([preprocessing(load_radiograph(path)) for path in table["path"][:5]])
     np.testing.assert_allclose(loaded.model.predict(images), table["probability"][:5], atol=3e-3)  # cache of 8 bits
+    card = (folder / "README.md").read_text()
+    assert loaded.about["classes"] == ["no fracture", "fracture"] and "random weights" in card
+    facts = read_facts(loaded.about)
     assert (
-        loaded.about["classes"] == ["no fracture", "fracture"]
-        and "random weights" in (folder / "README.md").read_text()
+        facts.data == "a set in the layout of fracatlas" and f"{facts.radiographs} radiographs of {facts.data}" in card
     )
+    val = table[table["split"] == "val"]
+    assert facts.score.radiographs == len(val) and facts.score.words in card and facts.score.against == "chance"
+    assert facts.score.value == pytest.approx(roc_auc_score(val["target"], val["probability"]), abs=1e-6)
+    likeness = Likeness.of_folder(folder, loaded.model.width)
+    kept = likeness.novelty["network"].kept
+    assert kept.shape == (facts.radiographs, loaded.model.width)
+    with torch.no_grad():
+        features = loaded.model.features(images).numpy()
+    assert likeness.known and likeness.of(features, np.stack([look(one[0].numpy()) for one in images])).max() > 0.1
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (1, 1, 32, 32), np.uint8))
+    with torch.no_grad():
+        features = loaded.model.features(noise).numpy()
+    assert likeness.of(features, look(noise[0, 0].numpy())[None])[0] <= likeness.rate
 
 
 def test_notices_on_the_page_name_no_patient():
@@ -550,6 +568,7 @@ def test_an_audit_from_elsewhere_saves_the_reading(fracatlas, tmp_path, monkeypa
     monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
     more = ("--protocol", "knn", "--audit", tmp_path / "audit.csv")
     assert downstream("fracatlas", fracatlas, tmp_path / "known", *more).returncode == 0
-    for number in range(3):
-        file = Path("fracatlas") / "predictions" / NAME / f"fold{number}.csv"
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "known" / file).read_bytes()
+    made = sorted((tmp_path / "whole" / "fracatlas" / "predictions").rglob("fold*.csv"))
+    assert len(made) == 3
+    for file in made:
+        assert file.read_bytes() == (tmp_path / "known" / file.relative_to(tmp_path / "whole")).read_bytes()

@@ -18,11 +18,14 @@ from data.crop_places import context_crop
 from data.phantom_layouts import WRITERS, fit_plan
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
+from data.radiograph import load_radiograph
 from data.region_sources import read_sources
 from data.regions import sliding_regions
 from data.split_table import file_hashes, seen_in_training, write_splits
 from data.splits import Fold, Splits
 from evaluation import region_details
+from evaluation.likeness import FILE, Likeness
+from evaluation.novelty import look
 from evaluation.region_predictions import SEED_COLUMNS
 from evaluation.region_rule import combined
 from models.backbones import build_backbone
@@ -32,6 +35,7 @@ from models.region_guided import RegionGuided
 from models.supervised import Supervised
 from models.weights import save_mae
 from training import cli
+from training.kept_facts import KeptFacts
 from training.label_groups import LABELS
 
 PREPARED = Preprocessing(32, 32)
@@ -132,6 +136,43 @@ def test_centres_annotations_and_one_fold(place, tmp_path):
     pixels = PREPARED.read(marked["image"])[crop[1] : crop[3], crop[0] : crop[2]]
     found = model.predict(PREPARED.normalise(PREPARED.fit(np.ascontiguousarray(pixels))[None]))[0]
     np.testing.assert_allclose(marked[[f"p_{name}" for name in LABELS]].astype(float), found, rtol=1e-3)
+
+
+def test_radiographs_unlike_those_of_the_training_are_told(place, tmp_path):
+    """Both folds know some of these radiographs and nothing else; one more is noise."""
+    root, copy = tmp_path / "trained", tmp_path / "data"
+    shutil.copytree(place / "out", root)
+    shutil.copytree(place / "BTXRD", copy / "BTXRD")
+    images = sorted((copy / "BTXRD" / "images").iterdir())
+    pixels = torch.stack([PREPARED(load_radiograph(path)) for path in images for _ in range(6)])
+    looks = np.stack([look(one[0].numpy()) for one in pixels])
+    for fold in range(2):
+        folder = root / "models" / f"fold{fold}"
+        loaded = load_finetuned(folder)
+        with torch.no_grad():
+            features = loaded.model.features(PREPARED.normalise(pixels)).numpy()
+        Likeness.fit(features=features[1::2], training_features=features[::2], looks=looks[1::2],
+                     training_looks=looks[::2]).save(folder / FILE)  # fmt: skip
+        about = {"training": KeptFacts("phantoms", 600 + fold).kept()}
+        save_finetuned(loaded.model, folder, loaded.preprocessor, about, "card")
+    with Image.open(images[3]) as picture:
+        size = picture.size
+    Image.effect_noise(size, 90).save(images[3])
+    done = run(copy, tmp_path / "o", "--regions", "none", "--model_path", root)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: 1 of 16 radiographs are unlike the training radiographs" in done.stdout
+    rows = table(tmp_path / "o" / "predictions.csv")
+    odd = rows["image"].str.endswith(images[3].name)
+    assert set(rows[odd]["like_training"]) == {"no"} and set(rows[~odd]["like_training"]) == {"yes"}
+    assert rows[odd]["likeness"].astype(float).item() < rows[~odd]["likeness"].astype(float).min()
+    told = "Trained on: 600 to 601 radiographs of phantoms (each of 2 networks)."
+    page = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    assert told in page and rows["networks"].str.contains(told, regex=False).all()
+    assert "By like the training" in page and "1 of 16 radiographs are unlike" in page
+    (root / "models" / "fold1" / FILE).unlink()
+    done = run(copy, tmp_path / "p", "--regions", "none", "--model_path", root)
+    assert done.returncode == 0 and "WARNING: Whether a radiograph is like the training" in done.stdout, done.stderr
+    assert set(table(tmp_path / "p" / "predictions.csv")["like_training"]) == {"unknown"}
 
 
 def test_error_maps_point_and_the_same_command_gives_the_same_bytes(place, tmp_path):
