@@ -337,8 +337,18 @@ def test_continuing_from_a_masked_autoencoder(radiographs, tmp_path):
 def test_continuing_from_a_dinov2(radiographs, tmp_path):
     theirs = oracle("dinov2", patch_size=8, image_size=32, mlp_ratio=4)
     folder_of(theirs, tmp_path / "dinov2")
-    out = train(settings(radiographs, tmp_path / "run", epochs=0.5, max_steps=1, lr=0.0, min_lr=0.0, weight_decay=0.0,
-                         init_from=str(tmp_path / "dinov2")))  # fmt: skip
+    out = train(
+        settings(
+            radiographs,
+            tmp_path / "run",
+            epochs=0.5,
+            max_steps=1,
+            lr=0.0,
+            min_lr=0.0,
+            weight_decay=0.0,
+            init_from=str(tmp_path / "dinov2"),
+        )
+    )
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = theirs(pixels).last_hidden_state[:, 0]
