@@ -308,22 +308,25 @@ def weighted_intervals(
     whole = {name: float(value[0]) for name, value in statistics(np.ones((1, len(clusters)))).items()}
     total = len(np.unique(np.asarray(clusters)))
     counts = (total,) if patients is None else tuple(patients.values())
+    behind = {name: Patients((patients_of or {}).get(name, counts)) for name in whole}
+    enough = {name for name in whole if min(behind[name].counts, default=0) >= FEWEST_PATIENTS}
     drawn: list[Mapping] = []
-    if min(counts, default=0) >= FEWEST_PATIENTS:
+    if enough:
         blocks = math.ceil(draws / _block(len(clusters)))
         weights_of = steps(resample_weights(clusters, generator, draws), "bootstrap", "block", blocks)
         drawn = [statistics(weights) for weights in weights_of]
     found = {}
     for name, estimate in whole.items():
-        if not drawn:
-            found[name] = Interval(estimate, math.nan, math.nan, too_few(total))
+        if name not in enough:
+            rarest = f"{min(behind[name].counts)} of a class" if patients else ""
+            found[name] = Interval(estimate, math.nan, math.nan, too_few(total, rarest))
             continue
         values = np.concatenate([part[name] for part in drawn])
         variance = np.nanvar(values, ddof=1) if np.count_nonzero(~np.isnan(values)) > 1 else math.nan
-        behind = Patients((patients_of or {}).get(name, counts))
         # the bootstrap divides by the number of patients, an unbiased variance by one less
-        corrected = variance * behind.effective / (behind.effective - 1)
-        found[name] = make_interval(estimate, corrected, behind, (LIMITS | (limits or {})).get(name, NO_LIMITS), level)
+        corrected = variance * behind[name].effective / (behind[name].effective - 1)
+        limit = (LIMITS | (limits or {})).get(name, NO_LIMITS)
+        found[name] = make_interval(estimate, corrected, behind[name], limit, level)
     return found
 
 

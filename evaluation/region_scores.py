@@ -21,6 +21,7 @@ from evaluation.intervals import (
     class_patients,
     mean_of_classes,
     metric_intervals,
+    too_few_of,
     weighted_intervals,
 )
 from evaluation.metrics import auroc, average_precision, balanced_accuracy, confusion, known_rows
@@ -125,7 +126,9 @@ def label_table(
             clusters, generator=np.random.default_rng([seed, index]), draws=draws,
             patients=class_patients(truth, clusters),
         )  # fmt: skip
-        rows.append(row | {metric: told(interval) for metric, interval in found.items()})
+        few = too_few_of("binary", truth, clusters)
+        rows.append(row | {metric: told(interval) | ({"reason": few} if few else {})
+                           for metric, interval in found.items()})  # fmt: skip
     return rows
 
 

@@ -161,3 +161,31 @@ def test_parts():
     assert row["value"] == pytest.approx(roc_auc_score(labels[chosen, 4], probabilities[chosen, 4]))
     assert row["radiographs"] == chosen.sum()
     assert not len(part_table(probabilities, labels, patients, {}))
+
+
+def test_a_class_without_patients_leaves_the_others_their_intervals():
+    """No malignant tumour: the recall of normal radiographs has an interval, the mean of the classes has not more."""
+    probabilities, labels, patients = study()
+    found = three_way(probabilities, labels)
+    found = found._replace(truth=np.where(found.truth == 2, np.nan, found.truth))
+    scores = three_way_scores(found, patients, draws=60)
+    assert math.isnan(scores["recall of malignant"]["value"]) and math.isnan(scores["recall of malignant"]["low"])
+    assert scores["recall of normal"]["low"] < scores["recall of normal"]["value"] < scores["recall of normal"]["high"]
+    assert scores["balanced_accuracy"]["low"] < scores["balanced_accuracy"]["high"]
+    rare = np.flatnonzero(found.truth == 1)[3:]
+    found.truth[rare] = np.nan
+    scores = three_way_scores(found, patients, draws=60)
+    assert "too few patients" in scores["recall of benign"]["reason"]
+    assert "too few patients" in scores["balanced_accuracy"]["reason"] and math.isnan(
+        scores["balanced_accuracy"]["low"]
+    )
+    assert not math.isnan(scores["specificity"]["low"])
+
+
+def test_a_label_of_few_patients_says_so():
+    probabilities, labels, patients = study()
+    tumour = GROUP["tumour"].indices[0]
+    labels[np.flatnonzero(labels[:, tumour] == 1)[3:], tumour] = np.nan
+    row = label_table(probabilities, labels, patients, draws=20)[tumour]
+    assert row["auroc"]["reason"].endswith("with the finding)") and math.isnan(row["auroc"]["low"])
+    assert not math.isnan(row["auroc"]["value"])
