@@ -131,7 +131,7 @@ def _caption(case: Case) -> str:
     told = [f"{width} x {height} pixels."]
     if case.regions:
         told.append(
-            f"{len(case.regions)} regions ({case.facts.get('regions', 'given')}); yellow: the answer rests on it."
+            f"{len(case.regions)} region{'s' * (len(case.regions) != 1)} ({case.facts.get('regions', 'given')}); yellow: the answer rests on it."
         )
     else:
         told.append("No regions: the whole image alone.")
