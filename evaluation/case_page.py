@@ -79,7 +79,7 @@ def case_html(case: Case) -> str:
         f"<figure class='look'>{_picture(case)}"
         f"<figcaption>{_caption(case)}</figcaption></figure>"
         f"<div class='said{' muted' * case.unlike}'>{_table(case)}<p class='note'>{text_of(calibration_note(case))}</p>"
-        f"<p class='note networks'>{text_of(' '.join(case.told))}</p>{_downloads(case)}</div></div>"
+        f"<p class='note'>{text_of(' '.join(case.told))}</p>{_downloads(case)}</div></div>"
     )
 
 
@@ -131,7 +131,8 @@ def _caption(case: Case) -> str:
     told = [f"{width} x {height} pixels."]
     if case.regions:
         told.append(
-            f"{len(case.regions)} region{'s' * (len(case.regions) != 1)} ({case.facts.get('regions', 'given')}); yellow: the answer rests on it."
+            f"{len(case.regions)} region{'s' * (len(case.regions) != 1)} ({case.facts.get('regions', 'given')}); "
+            "yellow: the answer rests on it."
         )
     else:
         told.append("No regions: the whole image alone.")
