@@ -1,8 +1,8 @@
 """What a cross-validation says: folds, ensemble, calibration, subgroups, and backbones against each other.
 
 Every fold of a backbone predicts its own validation radiographs and the one test set. Reported are the mean and SD of
-the folds' test scores, and the scores of the ensemble (the mean of the folds' predictions) with 95 % intervals from
-resampling patients of the test set. The SD shows what training varies, the interval what other patients would.
+the folds' test scores, and the scores of the ensemble (the mean of the folds' predictions) with 95 % intervals whose
+unit is the patient. The SD shows what training varies, the interval what other patients would.
 Where folds learn from draws of a few labels (`TestSet.single`), an ensemble would have seen the labels of all draws:
 there the interval is that of the mean score of the folds.
 Without a test set for all (`FoldPredictions.rows`), each fold predicts radiographs of its own, whose patients it does

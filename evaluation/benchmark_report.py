@@ -38,7 +38,7 @@ from training.files import file_names
 MOST_PARTS = 40  # rows of a subgroup table
 POOLED_NOTE = (
     "Pooled out-of-fold predictions: each radiograph's prediction comes from the one fold that neither learned from "
-    "its patient nor was chosen on it; the 95 % interval is from resampling patients. Networks of different folds may "
+    "its patient nor was chosen on it; the 95 % interval is for other patients. Networks of different folds may "
     "use their scale differently, which can lower the pooled score. Mean and SD: of the folds' own scores, each on "
     "other radiographs; the "
 )

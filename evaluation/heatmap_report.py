@@ -29,6 +29,7 @@ from training.tables import write_table
 FACTS = ("path", "patient", "condition", "finding_fraction")  # of a row of localisation.csv
 NETWORK_MAPS = ("error map", "z map")
 UNTRAINED = "untrained network"
+NOT_TESTED = "Whether these maps mark findings was not tested: no findings were given (--truth)."
 
 
 def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, dict[str, float]]:
@@ -135,7 +136,7 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
         failed=lost,
         unit="z" if study.reference is not None else "",
         banner=f"Do not use these z-scores: {unlike}." if unlike else "",
-        verdict=localisation_verdict(localisation_rows(records)),
+        verdict=NOT_TESTED if study.truth is None else localisation_verdict(localisation_rows(records)),
         box=("What the maps cannot say", [*LIMITS, *(limits_of(records) if compared else ())]),
     )
     write_report(out / "index.html", report)

@@ -638,6 +638,12 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
     assert localisation_verdict([]) == ""
 
 
+def test_without_findings_the_first_line_says_that_nothing_was_tested(images, model, tmp_path):
+    assert heatmap(model, images, tmp_path / "maps") == 0
+    page = (tmp_path / "maps" / "index.html").read_text(encoding="utf-8")
+    assert "<p class=verdict>Whether these maps mark findings was not tested" in page
+
+
 def test_patients_are_the_unit_of_intervals():
     from evaluation.heatmap_report import localisation_intervals
 
