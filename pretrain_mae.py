@@ -241,7 +241,7 @@ class Pretraining(training.pretraining.Pretraining):
         if told and told != self.told:  # what stays the same is said once
             best = min(references, key=references.get, default=None)
             level = f"; {best} {references[best]:.3g}" if references else ""
-            self.say(f"{step:,} steps: {told} (loss {loss:.3g}{level})")
+            self.say(f"{step:,} step{'s' * (step != 1)}: {told} (loss {loss:.3g}{level})")
         self.told = told
 
     def prepare(self, paths) -> None:
@@ -282,7 +282,7 @@ class Pretraining(training.pretraining.Pretraining):
         if plan.last_step >= EARLY_STEPS or self.config.norm_pix_loss:
             return ""
         more = f"--epochs {math.ceil(EARLY_STEPS / plan.steps_per_epoch)} makes at least {EARLY_STEPS:,}"
-        if plan.total_steps >= EARLY_STEPS:
+        if plan.last_step < plan.total_steps:
             more = "--max_steps ends it early"
         steps = "1 step is" if plan.last_step == 1 else f"{plan.last_step:,} steps are"
         return f"{steps} few: reconstructions will be a blur, perhaps a mean picture; {more}"

@@ -334,7 +334,7 @@ def _architecture(found: Renamed, config: dict[str, Any], note: Callable[[str], 
     elif "hidden_size" in config or "model_type" in config:
         stated, base = _of_transformers(found.family, config, shapes)
     elif isinstance(config.get("model_args"), dict):
-        stated = _of_timm(config, shapes)
+        stated = _of_timm(found, config, shapes, note)
     else:
         stated = _concluded(found, config, shapes, note)
     values = {"family": found.family, "input_size": shapes["native"], "eps": EPSILON[found.family]} | stated
@@ -411,12 +411,19 @@ def _of_transformers(family: str, config: dict[str, Any], shapes: dict[str, Any]
     return values, float(base)
 
 
-def _of_timm(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+def _of_timm(
+    found: Renamed, config: dict[str, Any], shapes: dict[str, Any], note: Callable[[str], None]
+) -> dict[str, Any]:
     """From the config.json of a folder for timm that names its arguments."""
     arguments = config["model_args"]
     check_shapes(arguments, shapes, _TIMM_SHAPES)
     check_shapes(config, shapes, {"num_features": "dim"})
-    values = {"heads": read_whole(arguments, "num_heads")}
+    if "num_heads" in arguments:
+        values = {"heads": read_whole(arguments, "num_heads")}
+    elif is_dino_name(config.get("architecture")):  # timm writes only what differs from this
+        values = {"heads": named_architecture(config["architecture"]).heads}
+    else:
+        values = _concluded(found, config, shapes, note)
     if "img_size" in arguments:
         values["input_size"] = read_sides(arguments, "img_size")
     return values

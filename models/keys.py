@@ -155,7 +155,8 @@ def family_of(state: dict[str, Tensor]) -> str:
     if "blocks.0.attn.qkv.weight" in state and "patch_embed.proj.weight" in state:
         return "facebook-mae" if any(k.startswith("decoder_") for k in state) else "vit-encoder"
     shown = printable(", ".join(sorted(state)[:4])[:400]) or "no tensors"
-    raise ValueError(f"not a ViT or masked autoencoder (it holds {shown}, ...)")
+    more = ", ..." if len(state) > 4 else ""
+    raise ValueError(f"not a ViT or masked autoencoder (it holds {shown}{more})")
 
 
 def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:

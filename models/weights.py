@@ -311,6 +311,9 @@ def _read_pickle(stream: BinaryIO, file: Path) -> Any:
             warnings.simplefilter("ignore")  # about tensors that are refused or left out, and later protocols of pickle
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        stream.seek(0)
+        if stream.read(32).lstrip().startswith((b"<", b"version https://git-lfs")):
+            raise ValueError(f"{file}: a web page or Git LFS pointer, not the checkpoint; download it again") from None
         raise ValueError(
             f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
             f"({reason_of(error)})"

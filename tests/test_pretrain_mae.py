@@ -221,7 +221,7 @@ def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
     train(settings(radiographs, tmp_path / "cut", max_steps=1))
     told = capfd.readouterr().out
     assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told
-    assert "1 steps: a blur is normal after so few steps (loss" in told
+    assert "1 step: a blur is normal after so few steps (loss" in told
     train(settings(radiographs, tmp_path / "long", epochs=1.25, panel_freq=0))
     assert "mean picture" not in capfd.readouterr().out
 

@@ -286,7 +286,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError):  # the first line tells how to load it all the same
         asked = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
         return f"it asks for {asked[1]}" if asked else "instructions that tensors do not need"
-    text = (meaning_of(error) if isinstance(error, OSError) else str(error)).strip().split("\n")[0][:160]
+    text = (meaning_of(error) if isinstance(error, OSError) else str(error)).strip().split("\n")[0]
+    text = re.split(r"\.? (?=This is an internal|If you are seeing)", text)[0][:160]  # torch's advice to its developers
     if isinstance(error, KeyError):
         return f"no entry {text}"
     if isinstance(error, MemoryError):

@@ -343,7 +343,7 @@ class _Loop:
         seconds = 1 if sys.stderr.isatty() else 30  # a log file is no terminal
         return tqdm(
             total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
-            mininterval=seconds, file=bar_stream(),
+            mininterval=seconds, maxinterval=max(seconds, 10), file=bar_stream(),
         )  # fmt: skip
 
 

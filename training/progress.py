@@ -77,6 +77,7 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
         desc=escaped(title),
         unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
         mininterval=LOG_SECONDS if log else 0.5,
+        maxinterval=LOG_SECONDS if log else 10,  # else tqdm's monitor adds a line of its own in between
         leave=log,
         delay=max(delay, STEPS_SECONDS) if log else delay,
         dynamic_ncols=True,

@@ -171,6 +171,20 @@ def test_of_timm(case, tmp_path):
 
 
 @torch.no_grad()
+def test_heads_that_a_folder_of_timm_leaves_out_are_those_of_its_architecture(tmp_path):
+    """timm's `save_for_hf` notes only the arguments that were given."""
+    name, size = "vit_small_patch14_dinov2", {"img_size": 28, "depth": 1}
+    for given, heads in (({}, 6), ({"embed_dim": 96}, 6), ({"embed_dim": 96, "num_heads": 2}, 2)):
+        theirs = randomised(timm.create_model(name, num_classes=0, **size, **given))
+        save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "model_args": size | given}))
+        backbone = build_backbone(tmp_path)
+        assert backbone.network.blocks[0].attn.num_heads == heads
+        x = pixels((28, 28))
+        same(backbone(x), theirs(x))
+
+
+@torch.no_grad()
 def test_the_periods_of_metas_file_are_kept(written, tmp_path):
     """They are rounded to bfloat16 there. Equal to timm's network with the rounded periods, as its model card says."""
     theirs, folder = written["dinov3"]

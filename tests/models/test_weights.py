@@ -194,6 +194,10 @@ def test_wrong_checkpoints_are_named(mae, tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match="text.pth: "):
         load_mae(tmp_path / "text.pth")
+    for text in ("<!doctype html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"):
+        (tmp_path / "text.pth").write_text(text)
+        with pytest.raises(ValueError, match="text.pth: a web page or Git LFS pointer, not the checkpoint"):
+            load_mae(tmp_path / "text.pth")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match="not a ViT or masked autoencoder .it holds conv1.weight"):
         load_mae(tmp_path / "resnet.pth")

@@ -168,6 +168,8 @@ def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
     told = "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system"
     assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
     assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
+    torn = "failed finding central directory. This is an internal miniz error. If you are seeing this error, there is"
+    assert reason_of(RuntimeError(torn)) == "failed finding central directory"
     assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "it ends too early"
     assert (
         reason_of(KeyError("w")) == "no entry 'w'" and reason_of(OSError(22, "Invalid argument")) == "Invalid argument"
