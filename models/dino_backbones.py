@@ -55,7 +55,12 @@ def load_initial(backbone: nn.Module, source: str | Path, weights: str = "ema") 
     wrong = [key for key in sorted(wanted.keys() | given.keys())
              if key not in given or key not in wanted or given[key].shape != wanted[key].shape]  # fmt: skip
     if wrong:
-        raise ValueError(f"{source}: is another network than {type(backbone).__name__} of width {width_of(backbone)} "
-                         f"({len(wrong)} tensors differ, e.g. {wrong[0]})")  # fmt: skip
+        held, expected = (
+            f"shape {tuple(state[wrong[0]].shape)}" if wrong[0] in state else "absent" for state in (given, wanted)
+        )
+        raise ValueError(
+            f"{source}: its weights do not fit the network of --arch, of width {width_of(backbone)}: {len(wrong)} "
+            f"tensors differ, e.g. {wrong[0]} ({held} in the checkpoint, {expected} in the network)"
+        )
     backbone.load_state_dict(given)
     return report

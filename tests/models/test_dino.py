@@ -226,7 +226,7 @@ def test_initial_weights_come_from_any_backbone(tmp_path):
     assert "matched" in load_initial(target, tmp_path / "resnet.safetensors")
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
     transformer = dino_backbone("vit_mini", 16, 64)
-    with pytest.raises(ValueError, match="is another network than MultiSizeViT of width 192"):
+    with pytest.raises(ValueError, match="do not fit the network of --arch, of width 192"):
         load_initial(transformer, tmp_path / "resnet.safetensors")
     larger = models.vit.ViT((96, 96), 16, *models.vit.SIZES["mini"])
     save_file(larger.state_dict(), tmp_path / "vit.safetensors")

@@ -585,7 +585,7 @@ def test_training_with_dino_starts_from_a_dinov2(written, tmp_path):
         with pytest.raises(ValueError, match=f"training with DINO cannot start from it: {told}") as caught:
             load_initial(backbone, written[case][1])
         assert str(written[case][1]) in str(caught.value)
-    with pytest.raises(ValueError, match="is another network than MultiSizeViT of width 192"):
+    with pytest.raises(ValueError, match="do not fit the network of --arch, of width 192"):
         load_initial(dino_backbone("vit_tiny", 14, 70), folder)
 
 
