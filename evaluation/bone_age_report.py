@@ -210,7 +210,7 @@ def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
 
 
 def _parts(page: BoneAgePage, by: str, title: str, note: str) -> Table:
-    rows, few = [], f"Parts of less than {bone_age.FEWEST} radiographs have no figures. "
+    rows, few = [], f"Parts of fewer than {bone_age.FEWEST} radiographs have no figures. "
     names = [name for name in page.metrics if name not in ("r2", "width")]  # of little use within a band of ages
     for row in page.results[by]:
         rows.append([row["part"], f"{row['radiographs']:,}", f"{row['patients']:,}",

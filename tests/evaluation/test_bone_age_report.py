@@ -27,7 +27,7 @@ def test_the_page(page, tmp_path):
     write_bone_age_report(tmp_path / "report.html", page)
     text = (tmp_path / "report.html").read_text()
     for wanted in ("For research only", "one age for each sex", "the network is better", "Limits of agreement", "girls",
-                   "12 to below 15 years", "Parts of less than 10 radiographs", "a notice", "off by"):  # fmt: skip
+                   "12 to below 15 years", "Parts of fewer than 10 radiographs", "a notice", "off by"):  # fmt: skip
         assert wanted in text, wanted
     worst = int(np.nanargmax(np.abs(page.predicted - page.target)))
     assert f"&lt;{worst}&gt;.png" in text and "CANARY" not in text and "<script" not in text
