@@ -344,13 +344,15 @@ def tell_groups(config: Config, reference, sources: list) -> None:
     from evaluation.heatmap_reference import groups_sentence
     from training.tables import list_names
 
-    known = list_names(sorted(group for group, count in reference.groups.items() if group and count >= 2))
+    groups = sorted(group for group, count in reference.groups.items() if group and count >= 2)
+    known = list_names(groups)
     if config.group and not reference.group_for([config.group]):
         raise ValueError(f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}")
     used = [(source.groups, reference.group_for(source.groups)) for source in sources]
     say(f"z-scores: {groups_sentence([(names, group or 'all') for names, group in used])}")
     if not all(group for _, group in used):
-        say(f"note: the reference has the groups {known}; --group or a column group in a list chooses one")
+        several = "compared with a mixture of them" if len(groups) > 1 else "compared with all normals"
+        say(f"note: the reference knows {known}, and radiographs are {several}; --group or a column group chooses one")
     for group in {group for _, group in used}:
         reference.limit(group)  # computed once, before several threads ask for it
 

@@ -36,6 +36,7 @@ from evaluation.verdicts import against_constant, against_others, few_patients, 
 from training.files import file_names
 
 MOST_PARTS = 40  # rows of a subgroup table
+MOST_JUDGED = 3  # studies that the first line of a page is about
 POOLED_NOTE = (
     "Pooled out-of-fold predictions: each radiograph's prediction comes from the one fold that neither learned from "
     "its patient nor was chosen on it; the 95 % interval is for other patients. Networks of different folds may "
@@ -68,26 +69,29 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
 
 
 def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
-    """The best study against chance, every study against random weights, and whether one beats all others."""
+    """The studies that begin with trained weights (the best `MOST_JUDGED`) against chance and against random weights,
+    and whether one beats all others."""
     best = studies[0]
-    found = best.summary["estimate"]
     main = MAIN[page.test.kind]
-    few = few_patients([found[main]["reason"]])
-    if page.test.kind == "regression":
-        first = against_constant(best.name, found["r2"], 0.0, "one value for all radiographs")
-    else:
-        first = against_constant(best.name, found[main], 0.5, "chance")
-    sentences = [few or first]
+    few = few_patients([best.summary["estimate"][main]["reason"]])
     compared = {study.name for study in studies if study.labels == best.labels}
+    trained = [study for study in studies if study.name in compared and study.backbone not in page.random_starts]
+    sentences = [few] if few else [_against_chance(page, study) for study in (trained or [best])[:MOST_JUDGED]]
     starts = {study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts}
-    for study in studies:
-        if study.name in compared and study.name not in starts and not few:
-            rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
-            sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))
+    for study in [] if few else trained[:MOST_JUDGED]:
+        rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
+        sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))
     if len(compared) > 1 and not few:
         name = next(iter(winners(page) & compared), "None")
         sentences.append(f"{name} is {'shown to be ' * (name == 'None')}better than all others.")
     return joined(sentences)
+
+
+def _against_chance(page: BenchmarkPage, study: Study) -> str:
+    found = study.summary["estimate"]
+    if page.test.kind == "regression":
+        return against_constant(study.name, found["r2"], 0.0, "one value for all radiographs")
+    return against_constant(study.name, found[MAIN[page.test.kind]], 0.5, "chance")
 
 
 def _results(page: BenchmarkPage, studies: list[Study]) -> Table:

@@ -101,7 +101,8 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
     file, records = out / SETTINGS, out / RECORDS
     before = _read_settings(file) if file.exists() else None
     settings = json.loads(json.dumps(settings))
-    if before is not None and before != settings and not overwrite:
+    has_records = records.exists() and records.stat().st_size > 0
+    if has_records and before is not None and before != settings and not overwrite:
         names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         changes = "; ".join(f"{k}: {_brief(before.get(k))} there, {_brief(settings.get(k))} now" for k in names)
         raise ValueError(
@@ -112,7 +113,7 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
         remove_leftovers(out, recursive=True)
     if before is not None and before == settings and resume:
         return _read_records(records)
-    if before == settings and not overwrite and records.exists() and records.stat().st_size:
+    if has_records and before == settings and not overwrite:
         raise ValueError(
             f"{out} holds finished radiographs of the same settings; --resume continues from them, --overwrite makes "
             "them anew"

@@ -41,7 +41,11 @@ def against_others(name: str, rows: Sequence[Mapping[str, Any]], others: Mapping
         better = (row["difference"] < 0) == smaller
         outcome = "not shown to be better than" if not shown else "better than" if better else "worse than"
         sorted_by[outcome].append(others[row["other"]])
-    parts = [f"{outcome} {' and '.join(names)}" for outcome, names in sorted_by.items() if names]
+    parts = [
+        f"{outcome} {(' or ' if outcome.startswith('not') else ' and ').join(names)}"
+        for outcome, names in sorted_by.items()
+        if names
+    ]
     return f"{name}: {', '.join(parts)}." if parts else ""
 
 

@@ -182,6 +182,9 @@ def fold_folders(path: Path) -> list[Path]:
         found = [one for one in folder.glob("fold*") if one.is_dir() and fold_number(one) is not None]
         if found:
             return sorted(found, key=fold_number)
+    if (path / "model" / "config.json").is_file():
+        shown = printable(path)
+        raise FileNotFoundError(f"{shown}: not the folder of a network; did you mean {shown}/model?")
     raise FileNotFoundError(f"{printable(path)}: neither a network (config.json, model.safetensors) nor "
                             "folds (models/fold0, ...)")  # fmt: skip
 

@@ -268,7 +268,9 @@ def _weight_file(folder: Path) -> Path:
         single = [path for path in inside if is_weight_file(path) and path.is_file()]
         if len(single) == 1:
             return single[0]
-        shown = ", ".join(path.name for path in inside[:8]) or "nothing"
+        if any((folder / "model" / name).is_file() for name in WEIGHT_FILES):
+            raise FileNotFoundError(f"{folder}: not the folder of a checkpoint; did you mean {folder}/model?")
+        shown = ", ".join([*(path.name for path in inside[:8]), *["..."] * (len(inside) > 8)]) or "nothing"
         raise FileNotFoundError(
             f"{folder}: none of {', '.join(WEIGHT_FILES)} in this folder, nor a single other weight file (it holds "
             f"{shown})"

@@ -105,7 +105,9 @@ def check(c: Config) -> None:
         raise ValueError(f"either BoneXage's form ({' '.join(c.line)[:80]}) or --images, not both")
     if c.line:
         if len(c.line) not in (2, 3, 4):
-            raise ValueError(f"{len(c.line)} words without a flag; expected IMAGE_LIST SEX [SIZE [MODEL]]")
+            raise ValueError(
+                f"{len(c.line)} word{'s' * (len(c.line) != 1)} without a flag; expected IMAGE_LIST SEX [SIZE [MODEL]]"
+            )
         c.images, c.sex, c.saliency = [Path(c.line[0])], c.line[1], c.output_dir is not None
         if len(c.line) > 2:
             if not (c.line[2].isascii() and c.line[2].isdigit()):
@@ -199,7 +201,9 @@ class Networks:
             self.notes.append(f"the network was trained on {trained[0]} x {trained[1]} pixels, not {c.image_size}: its "
                               "errors there are not known")  # fmt: skip
         same = trained == (self.preprocessing.height, self.preprocessing.width)
-        self.references = self.find_references(list(found)) if same else []
+        references = self.find_references(list(found))
+        self.ages = references[0].ages if references else None  # the range of the training holds at any size
+        self.references = references if same else []
         self.likeness = Joint([one.likeness for one in self.references])
         layout = torch.channels_last  # convolutions are faster so
         for model in self.models:
@@ -388,7 +392,7 @@ def described(c: Config, network: Networks, records, rows: list[int], months, sp
         girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
         if network.likeness.is_unlike(likeness[place]):
             reasons.append(f"{network.likeness.sentence(likeness[place])}, perhaps no hand")
-        if reference is not None and (beyond := range_warning([mean[place], girl, boy], reference.ages)):
+        if network.ages is not None and (beyond := range_warning([mean[place], girl, boy], network.ages)):
             reasons.append(beyond)
         if reasons:  # both promise something for hands like those of the training alone
             low[place] = high[place] = unit[place] = math.nan

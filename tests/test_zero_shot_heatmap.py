@@ -638,6 +638,20 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
     assert localisation_verdict([]) == ""
 
 
+def test_a_run_that_finished_nothing_does_not_bind_the_next(images, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((FileNotFoundError, ValueError), match="empty"):
+        heatmap(model, images, tmp_path / "maps", masks="complementary", reference=tmp_path / "empty")
+    assert heatmap(model, images, tmp_path / "maps", masks="complementary") == 0
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoint(images, model, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(model)
+    with pytest.raises(FileNotFoundError, match="did you mean .*/run/model"):
+        heatmap(tmp_path / "run", images, tmp_path / "maps")
+
+
 def test_without_findings_the_first_line_says_that_nothing_was_tested(images, model, tmp_path):
     assert heatmap(model, images, tmp_path / "maps") == 0
     page = (tmp_path / "maps" / "index.html").read_text(encoding="utf-8")

@@ -200,7 +200,8 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments:"):
             known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
             word = next((w for w in message.split()[2:] if w.startswith("--")), "").split("=")[0]
-            near = difflib.get_close_matches(word, known, n=1)
+            longer = [flag for flag in known if word and flag.startswith(word)]
+            near = longer[:1] or difflib.get_close_matches(word, known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (see --help)"
         self.exit(2, f"{self.prog}: {escaped(message)}\n")
 

@@ -122,7 +122,7 @@ def test_the_published_line(model, hands, monkeypatch):
     assert girl == run("image_list.txt", "Female", "64", model).stdout != ran.stdout
     assert not list(hands.parent.glob("out*"))  # it writes nothing
     for words, told in (
-        (("image_list.txt",), "1 words without a flag"),
+        (("image_list.txt",), "1 word without a flag"),
         (("image_list.txt", "X"), "sex is 'X'; expected male or female"),
         (("image_list.txt", "M", "big"), "SIZE 'big'"),
         (("none.txt", "M", "64", model), "none.txt: no such list"),
@@ -249,6 +249,9 @@ def test_an_answer_outside_the_training_ages_is_not_to_be_used(model, hands, tmp
     ran = run("--images", hands / "h0.png", "--sex", "M", "--age_from_dicom", "--model_path", copy, "--output_dir", out)
     told = "outside the range of the training data by 86 months: do not use"
     assert ran.returncode == 0 and ran.stdout.splitlines()[0].endswith(f"0 years 0 months (0.0 months); {told}")
+    other_size = ("--image_size", 96, "--output_dir", out.with_name("other_size"))
+    ran_larger = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, *other_size)
+    assert ran_larger.stdout.splitlines()[0].endswith(told)
     (row,), page = rows_of(out), (out / "index.html").read_text()
     assert row["do_not_use"] == told and row["low_months"] == row["high_months"] == "" and row["like_training"] == "yes"
     assert told in page and "<b>DO NOT USE: 0 years 0 months</b>" in page

@@ -344,3 +344,8 @@ def test_the_end_of_a_script_does_not_look_for_garbage(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     collected, frozen = map(int, done.stdout.split())
     assert done.returncode == 3 and collected < 1000 < frozen
+
+
+def test_the_beginning_of_a_flag_is_answered_with_the_flag(capsys):
+    assert "did you mean --norm_pix_loss?" in refused(capsys, "--data_path", "x", "--norm")
+    assert "did you mean --level?" in refused(capsys, "--data_path", "x", "--levl", "1")
