@@ -4,7 +4,7 @@ Records are those of `evaluation.heatmap_study`: `groups` is what the reference 
 `reference_group` the group that was used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import stdtr
@@ -63,6 +63,18 @@ def few_normals_sentence(group: str, count: int) -> str:
         f"upper limit, and chance alone puts {chance:.1%} of their patches above z = 3 (0.1% with hundreds of normals)."
     )
     return told if count >= FEWEST else f"{told} Fewer than {FEWEST} normals hardly show what is unlike them."
+
+
+def mixture_sentence(records: Sequence[dict], groups: Mapping[str, int]) -> str:
+    """Which radiographs are compared with normals of several body parts at once; "" if none are.
+
+    `groups`: normals of each group, as `NormalReference.groups`. A group that holds all of them is no part.
+    """
+    parts = sorted(name for name, count in groups.items() if name and 2 <= count < groups[""])
+    by_all = sum(record["reference_group"] == "all" for record in records)
+    if len(parts) < 2 or not by_all:
+        return ""
+    return f"{by_all:,} of {len(records):,} radiographs are compared with a mixture of {list_names(parts)}"
 
 
 def outside_sentence(records: Sequence[dict]) -> str:

@@ -17,7 +17,7 @@ from evaluation.heatmap_figures import (
     take_drawing,
     write_overlay,
 )
-from evaluation.heatmap_reference import LIMITS, limits_of, outside_sentence, reference_table
+from evaluation.heatmap_reference import LIMITS, limits_of, mixture_sentence, outside_sentence, reference_table
 from evaluation.heatmap_study import Unreadable, ahead
 from evaluation.intervals import FRACTION, Interval, mean_interval
 from evaluation.localisation import BASELINES, METRICS
@@ -122,6 +122,7 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
     flags = {f.name: getattr(study.config, f.name) for f in dataclasses.fields(study.config)}
     compared = [reference_table(records, tops)] if study.reference is not None and records else []
     unlike = outside_sentence(records) if compared else ""
+    mixed = mixture_sentence(records, study.reference.groups) if compared else ""
     report = Report(
         title="Zero-shot error maps",
         lead=f"A masked autoencoder hid {study.mask_ratio:.0%} of each radiograph {study.passes} times and predicted "
@@ -135,7 +136,7 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
         tables=[*compared, *tables],
         failed=lost,
         unit="z" if study.reference is not None else "",
-        banner=f"Do not use these z-scores: {unlike}." if unlike else "",
+        banner=f"Do not use these z-scores: {unlike}." if unlike else mixed and f"z-scores say little: {mixed}.",
         verdict=NOT_TESTED if study.truth is None else localisation_verdict(localisation_rows(records)),
         box=("What the maps cannot say", [*LIMITS, *(limits_of(records) if compared else ())]),
     )

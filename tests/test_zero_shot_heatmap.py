@@ -454,7 +454,7 @@ def test_folders_name_their_normals(model, parts, capsys):
     np.testing.assert_array_equal(z["several"], z["one"])
     assert np.nanmax(np.abs(z["out"])) < 100
     page = (parts / "out" / "index.html").read_text()
-    assert "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
+    assert "mixture" not in page and "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
 
 
 def test_lists_and_the_flag_name_the_normals(model, parts, capsys):
@@ -470,6 +470,8 @@ def test_lists_and_the_flag_name_the_normals(model, parts, capsys):
     }
     assert used == {("hand", "0.png"): "Hand, adult", ("pelvis", "0.png"): "Pelvis", ("pelvis", "1.png"): "all"}
     assert "1 by Hand, adult, 1 by Pelvis, 1 by all: no group pelvis" in capsys.readouterr().out
+    page = (parts / "out" / "index.html").read_text()
+    assert "z-scores say little: 1 of 3 radiographs are compared with a mixture of Hand, adult, Pelvis." in page
     heatmap(model, parts / "pelvis", parts / "flag", reference=parts / "normals.csv", group="Pelvis", **EVEN)
     assert set(groups_of(parts / "flag").values()) == {"Pelvis"}
     with pytest.raises(ValueError, match="--group hip: the reference has no two .* it has Hand, adult, Pelvis"):
