@@ -247,7 +247,7 @@ def _with_enough_negatives(interval: Interval, counts: Mapping[int, int], specif
     needed = math.ceil(2 / max(1 - specificity, 1e-3) - 1e-9)
     if counts.get(0, 0) >= needed:
         return interval
-    reason = f"{TOO_FEW} without the finding ({counts.get(0, 0)}; {needed} for a specificity of {specificity:g})"
+    reason = f"{TOO_FEW} without the finding for the sensitivity ({counts.get(0, 0)}; {needed} are needed)"
     return Interval(interval.estimate, math.nan, math.nan, reason)
 
 

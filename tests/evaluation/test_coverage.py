@@ -139,7 +139,7 @@ def test_a_sensitivity_needs_negatives_that_fix_its_specificity():
     target = (np.arange(40) < 20).astype(float)
     scores = np.linspace(0.9, 0.1, 40)
     found = metric_intervals("binary", target, scores, np.arange(40), generator=np.random.default_rng(0), draws=50)
-    expected = "too few patients without the finding (20; 40 for a specificity of 0.95)"
+    expected = "too few patients without the finding for the sensitivity (20; 40 are needed)"
     assert found["sensitivity"].reason == expected and math.isnan(found["sensitivity"].low)
     found = metric_intervals("binary", target, scores, np.arange(40), generator=np.random.default_rng(0), draws=50,
                              specificity=0.8)  # fmt: skip
