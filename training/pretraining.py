@@ -104,9 +104,11 @@ class Pretraining:
             distributed.from_main(lambda: self.prepare(paths))
         self.tensorboard = self.open_tensorboard()
         plan = self.plan
+        several = f"{distributed.world_size()} processes, the first " * (distributed.world_size() > 1)
+        unreadable = f"{len(quarantined)} unreadable" + ": see quarantine.csv" * (len(quarantined) > 0)
         self.say(
-            f"{len(paths):,} radiographs ({len(quarantined)} unreadable), {plan.steps_per_epoch} steps of "
-            f"{plan.global_batch} per epoch, {plan.last_step:,} in all; {self.network} on {self.device}"
+            f"{len(paths):,} radiographs ({unreadable}), {plan.steps_per_epoch} steps of {plan.global_batch} per "
+            f"epoch, {plan.last_step:,} in all; {self.network} on {several}{self.device}"
         )
         if advice := self.advice():
             self.say(advice)
