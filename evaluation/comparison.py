@@ -154,7 +154,6 @@ def compare_metrics(
     drawn = [statistics(weights) for weights in resample_weights(names, generator, draws)]
     counts = class_patients(truth, names) if kind != "regression" else {0: len(np.unique(names))}
     patients = Patients(tuple(counts.values()))
-    correction = min(patients.counts) / (min(patients.counts) - 1)
     p = _exchange_test(kind, truth, predictions, names, differences, generator, draws, options)
     compared = {}
     for name in chosen:
@@ -167,7 +166,7 @@ def compare_metrics(
         if _alike(predictions):
             compared[name] = _same(differences[name], "both predict the same")
             continue
-        covariance = np.cov(values) * correction
+        covariance = np.cov(values) * patients.correction
         limits = LIMITS[name]
         ends = [
             make_interval(whole[network, name], float(covariance[network, network]), patients, limits, level)
@@ -231,7 +230,6 @@ def _exchange_test(
     blocks = math.ceil((2**count if exhaustive else draws) / _block(len(index)))
     twice = np.concatenate([truth, truth])
     extreme = dict.fromkeys(differences, 0)
-    observed = {}
     total = 0
     both = {False: _stacked(predictions), True: _stacked([_ranks(kind, predicted) for predicted in predictions])}
     for exchanged in steps(_exchanges(index, count, generator, draws), "exchanges", "block", blocks):
@@ -243,7 +241,6 @@ def _exchange_test(
             for name in differences:
                 if (name in RANKED) == ranked:
                     shifts = parts[0][name] - parts[1][name]
-                    observed[name] = shifts[0]
                     extreme[name] += int((np.abs(shifts[1:]) >= abs(shifts[0]) - 1e-12).sum())
         total += len(exchanged)
     if exhaustive:

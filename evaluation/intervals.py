@@ -82,6 +82,11 @@ class Patients(NamedTuple):
         return len(self.counts) ** 2 / sum(1 / count for count in self.counts)
 
     @property
+    def correction(self) -> float:
+        """What turns the variance of a bootstrap, which divides by the number of patients, into an unbiased one."""
+        return self.effective / (self.effective - 1)
+
+    @property
     def degrees(self) -> float:
         """Degrees of freedom of the variance (Satterthwaite), as if each patient varied equally.
 
@@ -273,6 +278,8 @@ def too_few_of(kind: str, target: np.ndarray, clusters: Sequence, classes: tuple
     if kind == "regression":
         return too_few(total) if total < FEWEST_PATIENTS else ""
     counts = class_patients(target, clusters)
+    if not counts:
+        return ""
     rarest = min(counts, key=lambda label: (counts[label], -label))
     if counts[rarest] >= FEWEST_PATIENTS or len(counts) < 2:
         return ""
@@ -323,8 +330,7 @@ def weighted_intervals(
             continue
         values = np.concatenate([part[name] for part in drawn])
         variance = np.nanvar(values, ddof=1) if np.count_nonzero(~np.isnan(values)) > 1 else math.nan
-        # the bootstrap divides by the number of patients, an unbiased variance by one less
-        corrected = variance * behind[name].effective / (behind[name].effective - 1)
+        corrected = variance * behind[name].correction
         limit = (LIMITS | (limits or {})).get(name, NO_LIMITS)
         found[name] = make_interval(estimate, corrected, behind[name], limit, level)
     return found

@@ -288,3 +288,11 @@ def test_two_perfect_networks_are_not_certainly_equal():
     assert by_delong.p == 1 and by_delong.low < -0.1 and by_delong.high > 0.1
     worst = delong_test(target, first, -second)
     assert worst.difference == 1 and worst.p < 0.01 and 0 < worst.low < 1 and worst.high == 1
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_without_a_target_nothing_is_compared(kind):
+    nothing = np.full(6, math.nan)
+    found = compare_metrics(kind, nothing, np.full(6, 0.2), np.full(6, 0.3), np.arange(6),
+                            generator=np.random.default_rng(0), draws=10)  # fmt: skip
+    assert all(math.isnan(comparison.p) and comparison.reason for comparison in found.values())
