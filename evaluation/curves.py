@@ -24,7 +24,8 @@ def draw_curves(
 ) -> None:
     """Loss (training, and held-out where logged), learning rate and gradient norm over epochs, as one PNG.
 
-    `references`: losses on the held-out radiographs of what needs no learning, as dotted lines. `others`: titles of
+    One legend for all panels lies below them. `references`: losses on the held-out radiographs of what needs no
+    learning, as dotted lines. `others`: titles of
     more quantities of the log, by their names there. `judged`: which of them a fold's "validation" is of.
     """
     import matplotlib
@@ -52,8 +53,6 @@ def draw_curves(
                 axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
         axis.set(xlabel="epoch", title=titles.get(name, name))
         axis.grid(alpha=0.25)
-        if name != "loss" and len(axis.lines) > 1:
-            axis.legend(frameon=False, fontsize=8)
         if name == "loss":
             for shade, (label, level) in zip(("0.3", "0.5", "0.7"), (references or {}).items()):
                 axis.axhline(level, ls=":", lw=1.2, color=shade, label=f"{label}, held out")
@@ -63,7 +62,12 @@ def draw_curves(
                 axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axis.yaxis.set_minor_formatter(NullFormatter())
                 axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.legend(frameon=False, fontsize=8)
+        axis.tick_params(labelbottom=True)  # also above an empty place
+    entries = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(plain(title, 600), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

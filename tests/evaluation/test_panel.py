@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -139,6 +140,24 @@ def test_curves_are_drawn_from_whatever_is_logged(tmp_path):
         (tmp_path / "curves.png").unlink()
     assert sizes["all"][0] == pytest.approx(3 * sizes["held out only"][0], abs=3)
     assert len(read_metrics(lines(tmp_path / "m.jsonl", training + validation + skipped))) == 9
+
+
+def test_no_line_crosses_the_legend_of_the_curves(tmp_path, monkeypatch):
+    """It lies outside all axes, at any height of the curves."""
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    records = [{"step": s, "epoch": s, "loss": 1.0, "lr": s % 5, "kl": 1.0, "val_kl": 2.0, "val_loss": 1.2}
+               for s in range(60)]  # fmt: skip
+    references = {"linear interpolation": 0.3, "mean image": 0.6, "mean of the visible patches": 0.8}
+    draw_curves(lines(tmp_path / "m.jsonl", records), tmp_path / "c.png", references=references, others={"kl": "KL"})
+    (figure,) = figures
+    assert all(axis.get_legend() is None for axis in figure.axes)
+    (legend,) = figure.legends
+    labels = ["training", "held out", *(f"{name}, held out" for name in references)]
+    assert [text.get_text() for text in legend.get_texts()] == labels
+    place = legend.get_window_extent()
+    assert place.x0 >= 0 and place.x1 <= figure.bbox.x1
+    assert not any(place.overlaps(axis.get_tightbbox()) for axis in figure.axes)
 
 
 def test_what_to_think_of_a_panel():
