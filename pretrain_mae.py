@@ -234,14 +234,15 @@ class Pretraining(training.pretraining.Pretraining):
             caption += f"held-out loss {loss:.4f}"
             caption += "".join(f"; {method} {value:.4f}" for method, value in self.references.items())
         else:
-            caption += f"loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
+            caption += f"training loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
         self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
         references = self.references if self.held_out else {}
         told = "" if c.norm_pix_loss else outlook(step, self.plan.last_step, loss, references)
         if told and told != self.told:  # what stays the same is said once
+            kind = "held-out" if self.held_out else "training"
             best = min(references, key=references.get, default=None)
             level = f"; {best} {references[best]:.3g}" if references else ""
-            self.say(f"{step:,} step{'s' * (step != 1)}: {told} (loss {loss:.3g}{level})")
+            self.say(f"{step:,} step{'s' * (step != 1)}: {told} ({kind} loss {loss:.3g}{level})")
         self.told = told
 
     def prepare(self, paths) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cli import flag, run
+from training.progress import bar
 
 WAYS = {
     "random, 4 passes": (4, "random"),
@@ -61,7 +62,7 @@ def main(config: Config) -> int:
     truth = None if config.truth is None else read_truth(config.truth)
     rows: dict[str, list] = {way: [] for way in WAYS}
     aurocs: dict[str, list] = {way: [] for way in WAYS}
-    for path, pixels, finding in progress(chosen(config, preprocessing, truth)):
+    for path, pixels, finding in bar("maps", "radiograph")(chosen(config, preprocessing, truth)):
         image = preprocessing.normalise(preprocessing.fit(pixels)[None]).to(device)
         yardstick = error_map(network, preprocessing, image, 40, "random", f"yardstick {path}")
         for way, (passes, masks) in WAYS.items():
@@ -115,13 +116,6 @@ def error_map(network, preprocessing, image, passes: int, masks: str, name: str)
 
     visible = visible_patches(passes, network.grid, network.config.visible, mask_generator(0, name), masks)
     return error_maps(network, image, visible[None], mean=preprocessing.mean, std=preprocessing.std).maps[0]
-
-
-def progress(items: list):
-    """A progress bar over radiographs."""
-    from tqdm import tqdm
-
-    return tqdm(items, unit=" radiographs")
 
 
 if __name__ == "__main__":

@@ -323,7 +323,7 @@ class Pretraining(training.pretraining.Pretraining):
         c, out, backbone = self.config, Path(self.config.output_dir), self.objective.teacher.backbone
         log = out / "metrics.jsonl"
         records = read_metrics(log) if log.exists() else []
-        names = {"loss": "loss", "val_loss": "loss, held out"} | METERS
+        names = {"loss": "training loss", "val_loss": "held-out loss"} | METERS
         figures = {label: record[key] for record in records for key, label in names.items() if key in record}
         run = Provenance(recipe=self.recipe(), radiographs=self.plan.samples, step=step, last_step=self.plan.last_step,
                          licence=c.licence, initial_licence=self.initial_licence, figures=figures)  # fmt: skip

@@ -211,9 +211,9 @@ def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
                        "--epochs 500 makes at least 2,000")  # fmt: skip
     losses = [r["val_loss"] for r in metrics(tmp_path / "two") if "val_loss" in r]
     early, end = told[1:]
-    assert early.startswith(f"4 steps: a mean picture is normal this early (loss {losses[0]:.3g}; ")
-    assert end.startswith("12 steps: the run ends with little more than a mean picture; it needs more --epochs (loss")
-    assert f"(loss {losses[2]:.3g}; " in end
+    assert early.startswith(f"4 steps: a mean picture is normal this early (held-out loss {losses[0]:.3g}; ")
+    assert end.startswith("12 steps: the run ends with little more than a mean picture; it needs more --epochs (")
+    assert f"(held-out loss {losses[2]:.3g}; " in end
 
 
 def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
@@ -221,7 +221,7 @@ def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
     train(settings(radiographs, tmp_path / "cut", max_steps=1))
     told = capfd.readouterr().out
     assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told
-    assert "1 step: a blur is normal after so few steps (loss" in told
+    assert "1 step: a blur is normal after so few steps (training loss" in told
     train(settings(radiographs, tmp_path / "long", epochs=1.25, panel_freq=0))
     assert "mean picture" not in capfd.readouterr().out
 

@@ -26,7 +26,7 @@ from training.dropout import shared_dropout
 from training.files import printable, reason_of
 from training.objective import Objective
 from training.optim import set_schedules
-from training.progress import bar_stream, warn
+from training.progress import bar_stream, load_tqdm, warn
 from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
@@ -261,7 +261,7 @@ class _Loop:
         }
         self.totals, self.counted = {}, 0
         self.pace.begin()
-        state = f"epoch {record['epoch']:.1f} loss {record['loss']:.4g} lr {record.get('lr', 0):.2e}"
+        state = f"epoch {record['epoch']:.1f}, training loss {record['loss']:.4g}, lr {record.get('lr', 0):.2e}"
         bar.set_postfix_str(state, refresh=sys.stderr.isatty())
         self._note(record)
         if self.s.on_log and distributed.is_main():
@@ -336,13 +336,11 @@ class _Loop:
             distributed.from_main(self._export)  # killed between the last checkpoint and its export
 
     def _bar(self):
-        from tqdm import tqdm
-
         total, done = self.s.plan.last_step * self.s.plan.global_batch, self.step * self.s.plan.global_batch
         hidden = not (self.s.progress_bar and distributed.is_main())
         seconds = 1 if sys.stderr.isatty() else 30  # a log file is no terminal
-        return tqdm(
-            total=total, initial=done, unit=" radiographs", disable=hidden, smoothing=0.05, dynamic_ncols=True,
+        return load_tqdm()(
+            total=total, initial=done, unit="radiograph", disable=hidden, smoothing=0.05, dynamic_ncols=True,
             mininterval=seconds, maxinterval=max(seconds, 10), file=bar_stream(),
         )  # fmt: skip
 

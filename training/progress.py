@@ -1,6 +1,7 @@
 """What a script says while it works: sentences and progress bars, from the main process alone."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -66,16 +67,14 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
     In a log file it is a line every `LOG_SECONDS` and one at its end, and none for a loop shorter than `STEPS_SECONDS`.
     `delay`: seconds before it appears on a terminal.
     """
-    from tqdm import tqdm
-
     if total is None and items is not None:
         total = len(items) if hasattr(items, "__len__") else None
     log = not sys.stderr.isatty()
-    return tqdm(
+    return load_tqdm()(
         items,
         total=total,
         desc=escaped(title),
-        unit=f" {unit}{'es' if unit.endswith('ch') else 's'}",
+        unit=unit,
         mininterval=LOG_SECONDS if log else 0.5,
         maxinterval=LOG_SECONDS if log else 10,  # else tqdm's monitor adds a line of its own in between
         leave=log,
@@ -84,6 +83,20 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
         disable=total == 0 or _bars is False or _in_worker() or not _is_main(),
         file=bar_stream(),
     )
+
+
+@functools.cache
+def load_tqdm() -> type:
+    """`tqdm.tqdm`, whose `unit` is one noun in the singular: "12.50 files/s", and "2.00 s/file" where it is slow."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        @staticmethod
+        def format_meter(*arguments, unit: str, **options) -> str:
+            plural = f" {unit}{'es' if unit.endswith('ch') else 's'}"
+            return tqdm.format_meter(*arguments, unit=plural, **options).replace(f"s/{plural}", f" s/{unit}")
+
+    return Bar
 
 
 def bar_stream():

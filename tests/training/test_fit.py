@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import time
 import warnings
 
@@ -63,7 +64,7 @@ def train(folder=None, *, batch_size=8, accumulate=1, steps=40, delay=0.0, poiso
         plan=plan, optimizer=adamw(parameter_groups(objective)),
         schedules={"lr": warmup_cosine(1e-2, warmup=0.1), "weight_decay": constant(0.05)},
         batches=batches(plan, 5, delay, poison), seed=5, run=RunFolder(folder, {"seed": 5}) if folder else None,
-        save_every=3, log_every=4, progress_bar=False, name_of=lambda i: f"file_{i}.png", **changes,
+        save_every=3, log_every=4, name_of=lambda i: f"file_{i}.png", **{"progress_bar": False} | changes,
     )  # fmt: skip
     outcome = fit(objective, settings)
     return objective, outcome
@@ -198,6 +199,11 @@ class Exploding(Toy):
     def forward(self, batch, progress):
         out = super().forward(batch, progress)
         return {"loss": out["loss"] + (self.net[3].bias * 0).abs().sqrt().sum() * 0.0}
+
+
+def test_the_bar_says_which_loss_it_shows(tmp_path, capsys):
+    train(tmp_path / "a", progress_bar=True)
+    assert re.search(r"epoch \d+\.\d, training loss \S+, lr ", capsys.readouterr().err)
 
 
 def test_a_gradient_that_is_not_finite_names_the_whole_step(tmp_path, capsys, monkeypatch):

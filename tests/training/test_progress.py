@@ -74,6 +74,13 @@ def test_a_log_file_gets_lines_with_rate_and_total(monkeypatch, capsys):
     assert "3/3" in last and "radiographs/s" in last
 
 
+def test_a_rate_names_its_unit_once_and_without_a_space_too_many():
+    shown = progress.load_tqdm().format_meter
+    assert "2.00 s/radiograph]" in shown(n=5, total=10, elapsed=10, unit="radiograph")
+    assert "2.00 radiographs/s]" in shown(n=20, total=30, elapsed=10, unit="radiograph")
+    assert "4.00 s/batch]" in shown(n=5, total=10, elapsed=20, unit="batch")
+
+
 def test_short_loops_leave_no_line_in_a_log_file(monkeypatch, capsys):
     assert shown(monkeypatch, capsys, in_a_bar) == ""
 
