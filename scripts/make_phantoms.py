@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import argparse
 from pathlib import Path
 
-from training.cli import finish
+from training.cli import Parser, finish
 from training.os_errors import naming
 from training.progress import bar, say
 
@@ -35,7 +35,7 @@ def names(choices: tuple[str, ...]):
         chosen = tuple(word for word in text.replace(" ", ",").split(",") if word)
         for word in chosen:
             if word not in choices:
-                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(choices)}")
+                raise argparse.ArgumentTypeError(f"must be one or several of {', '.join(choices)}, not {word!r}")
         return chosen
 
     return parse
@@ -45,64 +45,65 @@ def at_least(low: int):
     """Argument type: a whole number not below `low`."""
 
     def parse(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
         if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is less than {low}")
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low}, not {text!r}")
         return value
 
-    parse.__name__ = "whole number"
+    parse.__name__ = "int"
     return parse
 
 
 def fraction(text: str) -> float:
-    """A number between 0 and 1, for argparse."""
-    value = float(text)
+    """Argument type: a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text!r}")
     return value
 
 
 def picture_name(text: str) -> Path:
     """Argument type: the name of a picture to write."""
     if Path(text).suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(PICTURES)}")
+        raise argparse.ArgumentTypeError(f"must be a name that ends in {' or '.join(PICTURES)}, not {text!r}")
     return Path(text)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Flags of this script, as --a-b and --a_b."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> Parser:
+    """Flags of this script, as --a_b and --a-b."""
+    parser = Parser(usage="%(prog)s --out PATH [flags]", description=__doc__)
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder to write; must be empty or new")
-    add("--layout", choices=LAYOUT_NAMES, default="folder", help="on-disk layout (default folder)")
-    add("--n", type=at_least(1), default=100, help="number of images (default 100)")
-    add("--seed", type=at_least(0), default=0, help="everything is drawn from it (default 0)")
-    add("--size", type=at_least(32), default=512, help="long side in pixels (default 512)")
-    add(
-        "--format",
-        choices=("png16", "png8", "jpeg", "dicom"),
-        default=None,
-        help="of the folder layout (default png16)",
-    )
+    add("--out", type=Path, required=True, help="folder to write; must be empty or new (required)")
+    add("--layout", choices=LAYOUT_NAMES, default="folder", help="on-disk layout [folder]")
+    add("--n", type=at_least(1), default=100, help="number of images [100]")
+    add("--seed", type=at_least(0), default=0, help="everything is drawn from it [0]")
+    add("--size", type=at_least(32), default=512, help="long side in pixels [512]")
+    add("--format", choices=("png16", "png8", "jpeg", "dicom"), default=None, help="of the folder layout [png16]")
     add(
         "--difficulty",
         choices=("clear", "hard"),
         default="hard",
-        help="size and contrast of lesions, pose, regions (default hard)",
+        help="size and contrast of lesions, pose, regions [hard]",
     )
     for flag, known, default in (
         ("--regions", REGION_NAMES, "the difficulty's"),
         ("--conditions", CONDITION_NAMES, "all"),
     ):
-        add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)} (default {default})")
-    add("--condition-fraction", "--condition_fraction", type=fraction, default=None, metavar="P",
-        help="share of patients that are not normal, 0 to 1 (default: all conditions alike)")  # fmt: skip
-    add("--field", type=float, default=1.0, metavar="P",
+        add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)}; default: {default}")
+    add("--condition_fraction", "--condition-fraction", type=fraction, default=None, metavar="FLOAT",
+        help="share of patients that are not normal, 0 to 1; default: all conditions alike")  # fmt: skip
+    add("--field", type=float, default=1.0, metavar="FLOAT",
         help="side of the field as a share of the whole radiograph's: squares near the finding, or where one might be, "
-        "as a small detector sees them (0.1 to 1; default 1, the whole radiograph)")  # fmt: skip
+        "as a small detector sees them; 0.1 to 1, the whole radiograph [1]")  # fmt: skip
     add("--traps", action="store_true",
         help="plant what real releases hold: copies, a patient in two studies, a lost picture, ...")  # fmt: skip
-    add("--workers", type=at_least(1), default=1, help="processes (default 1)")
+    add("--workers", type=at_least(1), default=1, help="processes [1]")
     add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
     add(
         "--sheet",

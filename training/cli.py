@@ -17,6 +17,7 @@ import atexit
 import dataclasses
 import difflib
 import gc
+import re
 import reprlib
 import sys
 import textwrap
@@ -35,6 +36,14 @@ _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
 _SHORT.maxlevel, _SHORT.maxstring = 2, 200
 _SERVICES = ("use_wandb",)  # flags that ask for the network
 LONGEST_ERROR = 2_000  # characters of a sentence, which may quote a table of thousands of columns
+_SENTENCES = {  # what argparse says of a flag -> what follows the flag's name
+    r"invalid float value: (.*)": r"must be a number, not \1",
+    r"invalid int value: (.*)": r"must be a whole number, not \1",
+    r"invalid choice: (.*) \(choose from (.*)\)": lambda m: "must be one of " + m[2].replace("'", "") + f", not {m[1]}",
+    r"expected one argument": "needs a value",
+    r"expected at least one argument": "needs at least one value",
+    r"ignored explicit argument (.*)": r"takes no value, but \1 was given",
+}
 _MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
@@ -70,11 +79,9 @@ def parse(config_class: type, argv: list[str] | None = None):
     argv = sys.argv[1:] if argv is None else argv
     fields = dataclasses.fields(config_class)
     places = "".join(f" {_shown(field)} ..." for field in fields if field.metadata["positional"])
-    parser = _Parser(
+    parser = Parser(
         usage=f"%(prog)s{places} [--config YAML] [flags]",
         description=config_class.__doc__,
-        formatter_class=_Formatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="YAML", help="recipe whose keys are the flags below; flags win")
     types_of = typing.get_type_hints(config_class)
@@ -194,9 +201,18 @@ def _raised_by_us(error: BaseException) -> bool:
     return source.is_relative_to(repository) and "site-packages" not in source.parts
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` whose help shows each flag once and whose errors are one sentence.
+
+    An `argparse.ArgumentTypeError` of a type should read "must be ...": the flag is put before it.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False} | options)
+
     def error(self, message: str) -> typing.NoReturn:
         """One sentence, with the nearest flag for a misspelt one."""
+        message = _in_plain_words(message.replace("the following arguments are required:", "give"))
         if message.startswith("unrecognized arguments:"):
             known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
             word = next((w for w in message.split()[2:] if w.startswith("--")), "").split("=")[0]
@@ -204,6 +220,18 @@ class _Parser(argparse.ArgumentParser):
             near = longer[:1] or difflib.get_close_matches(word, known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (see --help)"
         self.exit(2, f"{self.prog}: {escaped(message)}\n")
+
+
+def _in_plain_words(message: str) -> str:
+    """A message of argparse about one flag: its first spelling, and what the value should be."""
+    about = re.fullmatch(r"argument ([^:/ ]+)[^:]*: (.*)", message, re.DOTALL)
+    if about is None:
+        return message
+    flag, wrong = about.groups()
+    for pattern, sentence in _SENTENCES.items():
+        if re.fullmatch(pattern, wrong, re.DOTALL):
+            return f"{flag} {re.sub(pattern, sentence, wrong, flags=re.DOTALL)}"
+    return f"{flag} {wrong}" if wrong.startswith("must be ") else f"{flag}: {wrong}"
 
 
 class _Switch(argparse.BooleanOptionalAction):
@@ -217,7 +245,7 @@ class _Switch(argparse.BooleanOptionalAction):
         negated = option_string.startswith("--no-")
         truth = {None: True, "true": True, "1": True, "false": False, "0": False}.get(values and values.lower())
         if truth is None or (negated and values):
-            parser.error(f"argument {option_string}: {values!r} is not True or False")
+            parser.error(f"{option_string} must be True or False, not {values!r}")
         setattr(namespace, self.dest, truth != negated)
 
 
@@ -240,7 +268,7 @@ class _Formatter(argparse.HelpFormatter):
         if isinstance(action, argparse.BooleanOptionalAction):
             return f"--[no-]{shown[0].removeprefix('--')}"
         if action.nargs == 0:
-            return ", ".join(shown)
+            return ", ".join(action.option_strings)
         return f"{shown[0]} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
     def _get_default_metavar_for_optional(self, action):
@@ -272,6 +300,8 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
     """The add_argument keywords that this field's type asks for."""
     default = _default(field)
     text = (field.metadata.get("help") or "").replace("%", "%%")
+    if aliases := field.metadata.get("alias"):
+        text += f" (also --{', --'.join(aliases)})"
     if default is dataclasses.MISSING:
         text += " (required)"
     elif isinstance(default, bool):
@@ -292,7 +322,7 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
     return common | {"type": type_}
 
 
-def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
+def _read_recipe(parser: Parser, path: Path, fields, types_of: dict) -> dict:
     """The recipe's values, converted and checked like flags."""
     from training.files import read_small
     from training.yaml_text import parse_yaml
@@ -320,7 +350,7 @@ def _read_recipe(parser: _Parser, path: Path, fields, types_of: dict) -> dict:
     return values
 
 
-def _convert(parser: _Parser, path: Path, field: dataclasses.Field, type_, value):
+def _convert(parser: Parser, path: Path, field: dataclasses.Field, type_, value):
     optional, type_ = type(None) in typing.get_args(type_), _plain(type_)
     if value is None and optional:
         return None
@@ -352,4 +382,7 @@ def _scalar(type_, value):
         raise ValueError("expected a number")
     if type_ is int and isinstance(value, float) and not value.is_integer():
         raise ValueError("expected a whole number")
-    return type_(value)
+    try:
+        return type_(value)
+    except ValueError:
+        raise ValueError(f"expected {'a whole number' if type_ is int else 'a number'}") from None

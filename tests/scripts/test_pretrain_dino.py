@@ -364,7 +364,7 @@ def test_continuing_from_a_dinov2(radiographs, tmp_path):
         (["--pretrained_weights", "{tmp}/nowhere.pth"], "nowhere.pth: no such checkpoint"),
         (["--use_wandb", "True"], "--use_wandb needs the wandb package"),
         (["--arch", "resnet34"], "--arch 'resnet34': choose resnet18, resnet50"),
-        (["--augmentation", "v3"], "invalid choice: 'v3'"),
+        (["--augmentation", "v3"], "--augmentation must be one of v1, v2, not 'v3'"),
         (["--local_size", "20"], "views of 20 pixels: not a multiple of the patch size 8"),
         (["--global_crops_scale", "0.5"], "--global_crops_scale takes 2 numbers, not 1"),
         (["--local_crops_scale", "0", "1"], "crop scale 0.0 to 1.0"),
