@@ -130,7 +130,7 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[lis
 
     told = {
         "duplicates": "not looked for (--duplicates compares the content of all files)",
-        "manifest": "none given (--manifest FILE notes size and sha256 of every file, and compares them later)",
+        "manifest": "no manifest was given (--manifest FILE notes size and sha256 of every file, and compares them later)",
     }
     wrong: list[Row] = []
     if config.manifest is None and not config.duplicates:
@@ -138,7 +138,10 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[lis
     content = fingerprints(paths, workers=config.num_workers, progress=bar("sha256"))
     if config.duplicates:
         wrong += [(path, "duplicate", f"same content as {printable(first)}") for path, first in duplicates(content)]
-        told["duplicates"] = f"{len(wrong):,} files have exactly the content of another one" if wrong else "none"
+        told["duplicates"] = f"no exact copies among {len(content):,} files"
+        if wrong:
+            files = "1 file has" if len(wrong) == 1 else f"{len(wrong):,} files have"
+            told["duplicates"] = f"{files} exactly the content of another one"
     if config.manifest is not None:
         file, folder = printable(config.manifest), common_folder(config.in_dirs)
         named = {name_below(path, folder): entry for path, entry in content.items()}

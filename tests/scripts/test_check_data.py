@@ -162,11 +162,12 @@ def test_three_verdicts_are_given_whatever_was_asked(script, folder, tmp_path, c
     found = verdicts(capsys.readouterr().out)
     assert found["readable"] == "4 of 4 files are usable radiographs"
     assert found["duplicates"].startswith("not looked for (--duplicates")
-    assert found["manifest"].startswith("none given (--manifest FILE")
+    assert found["manifest"].startswith("no manifest was given (--manifest FILE")
     line = ("--in-dirs", folder, "--manifest", tmp_path / "m.csv", "--duplicates")
     assert check(script, *line) == 0
     found = verdicts(capsys.readouterr().out)
-    assert found["duplicates"] == "none" and found["manifest"] == f"written: {tmp_path / 'm.csv'}, 4 files"
+    assert found["duplicates"] == "no exact copies among 4 files"
+    assert found["manifest"] == f"written: {tmp_path / 'm.csv'}, 4 files"
     assert check(script, *line) == 0
     assert verdicts(capsys.readouterr().out)["manifest"] == f"all is as {tmp_path / 'm.csv'} has noted"
     save(folder / "b.jpg", GREY[::-1].copy())
