@@ -236,7 +236,10 @@ def prepare(config: Config):
     h, w = model.input_size
     if loaded.preprocessor is None:
         preprocessing = Preprocessing(height=h, width=w)
-        say(f"note: the checkpoint does not say how its radiographs were prepared; assuming {preprocessing}")
+        say(
+            "note: the checkpoint does not say how its radiographs were prepared; this is assumed: "
+            f"{preprocessing.describe()}"
+        )
     else:
         preprocessing = Preprocessing.from_dict(loaded.preprocessor)
     if (preprocessing.height, preprocessing.width) != (h, w):

@@ -27,7 +27,7 @@ from training.preprocessor_facts import (
     check_statistics,
 )
 
-RESIZES = ("squash", "pad", "crop")
+RESIZES = {"squash": "aspect ignored", "pad": "aspect kept, black borders", "crop": "aspect kept, the middle"}
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -55,6 +55,18 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         object.__setattr__(self, "intensity_options", dict(self.intensity_options))
         _check(self)
+
+    def describe(self) -> str:
+        """Every step in words, for messages."""
+        options = "".join(f", {name} {value}" for name, value in self.intensity_options.items())
+        intensity = "min-max" if self.intensity == "minmax" else self.intensity
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        own = type(self)
+        imagenet = " (ImageNet's)" if (self.mean, self.std) == (own.mean, own.std) else ""
+        return (
+            f"{intensity} intensities{options}; {self.interpolation} interpolation to {self.height} x {self.width} "
+            f"pixels ({RESIZES[self.resize]}); mean {mean} and SD {std}{imagenet}"
+        )
 
     # ------------------------------------------------------------------------------------------------ forward
 

@@ -142,7 +142,10 @@ class Looker:
         self.preprocessing = Preprocessing.of(known, self.backbone.input_size)
         self.backbone.check_size((self.preprocessing.height, self.preprocessing.width), config.model_path)
         if not known:
-            say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
+            say(
+                "note: the checkpoint does not say how its radiographs were prepared; this is assumed: "
+                f"{self.preprocessing.describe()}"
+            )
         self.backbone.eval().to(device)
         self.transformer = hasattr(self.backbone.network, "blocks") and hasattr(self.backbone.network, "patch_embed")
         self.kind = config.kind if config.kind != "auto" else (

@@ -78,7 +78,10 @@ def main(config: Config) -> int:
     make_folder(config.out.parent)
     check_output(config.out)
     if not known:
-        say("it does not say how pictures were prepared: min-max and the statistics of ImageNet are assumed")
+        say(
+            "note: the checkpoint does not say how its radiographs were prepared; this is assumed: "
+            f"{preprocessing.describe()}"
+        )
     rows, found, failed = computed(config, backbone, preprocessing, paths, device)
     if not rows:
         write_failed(config, failed)

@@ -181,6 +181,18 @@ def test_contradictions_are_refused_with_a_sentence(change, message):
         Preprocessing.from_dict(Preprocessing().to_dict() | change)
 
 
+def test_a_description_names_every_step():
+    assert Preprocessing(32, 48).describe() == (
+        "min-max intensities; bilinear interpolation to 32 x 48 pixels (aspect ignored); mean 0.485 0.456 0.406 and SD "
+        "0.229 0.224 0.225 (ImageNet's)"
+    )
+    other = Preprocessing(16, 16, "percentile", {"low": 2}, "pad", "bicubic", (0, 0, 0), (1, 1, 1))
+    assert other.describe() == (
+        "percentile intensities, low 2; bicubic interpolation to 16 x 16 pixels (aspect kept, black borders); mean 0 0 0 "
+        "and SD 1 1 1"
+    )
+
+
 @pytest.mark.slow
 def test_hugging_face_reads_our_file(tmp_path):
     transformers = pytest.importorskip("transformers")

@@ -74,6 +74,7 @@ def test_register_tokens_are_no_patches(case, radiographs, tmp_path):
         folder_of(theirs, tmp_path / "in"), radiographs, tmp_path / "f.npz", "--patch", "--input_size", *size
     )
     assert done.returncode == 0, done.stderr
+    assert f"this is assumed: {Preprocessing(*size).describe()}\n" in done.stdout
     found = np.load(tmp_path / "f.npz")
     side = theirs.config.patch_size
     assert found["patch"].shape == (7, size[0] * size[1] // side**2, 48)
