@@ -133,6 +133,9 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later; settle flags that say the same thing twice."""
+    from training.files import check_folder
+
+    check_folder(config.out)
     if config.l1 and config.l2:
         raise ValueError("--l1 and --l2 exclude each other")
     if config.plot_norm is not None:

@@ -76,7 +76,7 @@ def main(config: Config) -> int:
 
 def check_files(config: Config) -> None:
     """Refuse two results in one file, and a manifest in a folder that is not there: a misspelt one would be new."""
-    from training.files import printable
+    from training.files import check_output, printable
 
     named: dict[Path, str] = {}
     for name in ("report", "audit", "manifest"):
@@ -85,16 +85,14 @@ def check_files(config: Config) -> None:
             raise ValueError(f"--{name} {printable(file)}: this file is that of --{other}, too")
     if config.manifest is not None and not config.manifest.parent.is_dir():
         raise FileNotFoundError(f"{printable(config.manifest)}: there is no such folder to write it into")
+    for file in filter(None, (config.report, config.audit, config.manifest)):
+        check_output(file)
 
 
 def make_folders(config: Config) -> None:
-    """The folders of the results; an OSError names a file that cannot be written, before hours of work."""
-    from training.files import check_output
-
-    for file in (config.report, config.audit, config.manifest):
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            check_output(file)
+    """The folders of the results."""
+    for file in filter(None, (config.report, config.audit, config.manifest)):
+        file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[list[Path], list[Row]]:
@@ -130,7 +128,7 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[lis
 
     told = {
         "duplicates": "not looked for (--duplicates compares the content of all files)",
-        "manifest": "no manifest was given (--manifest FILE notes size and sha256 of every file, and compares them later)",
+        "manifest": "no manifest was given (--manifest FILE notes size and sha256 of every file, or compares them)",
     }
     wrong: list[Row] = []
     if config.manifest is None and not config.duplicates:

@@ -42,14 +42,13 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0, or 1 if --verify found a difference."""
+    out = Path(config.out)
+    check_empty(out)
     from models.card import converted_card, stated_licence
     from models.dino_vits import is_dino
     from models.export import save_facebook, save_timm, vision_transformer
     from models.weights import as_transformer, mae_of, read_weights, save_mae
 
-    out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"--out {out}: already exists and is not empty")
     notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
     checkpoint = read_weights(config.source, config.weights)
     if is_dino(checkpoint) and config.to != "mae":
@@ -77,6 +76,15 @@ def main(config: Config) -> int:
             notes.append(ASSUMED)
         (save_mae if config.to == "hf" else save_facebook)(network, out, preprocessor, card)
     return finished(config, notes, lambda: both_outputs(config.to, out, network))
+
+
+def check_empty(out: Path) -> None:
+    """Refuse a folder that holds something, or into which nothing can be written, before anything is loaded."""
+    from training.files import check_folder
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: already exists and is not empty")
+    check_folder(out)
 
 
 def convert_dino(config: Config, checkpoint, licence: str | None) -> int:

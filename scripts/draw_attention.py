@@ -78,6 +78,9 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later."""
+    from training.files import check_folder
+
+    check_folder(config.out)
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
         raise FileExistsError(f"--out {config.out}: holds files; --overwrite replaces those of the same names")
     if not 0 <= config.alpha <= 1:

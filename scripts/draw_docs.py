@@ -44,12 +44,15 @@ class Config:
 def main(config: Config) -> int:
     if config.model_path is None and config.bone_age_model is None:
         raise ValueError("give --model-path or --bone-age-model")
-    config.out.mkdir(parents=True, exist_ok=True)
+    from training.files import check_folder, make_folder
+
+    check_folder(config.out)
     drawn = {}
     if config.model_path is not None:
         drawn = {"phantoms": phantoms(config.seed), "heatmaps": heatmaps(config)}
     if config.bone_age_model is not None:
         drawn["bone_age"] = bone_ages(config)
+    make_folder(config.out)
     for name, picture in drawn.items():
         path = config.out / f"{name}.png"
         with naming(path):

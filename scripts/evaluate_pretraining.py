@@ -53,14 +53,16 @@ def main(config: Config) -> int:
         unknown = sorted(set(getattr(config, name)) - set(choices))
         if unknown:
             raise ValueError(f"--{name} {unknown[0]!r}: choose {', '.join(choices)}")
+    from training.files import check_folder, make_folder, write_text
+
+    out = Path(config.out)
+    check_folder(out)
     from evaluation.pretraining import markdown, summary
-    from training.files import make_folder, write_text
     from training.tables import write_table
     from training.text import shortened
 
-    out = Path(config.out)
-    make_folder(out)
     study = Study(config)
+    make_folder(out)
     for part in config.parts:
         getattr(study, part)()
         table = study.table()

@@ -31,8 +31,9 @@ def main(config: Config) -> int:
 
     from data.table_files import read_table
     from evaluation.pretraining import curve, markdown
-    from training.files import write_text
+    from training.files import check_output, write_text
 
+    check_output(Path(config.out))
     parts = []
     for folder in config.runs:
         for share in SHARES:

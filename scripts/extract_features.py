@@ -64,7 +64,7 @@ def main(config: Config) -> int:
     from data.preprocessing import Preprocessing
     from models.backbones import build_backbone
     from training.device import choose_device, prepare_device
-    from training.files import check_output, make_folder
+    from training.files import make_folder
 
     records, classes = labels(config)
     paths, rows_of = radiographs(config, records)
@@ -76,7 +76,6 @@ def main(config: Config) -> int:
     preprocessing = Preprocessing.of(known, backbone.input_size)
     say(backbone.report)
     make_folder(config.out.parent)
-    check_output(config.out)
     if not known:
         say(
             "note: the checkpoint does not say how its radiographs were prepared; this is assumed: "
@@ -102,6 +101,8 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later."""
+    from training.files import check_output
+
     if config.out.suffix not in ENDINGS:
         raise ValueError(f"--out {config.out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     if config.patch and config.out.suffix != ".npz":
@@ -118,6 +119,7 @@ def check(config: Config) -> None:
         raise ValueError(f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels")
     if config.batch_size < 1 or config.num_workers < 0:
         raise ValueError("--batch_size must be at least 1, --num_workers at least 0")
+    check_output(config.out)
 
 
 def labels(config: Config) -> tuple:

@@ -73,8 +73,10 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 3 if some radiographs could not be read."""
     check(config)
-    from training.files import printable
+    from training.files import check_folder, printable
 
+    if config.output_dir is not None:
+        check_folder(config.output_dir)
     records, lost = inputs(config)
     if not len(records):
         raise ValueError(f"none of the {len(lost)} files is there, first {printable(lost[0][0])} ({lost[0][2]})")

@@ -33,8 +33,9 @@ def main(config: Config) -> int:
     from evaluation.benchmark_runs import collect
     from evaluation.benchmark_tables import write_tables
     from evaluation.summary_page import missing_text, write_summary
-    from training.files import make_folder
+    from training.files import check_folder, make_folder
 
+    check_folder(config.out)
     collection = collect(config.runs, config.backbones)
     shown = short_names(collection.backbones)
     rankings = [ranking(collection, setting) for setting in collection.settings]

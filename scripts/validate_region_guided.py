@@ -98,6 +98,9 @@ def main(config: Config) -> int:
 
 def check(c: Config) -> None:
     """Refuse what cannot work before anything is read."""
+    from training.files import check_folder
+
+    check_folder(c.output_dir)
     if (c.boxes is None) != (c.regions != "csv"):
         raise ValueError("--regions csv needs --boxes TABLE" if c.boxes is None else
                          f"--boxes is for --regions csv, not {c.regions}")  # fmt: skip

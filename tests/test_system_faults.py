@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -268,6 +269,30 @@ def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, 
         assert done.returncode == 2 and "Traceback" not in done.stderr and worked == [], done.stderr
         named = file if kind == "a folder" else parent
         assert str(named) in done.stderr and "tmp" + "." not in done.stderr
+    for name, flags in NOTHING_TO_LOAD.items():  # refused before an input is looked for
+        module = importlib.import_module(name)
+        flag = "--output_dir" if name in WITH_OUTPUT_DIR else "--out"
+        if kind == "a folder" and name != "scripts.evidence_table":
+            continue
+        done = script(module, *flags.split(), flag, file)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stdout == "", (name, done.stderr)
+        assert str(named) in done.stderr and "nowhere" not in done.stderr, (name, done.stderr)
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad", "folder.npz", picture.parent.name}  # nothing was made
+
+
+WITH_OUTPUT_DIR = ("scripts.predict_bone_age", "scripts.validate_region_guided")
+NOTHING_TO_LOAD = {
+    "scripts.extract_features": "--model_path nowhere --in_dirs nowhere",
+    "scripts.draw_attention": "--model_path nowhere --in_dirs nowhere",
+    "scripts.convert_checkpoint": "--source nowhere --to hf",
+    "zero_shot_heatmap": "--model_path nowhere --in_dirs nowhere",
+    "scripts.validate_region_guided": "--model_path nowhere --tables nowhere",
+    "scripts.predict_bone_age": "--model_path nowhere --images nowhere",
+    "scripts.summarize_benchmark": "nowhere",
+    "scripts.evidence_table": "--runs nowhere",
+    "scripts.evaluate_pretraining": "--model_path nowhere --train nowhere --test nowhere",
+    "scripts.draw_docs": "--model_path nowhere",
+}
 
 
 def refuse_to_write(dir):

@@ -113,12 +113,25 @@ def make_folder(folder: Path) -> None:
     _try_to_write(folder, folder)
 
 
+def check_folder(folder: Path) -> None:
+    """OSError that names a folder of results which takes no file, before anything is loaded.
+
+    Nothing is made: of a folder that is missing, the nearest one above it is tried.
+    """
+    _try_to_write(_nearest(folder), folder)
+
+
 def check_output(file: Path) -> None:
-    """OSError that names a file of results which cannot be written, before hours of work."""
+    """OSError that names a file of results which cannot be written, before anything is loaded. Nothing is made."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(file).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    _try_to_write(file.parent, file)
+    _try_to_write(_nearest(file.parent), file)
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest place above it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 def _try_to_write(folder: Path, named: Path) -> None:

@@ -188,8 +188,8 @@ def test_a_description_names_every_step():
     )
     other = Preprocessing(16, 16, "percentile", {"low": 2}, "pad", "bicubic", (0, 0, 0), (1, 1, 1))
     assert other.describe() == (
-        "percentile intensities, low 2; bicubic interpolation to 16 x 16 pixels (aspect kept, black borders); mean 0 0 0 "
-        "and SD 1 1 1"
+        "percentile intensities, low 2; bicubic interpolation to 16 x 16 pixels (aspect kept, black borders); mean 0 0 "
+        "0 and SD 1 1 1"
     )
 
 
