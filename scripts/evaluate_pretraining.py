@@ -4,14 +4,16 @@
         --out runs/mae/evaluation
 
 `--train` and `--test` are folders of `scripts/make_phantoms.py --layout folder` (records.csv, images, masks) with
-different patients. Nothing is chosen on the test folder. Writes results.csv (one row per figure, with 95 % intervals
-from resampling patients) and results.md, and prints the tables.
+different patients. Nothing is chosen on the test folder. Writes index.html, whose first line says what came out,
+results.csv (one row per figure, with 95 % intervals over patients), results.md and comparisons.csv (paired
+differences), and prints the tables and what came out.
 """
 
 import sys, pathlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class Config:
     model_path: str = flag(help="checkpoint folder of pretrain_mae.py (OUTPUT_DIR/model)")
     train: str = flag(help="folder of labelled phantoms to learn from")
     test: str = flag(help="folder of labelled phantoms of other patients to score on")
-    out: str = flag(help="folder for results.csv and results.md")
+    out: str = flag(help="folder for index.html, results.csv, results.md and comparisons.csv")
     parts: list[str] = flag(list(PARTS), "what to measure: " + ", ".join(PARTS))
     tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
     labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
@@ -57,7 +59,14 @@ def main(config: Config) -> int:
 
     out = Path(config.out)
     check_folder(out)
-    from evaluation.pretraining import markdown, summary
+    from evaluation.pretraining import (
+        COMPARISON_COLUMNS,
+        judged,
+        markdown,
+        summary,
+        verdict,
+        write_pretraining_page,
+    )
     from training.tables import write_table
     from training.text import shortened
 
@@ -69,7 +78,13 @@ def main(config: Config) -> int:
         write_table(out / "results.csv", list(table.columns), table.to_dict("records"))
     text = markdown(study.table(), title=f"{shortened(config.model_path)}, seed {config.seed}")
     write_text(out / "results.md", text)
-    say(*summary(study.table()).splitlines(), f"written: {out / 'results.md'}")
+    compared = judged(study.comparisons)
+    write_table(
+        out / "comparisons.csv", COMPARISON_COLUMNS, [{c: row[c] for c in COMPARISON_COLUMNS} for row in compared]
+    )
+    counts, settings = study.counts(), study.settings()
+    write_pretraining_page(out / "index.html", study.table(), compared, counts=counts, settings=settings)
+    say(*summary(study.table()).splitlines(), "", verdict(compared), f"open {out / 'index.html'}")
     return 0
 
 
@@ -85,7 +100,7 @@ class Study:
         from models.weights import load_mae
         from training.device import choose_device, prepare_device
 
-        self.config, self.rows = config, []
+        self.config, self.rows, self.comparisons = config, [], []
         self.device = choose_device(config.device)
         prepare_device(self.device)
         loaded = load_mae(config.model_path, weights=config.weights)
@@ -163,6 +178,34 @@ class Study:
         self.rows.append({"part": part, "task": task, "labels": labels, "method": method, "metric": metric,
                           "value": number, "low": low, "high": high, "seed": self.config.seed})  # fmt: skip
 
+    def compare(self, part: str, task: str, methods: tuple[str, str], metric: str, value, *, labels: int = 0) -> None:
+        """`value`: the Comparison, or the Interval of the mean difference, first less second of `methods`."""
+        row = {"part": part, "task": task, "labels": labels, "method": methods[0], "other": methods[1]}
+        row |= {"metric": metric, "smaller": metric.startswith(("MAE", "MSE"))}
+        row["difference"] = float(value.difference if hasattr(value, "difference") else value.estimate)
+        low, high = (end if math.isfinite(end) else math.nan for end in (value.low, value.high))  # of equal answers
+        row |= {"low": low, "high": high, "p": getattr(value, "p", float("nan")), "reason": value.reason}
+        self.comparisons.append(row)
+
+    def counts(self) -> dict[str, str]:
+        """What the page is about, in numbers."""
+        counts = {}
+        for name in self.sets:
+            counts[f"{name} radiographs"] = f"{len(self.records(name)):,}"
+            counts[f"{name} patients"] = f"{self.records(name)['patient'].nunique():,}"
+        return counts
+
+    def settings(self) -> dict[str, str]:
+        """The flags that decide the numbers, as the page shows them."""
+        from dataclasses import asdict
+
+        from training.text import shortened
+
+        settings = {name: value for name, value in asdict(self.config).items() if name not in ("out", "device")}
+        for name, value in settings.items():
+            settings[name] = " ".join(map(str, value)) if isinstance(value, list) else shortened(str(value))
+        return settings
+
     def table(self):
         import pandas as pd
 
@@ -196,6 +239,9 @@ class Study:
         for name, values in errors.items():
             interval = mean_interval(values, patients)
             self.add("reconstruction", "hidden pixels", name, "MSE", interval)
+        gain = mean_interval(errors["masked autoencoder"] - errors["linear interpolation"], patients)
+        methods = ("masked autoencoder", "linear interpolation")
+        self.compare("reconstruction", "hidden pixels", methods, "MSE", gain)
 
     def localisation(self) -> None:
         """Per condition: pixel AUROC and pointing rate of the error map, of an untrained one and of trivial maps."""
@@ -231,6 +277,20 @@ class Study:
                     values = [f[2][method][metric] for f in chosen]
                     interval = mean_interval(values, patients, limits=FRACTION)
                     self.add("localisation", condition, method, metric, interval)
+        self.compare_maps([patient for _, patient, _ in found], [scores for _, _, scores in found])
+
+    def compare_maps(self, patients, scores) -> None:
+        """The error map with the untrained one, and with the best of those that need no network."""
+        import numpy as np
+
+        from evaluation.intervals import mean_interval
+
+        values = {method: np.array([score[method]["pixel_auroc"] for score in scores]) for method in scores[0]}
+        simple = values.keys() - {"error map", "untrained autoencoder"}
+        best = max(sorted(simple), key=lambda method: np.nanmean(values[method]))
+        for method in ("untrained autoencoder", best):
+            gain = mean_interval(values["error map"] - values[method], patients)
+            self.compare("localisation", "all", ("error map", method), "pixel_auroc", gain)
 
     def maps(self, mae, rows):
         """[B, h, w] error maps of test radiographs from complementary masks."""
@@ -269,11 +329,15 @@ class Study:
             )
             chosen = self.generator(f"labels {task}").permutation(len(rows))[: max(self.config.labels)]
             patients = self.records("test")["patient"].to_numpy()[test_rows]
+            answers = {}
             for method, by_set in bar(f"linear probes of {task}", "probe")(features.items()):
-                predicted = linear_probe(info.kind, by_set["train"][rows[chosen]], target[chosen],
+                predicted = answers[method] = linear_probe(info.kind, by_set["train"][rows[chosen]], target[chosen],
                                          by_set["test"][test_rows], train_patients[rows[chosen]])  # fmt: skip
                 interval = self.interval(info.kind, truth, predicted, patients, task)
                 self.add("linear probe", task, method, metric_of(info), interval, labels=len(chosen))
+            gain = self.interval(info.kind, truth, answers["pretrained"], patients, task, minus=answers["untrained"])
+            methods = ("pretrained", "untrained")
+            self.compare("linear probe", task, methods, metric_of(info), gain, labels=len(chosen))
 
     def dense(self) -> None:
         """Linear probe on single patch tokens: is this patch part of a finding?"""
@@ -336,6 +400,7 @@ class Study:
                     gain = self.interval(info.kind, truth, found["pretrained"], patients, task,
                                          minus=found["from scratch"])  # fmt: skip
                     self.add("fine-tuning", task, "difference", metric_of(info), gain, labels=labels)
+                    self.compare("fine-tuning", task, STARTS, metric_of(info), gain, labels=labels)
 
     # networks ------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """The evaluation script end to end on a few small phantoms, and its page of several seeds."""
 
+import html
+import math
 import shutil
 
 import pandas as pd
@@ -11,6 +13,7 @@ from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_regions, p
 from data.phantom_layouts import WRITERS
 from data.phantom_plan import Plan, phantoms
 from data.preprocessing import Preprocessing
+from evaluation.pretraining import judged, verdict
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.weights import save_mae
 from scripts import evaluate_pretraining, evidence_table
@@ -65,11 +68,61 @@ def test_every_part_has_figures_with_baselines(folder, tmp_path, monkeypatch):
     chance = table[(table["method"] == "chance") & (table["metric"] == "pixel_auroc")]
     assert (chance["value"] == 0.5).all()
     assert "## Fine-tuning" in (tmp_path / "evaluation_1" / "results.md").read_text()
+    check_comparisons(tmp_path / "evaluation_1", result.stdout, tuned["difference"])
     page = tmp_path / "evidence.md"
     page.write_text("old\n---\nOur words.\n")
     result = script(evidence_table, "--runs", tmp_path, "--out", page)
     assert result.returncode == 0, result.stderr
     assert page.read_text().endswith("\n---\nOur words.\n") and "Over pretraining time" in page.read_text()
+
+
+def check_comparisons(out, told, differences):
+    """The page, comparisons.csv and the last lines on the screen say the same, and what results.csv says."""
+    compared = pd.read_csv(out / "comparisons.csv")
+    by_part = compared.groupby("part", sort=False)["other"].agg(list)
+    assert by_part["reconstruction"] == ["linear interpolation"] and by_part["linear probe"] == ["untrained"] * 2
+    assert by_part["fine-tuning"] == ["from scratch"] * 2 and by_part["localisation"][0] == "untrained autoencoder"
+    tuned = compared[compared["part"] == "fine-tuning"].set_index("task")["difference"]
+    assert (tuned - differences).abs().max() < 1e-6
+    verdict, last = told.splitlines()[-2:]
+    assert last == f"open {out / 'index.html'}"
+    assert verdict.startswith("Fine-tuned: ") and "Error maps: " in verdict
+    page = html.unescape((out / "index.html").read_text())
+    assert verdict in page and page.index(verdict) < page.index("A pretrained network beside")
+    assert (
+        "Paired comparisons" in page and "Dense probe: AUROC" in page and "http" not in page.replace("http-equiv", "")
+    )
+
+
+def compared(part, other, difference, low, high, p=math.nan, task="implant", labels=0, metric="AUROC", reason=""):
+    return {"part": part, "task": task, "labels": labels, "method": "pretrained", "other": other, "metric": metric,
+            "smaller": metric != "AUROC", "difference": difference, "low": low, "high": high, "p": p,
+            "reason": reason}  # fmt: skip
+
+
+def test_the_verdict_says_what_is_shown_and_what_is_not():
+    """p by Holm decides within a part, the interval where there is no p; small errors are good."""
+    rows = judged([
+        compared("reconstruction", "linear interpolation", -0.02, -0.03, -0.01, metric="MSE"),
+        compared("localisation", "untrained autoencoder", 0.3, 0.2, 0.4, task="all"),
+        compared("localisation", "smoothed intensity", -0.1, -0.2, 0.01, task="all"),
+        compared("fine-tuning", "from scratch", 0.16, 0.1, 0.2, 0.001, labels=50),
+        compared("fine-tuning", "from scratch", 5.0, 1.0, 9.0, 0.01, "bone_age", 50, "MAE (months)"),
+        compared("fine-tuning", "from scratch", 0.1, 0.01, 0.2, 0.03, "tumour", 50),
+        compared("fine-tuning", "from scratch", 0.1, 0.01, 0.2, 0.04, "tumour", 200),
+    ])  # fmt: skip
+    assert [row["p_holm"] for row in rows[3:]] == pytest.approx([0.004, 0.03, 0.06, 0.06])
+    assert verdict(rows) == (
+        "Fine-tuned: better than random weights for implant with 50 labels (AUROC +0.160); worse than random weights "
+        "for bone age with 50 labels (MAE (months) +5.0); not shown to be better than random weights in 2 of 4 "
+        "comparisons. Reconstruction: better than linear interpolation (MSE -0.0200). Error maps: better than those of "
+        "random weights (AUROC +0.300); not shown to be better than smoothed intensity (AUROC -0.100)."
+    )
+    few = compared("fine-tuning", "from scratch", 0.1, math.nan, math.nan, reason="too few patients (2)")
+    assert verdict(judged([few])) == (
+        "Fine-tuned: not shown to be better than random weights in 1 of 1 comparison. 1 of 1 comparisons have no "
+        "interval: too few patients (2)."
+    )
 
 
 def test_patients_on_both_sides_are_refused(folder, tmp_path):
