@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -10,7 +11,10 @@ from training.text import escaped
 
 LOG_SECONDS = 30  # between two lines of a bar in a log file
 STEPS_SECONDS = 2  # that a loop of the library lasts before its bar appears
+LOADING = "loading PyTorch ..."
+ERASE_LINE = "\r\x1b[K"  # of a terminal
 _bars: bool | None = None  # what the running script says of bars; None: no script is running
+_loading = False  # whether the last line of the terminal is LOADING
 
 
 def say(*lines: str) -> None:
@@ -25,13 +29,22 @@ def warn(*lines: str) -> None:
 
 @contextlib.contextmanager
 def script_bars(shown: bool) -> Iterator[None]:
-    """While a script runs: whether it shows progress bars. Without a script, the loops of the library have none."""
+    """While a script runs: whether it shows progress bars. Without a script, the loops of the library have none.
+
+    On a terminal the script also says when it begins to import PyTorch, which takes seconds; that line goes with the
+    next output.
+    """
     global _bars
     before, _bars = _bars, shown
+    notice = _LoadingNotice()
+    if shown and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0" and "torch" not in sys.modules:
+        sys.meta_path.insert(0, notice)
     try:
         yield
     finally:
         _bars = before
+        notice.withdraw()
+        _erase_loading()
 
 
 def bar(title: str, unit: str = "file") -> Callable[..., Iterable]:
@@ -101,6 +114,7 @@ def load_tqdm() -> type:
 
 def bar_stream():
     """Where a bar is drawn: standard error, where it may move the cursor; in a log file every state is a line."""
+    _erase_loading()
     stream = sys.stderr.raw if isinstance(sys.stderr, Stream) else sys.stderr
     return stream if sys.stderr.isatty() else _Lines(stream)
 
@@ -119,7 +133,38 @@ def _is_main() -> bool:
 
 def _print(lines: tuple[str, ...], stream) -> None:
     if _is_main():
+        _erase_loading()
         print(*map(escaped, lines), sep="\n", file=stream, flush=True)
+
+
+def _erase_loading() -> None:
+    global _loading
+    if _loading:
+        _loading = False
+        _write_raw(ERASE_LINE)
+
+
+def _write_raw(text: str) -> None:
+    stream = sys.stderr.raw if isinstance(sys.stderr, Stream) else sys.stderr
+    stream.write(text)
+    stream.flush()
+
+
+class _LoadingNotice:
+    """A finder of modules that finds none, and shows LOADING when it is asked for torch."""
+
+    def find_spec(self, name: str, path=None, target=None) -> None:
+        """Called by the first import of every module."""
+        global _loading
+        if name == "torch":
+            self.withdraw()
+            _loading = True
+            _write_raw(LOADING)
+
+    def withdraw(self) -> None:
+        """Ask no more."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
 class _Lines:

@@ -110,6 +110,52 @@ run(main, Config)
 """
 
 
+LOADING_SCRIPT = """
+import dataclasses, sys
+sys.path[:0] = [{root!r}, {packages!r}]
+from training.cli import run
+from training.progress import say
+
+@dataclasses.dataclass
+class Config:
+    "A script."
+
+def main(config):
+    import torch
+    say("ready")
+    import torch
+
+run(main, Config)
+"""
+
+
+@pytest.mark.parametrize("kind", ["terminal", "log", "other process", "error", "help"])
+def test_a_terminal_is_told_that_pytorch_is_loaded(kind, tmp_path):
+    """Not a log file, not by processes of torchrun beside the first, not by --help; the line goes."""
+    (tmp_path / "torch.py").write_text(
+        "import time; time.sleep(0.2)\n" + "raise ValueError('no')\n" * (kind == "error")
+    )
+    ours, theirs = pty.openpty()
+    program = LOADING_SCRIPT.format(root=str(Path(__file__).parents[2]), packages=str(tmp_path))
+    command = [sys.executable, "-c", program, *(["--help"] if kind == "help" else [])]
+    environment = os.environ | {"RANK": "1" if kind == "other process" else "0"}
+    stderr = subprocess.PIPE if kind == "log" else theirs
+    subprocess.run(command, stdout=theirs, stderr=stderr, env=environment, timeout=60)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    loading = b"loading PyTorch ...\r\x1b[K"
+    if kind == "error":
+        assert shown.startswith(loading + b"Traceback")
+    elif kind == "help":
+        assert b"loading" not in shown
+    else:
+        assert shown == (loading if kind == "terminal" else b"") + b"ready\r\n"
+
+
 def test_a_terminal_gets_one_line_that_goes():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (24, 80))
