@@ -254,6 +254,7 @@ def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, 
     """Reading a data set or computing features takes hours: what follows must not be refused then."""
     if kind == "read-only":
         monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse_to_write)
+        monkeypatch.setattr(files.os, "access", lambda *_: False)
     (tmp_path / "folder.npz").mkdir()
     parent = {"below a file": bad["file"], "too long": bad["long"]}.get(kind, tmp_path)
     file = parent / ("folder.npz" if kind == "a folder" else "report.npz")

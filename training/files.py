@@ -116,9 +116,9 @@ def make_folder(folder: Path) -> None:
 def check_folder(folder: Path) -> None:
     """OSError that names a folder of results which takes no file, before anything is loaded.
 
-    Nothing is made: of a folder that is missing, the nearest one above it is tried.
+    Nothing is made: of a folder that is missing, the permissions of the nearest one above it are looked at.
     """
-    _try_to_write(_nearest(folder), folder)
+    _check_place(folder, folder)
 
 
 def check_output(file: Path) -> None:
@@ -126,12 +126,21 @@ def check_output(file: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISDIR(os.stat(file).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    _try_to_write(_nearest(file.parent), file)
+    _check_place(file.parent, file)
 
 
-def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest place above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+def _check_place(folder: Path, named: Path) -> None:
+    if folder.is_dir():
+        _try_to_write(folder, named)
+        return
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    number = 0
+    if not nearest.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(nearest).f_flag & os.ST_RDONLY else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(named))
 
 
 def _try_to_write(folder: Path, named: Path) -> None:
