@@ -177,8 +177,8 @@ def test_bad_files_are_a_sentence_on_the_page(there):
             reader.analyse(there / "bad" / name)
         assert name not in str(refused.value) and "CANARY" not in str(refused.value)
         upload = uploaded(there / "bad" / name)
-        page = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
-        assert told in page and "class='refusal'" in page and FAILED not in page and name not in page
+        page, status = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
+        assert status == 422 and told in page and "class='refusal'" in page and FAILED not in page and name not in page
         upload.close()
 
 
