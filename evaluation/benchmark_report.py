@@ -13,6 +13,7 @@ from evaluation import benchmark_details as details
 from evaluation import benchmark_figures as figures
 from evaluation.benchmark import MAIN
 from evaluation.benchmark_page import (
+    RANDOM,
     SIGNIFICANT,
     BenchmarkPage,
     Study,
@@ -28,6 +29,7 @@ from evaluation.benchmark_page import (
     three,
     told,
     winners,
+    with_shown_names,
     word,
 )
 from evaluation.metrics import SMALLER_IS_BETTER
@@ -49,6 +51,7 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     """Write the page as one file; ValueError without a study."""
     if not page.studies:
         raise ValueError("a page of results needs at least one study whose folds are all there")
+    page = with_shown_names(page)
     shown = ranked(page)
     detailed = [study for study in shown if study.labels == shown[0].labels]
     parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
@@ -77,7 +80,11 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
     compared = {study.name for study in studies if study.labels == best.labels}
     trained = [study for study in studies if study.name in compared and study.backbone not in page.random_starts]
     sentences = [few] if few else [_against_chance(page, study) for study in (trained or [best])[:MOST_JUDGED]]
-    starts = {study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts}
+    starts = {
+        study.name: study.name if study.name.endswith(RANDOM) else f"random weights ({study.name})"
+        for study in studies
+        if study.backbone in page.random_starts
+    }
     for study in [] if few else trained[:MOST_JUDGED]:
         rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
         sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))

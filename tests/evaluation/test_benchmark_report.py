@@ -289,6 +289,8 @@ def test_the_first_line_says_what_came_out(tmp_path):
     good = verdict(tmp_path, a_page("binary", ("trained", "random"), random_starts={"random"}))
     assert good.startswith("trained-1: better than chance. trained-1: ")
     assert "random weights (random-1)" in good
+    shown = verdict(tmp_path, a_page("binary", ("trained", "none-vit"), random_starts={"none-vit"}))
+    assert "vit-1, random weights" in shown and "none-vit" not in (tmp_path / "report.html").read_text()
     tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
     for fold in tossed.studies[0].folds:
         fold.test[:] = np.random.default_rng(1).random(48)
