@@ -441,7 +441,10 @@ def test_folders_name_their_normals(model, parts, capsys):
     """hand/ and pelvis/ as input folders find the normals of their names, whatever folder is given."""
     reference = parts / "normals"
     heatmap(model, [parts / "hand", parts / "pelvis"], parts / "out", reference=reference, **EVEN)
-    assert "z-scores: 6 by hand, 6 by pelvis\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "z-scores: 6 by hand, 6 by pelvis\n" in said
+    assert "reference: 16 normal radiographs (hand 8, pelvis 8)\n" in said
+    assert "fewer than 50 normal radiographs are coarse (hand 8, pelvis 8)" in said
     used = groups_of(parts / "out")
     assert len(used) == 12 and all(name.startswith(group) for name, group in used.items())
     # the normals of one part, given by themselves or as two folders
