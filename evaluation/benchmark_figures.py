@@ -15,6 +15,7 @@ from evaluation.agreement import BlandAltman
 from evaluation.calibration import Reliability
 from evaluation.figures import fitted
 from evaluation.operating_points import Band, Curve
+from training.text import percent
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
@@ -93,11 +94,13 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
         if math.isnan(share[row, column]) or (count > CELL_TEXT and not table[row, column]):
             continue
         told = f"{table[row, column]:,.0f}"
-        told += f"\n{100 * share[row, column]:.0f} %" if count <= CELL_TEXT else ""
+        told += f"\n{percent(share[row, column])}" if count <= CELL_TEXT else ""
         axis.text(column, row, told, ha="center", va="center", fontsize=size,
                   color="white" if share[row, column] > 0.55 else "black")  # fmt: skip
     if count > CELL_TEXT:
-        figure.colorbar(shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format="{x:.0%}", label="share of the row")
+        figure.colorbar(
+            shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format=lambda x, _: percent(x), label="share of the row"
+        )
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
     axis.set_yticks(range(count), names, fontsize=9)
     axis.set(xlabel="decided", ylabel="truth")

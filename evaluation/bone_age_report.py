@@ -26,6 +26,7 @@ from evaluation.metrics import known_rows
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
 from evaluation.verdicts import against_others, few_patients
 from training.tables import write_table
+from training.text import percent
 
 MOST_ERRORS = 12
 NAMES = {
@@ -168,7 +169,7 @@ def _scores(page: BoneAgePage) -> Table:
         rows.append([name, *(score_text(m, of[m]) if m in of else "" for m in page.metrics)])
     note = "95 % intervals for other patients in brackets. Bias: predicted less true. "
     if "coverage" in page.metrics:
-        note += f"The intervals of the radiographs should hold the true age in {100 * page.level:g} %. "
+        note += f"The intervals of the radiographs should hold the true age in {percent(page.level, 'g')}. "
     if found["baselines"]:
         note += "Baselines are medians of the training radiographs and see no picture. "
     reasons = [interval.reason for interval in found["scores"].values()]

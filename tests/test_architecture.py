@@ -192,6 +192,13 @@ def test_requirements_name_what_is_imported():
         assert not missing, f"{name(path)} imports {missing}"
 
 
+def test_shares_are_written_by_one_function():
+    """`training.text.percent`: "75 %" everywhere."""
+    own = re.compile(r"\{100 \* [^{}]*\} %|\{[^{}]*:\.\d%\}")
+    found = [name(path) for path in SOURCES if path.name != "text.py" and own.search(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
 def test_nobody_lists_folders_without_counting_the_other_files():
     found = [(name(path), node) for path in SOURCES for function, node in calls(path) if function == "list_radiographs"]
     silent = {where for where, node in found if "passed_over" not in {keyword.arg for keyword in node.keywords}}

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -458,6 +459,7 @@ def test_folders_name_their_normals(model, parts, capsys):
     assert np.nanmax(np.abs(z["out"])) < 100
     page = (parts / "out" / "index.html").read_text()
     assert "mixture" not in page and "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
+    assert re.search(r"\d+ % \(limit \d+ %\)", page)
 
 
 def test_lists_and_the_flag_name_the_normals(model, parts, capsys):

@@ -226,6 +226,7 @@ def test_what_is_no_hand_is_doubted_and_hands_are_not(model, hands):
         assert rows[name]["do_not_use"].startswith("unlike the training radiographs: at most ")
         assert rows[name]["do_not_use"].endswith("perhaps no hand: do not use") and not rows[name]["low_months"]
         assert rows[name]["like_training"] == "no" and rows[name]["do_not_use"] in lines[name]
+        assert rows[name]["do_not_use"] not in ran.stderr
     assert "inverted" in rows["y_inverted"]["warnings"] and "noise" in rows["z_noise"]["warnings"]
     page = (out / "index.html").read_text()
     assert "WARNING" in ran.stderr and "<dt>with a warning</dt><dd>5</dd>" in page
