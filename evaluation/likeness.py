@@ -24,7 +24,7 @@ from typing import TypeVar
 import numpy as np
 
 from evaluation.novelty import NEIGHBOURS, Novelty
-from training.files import atomic, check_archive, printable
+from training.files import atomic, check_archive, printable, reason_of
 from training.text import percent
 
 FILE = "reference.npz"
@@ -228,5 +228,4 @@ def load_arrays(path: str | Path, read: Callable[[Mapping[str, np.ndarray]], Rea
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged or a made-up file raises a dozen types
-        told = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ValueError(f"{printable(path)}: not a {FILE} of a network ({told})") from None
+        raise ValueError(f"{printable(path)}: not a {FILE} of a network ({reason_of(error)})") from None

@@ -370,7 +370,7 @@ def mae_config(checkpoint: Checkpoint) -> MAEConfig:
     try:
         return mae_architecture(checkpoint.state, checkpoint.config, checkpoint.family, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
+        reason = str(error) if isinstance(error, ValueError) else f"{reason_of(error)} in its config.json"
         raise ValueError(f"{checkpoint.path}: {reason}") from None
 
 

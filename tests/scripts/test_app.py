@@ -251,7 +251,7 @@ def test_a_crash_writes_no_memory_to_a_disk():
 def test_without_a_model_or_starlette_one_sentence_says_what_to_do(there, monkeypatch):
     with pytest.raises(FileNotFoundError, match="train_region_guided.py makes one"):
         networks(there, model_path=[there / "nowhere"])
-    with pytest.raises(ValueError, match="of no fine-tuned network"):
+    with pytest.raises(ValueError, match="describes no fine-tuned network"):
         networks(there, model_path=[there / "mae"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = script(app(), "--model_path", there / "nowhere")
