@@ -89,8 +89,8 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
         rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
         sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))
     if len(compared) > 1 and not few:
-        name = next(iter(winners(page) & compared), "None")
-        sentences.append(f"{name} is {'shown to be ' * (name == 'None')}better than all others.")
+        winner = next(iter(winners(page) & compared), "")
+        sentences.append(f"{winner or 'No study'} is {'' if winner else 'shown to be '}better than all others.")
     return joined(sentences)
 
 

@@ -48,13 +48,13 @@ def _verdict(page: RegionPage) -> str:
     few = few_patients([anything["reason"], kind["reason"]])
     if few:
         return few
-    sentences = [against_constant("Any tumour", anything, 0.5, "chance"),
-                 against_constant("Kind of tumour", kind, 0.5, "chance")]  # fmt: skip
+    sentences = [against_constant("The score for any tumour", anything, 0.5, "chance"),
+                 against_constant("The score for the kind of tumour", kind, 0.5, "chance")]  # fmt: skip
     rows = [{"other": name, "difference": row["difference"], "p_holm": row["p_holm"]}
             for name, compared in page.results["comparisons"].items()
             for row in compared if (row["what"], row["metric"]) == ("tumour", "balanced_accuracy")]  # fmt: skip
-    words = {name: f"{name} (kind of tumour)" for name in page.results["comparisons"]}
-    return joined([*sentences, against_others(page.called.capitalize(), rows, words, smaller=False)])
+    words = {name: f'"{name}" for the kind of tumour' for name in page.results["comparisons"]}
+    return joined([*sentences, against_others(f'The answer "{page.called}"', rows, words, smaller=False)])
 
 
 def _groups(page: RegionPage) -> Table:

@@ -636,8 +636,8 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
         for method, area in areas.items()
     ]
     assert localisation_verdict(rows) == (
-        "The error map (pixel AUROC): worse than the smoothed intensity. "
-        "The error map (pixel AUROC): better than the untrained network."
+        "The error map (pixel AUROC) is worse than the smoothed intensity. "
+        "The error map (pixel AUROC) is better than the untrained network."
     )
     few = [row for row in rows if row["path"] in ("0.png", "1.png")]
     expected = "not shown to be better than the smoothed intensity (too few patients (2))"

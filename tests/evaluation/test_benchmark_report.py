@@ -287,20 +287,20 @@ def verdict(tmp_path, page) -> str:
 
 def test_the_first_line_says_what_came_out(tmp_path):
     good = verdict(tmp_path, a_page("binary", ("trained", "random"), random_starts={"random"}))
-    assert good.startswith("trained-1: better than chance. trained-1: ")
+    assert good.startswith("trained-1 is better than chance. trained-1 is ")
     assert "random weights (random-1)" in good
     shown = verdict(tmp_path, a_page("binary", ("trained", "none-vit"), random_starts={"none-vit"}))
-    assert "vit-1, random weights" in shown and "none-vit" not in (tmp_path / "report.html").read_text()
+    assert "vit-1, random weights (difference " in shown and "none-vit" not in (tmp_path / "report.html").read_text()
     tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
     for fold in tossed.studies[0].folds:
         fold.test[:] = np.random.default_rng(1).random(48)
     tossed.studies[0].summary = summarise(tossed.studies[0].folds, tossed.test)
-    assert verdict(tmp_path, tossed) == "only-1: not shown to be better than chance."
+    assert verdict(tmp_path, tossed) == "only-1 is not shown to be better than chance."
     ages = a_page("regression", ("only",))
     for fold in ages.studies[0].folds:
         fold.test[:] += 5000
     ages.studies[0].summary = summarise(ages.studies[0].folds, ages.test)
-    assert verdict(tmp_path, ages) == "only-1: worse than one value for all radiographs."
+    assert verdict(tmp_path, ages) == "only-1 is worse than one value for all radiographs."
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "below -1" in text and not re.search(r"-\d{3,}\.\d", text)
 

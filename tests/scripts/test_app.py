@@ -115,7 +115,8 @@ def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_
     sentences = " ".join(case.told)
     for wanted in ("Network: region-guided classifier (Vision Transformer of width 32, 1 blocks",
                    "Trained on: 600 radiographs of phantoms.",
-                   "Validation score: AUROC 0.41 on 30 validation radiographs: loses to chance (0.50)."):  # fmt: skip
+                   "Validation score: AUROC 0.41 on 30 validation radiographs: the network loses to chance "
+                   "(0.50)."):  # fmt: skip
         assert wanted in sentences and wanted in page and wanted in rows[0]["networks"]
         assert wanted in " ".join(result(case)["networks"])
     assert case.parts["tumour"].calibration == "calibrated on 50 radiographs of phantoms, temperature 2.00"

@@ -257,7 +257,7 @@ def test_an_answer_outside_the_training_ages_is_not_to_be_used(model, hands, tmp
     assert row["do_not_use"] == told and row["low_months"] == row["high_months"] == "" and row["like_training"] == "yes"
     assert told in page and "<b>DO NOT USE: 0 years 0 months</b>" in page
     sentences = ("Trained on: 600 radiographs of phantoms.", "Validation score: mean absolute error 41.2 months on 120 "
-                 "validation radiographs: loses to one age for all (38.9 months).")  # fmt: skip
+                 "validation radiographs: the network loses to one age for all (38.9 months).")  # fmt: skip
     for sentence in sentences:
         assert sentence in page and sentence in row["network"] and sentence in ran.stderr
     save_finetuned(loaded.model, copy, loaded.preprocessor, {"training": {"radiographs": -1}}, "card")
