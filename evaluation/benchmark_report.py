@@ -34,6 +34,7 @@ from evaluation.benchmark_page import (
 )
 from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_constant, against_others, few_patients, joined, turned
 from training.files import file_names
 
@@ -225,14 +226,17 @@ def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
         tables_of = [study.subgroups[column] for study in having]
         found = [table[table["metric"] == main].set_index("part") for table in tables_of]
         rows, reasons = [], []
-        for part in found[0].index[:MOST_PARTS]:
+        counts = {str(part): int(count) for part, count in found[0]["radiographs"].items()}
+        large = [part for part in found[0].index if counts[str(part)] >= FEWEST]
+        for part in large[:MOST_PARTS]:
             first = found[0].loc[part]
             rows.append([str(part), f"{first['radiographs']:,}", f"{first['patients']:,}",
                          *(interval_text(one.loc[part]) for one in found)])  # fmt: skip
             reasons += [f"{part}: {first['reason']}" if first["reason"] else ""]
-        more = len(found[0]) - len(rows)
+        more = len(large) - len(rows)
         note = f"{word(page, main)} of the {page.test.of} (95\u00a0%) on parts of the test set; a difference between " \
                "two parts can be chance. "  # fmt: skip
+        note += small_parts_sentence(counts)
         note += f"{more} more parts are in the files STUDY_by_{part_of_name}.csv. " if more else ""
         head = ("part", "radiographs", "patients", *(study.name for study in having))
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))

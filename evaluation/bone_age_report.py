@@ -24,6 +24,7 @@ from evaluation.case_result import RESEARCH
 from evaluation.intervals import Interval
 from evaluation.metrics import known_rows
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_others, few_patients
 from training.tables import write_table
 from training.text import percent
@@ -211,13 +212,15 @@ def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
 
 
 def _parts(page: BoneAgePage, by: str, title: str, note: str) -> Table:
-    rows, few = [], f"Parts of fewer than {bone_age.FEWEST} radiographs have no figures. "
+    rows = []
     names = [name for name in page.metrics if name not in ("r2", "width")]  # of little use within a band of ages
+    counts = {row["part"]: row["radiographs"] for row in page.results[by]}
     for row in page.results[by]:
+        if row["radiographs"] < FEWEST:
+            continue
         rows.append([row["part"], f"{row['radiographs']:,}", f"{row['patients']:,}",
                      *(score_text(name, row[name]) for name in names)])  # fmt: skip
-    note += "A difference between two parts can be chance. "
-    note += few * any(math.isnan(row["mae"].estimate) for row in page.results[by])
+    note += f"A difference between two parts can be chance. {small_parts_sentence(counts)}"
     head = ("part", "radiographs", "patients", *(NAMES[name] for name in names))
     return Table(title, head, rows, note)
 

@@ -16,6 +16,7 @@ from evaluation.benchmark_figures import interval_picture
 from evaluation.benchmark_page import SIGNIFICANT, interval_text, p_text, three, told
 from evaluation.region_page import RegionPage
 from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_constant, against_others, few_patients, joined
 from training.label_groups import GROUP, GROUPS, LABELS
 
@@ -146,16 +147,20 @@ def _subgroups(page: RegionPage) -> list[Table]:
     tables, parts = [], page.results["parts"]
     for column in dict.fromkeys(parts["column"]):
         rows, reasons = [], []
+        small: dict[str, int] = {}
         of = parts[parts["column"] == column]
         for (what, part), lines in of.groupby(["what", "part"], sort=False, observed=True):
             by = {line["metric"]: line for line in lines.to_dict("records")}
             first = next(iter(by.values()))
+            if first["radiographs"] < FEWEST:
+                small[f"{part}, {what}"] = first["radiographs"]
+                continue
             shown = [interval_text(by[m]) if m in by else "" for m in ("auroc", "auprc", "balanced_accuracy")]
             rows.append([str(part), what, f"{first['radiographs']:,}", f"{first['patients']:,}", *shown])
             reasons.append(f"{part}: {first['reason']}" if first["reason"] else "")
         head = (column, "of", "radiographs", "patients or groups", "AUROC (95\u00a0%)", "AUPRC (95\u00a0%)",
                 "balanced accuracy (95\u00a0%)")  # fmt: skip
-        note = f"{page.called}; a difference between two parts can be chance. "
+        note = f"{page.called}; a difference between two parts can be chance. {small_parts_sentence(small)}"
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
     return tables
 

@@ -109,7 +109,8 @@ def test_binary(tmp_path):
     assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
     found = page.studies[0].summary["estimate"]["auroc"]
     assert f"{found['value']:.3f} ({found['low']:.3f}\u00a0to\u00a0{found['high']:.3f})" in text
-    assert f"{EVIL}: 4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
+    assert f"Parts of fewer than 10 radiographs have no score and are left out: {EVIL} (4)." in text
+    assert "undefined" not in text
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
@@ -283,6 +284,19 @@ def test_draws_of_few_labels_are_compared_as_draws():
 def verdict(tmp_path, page) -> str:
     write_benchmark_report(tmp_path / "report.html", page)
     return re.search("<p class=verdict>(.*?)</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))[1]
+
+
+def test_legends_cover_no_point(monkeypatch):
+    monkeypatch.setattr(figures, "_png", lambda figure: figure)
+    target = np.arange(20) % 2
+    found = reliability("binary", target, target * 0.5)
+    for figure in (
+        figures.reliability_picture(found, found, "title", "observed share"),
+        figures.truth_picture(target, target, "title", "", ["girls", "boys"] * 10),
+    ):
+        FigureCanvasAgg(figure).draw()
+        (axis,) = figure.axes
+        assert axis.get_legend().get_window_extent().y0 >= axis.get_window_extent().y1
 
 
 def test_the_first_line_says_what_came_out(tmp_path):
