@@ -18,6 +18,7 @@ import training.pretraining
 from training.cli import audit_flag, flag, run, weights_flag
 from training.pretraining import evenly
 from training.progress import bar, say
+from training.text import percent
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Pretraining(training.pretraining.Pretraining):
 
         c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
-        caption = f"epoch {epoch:.5g}, {c.mask_ratio:.0%} of the patches hidden, "
+        caption = f"epoch {epoch:.5g}, {percent(c.mask_ratio)} of the patches hidden, "
         if self.held_out:
             record = {"step": step, "epoch": round(epoch, 4), "val_loss": loss}
             self.folder.log(record)

@@ -309,7 +309,7 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
     """
     from data.duplicates import DISTANCE, RULES
     from evaluation.heatmap_study import ahead, kept_of, measure
-    from evaluation.reference import FEW, NormalReference
+    from evaluation.reference import NormalReference
     from training.tables import list_names
 
     config, target = study.config, study.config.out / "reference.npz"
@@ -333,14 +333,11 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
             for groups, normal in kept:
                 reference.add(normal, groups)
             reference.source = made_from if len(failed) == before else ""  # what cannot be read is told again
-    count = reference.groups
     reference.moments("")  # at least two, or a sentence
-    groups = [f"{group} {n}" for group, n in count.items() if group and n >= 2]
-    say(f"reference: {count['']} normal radiographs" + (f" ({list_names(groups)})" if groups else ""))
+    parts = [f"{group or 'others'} {count}" for group, count in reference.parts.items()]
+    say(f"reference: {reference.groups['']} normal radiographs ({list_names(parts)})")
     if reference.copies:
         say(f"note: {reference.copies} files of the reference are copies of others and count once")
-    if count[""] < FEW:
-        say(f"note: z-scores from fewer than {FEW} normal radiographs are coarse; the page says what they can reach")
     reference.save(target)
     return reference
 
@@ -348,6 +345,7 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
 def tell_groups(config: Config, reference, sources: list) -> None:
     """Print which normals the radiographs will be compared with; ValueError if the reference lacks `--group`."""
     from evaluation.heatmap_reference import groups_sentence
+    from evaluation.reference import FEW
     from training.tables import list_names
 
     groups = sorted(group for group, count in reference.groups.items() if group and count >= 2)
@@ -356,9 +354,19 @@ def tell_groups(config: Config, reference, sources: list) -> None:
         raise ValueError(f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}")
     used = [(source.groups, reference.group_for(source.groups)) for source in sources]
     say(f"z-scores: {groups_sentence([(names, group or 'all') for names, group in used])}")
+    counts = {group or "all": reference.groups[group] for group in sorted({group for _, group in used})}
+    if few := [f"{group} {count}" for group, count in counts.items() if count < FEW]:
+        say(
+            f"note: z-scores from fewer than {FEW} normal radiographs are coarse ({list_names(few)}); the page says "
+            "what they can reach"
+        )
     if not all(group for _, group in used):
-        several = "compared with a mixture of them" if len(groups) > 1 else "compared with all normals"
-        say(f"note: the reference knows {known}, and radiographs are {several}; --group or a column group chooses one")
+        parts = sorted(group for group in reference.parts if group)
+        several = "compared with a mixture of them" if len(parts) > 1 else "compared with all normals"
+        say(
+            f"note: the reference knows {list_names(parts)}, and radiographs are {several}; --group or a column group "
+            "chooses one"
+        )
     for group in {group for _, group in used}:
         reference.limit(group)  # computed once, before several threads ask for it
 

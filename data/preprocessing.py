@@ -19,6 +19,7 @@ from PIL import Image
 
 from data.intensity import INTENSITIES
 from data.radiograph import UnreadableRadiograph, load_radiograph
+from training.files import reason_of
 from training.preprocessor_facts import (
     LARGEST_STATISTIC,
     SMALLEST_STD,
@@ -234,7 +235,7 @@ class Preprocessing:
         try:
             return cls._from_dict(saved)
         except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"preprocessor_config: a value of the wrong kind ({error})") from None
+            raise ValueError(f"preprocessor_config: a value of the wrong kind ({reason_of(error)})") from None
 
     @classmethod
     def _from_dict(cls, saved: dict) -> "Preprocessing":

@@ -19,6 +19,7 @@ import numpy as np
 from data.listing import EXTENSIONS, list_radiographs, passed_over_message
 from training.files import printable
 from training.os_errors import is_exhausted, meaning_of
+from training.text import percent
 
 __all__ = [
     "EXTENSIONS",
@@ -239,7 +240,9 @@ def check_content(path, pixels: np.ndarray, allow_constant: bool = False) -> Non
         common = np.partition(sample, sample.size // 2)[sample.size // 2]  # only a median can hold such a majority
         share = np.count_nonzero(pixels == common) / pixels.size
         if share > CONSTANT_SHARE:
-            raise UnreadableRadiograph(path, "constant", f"{100 * share:.2f} % of the pixels have the value {common}")
+            raise UnreadableRadiograph(
+                path, "constant", f"{percent(share, '.2f')} of the pixels have the value {common}"
+            )
     if pixels.dtype == np.uint8:
         rows = _flat_tail(pixels)
         if FLAT_TAIL_SHARE * len(pixels) <= rows < len(pixels):

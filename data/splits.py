@@ -19,6 +19,7 @@ import pandas as pd
 
 from data.dataset import Task
 from data.table_files import require_columns
+from training.text import percent
 
 MOST_BINS = 10  # quantiles of a regression target that are dealt evenly
 GROUPS_PER_BIN = 10
@@ -248,7 +249,7 @@ def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, 
     notices = (f"{unknown} of {len(records)} radiographs have no target and are left out",) if unknown else ()
     sizes = named.astype(str).value_counts()
     if sizes.iloc[0] > LARGE * len(rows) and len(sizes) > 1 / LARGE:
-        share = f"{100 * sizes.iloc[0] / len(rows):.0f} %"
+        share = percent(sizes.iloc[0] / len(rows))
         notices += (f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side",)
     return rows, named.astype(str).to_numpy(), notices
 

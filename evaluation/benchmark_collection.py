@@ -158,13 +158,15 @@ class Collection:
 def short_names(backbones: Sequence[str]) -> dict[str, str]:
     """A name to show for each: of absolute paths the last two parts, or as many as tell them apart."""
     shown = {name: name for name in backbones}
-    paths = [name for name in backbones if name.startswith("/")]
-    for name in paths:
-        parts = name.strip("/").split("/")
+    for name in backbones:
+        front = "none:" if name.startswith("none:/") else ""
+        if not name.removeprefix(front).startswith("/"):
+            continue
+        parts = name.removeprefix(front).strip("/").split("/")
         others = [other for other in backbones if other != name]
         for count in range(2, len(parts) + 1):
-            tail = "/".join(parts[-count:])
-            if not any(other == tail or other.endswith("/" + tail) for other in others):
+            tail = front + "/".join(parts[-count:])
+            if not any(other == tail or other.endswith("/" + tail.removeprefix(front)) for other in others):
                 shown[name] = tail
                 break
     return shown

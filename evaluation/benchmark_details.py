@@ -25,6 +25,7 @@ from evaluation.operating_points import (
     roc_curve,
 )
 from evaluation.report import THUMBNAIL, Picture, Pictures, Table, data_uri, thumbnail
+from training.text import percent
 
 MOST_ERRORS = 24
 MOST_CLASSES = 29  # that a confusion matrix is drawn for
@@ -102,8 +103,8 @@ def class_rows(table: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     rows = []
     for label, row in enumerate(table):
         wrong = [c for c in np.argsort(-row, kind="stable") if c != label and row[c]]
-        taken = ", ".join(f"{classes[c]}: {row[c]:,.0f} ({100 * row[c] / row.sum():.0f} %)" for c in wrong[:3])
-        right = f"{row[label]:,.0f} ({100 * row[label] / row.sum():.0f} %)" if row.any() else "undefined"
+        taken = ", ".join(f"{classes[c]}: {row[c]:,.0f} ({percent(row[c] / row.sum())})" for c in wrong[:3])
+        right = f"{row[label]:,.0f} ({percent(row[label] / row.sum())})" if row.any() else "undefined"
         rows.append([classes[label], f"{row.sum():,.0f}", right, taken])
     return rows
 

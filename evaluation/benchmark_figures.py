@@ -15,6 +15,7 @@ from evaluation.agreement import BlandAltman
 from evaluation.calibration import Reliability
 from evaluation.figures import fitted
 from evaluation.operating_points import Band, Curve
+from training.text import percent
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
@@ -93,11 +94,13 @@ def confusion_picture(table: np.ndarray, classes: Sequence[str], title: str) -> 
         if math.isnan(share[row, column]) or (count > CELL_TEXT and not table[row, column]):
             continue
         told = f"{table[row, column]:,.0f}"
-        told += f"\n{100 * share[row, column]:.0f} %" if count <= CELL_TEXT else ""
+        told += f"\n{percent(share[row, column])}" if count <= CELL_TEXT else ""
         axis.text(column, row, told, ha="center", va="center", fontsize=size,
                   color="white" if share[row, column] > 0.55 else "black")  # fmt: skip
     if count > CELL_TEXT:
-        figure.colorbar(shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format="{x:.0%}", label="share of the row")
+        figure.colorbar(
+            shares, ax=axis, shrink=0.4, aspect=30, pad=0.01, format=lambda x, _: percent(x), label="share of the row"
+        )
     axis.set_xticks(range(count), names, rotation=90 if upright else 0, fontsize=9)
     axis.set_yticks(range(count), names, fontsize=9)
     axis.set(xlabel="decided", ylabel="truth")
@@ -115,7 +118,7 @@ def reliability_picture(
 ) -> bytes:  # fmt: skip
     """What is said against what is so, as the ensemble is and after temperature scaling (or what else the two `names`
     say; None is not drawn); size: radiographs of a bin."""
-    figure, axis = _axes(4.2, 4.4)
+    figure, axis = _axes(4.2, 4.8)
     axis.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
     drawn = [(found, name) for found, name in zip((before, after), names) if found is not None]
     top = max(found.count.max(initial=1) for found, _ in drawn)
@@ -127,7 +130,7 @@ def reliability_picture(
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="predicted probability",
              ylabel=plain(said, 300))  # fmt: skip
     _set_title(figure, title)
-    legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
+    legend = axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0))
     for handle in legend.legend_handles:
         handle.set_sizes([40])
     return _png(figure)
@@ -137,7 +140,7 @@ def truth_picture(
     target: np.ndarray, predicted: np.ndarray, title: str, unit: str, groups: Sequence[str] | None = None
 ) -> bytes:
     """Predicted against true values; dotted: equal. `groups` [R]: points of each get their own colour and sign."""
-    figure, axis = _axes(4.4, 4.4)
+    figure, axis = _axes(4.4, 4.4 if groups is None else 4.8)
     ends = [min(target.min(), predicted.min()), max(target.max(), predicted.max())]
     axis.plot(ends, ends, ":", color="0.4", lw=1.2)
     names = np.asarray([""] * len(target) if groups is None else groups, object)
@@ -149,7 +152,7 @@ def truth_picture(
     axis.set(xlabel=f"true{shown}", ylabel=f"predicted{shown}")
     _set_title(figure, title)
     if groups is not None:
-        legend = axis.legend(frameon=False, fontsize=9, loc="upper left")
+        legend = axis.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.45, 1.0))
         for handle in legend.legend_handles:
             handle.set_alpha(1)
     return _png(figure)

@@ -13,6 +13,7 @@ from evaluation.metrics import SMALLER_IS_BETTER
 
 SIGNIFICANT = 0.05
 LOWEST_R2 = -1.0
+PREFIX, RANDOM = "none-", ", random weights"  # of the names of studies that begin with random weights: kept, shown
 BELOW_R2 = f"below {LOWEST_R2:g}"
 SPACE = "\u00a0"  # that no line ends at
 WORDS = {
@@ -64,6 +65,20 @@ class BenchmarkPage:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     unit: str = ""
     random_starts: Collection[str] = ()
+
+
+def with_shown_names(page: BenchmarkPage) -> BenchmarkPage:
+    """The page with `none-NAME` as "NAME, random weights" in all studies and comparisons with random weights."""
+    shown = {
+        study.name: study.name.removeprefix(PREFIX) + RANDOM
+        for study in page.studies
+        if study.backbone in page.random_starts and study.name.startswith(PREFIX)
+    }
+    studies = [dataclasses.replace(study, name=shown.get(study.name, study.name)) for study in page.studies]
+    comparisons = [
+        row | {key: shown.get(row[key], row[key]) for key in ("first", "second")} for row in page.comparisons
+    ]
+    return dataclasses.replace(page, studies=studies, comparisons=comparisons)
 
 
 def ranked(page: BenchmarkPage) -> list[Study]:

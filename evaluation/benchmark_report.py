@@ -13,6 +13,7 @@ from evaluation import benchmark_details as details
 from evaluation import benchmark_figures as figures
 from evaluation.benchmark import MAIN
 from evaluation.benchmark_page import (
+    RANDOM,
     SIGNIFICANT,
     BenchmarkPage,
     Study,
@@ -28,10 +29,12 @@ from evaluation.benchmark_page import (
     three,
     told,
     winners,
+    with_shown_names,
     word,
 )
 from evaluation.metrics import SMALLER_IS_BETTER
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_constant, against_others, few_patients, joined, turned
 from training.files import file_names
 
@@ -49,6 +52,7 @@ def write_benchmark_report(path: Path, page: BenchmarkPage) -> None:
     """Write the page as one file; ValueError without a study."""
     if not page.studies:
         raise ValueError("a page of results needs at least one study whose folds are all there")
+    page = with_shown_names(page)
     shown = ranked(page)
     detailed = [study for study in shown if study.labels == shown[0].labels]
     parts: list[Table | Pictures] = [_results(page, shown), _overview(page, shown)]
@@ -77,13 +81,17 @@ def _verdict(page: BenchmarkPage, studies: list[Study]) -> str:
     compared = {study.name for study in studies if study.labels == best.labels}
     trained = [study for study in studies if study.name in compared and study.backbone not in page.random_starts]
     sentences = [few] if few else [_against_chance(page, study) for study in (trained or [best])[:MOST_JUDGED]]
-    starts = {study.name: f"random weights ({study.name})" for study in studies if study.backbone in page.random_starts}
+    starts = {
+        study.name: study.name if study.name.endswith(RANDOM) else f"random weights ({study.name})"
+        for study in studies
+        if study.backbone in page.random_starts
+    }
     for study in [] if few else trained[:MOST_JUDGED]:
         rows = [turned(row, study.name) for row in page.comparisons if study.name in (row["first"], row["second"])]
         sentences.append(against_others(study.name, rows, starts, smaller=main in SMALLER_IS_BETTER))
     if len(compared) > 1 and not few:
-        name = next(iter(winners(page) & compared), "None")
-        sentences.append(f"{name} is {'shown to be ' * (name == 'None')}better than all others.")
+        winner = next(iter(winners(page) & compared), "")
+        sentences.append(f"{winner or 'No study'} is {'' if winner else 'shown to be '}better than all others.")
     return joined(sentences)
 
 
@@ -218,14 +226,17 @@ def _subgroups(page: BenchmarkPage, studies: list[Study]) -> list[Table]:
         tables_of = [study.subgroups[column] for study in having]
         found = [table[table["metric"] == main].set_index("part") for table in tables_of]
         rows, reasons = [], []
-        for part in found[0].index[:MOST_PARTS]:
+        counts = {str(part): int(count) for part, count in found[0]["radiographs"].items()}
+        large = [part for part in found[0].index if counts[str(part)] >= FEWEST]
+        for part in large[:MOST_PARTS]:
             first = found[0].loc[part]
             rows.append([str(part), f"{first['radiographs']:,}", f"{first['patients']:,}",
                          *(interval_text(one.loc[part]) for one in found)])  # fmt: skip
             reasons += [f"{part}: {first['reason']}" if first["reason"] else ""]
-        more = len(found[0]) - len(rows)
+        more = len(large) - len(rows)
         note = f"{word(page, main)} of the {page.test.of} (95\u00a0%) on parts of the test set; a difference between " \
                "two parts can be chance. "  # fmt: skip
+        note += small_parts_sentence(counts)
         note += f"{more} more parts are in the files STUDY_by_{part_of_name}.csv. " if more else ""
         head = ("part", "radiographs", "patients", *(study.name for study in having))
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))

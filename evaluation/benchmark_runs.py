@@ -12,7 +12,7 @@ from pathlib import Path
 
 from evaluation.benchmark import MAIN
 from evaluation.benchmark_collection import PROTOCOLS, Collection, Result, Setting
-from training.files import printable, read_small
+from training.files import printable, read_small, reason_of
 from training.tables import read_rows
 
 ENDING = "_summary.json"
@@ -87,8 +87,7 @@ def _read(file: Path) -> Result:
                       unit=printable(unit), of=printable(whole["of"]), folds=len(whole["folds"]), file=file,
                       whole=whole, **numbers)  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        told = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise ValueError(f"{file}: damaged, or of another version ({told}); {_AGAIN}") from error
+        raise ValueError(f"{file}: damaged, or of another version ({reason_of(error)}); {_AGAIN}") from error
 
 
 def _number(value) -> float:

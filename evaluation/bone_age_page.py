@@ -19,7 +19,7 @@ from evaluation.figures import blended, encoded, fit_within, resized
 from evaluation.likeness import UNLIKE, Joint
 from evaluation.report import MOST_SHOWN, Best, Picture, Pictures, Table, data_uri, write_page
 from training.files import printable
-from training.text import shortened
+from training.text import percent, shortened
 
 TILE = 260  # pixels, longer side of a radiograph
 GAP = 6
@@ -97,8 +97,9 @@ def _table(results: Sequence[BoneAgeResult], aged: bool, sd_of_table: bool) -> T
     head += ["chronological age (months)", "deviation"] if aged else []
     level = next((result.level for result in results if not math.isnan(result.low)), None)
     useless = sum(bool(result.reasons) for result in results)
-    note = "" if level is None else (f"The interval holds the bone age that readers would give in {100 * level:g} % of "
-                                     "hands like those of the training's validation. ")  # fmt: skip
+    note = "" if level is None else ("The interval holds the bone age that readers would give in "
+                                     f"{percent(level, 'g')} of hands like those of the training's "
+                                     "validation. ")  # fmt: skip
     if level is None and useless < len(results):
         note = "No interval: the model's folder knows no validation radiographs, or too few. "
     note += "A bone age that must not be used has no interval and no deviation. " * bool(useless)

@@ -24,6 +24,7 @@ import numpy as np
 
 from evaluation.bone_age_scores import EDGES, band_names, band_of, sex_baseline
 from evaluation.likeness import Likeness, load_arrays, save_arrays
+from training.text import percent
 
 OLDEST = 240.0  # months, the end of the network's scale
 FEWEST_IN_BAND = 50  # validation radiographs below which a band takes the errors of all
@@ -95,7 +96,7 @@ class BoneAgeReference:
         needed = math.ceil(level / (1 - level) - 1e-9)
         if len(self.error) >= needed:
             return ""
-        return (f"an interval of {100 * level:g} % needs {needed} validation radiographs, the model's folder knows "
+        return (f"an interval of {percent(level, 'g')} needs {needed} validation radiographs, the model's folder knows "
                 f"{len(self.error)}")  # fmt: skip
 
     def _quantile(self, band: int, level: float, scaled: bool) -> float:

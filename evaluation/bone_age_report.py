@@ -24,8 +24,10 @@ from evaluation.case_result import RESEARCH
 from evaluation.intervals import Interval
 from evaluation.metrics import known_rows
 from evaluation.report import FEWEST_POINTS, Picture, Pictures, Table, data_uri, left_out, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_others, few_patients
 from training.tables import write_table
+from training.text import percent
 
 MOST_ERRORS = 12
 NAMES = {
@@ -168,7 +170,7 @@ def _scores(page: BoneAgePage) -> Table:
         rows.append([name, *(score_text(m, of[m]) if m in of else "" for m in page.metrics)])
     note = "95 % intervals for other patients in brackets. Bias: predicted less true. "
     if "coverage" in page.metrics:
-        note += f"The intervals of the radiographs should hold the true age in {100 * page.level:g} %. "
+        note += f"The intervals of the radiographs should hold the true age in {percent(page.level, 'g')}. "
     if found["baselines"]:
         note += "Baselines are medians of the training radiographs and see no picture. "
     reasons = [interval.reason for interval in found["scores"].values()]
@@ -210,13 +212,15 @@ def _pictures(page: BoneAgePage) -> list[Table | Pictures]:
 
 
 def _parts(page: BoneAgePage, by: str, title: str, note: str) -> Table:
-    rows, few = [], f"Parts of fewer than {bone_age.FEWEST} radiographs have no figures. "
+    rows = []
     names = [name for name in page.metrics if name not in ("r2", "width")]  # of little use within a band of ages
+    counts = {row["part"]: row["radiographs"] for row in page.results[by]}
     for row in page.results[by]:
+        if row["radiographs"] < FEWEST:
+            continue
         rows.append([row["part"], f"{row['radiographs']:,}", f"{row['patients']:,}",
                      *(score_text(name, row[name]) for name in names)])  # fmt: skip
-    note += "A difference between two parts can be chance. "
-    note += few * any(math.isnan(row["mae"].estimate) for row in page.results[by])
+    note += f"A difference between two parts can be chance. {small_parts_sentence(counts)}"
     head = ("part", "radiographs", "patients", *(NAMES[name] for name in names))
     return Table(title, head, rows, note)
 

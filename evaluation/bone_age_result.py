@@ -12,6 +12,7 @@ from pathlib import Path
 
 from training.files import printable
 from training.tables import write_table
+from training.text import percent
 
 COLUMNS = (
     "path", "sex", "bone_age_months", "bone_age", "do_not_use", "low_months", "high_months", "level", "sd_months",
@@ -110,7 +111,7 @@ def interval_words(result: BoneAgeResult) -> str:
     """The interval, or "" without one."""
     if math.isnan(result.low):
         return ""
-    return f"{100 * result.level:g} % interval {result.low:.0f} to {result.high:.0f} months"
+    return f"{percent(result.level, 'g')} interval {result.low:.0f} to {result.high:.0f} months"
 
 
 def rounded(value: float, digits: int = 1) -> float:

@@ -14,10 +14,10 @@ import numpy as np
 from evaluation.comparison import Comparison, compare_metrics, holm
 from evaluation.intervals import Interval, weighted_intervals
 from evaluation.metrics import metrics
+from evaluation.subgroups import FEWEST
 
 WITHIN = 12.0  # months
 EDGES = (0.0, 36.0, 72.0, 108.0, 144.0, 180.0, 240.0)  # of the bands, months
-FEWEST = 10  # radiographs of a part below which it has no value
 METRICS = ("mae", "rmse", "r2", "bias", "within", "coverage", "width")
 SEX_WORDS = {"F": "girls", "M": "boys", "": "sex unknown"}
 

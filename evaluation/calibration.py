@@ -100,9 +100,15 @@ def fit_temperature(kind: str, target: np.ndarray, logits: np.ndarray) -> Value:
     if spread < 1e-12:
         return Value(1.0, "all logits are equal")
     if slope(COLDEST) <= 0:
-        return Value(COLDEST, f"the sharpest allowed: validation has no wrong decision at T = {COLDEST:g}")
+        return Value(
+            COLDEST, f"a temperature of {COLDEST:g} is the lowest allowed: no validation radiograph is decided wrong"
+        )
     if slope(HOTTEST) >= 0:
-        return Value(HOTTEST, "the flattest allowed: on validation the logits are no better than chance")
+        return Value(
+            HOTTEST,
+            f"a temperature of {HOTTEST:g} is the highest allowed: on validation the network is no better than chance, "
+            "so scaling makes its probabilities nearly equal",
+        )
     cold, hot = math.log(COLDEST), math.log(HOTTEST)
     while hot - cold > 1e-12:
         middle = (cold + hot) / 2

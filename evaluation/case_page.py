@@ -26,6 +26,7 @@ from evaluation.figures import colour_table, encoded, levels
 from evaluation.group_calibration import PARTS
 from evaluation.report import text_of
 from training.label_groups import LABELS
+from training.text import percent
 
 MOST_BONES = 5
 BANNER = (
@@ -150,16 +151,17 @@ def _table(case: Case) -> str:
 def _part(case: Case, name: str, part: Part) -> str:
     indices = sorted(PARTS[name], key=lambda index: -case.answer[index]) if name == "bone" else PARTS[name]
     shown, rest = (indices[:MOST_BONES], indices[MOST_BONES:]) if name == "bone" else (indices, ())
-    any_of = "" if part.present is None else f" (any {_TITLES[name]}: {100 * part.present:.0f} %)"
+    any_of = "" if part.present is None else f" (any {_TITLES[name]}: {percent(part.present)})"
     rows = "".join(_row(case, index, part) for index in shown)
     if rest:
-        share = 100 * float(case.answer[list(rest)].sum())
-        rows += f"<tr><td>{len(rest)} other bones together</td><td></td><td class='value'>{share:.1f} %</td></tr>"
+        share = float(case.answer[list(rest)].sum())
+        value = percent(share, ".1f")
+        rows += f"<tr><td>{len(rest)} other bones together</td><td></td><td class='value'>{value}</td></tr>"
     head = (
         f"<tr data-part='{name}' data-decision='{text_of(part.decision)}' "
         f"data-confidence='{part.confidence:.6f}' data-calibrated='{'no' if part.temperature is None else 'yes'}'>"
         f"<th colspan='3'>{_TITLES[name]}: {text_of(part.decision)} "
-        f"<small>{100 * part.confidence:.0f} %{any_of}, {text_of(part.calibration)}; from {text_of(part.view)}</small>"
+        f"<small>{percent(part.confidence)}{any_of}, {text_of(part.calibration)}; from {text_of(part.view)}</small>"
         "</th></tr>"
     )
     return head + rows
@@ -171,7 +173,7 @@ def _row(case: Case, index: int, part: Part) -> str:
     return (
         f"<tr{decided} data-label='{LABELS[index]}' data-probability='{value:.6f}'><td>{LABELS[index]}</td>"
         f"<td class='bar'><meter value='{value:.4f}'></meter></td>"
-        f"<td class='value'>{100 * value:.1f} %</td></tr>"
+        f"<td class='value'>{percent(value, '.1f')}</td></tr>"
     )
 
 

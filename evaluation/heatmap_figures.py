@@ -29,6 +29,7 @@ from evaluation.figures import (
 )
 from training.files import atomic
 from training.progress import steps
+from training.text import percent
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
@@ -64,7 +65,7 @@ def write_panel(study, source, size: tuple[int, int], image, maps, facts: dict) 
              coloured(back(difference), high, colours=study.config.colours)]
         )  # fmt: skip
     caption = (
-        f"{source.name}\n{study.mask_ratio:.0%} of the patches hidden, {study.passes} {study.config.masks} masks, "
+        f"{source.name}\n{percent(study.mask_ratio)} of the patches hidden, {study.passes} {study.config.masks} masks, "
         f"seed {study.config.seed}; mean {study.word} error {facts['mean_error']:.3g}. Reconstruction: visible patches "
         f"as they are, hidden ones as predicted. Error: 0 to {high:.2g}."
     )

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import stdtr
 
-from evaluation.reference import FEW, FEWEST
+from evaluation.reference import FEW, FEWEST, LEAST_LIMIT
 from evaluation.report import Table
 from training.tables import list_names
+from training.text import percent
 
 FEWEST_OF_A_FOLDER = 5  # radiographs: a folder of fewer does not stop a run by itself
 TWICE = (
@@ -60,7 +61,8 @@ def few_normals_sentence(group: str, count: int) -> str:
     told = (
         f"z from {count} normal radiographs ({group}) is coarse. One of these {count} could reach z = {highest:.2f} at "
         "most if it were compared with all of them; for its own map it is left out. z of other radiographs has no "
-        f"upper limit, and chance alone puts {chance:.1%} of their patches above z = 3 (0.1% with hundreds of normals)."
+        f"upper limit, and chance alone puts {percent(chance, '.1f')} of their patches above z = 3 "
+        f"({percent(0.001, '.1f')} with hundreds of normals)."
     )
     return told if count >= FEWEST else f"{told} Fewer than {FEWEST} normals hardly show what is unlike them."
 
@@ -124,17 +126,19 @@ def reference_table(records: Sequence[dict], tops: dict[str, float]) -> Table:
             group, f"{mine[0]['reference_normals'] + mine[0]['left_out']:,}", f"{len(mine):,}",
             list_names(dict.fromkeys(asked)), f"{sum(record['left_out'] > 0 for record in mine):,}",
             f"{sum(record['outside_reference'] for record in mine):,}",
-            f"{np.median([record['outside_share'] for record in mine]):.0%}, at most {mine[0]['outside_limit']:.0%}",
+            f"{percent(np.median([record['outside_share'] for record in mine]))} "
+            f"(limit {percent(mine[0]['outside_limit'])})",
             f"{tops[group]:.3g}" if group in tops else "-",
         ])  # fmt: skip
     used = groups_sentence([(record["groups"], record["reference_group"]) for record in records])
     note = (
         f"{used}. Among the normals: radiographs that are in the reference themselves, by content or as a "
-        "near-duplicate; they are left out of it for their own maps. Outside: share of the errors of the patches, and "
-        "of brightness and contrast of 8 x 8 cells, outside the 99 % prediction intervals of the normals. A radiograph "
-        "is unlike the normals if more of it is outside than of nine tenths of the normals, each held out, and more "
-        "than 10 %."
+        "near-duplicate; they are left out of it for their own maps. Unusual part: how much of a radiograph lies "
+        "outside the range of 99 % of the normals at the same place, in error of the map, brightness or contrast. "
+        f"A radiograph whose unusual part is above the limit is called unlike the normals. The limit is "
+        f"{percent(LEAST_LIMIT)}, or more if the normals differ much among themselves: nine in ten normals, each "
+        "compared with the others, stay below it."
     )
     columns = ("normals", "how many", "radiographs", "their folders", "among the normals", "unlike the normals",
-               "outside (median)", "z at the top of the colours")  # fmt: skip
+               "unusual part: median", "z at the top of the colours")  # fmt: skip
     return Table("What the z-scores compare with", columns, rows, note)

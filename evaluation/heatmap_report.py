@@ -25,6 +25,7 @@ from evaluation.report import MOST_SHOWN, Card, Report, Table, thumbnail, write_
 from evaluation.verdicts import against_constant, joined
 from training.files import printable, write_text
 from training.tables import write_table
+from training.text import percent
 
 FACTS = ("path", "patient", "condition", "finding_fraction")  # of a row of localisation.csv
 NETWORK_MAPS = ("error map", "z map")
@@ -125,9 +126,9 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
     mixed = mixture_sentence(records, study.reference.groups) if compared else ""
     report = Report(
         title="Zero-shot error maps",
-        lead=f"A masked autoencoder hid {study.mask_ratio:.0%} of each radiograph {study.passes} times and predicted "
-        f"the hidden part. The maps show the mean {study.word} error on pixels from 0 to 1; edges of bone are hard to "
-        "predict even where nothing is wrong. Not for diagnosis.",
+        lead=f"A masked autoencoder hid {percent(study.mask_ratio)} of each radiograph {study.passes} times and "
+        f"predicted the hidden part. The maps show the mean {study.word} error on pixels from 0 to 1; edges "
+        "of bone are hard to predict even where nothing is wrong. Not for diagnosis.",
         counts={"radiographs": f"{len(records):,}", "unreadable": f"{len(failed):,}", "mean error": f"{mean:.4g}"}
         | ({"top of the colours": f"{next(iter(tops.values())):.3g}"} if len(tops) == 1 else {}),
         settings=flags | settings,

@@ -24,7 +24,8 @@ from typing import TypeVar
 import numpy as np
 
 from evaluation.novelty import NEIGHBOURS, Novelty
-from training.files import atomic, check_archive, printable
+from training.files import atomic, check_archive, printable, reason_of
+from training.text import percent
 
 FILE = "reference.npz"
 KINDS = ("network", "look")
@@ -191,7 +192,7 @@ class Joint:
         """The warning for a radiograph; "" if it is like the training radiographs."""
         if not self.known:
             return UNKNOWN
-        return unlike_sentence(likeness, self.rate) if self.is_unlike(likeness) else ""
+        return unlike_sentence(likeness) if self.is_unlike(likeness) else ""
 
     @property
     def note(self) -> str:
@@ -199,18 +200,14 @@ class Joint:
         if not self.known:
             return "Whether a radiograph is like the training radiographs is unknown: the network's folder has no " \
                    f"{FILE}, or it knows too few radiographs."  # fmt: skip
-        return (f"A radiograph like the training radiographs is called unlike them in at most {_per_cent(self.rate)} "
-                "(a false alarm); radiographs of other hospitals or machines more often.")  # fmt: skip
+        return ("A radiograph like the training radiographs is called unlike them in at most "
+                f"{percent(self.rate, '.2g')} (a false alarm); radiographs of other hospitals or "
+                "machines more often.")  # fmt: skip
 
 
-def unlike_sentence(likeness: float, rate: float) -> str:
-    """The warning for a radiograph with this likeness, which is an alarm at this rate."""
-    return (f"{UNLIKE}: at most {_per_cent(likeness)} of radiographs like those are as far from them (false alarms: "
-            f"{_per_cent(rate)})")  # fmt: skip
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+def unlike_sentence(likeness: float) -> str:
+    """The warning for a radiograph with this likeness."""
+    return f"{UNLIKE}: at most {percent(likeness, '.2g')} of radiographs like those look as different as this one"
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -231,5 +228,4 @@ def load_arrays(path: str | Path, read: Callable[[Mapping[str, np.ndarray]], Rea
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged or a made-up file raises a dozen types
-        told = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ValueError(f"{printable(path)}: not a {FILE} of a network ({told})") from None
+        raise ValueError(f"{printable(path)}: not a {FILE} of a network ({reason_of(error)})") from None

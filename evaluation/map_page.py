@@ -15,6 +15,7 @@ from evaluation.case_page import _data, _picture
 from evaluation.case_result import BURNT_IN, LONGEST, RESEARCH
 from evaluation.figures import encoded, fit_within, overlay, resized
 from evaluation.report import text_of
+from training.text import percent
 
 LIMITS = (
     "A high error means hard to predict, not abnormal: edges of bright bone, markers and collimators are hard, too.",
@@ -68,7 +69,7 @@ def map_html(case: MapCase) -> str:
         f"<div class='case' data-number='{secrets.token_hex(8)}'>"
         f"<figure class='look'>{_picture(case)}<figcaption>{text_of(caption)}</figcaption></figure>"
         f"<div class='said'><table><tbody><tr><th colspan='2'>error <small>mean squared error of the hidden pixels, "
-        f"{100 * case.numbers['coverage']:.0f} % of the radiograph</small></th></tr>{rows}</tbody></table>"
+        f"{percent(case.numbers['coverage'])} of the radiograph</small></th></tr>{rows}</tbody></table>"
         f"<div class='limits'><b>What the map cannot say</b><ul>{limits}</ul></div>{_downloads(case)}</div></div>"
     )
 

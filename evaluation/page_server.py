@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from evaluation.case_page import BANNER, STYLE, refusal_html
@@ -36,7 +37,21 @@ Read = Callable[[Path], str]
 
 
 class Refused(ValueError):
-    """Why a file has no result: one sentence for whoever uploaded it."""
+    """Why a file has no result: one sentence for whoever uploaded it.
+
+    status: of the HTTP answer. 422 if the file cannot be used, 500 if the fault lies with the server or its networks.
+    """
+
+    def __init__(self, sentence: str, status: int = 422):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Answer(NamedTuple):
+    """The answer to one upload: its HTML and its HTTP status."""
+
+    html: str
+    status: int = 200
 
 
 @dataclass
@@ -56,15 +71,18 @@ class Settings:
     regions: bool = True
 
 
-def read_upload(read: Read, path: Path) -> str:
-    """HTML of the result of an upload, or of a sentence that says why there is none; never an error."""
+def read_upload(read: Read, path: Path) -> Answer:
+    """The result of an upload (status 200), or a sentence that says why there is none; never an error.
+
+    The status is that of `Refused`, or 500 for any other error.
+    """
     try:
-        return read(path)
+        return Answer(read(path))
     except Refused as error:
-        return refusal_html(str(error))
+        return Answer(refusal_html(str(error)), error.status)
     except Exception as error:  # the message could quote the file
         warn(where_raised(error))
-        return refusal_html(FAILED)
+        return Answer(refusal_html(FAILED), 500)
 
 
 def build_app(read: Read, settings: Settings):
@@ -198,7 +216,8 @@ class Page:
             if not result.done() and reading.cancel():  # nobody waits for it any more, and it has not begun
                 upload.close()
                 return self._piece("The client has left.", 400)
-            return HTMLResponse(await result)
+            answer = await result
+            return HTMLResponse(answer.html, answer.status)
         finally:
             leaving.cancel()
             if reading.cancel():  # the server ends

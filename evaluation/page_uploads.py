@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 MOST_REQUESTS = 16  # radiographs that are uploaded, wait or are read at the same time
 SHARE_OF_USER = 0.5  # of those and of the bytes, that one user may take
@@ -84,7 +85,7 @@ class Capacity:
 class Worker:
     """Reads uploads in one thread, one after the other, in the order of their submission."""
 
-    def __init__(self, read: Callable[[Path], str]):
+    def __init__(self, read: Callable[[Path], Any]):
         self._read = read
         self._thread = ThreadPoolExecutor(1, "radiograph")
         self._typical = 2.0  # seconds that a radiograph takes, a moving average
@@ -97,7 +98,7 @@ class Worker:
         """Whole seconds after which `waiting` radiographs are probably read."""
         return min(LONGEST_RETRY, max(1, math.ceil(waiting * self._typical)))
 
-    def _take(self, upload: Upload) -> str:
+    def _take(self, upload: Upload) -> Any:
         began = time.monotonic()
         try:
             return self._read(upload.path)

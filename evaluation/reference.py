@@ -104,6 +104,21 @@ class NormalReference:
         """Number of normal radiographs of each group; "" counts all."""
         return {group: len(members) for group, members in self._members.items()}
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """Number of normal radiographs of each group of two or more that holds no other such group.
+
+        "" counts those in none of them, if there are any. A folder whose subfolders are groups is left out.
+        """
+        groups = {group: members for group, members in self._members.items() if group and len(members) >= 2}
+        narrow: dict[str, set[int]] = {}
+        for group, members in groups.items():
+            if not any(other < members for other in groups.values()) and members not in narrow.values():
+                narrow[group] = members
+        others = self._members[ALL].difference(*narrow.values())
+        counts = {group: len(members) for group, members in narrow.items()}
+        return counts | ({ALL: len(others)} if others else {})
+
     def add(self, radiograph: Radiograph, groups: Sequence[str]) -> None:
         """Count one normal radiograph. A file that was added before counts once, in the groups of both."""
         place = self._places.setdefault(radiograph.sha256, len(self._errors))

@@ -17,6 +17,7 @@ from evaluation.benchmark_figures import COLOURS, DASHES, _png, plain
 from evaluation.figures import BACKGROUND, FAINT, INK, OUTLINE, blended, fitted, font, resized, wrapped
 from evaluation.operating_points import Curve
 from training.label_groups import ABNORMAL, GROUP, GROUPS, IMPLANT, LABELS
+from training.text import percent
 
 TILE, WIDEST, BARS, GAP = 330, 248, 410, 12  # pixels: a picture at most so high, so wide; bars; space
 MOST_BONES = 3
@@ -145,7 +146,7 @@ def group_bars(probabilities: np.ndarray, labels: np.ndarray | None = None) -> I
         if value > 0:
             fill = _TRUE if holds else _BAR
             draw.rectangle((words, top + 4, words + max(1, round(length * value)), top + step - 5), fill=fill)
-        told = f"{100 * value:.0f} %" + ("  true" if holds else "  false" if _denied(index, truth) else "")
+        told = percent(value) + ("  true" if holds else "  false" if _denied(index, truth) else "")
         draw.text((words + length + 8, top + 1), told, _TRUE if holds else INK, font(13))
         top += step
     return canvas

@@ -16,6 +16,7 @@ from evaluation.benchmark_figures import interval_picture
 from evaluation.benchmark_page import SIGNIFICANT, interval_text, p_text, three, told
 from evaluation.region_page import RegionPage
 from evaluation.report import Picture, Pictures, Table, data_uri, write_page
+from evaluation.subgroups import FEWEST, small_parts_sentence
 from evaluation.verdicts import against_constant, against_others, few_patients, joined
 from training.label_groups import GROUP, GROUPS, LABELS
 
@@ -48,13 +49,13 @@ def _verdict(page: RegionPage) -> str:
     few = few_patients([anything["reason"], kind["reason"]])
     if few:
         return few
-    sentences = [against_constant("Any tumour", anything, 0.5, "chance"),
-                 against_constant("Kind of tumour", kind, 0.5, "chance")]  # fmt: skip
+    sentences = [against_constant("The score for any tumour", anything, 0.5, "chance"),
+                 against_constant("The score for the kind of tumour", kind, 0.5, "chance")]  # fmt: skip
     rows = [{"other": name, "difference": row["difference"], "p_holm": row["p_holm"]}
             for name, compared in page.results["comparisons"].items()
             for row in compared if (row["what"], row["metric"]) == ("tumour", "balanced_accuracy")]  # fmt: skip
-    words = {name: f"{name} (kind of tumour)" for name in page.results["comparisons"]}
-    return joined([*sentences, against_others(page.called.capitalize(), rows, words, smaller=False)])
+    words = {name: f'"{name}" for the kind of tumour' for name in page.results["comparisons"]}
+    return joined([*sentences, against_others(f'The answer "{page.called}"', rows, words, smaller=False)])
 
 
 def _groups(page: RegionPage) -> Table:
@@ -146,16 +147,20 @@ def _subgroups(page: RegionPage) -> list[Table]:
     tables, parts = [], page.results["parts"]
     for column in dict.fromkeys(parts["column"]):
         rows, reasons = [], []
+        small: dict[str, int] = {}
         of = parts[parts["column"] == column]
         for (what, part), lines in of.groupby(["what", "part"], sort=False, observed=True):
             by = {line["metric"]: line for line in lines.to_dict("records")}
             first = next(iter(by.values()))
+            if first["radiographs"] < FEWEST:
+                small[f"{part}, {what}"] = first["radiographs"]
+                continue
             shown = [interval_text(by[m]) if m in by else "" for m in ("auroc", "auprc", "balanced_accuracy")]
             rows.append([str(part), what, f"{first['radiographs']:,}", f"{first['patients']:,}", *shown])
             reasons.append(f"{part}: {first['reason']}" if first["reason"] else "")
         head = (column, "of", "radiographs", "patients or groups", "AUROC (95\u00a0%)", "AUPRC (95\u00a0%)",
                 "balanced accuracy (95\u00a0%)")  # fmt: skip
-        note = f"{page.called}; a difference between two parts can be chance. "
+        note = f"{page.called}; a difference between two parts can be chance. {small_parts_sentence(small)}"
         tables.append(Table(f"By {column}", head, rows, note + told(reasons)))
     return tables
 

@@ -3,7 +3,7 @@
 A difference between two parts of one test set can be chance; each value comes with its interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from training.tables import number_text
 MOST_PARTS = 8  # distinct numbers that are parts of their own; more are cut into quarters
 FEWEST = 10  # radiographs below which a part has no value
 MISSING = "(missing)"
+MOST_NAMED = 5  # parts that a sentence names
 
 
 def subgroups(column: Sequence) -> pd.Series:
@@ -43,6 +44,16 @@ def subgroups(column: Sequence) -> pd.Series:
         names = sorted(labels.unique())
     parts = labels.reindex(values.index).fillna(MISSING)
     return parts.astype(pd.CategoricalDtype([*names, *([MISSING] if len(known) < len(values) else [])], ordered=True))
+
+
+def small_parts_sentence(counts: Mapping[str, int]) -> str:
+    """Which parts (name -> radiographs) a table leaves out because they have less than `FEWEST` radiographs; or ""."""
+    small = {name: count for name, count in counts.items() if count < FEWEST}
+    if not small:
+        return ""
+    named = ", ".join(f"{name} ({count:,})" for name, count in list(small.items())[:MOST_NAMED])
+    more = f" and {len(small) - MOST_NAMED:,} more" if len(small) > MOST_NAMED else ""
+    return f"Parts of fewer than {FEWEST} radiographs have no score and are left out: {named}{more}. "
 
 
 def _short_texts(edges: np.ndarray) -> list[str]:

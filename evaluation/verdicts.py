@@ -11,6 +11,7 @@ from typing import Any
 from evaluation.intervals import TOO_FEW
 
 SIGNIFICANT = 0.05  # of p by Holm
+BETTER, WORSE, UNSHOWN = "better than", "worse than", "not shown to be better than"
 
 
 def against_constant(
@@ -22,31 +23,39 @@ def against_constant(
     """
     value, low, high = (float(interval[key]) for key in ("value", "low", "high"))
     if math.isnan(value):
-        return f"{name}: undefined ({interval['reason'] or 'no radiographs'})."
+        return f"{name} has no score ({interval['reason'] or 'no radiographs'})."
     if math.isnan(low):
-        return f"{name}: not shown to be better than {what} ({interval['reason'] or 'no interval'})."
+        return f"{name} is not shown to be better than {what} ({interval['reason'] or 'no interval'})."
     better = high < constant if smaller else low > constant
     worse = low > constant if smaller else high < constant
-    return f"{name}: {'better than' if better else 'worse than' if worse else 'not shown to be better than'} {what}."
+    return f"{name} is {BETTER if better else WORSE if worse else UNSHOWN} {what}."
 
 
 def against_others(name: str, rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], *, smaller: bool) -> str:
     """Whether `name` is better than each of `others` (name in the rows -> words), from rows of "other", "difference"
     (`name` less the other) and "p_holm"."""
-    sorted_by: dict[str, list[str]] = {"better than": [], "worse than": [], "not shown to be better than": []}
+    sorted_by: dict[str, list[str]] = {BETTER: [], WORSE: [], UNSHOWN: []}
     for row in rows:
         if row["other"] not in others:
             continue
         shown = row["p_holm"] < SIGNIFICANT  # NaN shows nothing
         better = (row["difference"] < 0) == smaller
-        outcome = "not shown to be better than" if not shown else "better than" if better else "worse than"
-        sorted_by[outcome].append(others[row["other"]])
+        outcome = UNSHOWN if not shown else BETTER if better else WORSE
+        sorted_by[outcome].append(f"{others[row['other']]} ({_evidence(row['difference'], row['p_holm'])})")
     parts = [
-        f"{outcome} {(' or ' if outcome.startswith('not') else ' and ').join(names)}"
+        f"{outcome} {(' or ' if outcome == UNSHOWN else ' and ').join(names)}"
         for outcome, names in sorted_by.items()
         if names
     ]
-    return f"{name}: {', '.join(parts)}." if parts else ""
+    return f"{name} is {', and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}." if parts else ""
+
+
+def _evidence(difference: float, p: float) -> str:
+    """A difference and its p value by Holm."""
+    if math.isnan(difference):
+        return "no difference can be computed"
+    p_words = "no p value" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"difference {difference:+.3g}, {p_words}"
 
 
 def joined(sentences: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,15 +33,18 @@ class Source:
 def named_backbones(given: Sequence[str], aliases: Path = ALIASES) -> dict[str, str]:
     """Backbone -> what it is called in results, for words such as `skelex` (called so) and `NAME=BACKBONE`.
 
-    An `=` behind a slash, a colon or an `@` belongs to a path, as do those in a file or folder that exists.
-    ValueError: a NAME that is no plain name or means another backbone (an alias), a backbone or a name given twice.
+    An `=` behind a slash, a colon or an `@` belongs to a path, as do those in a file or folder that exists. A path is
+    called by its last part, see `short_names`. ValueError: a NAME that is no plain name or means another backbone (an
+    alias), a backbone or a name given twice.
     """
     known = read_aliases(aliases)
     called: dict[str, str] = {}
+    unnamed: list[str] = []
     for word in given:
         name, equals, backbone = word.partition("=")
         if not equals or set(name) & set("/:@") or os.path.exists(word):
             name = backbone = word
+            unnamed.append(word)
         elif not _PLAIN_NAME.fullmatch(name) or not backbone:
             raise ValueError(
                 f"{printable(word)[:200]}: expected NAME=BACKBONE, where NAME has at most {LONGEST_NAME} letters, "
@@ -56,7 +60,44 @@ def named_backbones(given: Sequence[str], aliases: Path = ALIASES) -> dict[str, 
         if name.casefold() in (other.casefold() for other in called.values()):
             raise ValueError(f"{' '.join(given)}: two are called {name}")
         called[backbone] = name
+    called |= short_names(unnamed, [name for backbone, name in called.items() if backbone not in unnamed])
+    for name, count in Counter(name.casefold() for name in called.values()).items():
+        if count > 1:
+            raise ValueError(f"{' '.join(given)}: two are called {printable(name)[:200]}")
     return called
+
+
+def short_names(backbones: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """Backbone -> its name with its path, if it has one, cut to the last part: `none:/a/mae_b` is `none:mae_b`.
+
+    As many parents stand in front as it takes to tell all names apart, also from those `taken`. A folder called
+    `model`, as trainings call what they export, always has its parent. Upper and lower case count as equal.
+    """
+    split = {backbone: _split_path(backbone) for backbone in backbones}
+    depth = {backbone: 1 + (parts[-1:] == ["model"]) for backbone, (_, parts) in split.items()}
+    while True:
+        names = {backbone: front + "/".join(parts[-depth[backbone] :]) for backbone, (front, parts) in split.items()}
+        counts = Counter(name.casefold() for name in [*names.values(), *taken])
+        crowded = [
+            backbone
+            for backbone, name in names.items()
+            if counts[name.casefold()] > 1 and depth[backbone] < len(split[backbone][1])
+        ]
+        if not crowded:
+            return names
+        for backbone in crowded:
+            depth[backbone] += 1
+
+
+def _split_path(backbone: str) -> tuple[str, list[str]]:
+    """(what stands in front of the path, parts of the path) of a backbone; all in front if it is no path."""
+    front, plain = ("none:", backbone[5:]) if backbone.startswith("none:") else ("", backbone)
+    if "@" in plain and not os.path.exists(plain):
+        architecture, plain = plain.split("@", 1)
+        front += architecture + "@"
+    elif not (os.path.exists(plain) or plain.startswith((".", "/", "~")) or is_weight_file(plain)):
+        return backbone, []
+    return front, list(Path(os.path.abspath(os.path.expanduser(plain))).parts[1:]) or ["root"]
 
 
 def find(name: str, aliases: Path = ALIASES) -> Source:

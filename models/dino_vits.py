@@ -27,7 +27,7 @@ from models.mae_architecture import check_shapes, read_number, read_sides, read_
 from models.timm_weights import create, without_memory
 from models.vit import resize_positions
 from models.weights import Checkpoint, check_tensors, load_strictly
-from training.files import printable
+from training.files import printable, reason_of
 from training.preprocessor_facts import LARGEST_SIDE
 
 EPSILON = {"dinov2": 1e-6, "dinov3": 1e-5}  # of LayerNorm, in every release
@@ -238,7 +238,7 @@ def read_dino(checkpoint: Checkpoint, note: Callable[[str], None]) -> tuple[Rena
         found = to_timm(checkpoint.state)
         stored = _architecture(found, checkpoint.config, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
+        reason = str(error) if isinstance(error, ValueError) else f"{reason_of(error)} in its config.json"
         raise ValueError(f"{path}: {printable(reason[:500])}") from None
     with without_memory():  # what does not fit is refused before memory is taken for a network of any size
         probe = build_dino(stored)

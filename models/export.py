@@ -15,7 +15,15 @@ from torch.nn import LayerNorm
 
 from models.mae import MaskedAutoencoder
 from models.vit import MultiSizeViT, ViT
-from models.weights import ANTIALIASED, Checkpoint, huggingface_config, load_strictly, mae_config, write_pth
+from models.weights import (
+    ANTIALIASED,
+    FACEBOOK_CONFIG,
+    Checkpoint,
+    huggingface_config,
+    load_strictly,
+    mae_config,
+    write_pth,
+)
 from training.files import atomic, write_text
 
 TIMM_LAYER_NORM_EPSILON = 1e-6  # its Vision Transformers cannot be told another
@@ -135,12 +143,15 @@ def save_backbone(
 
 def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:
     """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and beside it a config.json
-    with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss)."""
+    with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss).
+
+    The file holds the same under "config", which facebook's code does not read, so that it can be moved alone."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_common(folder, huggingface_config(model.config), preprocessor, card)
+    config = huggingface_config(model.config)
+    write_common(folder, config, preprocessor, card)
     state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_pth({"model": state}, folder / "model.pth")
+    write_pth({"model": state, FACEBOOK_CONFIG: config}, folder / "model.pth")
 
 
 def statistics(preprocessor: dict[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

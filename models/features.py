@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from training.device import autocast, resolve_precision
-from training.files import atomic, check_archive, sha256_of
+from training.files import atomic, check_archive, reason_of, sha256_of
 from training.fold import predictions
 
 _FORMAT = 1  # of a cache file; part of its name
@@ -165,8 +165,7 @@ def _read(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
         if values.ndim != 2 or not np.isfinite(values).all():
             raise ValueError("it holds values that are not finite")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        notes.append(f"{path}: damaged ({told}); its features are computed anew")
+        notes.append(f"{path}: damaged ({reason_of(error)}); its features are computed anew")
         return {}
     return dict(zip((key.decode("ascii") for key in keys), values))
 

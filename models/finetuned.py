@@ -26,7 +26,7 @@ from models.supervised import Supervised
 from models.timm_weights import create, without_memory
 from models.vit import ViT
 from models.weights import check_tensors, load_strictly, read_json, read_preprocessor, read_tensors
-from training.files import atomic, printable, write_text
+from training.files import atomic, printable, reason_of, write_text
 from training.kept_facts import read_facts
 from training.preprocessor_facts import LARGEST_SIDE
 from training.text import escaped
@@ -132,8 +132,8 @@ def load_finetuned(folder: str | Path, kind: str = "") -> FineTuned:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{printable(folder)}: no {name}")
     config = read_json(folder / "config.json")
-    if not isinstance(config.get("head"), dict) or not isinstance(config.get("backbone"), dict):
-        raise ValueError(f"{printable(folder / 'config.json')}: of no fine-tuned network; it has no head")
+    if entry := next((name for name in ("head", "backbone") if not isinstance(config.get(name), dict)), ""):
+        raise ValueError(f"{printable(folder / 'config.json')} describes no fine-tuned network: it has no {entry!r}")
     there = config["head"].get("kind")
     if kind and there != kind:
         raise ValueError(f"{printable(folder)}: its head is {str(there)[:50]!r}; expected {kind!r}")
@@ -214,7 +214,7 @@ def _built(folder: Path, config: dict[str, Any]) -> Network:
         return Supervised(rebuild(config["backbone"]), head["kind"], _bounded("outputs", head["outputs"]),
                           covariates=_bounded("covariates", head["covariates"], 0))  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, ValueError) else reason_of(error)
         reason = printable(reason[:200])
         raise ValueError(f"{printable(folder / 'config.json')}: no network can be built of it ({reason})") from None
 

@@ -17,6 +17,7 @@ ANTIALIASED = "antialiased_positions"  # in a config: positions are resampled as
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # heads are not stored in .pth files
 _DECODER_WIDTHS = (128, 512)  # of facebook's MAE and Medical MAE, with 16 heads each
 _DECODER_HEADS = 16
+_STATES_HEADS = "a folder that also holds a config.json of ViTMAE with decoder_num_attention_heads"
 _MODEL_TYPES = ("vit_mae", "vit", "vit_msn")
 _LARGEST_SIDE = 8192  # pixels
 _TRANSFORMERS_EPSILON = 1e-12  # of its ViTs, where config.json is silent
@@ -132,10 +133,16 @@ def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str]
     if "decoder_dim" not in shapes:
         return values
     if shapes["decoder_dim"] not in _DECODER_WIDTHS:
-        raise ValueError(f"decoder width {shapes['decoder_dim']} needs a config.json")
+        raise ValueError(
+            f"a decoder of width {shapes['decoder_dim']} belongs to no known network "
+            f"({', '.join(map(str, _DECODER_WIDTHS))}), and the file does not state its heads; give {_STATES_HEADS}"
+        )
     values["decoder_heads"] = _DECODER_HEADS
-    if shapes["decoder_dim"] != 512:  # a decoder of ours has heads of width 32, and its folder says so
-        note(f"{_DECODER_HEADS} decoder heads assumed, as in Medical MAE's decoders of width {shapes['decoder_dim']}")
+    if shapes["decoder_dim"] != 512:  # a decoder of ours has heads of width 32, and its file says so
+        note(
+            f"{_DECODER_HEADS} decoder heads assumed, as in Medical MAE's decoders of width {shapes['decoder_dim']}; "
+            f"if the network has another number, give {_STATES_HEADS}"
+        )
     values["mask_ratio"] = read_number(args, "mask_ratio", 0.75, "its args")
     values["norm_pix_loss"] = _switch(args, "norm_pix_loss", "its args")
     if "norm_pix_loss" not in args:

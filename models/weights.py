@@ -32,6 +32,7 @@ from training.files import atomic, check_archive, open_unchanged, printable, rea
 from training.plain_values import check_plain
 from training.preprocessor_facts import check_preprocessor
 
+FACEBOOK_CONFIG = "config"  # in a file of ours in facebook's layout: what config.json says
 _FACEBOOK_FILE = "model.pth"  # does not say its heads, see `models.export.save_facebook`
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -225,6 +226,9 @@ def read_weights(path: str | Path, weights: str = "ema") -> Checkpoint:
     elif path.name == _FACEBOOK_FILE and (path.parent / "config.json").is_file():  # the file of a folder of ours
         config = read_json(path.parent / "config.json")
     content = read_tensors(file)
+    stated = content.get(FACEBOOK_CONFIG)
+    if isinstance(stated, dict) and stated.get("model_type") == "vit_mae":
+        config = config or stated
     if isinstance(content.get("args"), argparse.Namespace):
         config = config or {"args": vars(content["args"])}
     if is_dax(content):
@@ -370,7 +374,7 @@ def mae_config(checkpoint: Checkpoint) -> MAEConfig:
     try:
         return mae_architecture(checkpoint.state, checkpoint.config, checkpoint.family, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error} in its config.json"
+        reason = str(error) if isinstance(error, ValueError) else f"{reason_of(error)} in its config.json"
         raise ValueError(f"{checkpoint.path}: {reason}") from None
 
 

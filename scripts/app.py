@@ -278,7 +278,7 @@ class Networks:
         try:
             return self.read_and_look(path)
         except NotFinite as error:
-            raise Refused(f"No result: {error}.") from error
+            raise Refused(f"No result: {error}.", 500) from error
         except UnreadableRadiograph as error:
             why = REASONS.get(error.reason, error.reason)
             detail = f" ({error.detail})" if error.detail and error.detail not in why else ""

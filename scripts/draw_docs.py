@@ -18,6 +18,7 @@ from pathlib import Path
 from training.cli import flag, run
 from training.os_errors import naming
 from training.progress import say
+from training.text import percent
 
 SIZE = 512  # pixels, longer side of the phantoms
 SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
@@ -126,7 +127,7 @@ def heatmaps(config: Config):
         row = [grey, masked_tile(grey, hidden > 0.5), levels(predicted, 1.0), blended(grey, error, high, alpha=0.8)]
         row[3] = marked(grey, phantom.mask, row[3])
         rows.append([centred(tile, PANEL_TILE) for tile in row])
-    share = f"{loaded.model.mask_ratio:.0%}"
+    share = percent(loaded.model.mask_ratio)
     headers = ["radiograph (phantom)", f"{share} hidden", "predicted where hidden", "error, finding outlined"]
     return panel(rows, headers)
 

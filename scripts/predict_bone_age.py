@@ -32,6 +32,7 @@ from pathlib import Path
 
 from training.cli import flag, run, weights_flag
 from training.progress import say, warn
+from training.text import percent
 
 MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
 CONTENT = ("predictions.csv", "index.html", "failed.csv", "report.html", "scores.csv", "subgroups.csv",
@@ -90,7 +91,7 @@ def main(config: Config) -> int:
     failed = [*lost, *failed]
     for result in results:
         say(result.line)
-        for warning in result.all_warnings:
+        for warning in result.warnings:  # the line itself says why an age must not be used
             warn(f"WARNING: {printable(result.name)}: {warning}")
     for path, reason, detail in failed:
         warn(f"not read: {printable(path)}: {reason}: {detail}")
@@ -349,10 +350,8 @@ def predict(c: Config, network: Networks, records):
                     *displayed(network, images[number, 0], maps[number], size)
                 )
         results += new
-    share = 100 * waited / max(time.perf_counter() - begun, 1e-9)
-    network.told = (
-        f"{len(records) / max(time.perf_counter() - begun, 1e-9):.1f}/s, {share:.0f} % of it waiting for files"
-    )
+    seconds = max(time.perf_counter() - begun, 1e-9)
+    network.told = f"{len(records) / seconds:.1f}/s, {percent(waited / seconds)} of it waiting for files"
     return results, pictures, failed
 
 
@@ -393,7 +392,7 @@ def described(c: Config, network: Networks, records, rows: list[int], months, sp
         sd = spreads[:, place].mean() if unknown else spreads[int(codes[place]), place]
         girl, boy = map(float, months[:, place]) if unknown else (math.nan, math.nan)
         if network.likeness.is_unlike(likeness[place]):
-            reasons.append(f"{network.likeness.sentence(likeness[place])}, perhaps no hand")
+            reasons.append(f"{network.likeness.sentence(likeness[place])}; it is perhaps no hand")
         if network.ages is not None and (beyond := range_warning([mean[place], girl, boy], network.ages)):
             reasons.append(beyond)
         if reasons:  # both promise something for hands like those of the training alone

@@ -21,7 +21,7 @@ from pathlib import Path
 from training.cli import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
 from training.progress import bar, say
-from training.text import middle
+from training.text import middle, percent
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
@@ -664,7 +664,7 @@ class Benchmark(CrossValidation):
         pooled = self.splits.pooled
         sides = [] if pooled else [("test", rows)]
         shots = c.protocol == "fewshot"
-        parts = {labels: f"shots: {labels}" if shots else f"{100 * labels:g} %"
+        parts = {labels: f"shots: {labels}" if shots else percent(labels, 'g')
                  for labels in self.amounts() if shots or labels < 1}  # fmt: skip
         for number, fold in enumerate(self.splits.folds):
             few = [(f"fold {number}: train, {name}", self.few(number, labels)) for labels, name in parts.items()]

@@ -192,6 +192,19 @@ def test_requirements_name_what_is_imported():
         assert not missing, f"{name(path)} imports {missing}"
 
 
+def test_shares_are_written_by_one_function():
+    """`training.text.percent`: "75 %" everywhere."""
+    own = re.compile(r"\{100 \* [^{}]*\} %|\{[^{}]*:\.\d%\}")
+    found = [name(path) for path in SOURCES if path.name != "text.py" and own.search(path.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def test_no_message_gives_the_name_of_an_exception():
+    """`training.files.reason_of` says what went wrong; the others compare names, or log a defect with its traceback."""
+    users = {name(path) for path in SOURCES if "type(error).__name__" in path.read_text(encoding="utf-8")}
+    assert users <= {"training/cli.py", "data/dicom.py", "evaluation/page_middleware.py"}
+
+
 def test_nobody_lists_folders_without_counting_the_other_files():
     found = [(name(path), node) for path in SOURCES for function, node in calls(path) if function == "list_radiographs"]
     silent = {where for where, node in found if "passed_over" not in {keyword.arg for keyword in node.keywords}}

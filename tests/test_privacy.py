@@ -259,7 +259,7 @@ def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
             upload = Upload()
             upload.write(path.read_bytes())
             upload.finish()
-            page = "".join(read_upload(read, upload.path) for read in readers)
+            page = "".join(read_upload(read, upload.path).html for read in readers)
             upload.close()
             results += "class='case'" in page
             (out / f"{number}.html").write_text(page)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -441,7 +442,10 @@ def test_folders_name_their_normals(model, parts, capsys):
     """hand/ and pelvis/ as input folders find the normals of their names, whatever folder is given."""
     reference = parts / "normals"
     heatmap(model, [parts / "hand", parts / "pelvis"], parts / "out", reference=reference, **EVEN)
-    assert "z-scores: 6 by hand, 6 by pelvis\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "z-scores: 6 by hand, 6 by pelvis\n" in said
+    assert "reference: 16 normal radiographs (hand 8, pelvis 8)\n" in said
+    assert "fewer than 50 normal radiographs are coarse (hand 8, pelvis 8)" in said
     used = groups_of(parts / "out")
     assert len(used) == 12 and all(name.startswith(group) for name, group in used.items())
     # the normals of one part, given by themselves or as two folders
@@ -455,6 +459,7 @@ def test_folders_name_their_normals(model, parts, capsys):
     assert np.nanmax(np.abs(z["out"])) < 100
     page = (parts / "out" / "index.html").read_text()
     assert "mixture" not in page and "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
+    assert re.search(r"\d+ % \(limit \d+ %\)", page)
 
 
 def test_lists_and_the_flag_name_the_normals(model, parts, capsys):
@@ -631,8 +636,8 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
         for method, area in areas.items()
     ]
     assert localisation_verdict(rows) == (
-        "The error map (pixel AUROC): worse than the smoothed intensity. "
-        "The error map (pixel AUROC): better than the untrained network."
+        "The error map (pixel AUROC) is worse than the smoothed intensity. "
+        "The error map (pixel AUROC) is better than the untrained network."
     )
     few = [row for row in rows if row["path"] in ("0.png", "1.png")]
     expected = "not shown to be better than the smoothed intensity (too few patients (2))"

@@ -311,7 +311,8 @@ def reason_of(error: BaseException) -> str:
     text = (meaning_of(error) if isinstance(error, OSError) else str(error)).strip().split("\n")[0]
     text = re.split(r"\.? (?=This is an internal|If you are seeing)", text)[0][:160]  # torch's advice to its developers
     if isinstance(error, KeyError):
-        return f"no entry {text}"
+        archived = re.fullmatch(r"[\"'](.*) is not a file in the archive[\"']", text)  # as NumPy says it
+        return f"no entry {archived[1]!r}" if archived else f"no entry {text}"
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     return text or ("it ends too early" if isinstance(error, EOFError) else "the library that reads it gives no reason")

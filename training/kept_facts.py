@@ -39,10 +39,11 @@ class KeptScore:
 
     @property
     def words(self) -> str:
-        """`mean absolute error 41.2 months on 120 validation radiographs: loses to one age for all (38.9 months)`."""
+        """`mean absolute error 41.2 months on 120 validation radiographs: the network loses to one age for all (38.9
+        months)`."""
         unit = f" {self.unit}" * bool(self.unit)
         return (f"{self.metric} {_number(self.value)}{unit} on {self.radiographs:,} validation radiographs: "
-                f"{self.verdict} {self.against} ({_number(self.baseline)}{unit})")  # fmt: skip
+                f"the network {self.verdict} {self.against} ({_number(self.baseline)}{unit})")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ def markdown(value) -> str:
     return _MARKDOWN.sub(lambda match: _ENTITIES.get(match[0]) or f"\\{match[0]}", escaped(str(value)))
 
 
+def percent(share: float, form: str = ".0f") -> str:
+    """A share from 0 to 1 in per cent, with a space: 0.75 is "75 %". `form`: the format of the number."""
+    return f"{100 * share:{form}} %"
+
+
 def middle(text: str, most: int = 80) -> str:
     """A name of at most `most` characters: a longer one loses its middle, because names differ at their ends."""
     return text if len(text) <= most else without_middle(text, most - 3)

@@ -109,7 +109,8 @@ def test_binary(tmp_path):
     assert text.index("first-1") < text.index("second-1") < text.index("first-0.5")
     found = page.studies[0].summary["estimate"]["auroc"]
     assert f"{found['value']:.3f} ({found['low']:.3f}\u00a0to\u00a0{found['high']:.3f})" in text
-    assert f"{EVIL}: 4 radiographs with a target; at least 10 are needed" in text and "undefined" in text
+    assert f"Parts of fewer than 10 radiographs have no score and are left out: {EVIL} (4)." in text
+    assert "undefined" not in text
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
@@ -285,20 +286,35 @@ def verdict(tmp_path, page) -> str:
     return re.search("<p class=verdict>(.*?)</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))[1]
 
 
+def test_legends_cover_no_point(monkeypatch):
+    monkeypatch.setattr(figures, "_png", lambda figure: figure)
+    target = np.arange(20) % 2
+    found = reliability("binary", target, target * 0.5)
+    for figure in (
+        figures.reliability_picture(found, found, "title", "observed share"),
+        figures.truth_picture(target, target, "title", "", ["girls", "boys"] * 10),
+    ):
+        FigureCanvasAgg(figure).draw()
+        (axis,) = figure.axes
+        assert axis.get_legend().get_window_extent().y0 >= axis.get_window_extent().y1
+
+
 def test_the_first_line_says_what_came_out(tmp_path):
     good = verdict(tmp_path, a_page("binary", ("trained", "random"), random_starts={"random"}))
-    assert good.startswith("trained-1: better than chance. trained-1: ")
+    assert good.startswith("trained-1 is better than chance. trained-1 is ")
     assert "random weights (random-1)" in good
+    shown = verdict(tmp_path, a_page("binary", ("trained", "none-vit"), random_starts={"none-vit"}))
+    assert "vit-1, random weights (difference " in shown and "none-vit" not in (tmp_path / "report.html").read_text()
     tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
     for fold in tossed.studies[0].folds:
         fold.test[:] = np.random.default_rng(1).random(48)
     tossed.studies[0].summary = summarise(tossed.studies[0].folds, tossed.test)
-    assert verdict(tmp_path, tossed) == "only-1: not shown to be better than chance."
+    assert verdict(tmp_path, tossed) == "only-1 is not shown to be better than chance."
     ages = a_page("regression", ("only",))
     for fold in ages.studies[0].folds:
         fold.test[:] += 5000
     ages.studies[0].summary = summarise(ages.studies[0].folds, ages.test)
-    assert verdict(tmp_path, ages) == "only-1: worse than one value for all radiographs."
+    assert verdict(tmp_path, ages) == "only-1 is worse than one value for all radiographs."
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "below -1" in text and not re.search(r"-\d{3,}\.\d", text)
 

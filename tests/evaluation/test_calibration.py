@@ -123,11 +123,11 @@ def test_temperature_mends_overconfidence_on_other_radiographs():
 def test_temperatures_at_the_limits_and_undefined_ones():
     logits = np.array([-5.0, -4, 4, 5])
     perfect = fit_temperature("binary", [0, 0, 1, 1], logits)
-    assert perfect.value == 0.01 and perfect.reason.startswith("the sharpest allowed")
+    assert perfect.value == 0.01 and perfect.reason.startswith("a temperature of 0.01 is the lowest allowed")
     saturated = fit_temperature("binary", [0, 0, 1, 1], 100 * logits)
     assert saturated.value == 0.01 and saturated.reason
     inverted = fit_temperature("binary", [1, 1, 0, 0], logits)
-    assert inverted.value == 100 and inverted.reason.startswith("the flattest allowed")
+    assert inverted.value == 100 and inverted.reason.startswith("a temperature of 100 is the highest allowed")
     equal = fit_temperature("multiclass", [0, 1], np.full((2, 3), 7.0))
     assert equal == (1.0, "all logits are equal")
     one = fit_temperature("binary", [1, 1, math.nan], np.array([1.0, 2, 3]))

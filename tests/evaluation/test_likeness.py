@@ -122,6 +122,7 @@ def test_networks_that_answer_together():
     (smallest, *_) = joint.of([far[:, :6]] * 2, [far[:, 6:]] * 2)
     assert joint.is_unlike(smallest) and joint.word(smallest) == "no" and joint.word(1.0) == "yes"
     assert joint.sentence(1.0) == "" and joint.sentence(smallest).startswith("unlike the training radiographs: ")
+    assert joint.sentence(smallest).count("%") == 1
     assert "2 %" in joint.note
     for several in ([both[0], None], [None], []):
         unknown = Joint(several)

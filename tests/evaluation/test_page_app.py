@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 from asgi_client import HOST, ask, asked
 
-from evaluation.page_server import Settings, bind, build_app, make_server
+from evaluation.page_server import FAILED, Refused, Settings, bind, build_app, make_server
 
 pytest.importorskip("starlette", reason="no starlette: requirements-app.txt")
 pytest.importorskip("uvicorn", reason="no uvicorn: requirements-app.txt")
@@ -156,6 +156,24 @@ def test_uploads_that_are_refused(headers, chunks, status, told):
     app = app_of(lambda path: pytest.fail("read"), users=(), most_bytes=10)
     answer = ask(app, "POST", "/radiograph", chunks=chunks, headers=headers)
     assert answer.status == status and told in answer.text and memory_files() == 0
+
+
+@pytest.mark.parametrize(
+    "error, status, sentence",
+    [
+        (Refused("This file cannot be used."), 422, "This file cannot be used."),
+        (Refused("No result.", 500), 500, "No result."),
+        (KeyError("CANARY"), 500, FAILED.partition(";")[0]),
+    ],
+)
+def test_an_upload_without_a_result_has_a_status_that_says_so(error, status, sentence):
+    def fail(path):
+        raise error
+
+    app = app_of(fail, users=())
+    answer = ask(app, "POST", "/radiograph", chunks=[b"x"], headers=UPLOAD)
+    assert answer.status == status and sentence in answer.text and "class='refusal'" in answer.text
+    assert answer.headers["content-type"].startswith("text/html") and "CANARY" not in answer.text
 
 
 def test_an_aborted_upload_leaves_nothing():

@@ -49,10 +49,12 @@ def test_what_nobody_expected_is_told_to_the_log_and_replaces_the_result(capsys)
     def refuse(path):
         raise Refused("No <b>.")
 
-    assert html.escape(FAILED) in read_upload(fail, Path("CANARY.dcm"))
+    failed = read_upload(fail, Path("CANARY.dcm"))
+    assert html.escape(FAILED) in failed.html and failed.status == 500
     told = capsys.readouterr().err
     assert "RuntimeError, raised here:" in told and "in fail" in told and "CANARY.dcm" not in told
-    assert "No &lt;b&gt;." in read_upload(refuse, Path("x")) and capsys.readouterr().err == ""
+    refused = read_upload(refuse, Path("x"))
+    assert "No &lt;b&gt;." in refused.html and refused.status == 422 and capsys.readouterr().err == ""
 
 
 class Forbidden(HTMLParser):

@@ -43,6 +43,7 @@ def test_z_scores_by_group():
     np.testing.assert_allclose(found.z, (new.errors - everything.mean(0)) / everything.std(0, ddof=1), rtol=1e-4)
     assert (found.group, found.normals) == ("", 70)
     assert reference.groups == {"": 70, "knee": 40, "hand": 30}
+    assert reference.parts == {"knee": 40, "hand": 30}
 
 
 def test_the_narrowest_group_that_is_known_is_used():
@@ -103,6 +104,7 @@ def test_a_copy_counts_once_in_the_groups_of_both():
     reference.add(radiographs[0], ["wrist"])
     reference.add(radiographs[1], ["wrist"])
     assert reference.groups == {"": 3, "hand": 3, "wrist": 2} and reference.copies == 2
+    assert reference.parts == {"wrist": 2, "": 1}
 
 
 def test_left_out_members_leave_at_least_two():

@@ -15,8 +15,8 @@ def test_a_network_that_loses_to_one_age_for_all_says_so():
     target, learnt = np.array([100.0, 120, 140, 160, math.nan]), np.array([90.0, 130, math.nan, 190])
     found = kept_score("regression", target, target + 45, range(5), learnt, unit="months", constant="one age for all")
     assert (found.value, found.baseline, found.radiographs, found.verdict) == (45, 20, 4, LOSES)
-    assert found.words == ("mean absolute error 45.0 months on 4 validation radiographs: loses to one age for all "
-                           "(20.0 months)")  # fmt: skip
+    assert found.words == ("mean absolute error 45.0 months on 4 validation radiographs: the network loses to one age "
+                           "for all (20.0 months)")  # fmt: skip
     rng = np.random.default_rng(0)
     target = rng.uniform(0, 200, 60)
     good = kept_score("regression", target, target + rng.normal(0, 5, 60), range(60), target)
@@ -70,7 +70,7 @@ def test_what_a_page_says_of_networks():
     assert read_facts({"training": one.kept()}) == one and read_facts({}) == KeptFacts()
     assert network_sentences("bone age (resnet)", [one]) == [
         "Network: bone age (resnet).", "Trained on: 600 radiographs of phantoms.",
-        "Validation score: AUROC 1.00 on 40 validation radiographs: beats chance (0.50).",
+        "Validation score: AUROC 1.00 on 40 validation radiographs: the network beats chance (0.50).",
     ]  # fmt: skip
     told = network_sentences("both", [one, two])
     assert told[1] == "Trained on: 598 to 600 radiographs of phantoms (each of 2 networks)."

@@ -15,11 +15,11 @@ def told(value, low=math.nan, high=math.nan, reason=""):
 @pytest.mark.parametrize(
     "interval, expected",
     [
-        (told(0.8, 0.7, 0.9), "net: better than chance."),
-        (told(0.6, 0.45, 0.75), "net: not shown to be better than chance."),
-        (told(0.2, 0.1, 0.3), "net: worse than chance."),
-        (told(0.9, reason=too_few(4)), "net: not shown to be better than chance (too few patients (4))."),
-        (told(math.nan, reason="only '1' is there"), "net: undefined (only '1' is there)."),
+        (told(0.8, 0.7, 0.9), "net is better than chance."),
+        (told(0.6, 0.45, 0.75), "net is not shown to be better than chance."),
+        (told(0.2, 0.1, 0.3), "net is worse than chance."),
+        (told(0.9, reason=too_few(4)), "net is not shown to be better than chance (too few patients (4))."),
+        (told(math.nan, reason="only '1' is there"), "net has no score (only '1' is there)."),
     ],
 )
 def test_a_score_against_chance(interval, expected):
@@ -27,19 +27,22 @@ def test_a_score_against_chance(interval, expected):
 
 
 def test_small_scores_may_be_good():
-    assert against_constant("net", told(5, 4, 6), 7, "one age", smaller=True) == "net: better than one age."
-    assert against_constant("net", told(9, 8, 10), 7, "one age", smaller=True) == "net: worse than one age."
+    assert against_constant("net", told(5, 4, 6), 7, "one age", smaller=True) == "net is better than one age."
+    assert against_constant("net", told(9, 8, 10), 7, "one age", smaller=True) == "net is worse than one age."
 
 
 def test_against_other_answers():
     rows = [
         {"other": "a", "difference": -3.0, "p_holm": 0.01},
-        {"other": "b", "difference": 3.0, "p_holm": 0.01},
+        {"other": "b", "difference": 3.0, "p_holm": 0.0004},
         {"other": "c", "difference": -9.0, "p_holm": math.nan},
         {"other": "unnamed", "difference": 1.0, "p_holm": 0.01},
     ]
     words = {"a": "one age for all", "b": "one age for each sex", "c": "chance"}
-    expected = "Net: better than one age for all, worse than one age for each sex, not shown to be better than chance."
+    expected = (
+        "Net is better than one age for all (difference -3, p = 0.010), worse than one age for each sex "
+        "(difference +3, p < 0.001), and not shown to be better than chance (difference -9, no p value)."
+    )
     assert against_others("Net", rows, words, smaller=True) == expected
     assert "better than one age for each sex" in against_others("Net", rows[:2], words, smaller=False)
     assert against_others("Net", [], words, smaller=True) == ""

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from data.preprocessing import Preprocessing
 from models.backbone_aliases import read_aliases
-from models.backbone_names import cached_folder, find
+from models.backbone_names import cached_folder, find, named_backbones
 from models.backbones import Backbone, build_backbone
 from models.mae import MAEConfig, MaskedAutoencoder
 from models.supervised import Supervised
@@ -322,6 +322,24 @@ def test_the_aliases_of_the_project_are_right():
         facts = {"size": {"height": 224, "width": 224}, "radiograph": {}}
         kept = {k: v for k, v in alias.preprocessing.items() if k in ("intensity", "intensity_options", "resize")}
         Preprocessing.from_dict(facts | {"radiograph": kept})
+
+
+def test_paths_are_called_by_their_last_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/mae_b", "c/mae_b", "runs/first/model", "resnet18x"):
+        (tmp_path / folder).mkdir(parents=True)
+
+    def names(*given):
+        return list(named_backbones([str(word) for word in given]).values())
+
+    assert names(tmp_path / "a/mae_b", f"none:{tmp_path}/a/mae_b") == ["mae_b", "none:mae_b"]
+    assert names("a/mae_b", tmp_path / "c/mae_b", "resnet18") == ["a/mae_b", "c/mae_b", "resnet18"]
+    assert names("mae_b=resnet18", "a/mae_b") == ["mae_b", "a/mae_b"]
+    assert names("./runs/first/model", "none:runs/first/model") == ["first/model", "none:first/model"]
+    assert names(f"resnet50@{tmp_path}/w.pth", "skelex", "owner/name") == ["resnet50@w.pth", "skelex", "owner/name"]
+    assert names("resnet18x", "none:resnet18") == ["resnet18x", "none:resnet18"]
+    with pytest.raises(ValueError, match="two are called"):
+        names("a/mae_b", "./a/mae_b")
 
 
 def test_unknown_names_list_what_is_near():

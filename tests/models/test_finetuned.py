@@ -59,14 +59,15 @@ def test_what_is_saved_comes_back(mae, tmp_path, name, head):
     [
         (lambda c: c["backbone"]["vit"].update(depth=10**9), "depth 1000000000; expected 1 to 256"),
         (lambda c: c["backbone"]["vit"].update(dim=16_000), "missing|misshapen|do not fit|shape"),
-        (lambda c: c["backbone"]["vit"].pop("heads"), "no network can be built of it"),
+        (lambda c: c["backbone"]["vit"].pop("heads"), r"no network can be built of it \(no entry 'heads'\)"),
         (lambda c: c["backbone"].update(input_size=[10**9, 32]), "an input of"),
         (
             lambda c: c["backbone"].pop("vit") and c["backbone"].update(timm="os.system"),
             "no network can be built of it",
         ),
         (lambda c: c["head"].update(kind="pickle"), "a head 'pickle'"),
-        (lambda c: c.pop("head"), "of no fine-tuned network"),
+        (lambda c: c.pop("head"), "config.json describes no fine-tuned network: it has no 'head'"),
+        (lambda c: c.pop("backbone"), "config.json describes no fine-tuned network: it has no 'backbone'"),
     ],
 )
 def test_a_folder_that_lies_is_refused(mae, tmp_path, change, told):

@@ -305,7 +305,7 @@ def test_medical_mae_with_a_narrow_decoder_has_sixteen_heads(tmp_path):
     write_pth({"model": theirs.state_dict()}, tmp_path / "w.pth")
     loaded = load_mae(tmp_path / "w.pth")
     assert (loaded.model.config.decoder_heads, loaded.model.config.decoder_depth) == (16, 2)
-    assert "16 decoder heads assumed" in loaded.report
+    assert "16 decoder heads assumed" in loaded.report and "decoder_num_attention_heads" in loaded.report
     images, noise = torch.randn(1, 3, *SIZE), torch.rand(1, 4)
     assert torch.equal(
         loaded.model.reconstruct(images, noise).patches, theirs.eval().reconstruct(images, noise).patches
@@ -322,8 +322,11 @@ def test_names_of_tensors_are_shown_escaped(read, tmp_path):
 def test_a_file_of_ours_knows_its_heads_with_and_without_its_folder(tmp_path):
     ours = MaskedAutoencoder(named_config("mae_vit_mini_patch16_dec128d1b", input_size=SIZE))
     save_facebook(ours, tmp_path, PREPROCESSOR, "card")
-    for path in (tmp_path, tmp_path / "model.pth"):
-        assert load_mae(path).model.config.decoder_heads == 4
+    (tmp_path / "moved.pth").write_bytes((tmp_path / "model.pth").read_bytes())
+    for path in (tmp_path / "moved.pth", tmp_path / "model.pth"):
+        assert load_mae(path).model.config == ours.config and "assumed" not in load_mae(path).report
+    (tmp_path / "moved.pth").unlink()
+    assert load_mae(tmp_path).model.config == ours.config
 
 
 def test_a_network_tuned_from_a_folder_keeps_its_heads(folders):

@@ -115,7 +115,8 @@ def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_
     sentences = " ".join(case.told)
     for wanted in ("Network: region-guided classifier (Vision Transformer of width 32, 1 blocks",
                    "Trained on: 600 radiographs of phantoms.",
-                   "Validation score: AUROC 0.41 on 30 validation radiographs: loses to chance (0.50)."):  # fmt: skip
+                   "Validation score: AUROC 0.41 on 30 validation radiographs: the network loses to chance "
+                   "(0.50)."):  # fmt: skip
         assert wanted in sentences and wanted in page and wanted in rows[0]["networks"]
         assert wanted in " ".join(result(case)["networks"])
     assert case.parts["tumour"].calibration == "calibrated on 50 radiographs of phantoms, temperature 2.00"
@@ -177,8 +178,8 @@ def test_bad_files_are_a_sentence_on_the_page(there):
             reader.analyse(there / "bad" / name)
         assert name not in str(refused.value) and "CANARY" not in str(refused.value)
         upload = uploaded(there / "bad" / name)
-        page = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
-        assert told in page and "class='refusal'" in page and FAILED not in page and name not in page
+        page, status = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
+        assert status == 422 and told in page and "class='refusal'" in page and FAILED not in page and name not in page
         upload.close()
 
 
@@ -251,7 +252,7 @@ def test_a_crash_writes_no_memory_to_a_disk():
 def test_without_a_model_or_starlette_one_sentence_says_what_to_do(there, monkeypatch):
     with pytest.raises(FileNotFoundError, match="train_region_guided.py makes one"):
         networks(there, model_path=[there / "nowhere"])
-    with pytest.raises(ValueError, match="of no fine-tuned network"):
+    with pytest.raises(ValueError, match="describes no fine-tuned network"):
         networks(there, model_path=[there / "mae"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = script(app(), "--model_path", there / "nowhere")

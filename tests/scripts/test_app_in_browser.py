@@ -190,6 +190,7 @@ def test_a_reading_with_login_good_and_bad_files(desk, browser):
     assert kept == "[[],[]]" and browser.value("indexedDB.databases().then((all) => all.length)") == 0
     log = (folder / "log").read_text()
     assert "Doe" not in log and PASSWORD not in log and "Traceback" not in log and "POST /radiograph 200" in log
+    assert log.count("POST /radiograph 422") == len(list((folder / "bad").iterdir()))
 
     browser.value("document.querySelector('#logout button').click()")
     browser.until("document.querySelector('#login') !== null")

@@ -83,7 +83,8 @@ def test_facebooks_layout(mae, sources, tmp_path):
     done = convert(sources / "ours", "mae", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     content = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
-    assert set(content) == {"model"} and set(content["model"]) == set(mae.state_dict())
+    assert set(content) == {"model", "config"} and set(content["model"]) == set(mae.state_dict())
+    assert content["config"] == json.loads((tmp_path / "out" / "config.json").read_text())
 
 
 def test_a_fine_tuned_classifier_keeps_its_head(sources, tmp_path):

@@ -84,6 +84,11 @@ def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, frac
     monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
     folder = run(name, 40)
     out = benchmark(fracatlas, tmp_path / "out", protocol, str(folder), f"none:{folder}")
+    short = f"{folder.parent.name}_model" if folder.name == "model" else folder.name
+    studies = {file.name.removesuffix("_summary.json") for file in out.glob("*_summary.json")}
+    assert studies == {f"{short}-{protocol}", f"none-{short}-{protocol}"}
+    page = (out / "report.html").read_text()
+    assert f"{short}-{protocol}, random weights" in page and str(folder).replace("/", "_") not in page
     (about, values), (random_about, random_values) = cached(out)
     assert about["preprocessing"] == random_about["preprocessing"]
     assert about["preprocessing"]["size"] == {"height": 40, "width": 40}

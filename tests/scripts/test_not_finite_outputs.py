@@ -103,8 +103,9 @@ def test_the_page_says_it(good, tmp_path):
         scripts.app.Networks(config).analyse(good / "in" / "0.png")
     overflowing = changed(good, "regions", "head.weight", HUGE, tmp_path / "d")
     config = scripts.app.Config([overflowing], regions="none", device="cpu")
-    with pytest.raises(Refused, match="No result: probabilities of the classifier are not finite"):
+    with pytest.raises(Refused, match="No result: probabilities of the classifier are not finite") as refused:
         scripts.app.Networks(config).analyse(good / "in" / "0.png")
+    assert refused.value.status == 500
 
 
 def test_scripts_read_the_set_that_is_asked_for(good, tmp_path):

@@ -226,6 +226,7 @@ def test_what_is_no_hand_is_doubted_and_hands_are_not(model, hands):
         assert rows[name]["do_not_use"].startswith("unlike the training radiographs: at most ")
         assert rows[name]["do_not_use"].endswith("perhaps no hand: do not use") and not rows[name]["low_months"]
         assert rows[name]["like_training"] == "no" and rows[name]["do_not_use"] in lines[name]
+        assert rows[name]["do_not_use"] not in ran.stderr
     assert "inverted" in rows["y_inverted"]["warnings"] and "noise" in rows["z_noise"]["warnings"]
     page = (out / "index.html").read_text()
     assert "WARNING" in ran.stderr and "<dt>with a warning</dt><dd>5</dd>" in page
@@ -256,7 +257,7 @@ def test_an_answer_outside_the_training_ages_is_not_to_be_used(model, hands, tmp
     assert row["do_not_use"] == told and row["low_months"] == row["high_months"] == "" and row["like_training"] == "yes"
     assert told in page and "<b>DO NOT USE: 0 years 0 months</b>" in page
     sentences = ("Trained on: 600 radiographs of phantoms.", "Validation score: mean absolute error 41.2 months on 120 "
-                 "validation radiographs: loses to one age for all (38.9 months).")  # fmt: skip
+                 "validation radiographs: the network loses to one age for all (38.9 months).")  # fmt: skip
     for sentence in sentences:
         assert sentence in page and sentence in row["network"] and sentence in ran.stderr
     save_finetuned(loaded.model, copy, loaded.preprocessor, {"training": {"radiographs": -1}}, "card")

@@ -285,8 +285,9 @@ def test_hostile_names(tmp_path):
 
 
 def test_paths_of_checkpoints_are_shown_as_short_as_can_be():
-    names = ["/home/a/x/model", "/home/a/y/model", "/home/b/y/model", "org/name", "none:vit"]
-    assert list(short_names(names).values()) == ["x/model", "a/y/model", "b/y/model", "org/name", "none:vit"]
+    names = ["/home/a/x/model", "/home/a/y/model", "/home/b/y/model", "org/name", "none:vit", "none:/home/c/z/model"]
+    short = ["x/model", "a/y/model", "b/y/model", "org/name", "none:vit", "none:z/model"]
+    assert list(short_names(names).values()) == short
 
 
 def test_other_training_and_other_weights_are_told(tmp_path):

@@ -158,7 +158,14 @@ def test_fine_tuning_end_to_end(real_pictures, fracatlas, tmp_path):
     compared = pd.read_csv(out / "comparisons.csv")
     assert compared["first"].tolist() == [names[0]] and compared["metric"].tolist() == ["auroc"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    for part in (*names, "Comparisons", "ROC and precision-recall", "By hand", "Worst errors", "Augmentation"):
+    for part in (
+        *(f"{name.removeprefix('none-')}, random weights" for name in names),
+        "Comparisons",
+        "ROC and precision-recall",
+        "By hand",
+        "Worst errors",
+        "Augmentation",
+    ):
         assert part in page, part
     assert str(fracatlas) not in page.replace(f"<td>{fracatlas}</td>", "") and (out / "augmentation.png").is_file()
 

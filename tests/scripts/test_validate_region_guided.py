@@ -294,7 +294,7 @@ def test_sources_and_networks_that_are_not_there(place, tmp_path):
     (tmp_path / "run" / "model").mkdir(parents=True)
     (tmp_path / "run" / "model" / "config.json").touch()
     assert "run/model?" in words(model=tmp_path / "run")
-    assert "its head is None" in words(model="mae") or "of no fine-tuned network" in words(model="mae")
+    assert "its head is None" in words(model="mae") or "describes no fine-tuned network" in words(model="mae")
     head = Supervised(build_backbone(str(place / "mae")), "binary", 1)
     save_finetuned(head, tmp_path / "binary", PREPARED.to_dict(), {}, "card")
     assert "its head is 'binary'; expected 'region-guided'" in words(model=tmp_path / "binary")

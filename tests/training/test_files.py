@@ -174,6 +174,7 @@ def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
     assert (
         reason_of(KeyError("w")) == "no entry 'w'" and reason_of(OSError(22, "Invalid argument")) == "Invalid argument"
     )
+    assert reason_of(KeyError("x.npy is not a file in the archive")) == "no entry 'x.npy'"
     assert "Error" not in reason_of(ValueError()) + reason_of(MemoryError())
 
 

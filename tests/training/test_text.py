@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from training.files import printable
-from training.text import escaped, markdown, middle, visible
+from training.text import escaped, markdown, middle, percent, visible
 
 
 def test_every_character_that_hides_something_is_escaped():
@@ -67,3 +67,7 @@ def test_no_markup_comes_of_a_value(kind):
 )
 def test_usual_values_stay_readable(name):
     assert markdown(name) == name
+
+
+def test_a_share_in_per_cent():
+    assert [percent(0.75), percent(0.025, ".1f"), percent(0.95, "g"), percent(0)] == ["75 %", "2.5 %", "95 %", "0 %"]
