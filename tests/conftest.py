@@ -1,5 +1,6 @@
 """Two threads at most, so that the suite behaves the same on any machine."""
 
+import gc
 import os
 
 import pytest
@@ -17,3 +18,9 @@ def environment():
         if os.environ.get(name) != before.get(name) and not name.startswith("PYTEST_"):
             os.environ.pop(name, None)
             os.environ |= {name: before[name]} if name in before else {}
+
+
+def pytest_collection_finish():
+    """Collect garbage less often: each full collection looks through all of torch, pandas and the tests themselves."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)

@@ -238,7 +238,9 @@ def test_views_may_be_named():
         study(0, 3, size=SIZE, region="foot", views=("ap",))
 
 
-@pytest.mark.parametrize("difficulty", [pytest.param("clear", marks=pytest.mark.slow), "hard"])
+@pytest.mark.parametrize(
+    "difficulty", [pytest.param("clear", marks=pytest.mark.slow), pytest.param("hard", marks=pytest.mark.slow)]
+)
 def test_a_small_field_shows_the_finding_and_of_the_normal_the_same_place(difficulty):
     alike = []
     for number, (region, condition) in enumerate(PAIRS):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import script
 from PIL import Image
 
 from data.mura import MURA
@@ -25,7 +26,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "make_phantoms.py"
 
 
-def run(*arguments, cwd=ROOT):
+def run(*arguments):
+    return script(make_phantoms, *arguments)
+
+
+def run_alone(*arguments, cwd=ROOT):
+    """In a process of its own."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
@@ -100,7 +106,7 @@ def test_folder_rows_files_and_masks_agree(folder):
 
 
 def test_writing_is_deterministic_and_independent_of_workers(folder, tmp_path):
-    done = run("--out", tmp_path / "a", "--n", 16, "--seed", 3, "--size", 96, "--workers", 2)
+    done = run_alone("--out", tmp_path / "a", "--n", 16, "--seed", 3, "--size", 96, "--workers", 2)
     assert done.returncode == 0, done.stderr
     written = hashes(tmp_path / "a")
     assert written.pop("phantoms.txt") and written == hashes(folder)
@@ -258,7 +264,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
 
 def test_script_runs_from_anywhere_with_either_spelling_and_draws_a_sheet(tmp_path):
     flags = "--out made --layout folder --n 3 --size 48 --format jpeg --condition_fraction 1 --difficulty clear"
-    done = run(*flags.split(), "--regions", "hand,knee", "--sheet", "sheet.png", cwd=tmp_path)
+    done = run_alone(*flags.split(), "--regions", "hand,knee", "--sheet", "sheet.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "made" / "images").glob("*.jpg"))) == 3
     assert Image.open(tmp_path / "sheet.png").mode == "RGB"

@@ -371,7 +371,7 @@ def test_continuing_from_a_dinov2(radiographs, tmp_path):
         (["--teacher_temp", "0"], "--teacher_temp 0.0: expected a number above 0"),
         (["--momentum_teacher", "1.1"], "--momentum_teacher 1.1: expected a number from 0 to 1"),
         (["--warmup_teacher_temp_epochs", "30"], "it would never end its warm-up"),
-        (["--norm_last_layer", "maybe"], "'maybe' is not True or False"),
+        (["--norm_last_layer", "maybe"], "must be True or False, not 'maybe'"),
         (["--lr", "nan"], "--lr nan"),
         (["--data_path", "{tmp}/nowhere"], "nowhere: no such folder or file"),
     ],

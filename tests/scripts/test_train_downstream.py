@@ -108,7 +108,7 @@ def releases(tmp_path_factory):
     return release
 
 
-QUICK = ("fracatlas", "boneage", "mura")  # a binary task, a regression and one of several labels
+QUICK = ("boneage", "mura")  # a regression and a task of studies; the other tests of this file use fracatlas
 
 
 @pytest.mark.parametrize(
@@ -531,6 +531,7 @@ def test_without_a_test_set_each_radiograph_is_predicted_once(fracatlas, tmp_pat
         assert f"test_auroc | {score:.4g}"[:16] in card.replace("\\", "") and f"{len(rows[1])}" in card
 
 
+@pytest.mark.slow
 def test_without_a_test_set_single_folds_and_the_same_command_give_the_same(fracatlas, tmp_path):
     more = (*POOLED, "--protocol", "linear")
     assert downstream("fracatlas", fracatlas, tmp_path / "whole", *more).returncode == 0
