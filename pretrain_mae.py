@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import audit_flag, flag, run, weights_flag
+from core.flags import audit_flag, flag, run, weights_flag
+from core.progress import bar, say
+from core.text import percent
 from training.pretraining import evenly
-from training.progress import bar, say
-from training.text import percent
 
 
 @dataclass
@@ -72,7 +72,7 @@ def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
     import torch
 
-    from training import distributed
+    from core.system import distributed
 
     with distributed.job(config.device, config.strict_fp32) as device:
         torch.manual_seed(config.seed)
@@ -88,11 +88,11 @@ class Pretraining(training.pretraining.Pretraining):
 
     def check_flags(self) -> None:
         """Refuse what cannot work before a million files are read."""
-        from data.preprocessing import Preprocessing
-        from data.transforms import CropFlip
-        from models.mae import named_config
-        from training.checks import check_numbers
-        from training.device import resolve_precision
+        from core.checks import check_numbers
+        from core.system.device import resolve_precision
+        from data.views.augmentation import CropFlip
+        from data.views.preprocessing import Preprocessing
+        from models.networks.mae import named_config
 
         c = self.config
         for name, count in (("input_size", (1, 2)), ("mean", (3,)), ("std", (3,)), ("crop_scale", (2,))):
@@ -120,12 +120,12 @@ class Pretraining(training.pretraining.Pretraining):
 
     def read_data(self):
         """(training files, held-out files, quarantine table): every file is read once before training starts."""
-        from training import distributed
+        from core.system import distributed
 
         c = self.config
 
         def find():
-            from data.unlabelled import usable_radiographs
+            from data.datasets.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
                                       stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
@@ -135,15 +135,15 @@ class Pretraining(training.pretraining.Pretraining):
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from data.audit import quarantined
-        from training.tables import write_table
+        from core.tables import write_table
+        from data.reading.audit import quarantined
 
         write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
 
     def batches(self, paths):
-        from data.loader import step_batches
-        from data.unlabelled import UnlabelledRadiographs
-        from training import distributed
+        from core.system import distributed
+        from data.datasets.loader import step_batches
+        from data.datasets.unlabelled import UnlabelledRadiographs
 
         c, p = self.config, self.preprocessing
         quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
@@ -154,10 +154,10 @@ class Pretraining(training.pretraining.Pretraining):
     # objective
 
     def make_objective(self):
-        from models.card import stated_licence
-        from models.mae import MaskedAutoencoder
-        from models.weights import load_mae
-        from training.device import use_explicit_attention
+        from core.system.device import use_explicit_attention
+        from models.backbones.card import stated_licence
+        from models.networks.mae import MaskedAutoencoder
+        from models.weights.checkpoint import load_mae
 
         c = self.config
         mae = MaskedAutoencoder(self.architecture, self.preprocessing.normalise)
@@ -190,9 +190,9 @@ class Pretraining(training.pretraining.Pretraining):
 
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
-        from evaluation.curves import draw_curves
-        from models.card import Provenance, mae_card
-        from models.weights import save_mae
+        from evaluation.pages.training_curves import draw_curves
+        from models.backbones.card import Provenance, mae_card
+        from models.weights.checkpoint import save_mae
 
         c, out = self.config, Path(self.config.output_dir)
         references = self.references if self.held_out and c.panel_freq else {}
@@ -206,7 +206,7 @@ class Pretraining(training.pretraining.Pretraining):
 
     def latest_losses(self) -> dict[str, float]:
         """Main process: training and held-out loss as last logged."""
-        from evaluation.curves import read_metrics
+        from evaluation.pages.training_curves import read_metrics
 
         path, names = Path(self.config.output_dir) / "metrics.jsonl", {"loss": "training", "val_loss": "held out"}
         records = read_metrics(path) if path.exists() else []
@@ -214,7 +214,7 @@ class Pretraining(training.pretraining.Pretraining):
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: held-out loss and the panel of reconstructions."""
-        from training import distributed
+        from core.system import distributed
 
         every = self.config.panel_freq
         if every and (epoch % every == 0 or step == self.plan.last_step):
@@ -222,7 +222,7 @@ class Pretraining(training.pretraining.Pretraining):
 
     def look(self, epoch: float, step: int) -> None:
         """Main process."""
-        from evaluation.panel import outlook
+        from workflows.heatmaps.panel import outlook
 
         c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
@@ -251,9 +251,9 @@ class Pretraining(training.pretraining.Pretraining):
         import numpy as np
         import torch
 
-        from data.radiograph import UnreadableRadiograph
-        from evaluation.panel import FixedSet
+        from data.reading.refusal import UnreadableRadiograph
         from training.sampling import sample_generator
+        from workflows.heatmaps.panel import FixedSet
 
         def read(chosen: list) -> torch.Tensor:
             images = []
@@ -278,7 +278,7 @@ class Pretraining(training.pretraining.Pretraining):
         """A run of few steps ends with a mean picture, which looks like a defect to those who do not know it."""
         import math
 
-        from evaluation.panel import EARLY_STEPS
+        from workflows.heatmaps.panel import EARLY_STEPS
 
         plan = self.plan
         if plan.last_step >= EARLY_STEPS or self.config.norm_pix_loss:

@@ -20,10 +20,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from data.region_sources import RegionSources
-from training.cli import audit_flag, flag, run, weights_flag
+from core.flags import audit_flag, flag, run, weights_flag
+from core.progress import bar, say
 from training.cross_validation import CrossValidation
-from training.progress import bar, say
+from workflows.regions.records.sources import RegionSources
 
 CLASSES = Path(__file__).resolve().parent / "configs" / "classes.txt"
 # flags that do not decide the numbers; of the data their content counts
@@ -36,7 +36,7 @@ class Config(RegionSources):
     """Train the region-guided classifier in folds (SKELEX, 2026)."""
 
     centers: list[int] = flag([], "BTXRD: only these centres of 1, 2, 3; default: all")
-    class_file: Path = flag(CLASSES, "the 38 labels; it must agree with training/label_groups.py")
+    class_file: Path = flag(CLASSES, "the 38 labels; it must agree with core/tumour_labels.py")
     pretrained_path: str = flag("./models/skelex", "checkpoint to begin from; or an alias, a timm name, none:NAME")
     num_classes: int = flag(38, "labels; there are 38")
     batch_size: int = flag(64, "radiographs per optimizer step, of all processes together")
@@ -69,7 +69,7 @@ class Config(RegionSources):
 
 def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-    from training import distributed
+    from core.system import distributed
 
     with distributed.job(config.device) as device:
         return RegionTraining(config, device).run()
@@ -101,10 +101,10 @@ class RegionTraining(CrossValidation):
 
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
-        from data.region_sources import named_sources
-        from training import distributed
-        from training.checks import check_batch, check_numbers
-        from training.label_groups import LABELS, read_classes
+        from core.checks import check_batch, check_numbers
+        from core.system import distributed
+        from core.tumour_labels import LABELS, read_classes
+        from workflows.regions.records.sources import named_sources
 
         c = self.config
         if c.num_classes != len(LABELS):
@@ -117,16 +117,16 @@ class RegionTraining(CrossValidation):
         check_numbers(c, ("warmup", "drop_path", "whole", "flip"), high=1)
 
     def check_weights(self) -> None:
-        from models.backbone_names import find
+        from models.backbones.names import find
 
         find(self.config.pretrained_path)
 
     def read(self):
         import os
 
-        from data.audit import readable_records
-        from data.region_sources import read_sources
-        from training.tables import write_table
+        from core.tables import write_table
+        from data.reading.audit import readable_records
+        from workflows.regions.records.sources import read_sources
 
         c = self.config
         records = read_sources(c, centers=c.centers, cache=self.out / "looks.csv", workers=c.num_workers,
@@ -143,8 +143,8 @@ class RegionTraining(CrossValidation):
         return records, task, [*notices, *told], root
 
     def make_splits(self):
-        from data.split_table import joined_splits
-        from data.splits import grouped_splits
+        from data.datasets.split_table import joined_splits
+        from data.datasets.splits import grouped_splits
 
         c = self.config
         return joined_splits(
@@ -163,7 +163,7 @@ class RegionTraining(CrossValidation):
 
     def data(self, rows, preprocessing, policy=None):
         """The data set of some rows; findings are known of the training rows alone."""
-        from data.region_crops import RegionCrops
+        from workflows.regions.records.crops import RegionCrops
 
         return RegionCrops(self.records.iloc[list(rows)], preprocessing, policy, seed=self.config.seed)
 
@@ -173,8 +173,8 @@ class RegionTraining(CrossValidation):
         """What decides the predictions of a fold: flags, content of files, labels, boxes and weights."""
         import numpy as np
 
-        from models.backbone_names import source_hash
-        from training.run import short_hash
+        from core.files import short_hash
+        from models.backbones.names import source_hash
 
         fold, told = self.splits.folds[number], self.records[["labels", "boxes"]].values
         sides = [
@@ -193,13 +193,13 @@ class RegionTraining(CrossValidation):
         }
 
     def fold(self, number: int) -> bool:
-        from data.crop_places import CropPolicy
-        from data.loader import step_batches
-        from evaluation.benchmark_files import is_made
-        from evaluation.label_group_metrics import selection_score
-        from training import distributed
+        from core.system import distributed
+        from data.datasets.loader import step_batches
+        from evaluation.statistics.group_metrics import selection_score
         from training.fold import fold_plan, forget_states, train_fold
+        from training.fold_files import is_made
         from training.run import RunFolder
+        from workflows.regions.records.crop_places import CropPolicy
 
         c, fold = self.config, self.splits.folds[number]
         file, folder = self.file_of(number), self.out / "training" / f"fold{number}"
@@ -235,7 +235,7 @@ class RegionTraining(CrossValidation):
 
     def labels(self, rows):
         """[R, 38], NaN unknown."""
-        from data.region_records import label_array
+        from workflows.regions.records.records import label_array
 
         return label_array(self.records.iloc[list(rows)])
 
@@ -243,11 +243,11 @@ class RegionTraining(CrossValidation):
         """(objective on its device, preprocessing) of a fold; the same random weights whatever was made before."""
         import torch
 
-        from data.preprocessing import Preprocessing
-        from models.backbones import build_backbone
-        from models.batch_norm import synchronised
-        from models.region_guided import RegionGuided
-        from training.device import use_explicit_attention
+        from core.system.device import use_explicit_attention
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.backbone import build_backbone
+        from models.networks.batch_norm import synchronised
+        from models.networks.region_guided import RegionGuided
 
         c = self.config
         torch.manual_seed(c.seed + number)
@@ -264,7 +264,7 @@ class RegionTraining(CrossValidation):
 
     def batches(self, preprocessing):
         """rows -> batches of whole radiographs in their order."""
-        from data.loader import ordered_batches
+        from data.datasets.loader import ordered_batches
 
         return lambda rows: ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=64,
                                             num_workers=self.config.num_workers)  # fmt: skip
@@ -276,10 +276,10 @@ class RegionTraining(CrossValidation):
         return predictions(model, list(rows), self.batches(preprocessing), self.device, self.precision)
 
     def likeness(self, number: int, model, preprocessing):
-        """What tells whether a radiograph is like the training radiographs (`evaluation.likeness`)."""
-        from evaluation.likeness import Likeness
-        from evaluation.novelty import look
-        from models.features import seen_and_held_out
+        """What tells whether a radiograph is like the training radiographs (`evaluation.statistics.likeness`)."""
+        from evaluation.statistics.likeness import Likeness
+        from evaluation.statistics.novelty import look
+        from models.backbones.features import seen_and_held_out
 
         fold, patients = self.splits.folds[number], self.records["patient"].astype(str)
         few = fold.train[Likeness.sample(len(fold.train), self.config.seed)]
@@ -291,10 +291,10 @@ class RegionTraining(CrossValidation):
 
     def kept_facts(self, number: int, predicted):
         """What the network's folder tells of its training; `predicted`: of the validation rows."""
-        from data.phantom_files import told_data
-        from data.region_sources import RELEASES
-        from evaluation.trivial_answers import kept_group_score
+        from evaluation.statistics.trivial_answers import kept_group_score
+        from phantoms.layouts.files import told_data
         from training.kept_facts import KeptFacts, joined_names
+        from workflows.regions.records.sources import RELEASES
 
         fold = self.splits.folds[number]
         learnt = self.records.iloc[fold.train]
@@ -308,13 +308,13 @@ class RegionTraining(CrossValidation):
         self, number: int, model, preprocessing, made: dict, identity: dict, facts: dict, likeness
     ) -> None:  # fmt: skip
         """Main process: the network of the best epoch, then what it predicts."""
-        from evaluation.benchmark_files import write_predictions
-        from evaluation.group_calibration import fit_group_temperatures
-        from evaluation.likeness import FILE
-        from models.card import backbone_licence, finetuned_card
-        from models.finetuned import save_finetuned
-        from training.label_groups import LABELS
-        from training.text import shortened
+        from core.text import shortened
+        from core.tumour_labels import LABELS
+        from evaluation.statistics.likeness import FILE
+        from models.backbones.card import backbone_licence, finetuned_card
+        from models.backbones.finetuned import save_finetuned
+        from training.fold_files import write_predictions
+        from workflows.regions.answers.group_calibration import fit_group_temperatures
 
         c = self.config
         trained = self.kept_facts(number, made["val"])
@@ -341,13 +341,13 @@ class RegionTraining(CrossValidation):
 
         import numpy as np
 
-        from evaluation.benchmark_files import is_made, read_predictions
-        from evaluation.label_group_metrics import selection_score
-        from evaluation.region_page import RegionPage
-        from evaluation.region_report import write_region_report
-        from evaluation.region_tables import write_region_tables
-        from evaluation.report import anonymous
-        from training.files import printable, write_text
+        from core.files import printable, write_text
+        from evaluation.pages.html import anonymous
+        from evaluation.statistics.group_metrics import selection_score
+        from training.fold_files import is_made, read_predictions
+        from workflows.regions.answers.page import RegionPage
+        from workflows.regions.answers.report import write_region_report
+        from workflows.regions.answers.tables import write_region_tables
 
         c, folds, test = self.config, [], self.records.iloc[list(self.splits.test)]
         for number, fold in enumerate(self.splits.folds):
@@ -388,7 +388,7 @@ class RegionTraining(CrossValidation):
 
     def shown(self, path: str):
         """A radiograph for people: uint8 [H, W], its own shape."""
-        from data.preprocessing import Preprocessing
+        from data.views.preprocessing import Preprocessing
 
         return Preprocessing(height=160, width=160).read(path)
 

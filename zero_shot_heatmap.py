@@ -29,8 +29,8 @@ import functools
 import json
 from pathlib import Path, PurePath
 
-from training.cli import flag, run, weights_flag
-from training.progress import meter, say, warn
+from core.flags import flag, run, weights_flag
+from core.progress import meter, say, warn
 
 
 @dataclasses.dataclass
@@ -92,11 +92,11 @@ class Config:
 def main(config: Config) -> int:
     """Measure, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
-    from evaluation.heatmap_figures import forget_drawings
-    from evaluation.heatmap_report import drawn, write_results
-    from evaluation.heatmap_study import measured, require_full_coverage
-    from evaluation.output_folder import open_records
-    from training.files import lock_folder, printable
+    from core.files import lock_folder, printable
+    from core.output_folder import open_records
+    from workflows.heatmaps.figures import forget_drawings
+    from workflows.heatmaps.report import drawn, write_results
+    from workflows.heatmaps.study import measured, require_full_coverage
 
     failed: list[tuple[Path, str, str]] = []
     sources = find_sources(config.in_dirs, config.recursive, config.out, failed, config.group)
@@ -133,7 +133,7 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later; settle flags that say the same thing twice."""
-    from training.files import check_folder
+    from core.files import check_folder
 
     check_folder(config.out)
     if config.l1 and config.l2:
@@ -177,11 +177,11 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
     """
     import os
 
-    from data.listing import listed_groups
-    from data.radiograph import list_radiographs, passed_over_message
-    from evaluation.heatmap_figures import ENDINGS
-    from evaluation.heatmap_study import Source
-    from evaluation.output_folder import folder_labels, output_stems
+    from core.output_folder import folder_labels, output_stems
+    from data.reading.listing import listed_groups
+    from data.reading.radiograph import list_radiographs, passed_over_message
+    from workflows.heatmaps.figures import ENDINGS
+    from workflows.heatmaps.study import Source
 
     listed: dict[str, tuple[Path, Path, str]] = {}  # real path -> (root, path, group of a list)
     lost: list[tuple[Path, str, str]] = []
@@ -223,12 +223,12 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
 
 def prepare(config: Config):
     """Load the network and settle what is measured."""
-    from data.preprocessing import Preprocessing
-    from evaluation.error_maps import complementary_passes
-    from evaluation.heatmap_study import Study
-    from models.mae import visible_count
-    from models.weights import load_mae
-    from training.device import choose_device, prepare_device, resolve_precision
+    from core.system.device import choose_device, prepare_device, resolve_precision
+    from data.views.preprocessing import Preprocessing
+    from models.networks.mae import visible_count
+    from models.weights.checkpoint import load_mae
+    from workflows.heatmaps.error_maps import complementary_passes
+    from workflows.heatmaps.study import Study
 
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -285,7 +285,7 @@ def content_hash(path: Path | None) -> str | None:
     import hashlib
     import os
 
-    from training.files import sha256_of
+    from core.files import sha256_of
 
     if path is None:
         return None
@@ -307,10 +307,10 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
     made_from: what a measured reference depends on beside `study.settings`; a run that is `resumed` takes the one that
     it has stored.
     """
-    from data.duplicates import DISTANCE, RULES
-    from evaluation.heatmap_study import ahead, kept_of, measure
-    from evaluation.reference import NormalReference
-    from training.tables import list_names
+    from core.tables import list_names
+    from data.reading.near_duplicates import DISTANCE, RULES
+    from workflows.heatmaps.normal_reference import NormalReference
+    from workflows.heatmaps.study import ahead, kept_of, measure
 
     config, target = study.config, study.config.out / "reference.npz"
     settings = study.settings | {"fingerprints": f"{RULES}, {DISTANCE} bits"}
@@ -344,9 +344,9 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
 
 def tell_groups(config: Config, reference, sources: list) -> None:
     """Print which normals the radiographs will be compared with; ValueError if the reference lacks `--group`."""
-    from evaluation.heatmap_reference import groups_sentence
-    from evaluation.reference import FEW
-    from training.tables import list_names
+    from core.tables import list_names
+    from workflows.heatmaps.normal_reference import FEW
+    from workflows.heatmaps.reference_groups import groups_sentence
 
     groups = sorted(group for group, count in reference.groups.items() if group and count >= 2)
     known = list_names(groups)
@@ -373,7 +373,7 @@ def tell_groups(config: Config, reference, sources: list) -> None:
 
 def check_reference(config: Config, records: list[dict]) -> None:
     """ValueError if most radiographs are unlike their normals, or with --force_reference a warning."""
-    from evaluation.heatmap_reference import outside_sentence
+    from workflows.heatmaps.reference_groups import outside_sentence
 
     if left_out := sum(record["left_out"] > 0 for record in records):
         said = "radiographs are in the reference, or near-duplicates of them: left out of it for their own maps"
@@ -396,7 +396,7 @@ def findings(study, sources: list):
     """The truth, and a network of the same architecture that has learnt nothing."""
     import torch
 
-    from data.truth import read_truth
+    from data.datasets.truth import read_truth
 
     truth = read_truth(study.config.truth)
     known = sum(truth.mentions(source.path) for source in sources)
@@ -414,8 +414,8 @@ def findings(study, sources: list):
 
 def read(preprocessing, path: Path):
     """Pixels [H, W] of a radiograph as the preprocessing scales them, or why there are none."""
-    from data.radiograph import UnreadableRadiograph
-    from evaluation.heatmap_study import Unreadable
+    from data.reading.refusal import UnreadableRadiograph
+    from workflows.heatmaps.study import Unreadable
 
     try:
         return preprocessing.read(path)
@@ -425,8 +425,8 @@ def read(preprocessing, path: Path):
 
 def identify(path: Path, pixels):
     """By what a radiograph is known again: the sha256 of its file and a fingerprint of its pixels."""
-    from data.duplicates import picture_hash
-    from training.files import sha256_of
+    from core.files import sha256_of
+    from data.reading.near_duplicates import picture_hash
 
     return sha256_of(path), picture_hash(pixels).tobytes()
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 
 from benchmarks.steps import Steps
-from training.cli import flag, run
+from core.flags import flag, run
 
 LR, WEIGHT_DECAY, CLIP = 1e-6, 1e-4, 1.0
 
@@ -38,7 +38,7 @@ def main(config: Config) -> int:
     import torch
 
     from benchmarks.steps import report_steps
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -58,9 +58,9 @@ class Pair(Steps):
     def __init__(self, size: str, batch_size: int, side: int, device):
         import torch
 
-        from data.preprocessing import Preprocessing
-        from models.backbones import build_backbone
-        from models.bone_age import BoneAge
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.backbone import build_backbone
+        from models.networks.bone_age import BoneAge
 
         torch.manual_seed(0)
         self.device, preprocessing = device, Preprocessing(height=side, width=side)
@@ -89,7 +89,7 @@ def theirs_of(ours, size: str):
     import torch
     import torchvision
 
-    from models.keys import timm_convnext_to_torchvision
+    from models.weights.families import timm_convnext_to_torchvision
 
     class Network(torch.nn.Module):
         def __init__(self):
@@ -149,14 +149,14 @@ class Training(Pair):
 
     def their_loss(self):
         """Theirs, of radiographs that are normalised already."""
-        from models.bone_age import hybrid_loss
+        from models.networks.bone_age import hybrid_loss
 
         return hybrid_loss(self.theirs(self.images, self.batch["extra"]), self.batch["target"])
 
     def steps(self, compiled: bool) -> dict:
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
         from training.fit import Fit, fit
         from training.optim import adamw, parameter_groups
         from training.sampling import Plan
@@ -217,7 +217,7 @@ class Prediction(Pair):
     def steps(self, compiled: bool) -> dict:
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         def asked(work, precision: str):
             def step() -> None:

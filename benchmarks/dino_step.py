@@ -17,7 +17,7 @@ from functools import partial
 from dataclasses import dataclass
 
 from benchmarks.steps import Steps
-from training.cli import flag, run
+from core.flags import flag, run
 
 
 @dataclass
@@ -40,7 +40,7 @@ def main(config: Config) -> int:
     import torch
 
     from benchmarks.steps import report_steps
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     torch.set_num_threads(config.threads)
     pair = Pair(config, choose_device(config.device))
@@ -60,9 +60,9 @@ class Pair(Steps):
 
         from timm.models.vision_transformer import VisionTransformer
 
-        from models.dino import DINO, DINOHead, ProjectedBackbone
-        from models.dino_backbones import dino_backbone, width_of
-        from training.device import use_explicit_attention
+        from models.networks.dino import DINO, DINOHead, ProjectedBackbone
+        from models.backbones.dino import dino_backbone, width_of
+        from core.system.device import use_explicit_attention
         from training.schedules import constant
 
         torch.manual_seed(0)
@@ -142,7 +142,7 @@ class Pair(Steps):
 
     def our_step(self, optimizer, precision: str) -> None:
         """As the training loop makes it."""
-        from training.device import autocast
+        from core.system.device import autocast
 
         with autocast(self.device, precision):
             loss = self.our_loss()
@@ -156,7 +156,7 @@ class Pair(Steps):
         """One parameter after the other."""
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         with autocast(self.device, precision):
             loss = self.plain_loss()

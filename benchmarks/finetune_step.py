@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 
 from benchmarks.steps import Steps
-from training.cli import flag, run
+from core.flags import flag, run
 
 LAYER_DECAY, LR, WEIGHT_DECAY = 0.75, 1e-6, 0.05
 
@@ -39,7 +39,7 @@ def main(config: Config) -> int:
     import torch
 
     from benchmarks.steps import report_steps
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -56,11 +56,11 @@ class Pair(Steps):
         import torch
         from transformers import ViTConfig, ViTForImageClassification
 
-        from data.preprocessing import Preprocessing
-        from models.backbones import build_backbone
-        from models.supervised import Supervised
-        from models.vit import SIZES
-        from training.device import use_explicit_attention
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.backbone import build_backbone
+        from models.networks.supervised import Supervised
+        from models.networks.vit import SIZES
+        from core.system.device import use_explicit_attention
 
         torch.manual_seed(0)
         self.device, preprocessing, (width, depth, heads) = device, Preprocessing(), SIZES[size]
@@ -143,7 +143,7 @@ class Pair(Steps):
 
     def plain_step(self, optimizer, precision: str):
         """One step of a plain loop."""
-        from training.device import autocast
+        from core.system.device import autocast
 
         def step() -> None:
             optimizer.zero_grad()

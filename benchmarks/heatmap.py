@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from core.flags import flag, run
 
 TOLERANCE = 1e-5  # of the maps, on pixels in [0, 1]
 OURS = {
@@ -49,7 +49,7 @@ def main(config: Config) -> int:
     import torch
 
     from benchmarks.paired import device_clock, report, seconds_of
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -79,9 +79,9 @@ class Bench:
         from transformers import ViTImageProcessorPil, ViTMAEForPreTraining
 
         from benchmarks.reader import synthetic
-        from data.preprocessing import Preprocessing
-        from models.mae import MaskedAutoencoder, named_config
-        from models.weights import save_mae
+        from data.views.preprocessing import Preprocessing
+        from models.networks.mae import MaskedAutoencoder, named_config
+        from models.weights.checkpoint import save_mae
 
         self.config, self.device, self.folder, self.maps = config, device, folder, {}
         torch.manual_seed(0)
@@ -123,10 +123,10 @@ class Bench:
         import shutil
 
         import zero_shot_heatmap
-        from evaluation.heatmap_report import drawn, write_results
-        from evaluation.heatmap_study import measured
-        from training.files import printable
-        from training.device import prepare_device
+        from workflows.heatmaps.report import drawn, write_results
+        from workflows.heatmaps.study import measured
+        from core.files import printable
+        from core.system.device import prepare_device
 
         prepare_device(self.device)
         study = self.study(**changes)
@@ -152,7 +152,7 @@ class Bench:
 
         import zero_shot_heatmap
         from benchmarks.steps import as_installed
-        from evaluation.heatmap_study import masks_of
+        from workflows.heatmaps.study import masks_of
 
         as_installed()
         study = self.study()
@@ -219,9 +219,9 @@ class Bench:
         import numpy as np
         import torch
 
-        from data.preprocessing import Preprocessing
-        from evaluation.error_maps import error_maps
-        from evaluation.heatmap_study import Source, masks_of
+        from data.views.preprocessing import Preprocessing
+        from workflows.heatmaps.error_maps import error_maps
+        from workflows.heatmaps.study import Source, masks_of
 
         self.loop()
         study = self.study()

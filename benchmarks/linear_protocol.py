@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from core.flags import flag, run
 
 YARDSTICK = "encoder in every epoch, reckoned"
 OURS = {"ours": "auto", "ours, fp32": "fp32"}
@@ -72,9 +72,9 @@ class Bench:
         import torch
         from transformers import ViTConfig, ViTForImageClassification
 
-        from data.phantom_layouts import WRITERS
-        from data.phantom_plan import Plan, phantoms
-        from models.vit import SIZES
+        from phantoms.layouts.registry import WRITERS
+        from phantoms.plan import Plan, phantoms
+        from models.networks.vit import SIZES
 
         self.config, self.folder, self.root = config, folder, folder / "FracAtlas"
         writer = WRITERS["fracatlas"](self.root, "jpeg", 0)
@@ -162,7 +162,7 @@ class Bench:
 
     def counts(self) -> tuple[float, float, int]:
         """Radiographs to train on and to validate with, in the mean fold, and to test with, out of splits.csv."""
-        from training.tables import read_rows
+        from core.tables import read_rows
 
         rows = read_rows(self.out / "fracatlas" / "splits.csv", ["path", "split"])
         count = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}
@@ -184,7 +184,7 @@ class Bench:
         import numpy as np
         import torch
 
-        from models.features import file_key
+        from models.backbones.features import file_key
 
         with np.load(next((self.folder / "runs" / "fp32").rglob("features-*.npz"))) as archive:
             ours = dict(zip(archive["keys"].astype(str).tolist(), archive["values"]))

@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from core.flags import flag, run
 
 FORMATS = ("16-bit PNG", "8-bit PNG", "grey JPEG", "RGB JPEG")
 YARDSTICK = "decoded every epoch, torchvision"
@@ -67,8 +67,8 @@ def written(folder: Path, config: Config) -> tuple[dict[str, list[Path]], float]
     """{format: files} with the same phantom radiographs of all regions, and how many million pixels they have."""
     from PIL import Image
 
-    from data.phantom_files import eight_bit
-    from data.phantom_plan import Plan, phantoms
+    from phantoms.study import eight_bit
+    from phantoms.plan import Plan, phantoms
 
     files: dict[str, list[Path]] = {kind: [] for kind in FORMATS}
     megapixels = 0.0
@@ -121,11 +121,11 @@ def our_batches(paths: list[Path], kept: bool = False):
     """epochs -> batches of the training loop: {"image": [B, 1, 224, 224] uint8}; from memory if `kept`."""
     import pandas as pd
 
-    from data.dataset import RadiographDataset
-    from data.kept_radiographs import KeptRadiographs
-    from data.loader import step_batches
-    from data.preprocessing import Preprocessing
-    from data.transforms import RotateFlipJitter
+    from data.datasets.dataset import RadiographDataset
+    from data.datasets.kept_radiographs import KeptRadiographs
+    from data.datasets.loader import step_batches
+    from data.views.preprocessing import Preprocessing
+    from data.views.augmentation import RotateFlipJitter
     from training.sampling import Plan
 
     preprocessing, names = Preprocessing(), list(map(str, paths))
@@ -150,8 +150,8 @@ def normalised(batches, epochs: int) -> None:
     """Take all of some epochs, as the network sees them: [B, 3, 224, 224] float32; in a training process."""
     import torch
 
-    from data.preprocessing import Preprocessing
-    from training.device import prepare_device, return_freed_memory
+    from data.views.preprocessing import Preprocessing
+    from core.system.device import prepare_device, return_freed_memory
 
     preprocessing = Preprocessing()
     prepare_device(torch.device("cpu"))

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 
 from benchmarks.steps import Steps
-from training.cli import flag, run
+from core.flags import flag, run
 
 DECODERS = {"small": "_dec512d2b", "mini": "_dec128d2b"}  # as in Medical MAE; the others 512 x 8
 
@@ -37,7 +37,7 @@ def main(config: Config) -> int:
     import torch
 
     from benchmarks.steps import report_steps
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
@@ -54,10 +54,10 @@ class Pair(Steps):
         import torch
         from transformers import ViTMAEForPreTraining
 
-        from data.preprocessing import Preprocessing
-        from models.mae import MaskedAutoencoder, named_config
-        from models.weights import save_mae
-        from training.device import use_explicit_attention
+        from data.views.preprocessing import Preprocessing
+        from models.networks.mae import MaskedAutoencoder, named_config
+        from models.weights.checkpoint import save_mae
+        from core.system.device import use_explicit_attention
 
         torch.manual_seed(0)
         architecture = named_config(f"mae_vit_{size}_patch16{DECODERS.get(size, '')}")
@@ -122,7 +122,7 @@ class Pair(Steps):
 
     def stepper(self, loss, optimizer, precision: str):
         """A function that makes one optimizer step."""
-        from training.device import autocast
+        from core.system.device import autocast
 
         def step() -> None:
             with autocast(self.device, precision):

@@ -16,8 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
-from training.progress import bar
+from core.flags import flag, run
+from core.progress import bar
 
 WAYS = {
     "random, 4 passes": (4, "random"),
@@ -48,12 +48,12 @@ def main(config: Config) -> int:
 
     import numpy as np
 
-    from data.preprocessing import Preprocessing
-    from data.truth import read_truth
-    from evaluation.intervals import mean_interval
-    from evaluation.localisation import localisation_scores
-    from models.weights import load_mae
-    from training.device import choose_device, prepare_device
+    from data.views.preprocessing import Preprocessing
+    from data.datasets.truth import read_truth
+    from evaluation.statistics.intervals import mean_interval
+    from workflows.heatmaps.localisation import localisation_scores
+    from models.weights.checkpoint import load_mae
+    from core.system.device import choose_device, prepare_device
 
     device = choose_device(config.device)
     prepare_device(device)
@@ -89,7 +89,8 @@ def main(config: Config) -> int:
 
 def chosen(config: Config, preprocessing, truth) -> list[tuple]:
     """(path, pixels, mask of the finding or None) of radiographs that can be read, evenly chosen."""
-    from data.radiograph import UnreadableRadiograph, list_radiographs
+    from data.reading.refusal import UnreadableRadiograph
+    from data.reading.radiograph import list_radiographs
 
     paths = list_radiographs(config.in_dirs)
     if truth is not None:
@@ -112,7 +113,7 @@ def chosen(config: Config, preprocessing, truth) -> list[tuple]:
 
 def error_map(network, preprocessing, image, passes: int, masks: str, name: str):
     """The map [h, w] of one radiograph."""
-    from evaluation.error_maps import error_maps, mask_generator, visible_patches
+    from workflows.heatmaps.error_maps import error_maps, mask_generator, visible_patches
 
     visible = visible_patches(passes, network.grid, network.config.visible, mask_generator(0, name), masks)
     return error_maps(network, image, visible[None], mean=preprocessing.mean, std=preprocessing.std).maps[0]

@@ -63,7 +63,7 @@ def machine(device: str = "auto") -> dict[str, str]:
 
     import torch
 
-    from training.device import choose_device
+    from core.system.device import choose_device
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     facts = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)

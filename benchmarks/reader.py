@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
+from core.flags import flag, run
 
 PLAIN = ("16-bit PNG", "8-bit PNG", "grey JPEG", "RGB JPEG")
 TOLERANCE = 1.01 / 255 / 0.224  # one grey level of 256, normalised
@@ -127,7 +127,7 @@ def plainly(path: Path):
 
 def ours(path: Path):
     """The same through this project's reader: [3, 224, 224]."""
-    from data.preprocessing import Preprocessing
+    from data.views.preprocessing import Preprocessing
 
     preprocessing = Preprocessing(height=224, width=224)
     return preprocessing.normalise(preprocessing.fit(preprocessing.read(path))[None])[0]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.goals import GOALS
-from training.cli import flag, run
+from core.flags import flag, run
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = {
@@ -128,7 +128,7 @@ def main(config: Config) -> int:
     import json
 
     from benchmarks.paired import machine
-    from training.files import write_text
+    from core.files import write_text
 
     chosen = dict(QUICK if config.quick else FULL)
     if unknown := sorted(set(config.only) - set(chosen)):

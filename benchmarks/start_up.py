@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from dataclasses import dataclass
 
-from training.cli import flag, run
+from core.flags import flag, run
 
 EAGER = (
     "import argparse, torch, torchvision, timm, transformers, pandas, sklearn.metrics, matplotlib.pyplot;"

@@ -53,7 +53,7 @@ class Steps:
 
     def prepare(self) -> None:
         """Set the processor up as our scripts do."""
-        from training.device import prepare_device
+        from core.system.device import prepare_device
 
         prepare_device(self.device)
 
@@ -108,7 +108,7 @@ def as_installed() -> None:
     """Undo `prepare_device`: the library's own choices."""
     import torch
 
-    from training.device import return_freed_memory
+    from core.system.device import return_freed_memory
 
     return_freed_memory()
     matmul = getattr(torch.backends.mkldnn, "matmul", None)

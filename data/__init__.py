@@ -1,1 +1,1 @@
-"""Reading, describing, splitting and transforming radiographs. Files are code; folders are downloaded data sets."""
+"""From files to batches."""

@@ -1,1 +1,1 @@
-"""From arrays to judgement: metrics, intervals, error maps, localisation, figures and reports."""
+"""Statistics and pages."""

@@ -33,8 +33,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
-from training.progress import say
+from core.flags import flag, run, weights_flag
+from core.progress import say
 
 SHORTEST_PASSWORD = 8
 
@@ -70,7 +70,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Serve until Ctrl-C or SIGTERM; 0 then."""
-    from evaluation.page_server import MAP_TITLE, TITLE, Settings, bind, build_app, serve
+    from workflows.regions.web.server import MAP_TITLE, TITLE, Settings, bind, build_app, serve
 
     users = check(config)
     forbid_core_dumps()
@@ -92,9 +92,9 @@ def main(config: Config) -> int:
 
 def build_reader(config: Config):
     """A function from a file to the HTML of its result."""
-    from evaluation.case_page import case_html
-    from evaluation.map_page import map_html
-    from training.device import return_freed_memory
+    from workflows.regions.web.case_page import case_html
+    from workflows.regions.web.map_page import map_html
+    from core.system.device import return_freed_memory
 
     networks = Networks(config) if config.model_path else ErrorMaps(config)
     show = case_html if config.model_path else map_html
@@ -168,7 +168,7 @@ def read_users(file: Path | None) -> dict[str, str]:
     """
     import stat
 
-    from training.files import read_small
+    from core.files import read_small
 
     if file is None:
         lines, where = [os.environ.pop("APP_AUTH", "")], "APP_AUTH"  # children and error reports do not get it
@@ -201,12 +201,12 @@ class Networks:
     """Classifiers and, where there is one, the masked autoencoder; `analyse` is all that the page asks for."""
 
     def __init__(self, config: Config):
-        from data.preprocessing import Preprocessing
-        from evaluation.group_calibration import calibration_sizes, kept_temperatures
-        from evaluation.likeness import Joint, Likeness
-        from models.finetuned import fold_folders, load_finetuned, network_name
-        from training.device import choose_device, prepare_device, resolve_precision
-        from training.files import printable, sha256_of
+        from data.views.preprocessing import Preprocessing
+        from workflows.regions.answers.group_calibration import calibration_sizes, kept_temperatures
+        from evaluation.statistics.likeness import Joint, Likeness
+        from models.backbones.finetuned import fold_folders, load_finetuned, network_name
+        from core.system.device import choose_device, prepare_device, resolve_precision
+        from core.files import printable, sha256_of
         from training.kept_facts import counted_radiographs, doubt, network_sentences, read_facts
 
         self.config, self.device = config, choose_device(config.device)
@@ -260,8 +260,8 @@ class Networks:
 
     def load_autoencoder(self, path: Path):
         """(network, preprocessing)"""
-        from data.preprocessing import Preprocessing
-        from models.weights import load_mae
+        from data.views.preprocessing import Preprocessing
+        from models.weights.checkpoint import load_mae
 
         loaded = load_mae(path, weights=self.config.weights)
         preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
@@ -271,9 +271,9 @@ class Networks:
 
     def analyse(self, path: Path):
         """A `Case` of one file. Refused says why there is none, without the name of the file."""
-        from data.radiograph import REASONS, UnreadableRadiograph
-        from evaluation.page_server import Refused
-        from training.checks import NotFinite
+        from data.reading.refusal import REASONS, UnreadableRadiograph
+        from workflows.regions.web.server import Refused
+        from core.checks import NotFinite
 
         try:
             return self.read_and_look(path)
@@ -288,11 +288,11 @@ class Networks:
         """`analyse`, but for UnreadableRadiograph."""
         import numpy as np
 
-        from data.intensity import minmax
-        from data.radiograph import load_radiograph
-        from data.regions import around_boxes, sliding_regions
-        from evaluation.case_result import make_case
-        from evaluation.region_proposals import map_boxes
+        from data.views.intensity import minmax
+        from data.reading.radiograph import load_radiograph
+        from workflows.regions.records.views import around_boxes, sliding_regions
+        from workflows.regions.web.case import make_case
+        from workflows.regions.answers.proposals import map_boxes
 
         pixels, found = load_radiograph(path), None
         regions, source = [], "none"
@@ -323,10 +323,10 @@ class Networks:
         import numpy as np
         import torch
 
-        from evaluation.group_calibration import with_temperatures
-        from evaluation.novelty import look
-        from training.checks import require_finite
-        from training.device import autocast
+        from workflows.regions.answers.group_calibration import with_temperatures
+        from evaluation.statistics.novelty import look
+        from core.checks import require_finite
+        from core.system.device import autocast
 
         answers, features, looks = [], [], []
         for model, preprocessing, temperatures in self.classifiers:
@@ -346,9 +346,9 @@ class Networks:
 
     def error_map(self, path: Path, pixels):
         """(map [h, w], hits [rows, columns], preprocessing); the same pixels give the same map."""
-        from evaluation.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
-        from models.mae import visible_count
-        from training.device import autocast
+        from workflows.heatmaps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+        from models.networks.mae import visible_count
+        from core.system.device import autocast
 
         model, preprocessing = self.mae
         batch = preprocessing.normalise(preprocessing.fit(self.scaled(path, pixels, preprocessing))[None])
@@ -363,7 +363,7 @@ class Networks:
 
     def scaled(self, path: Path, pixels, preprocessing):
         """Pixels as a network's preprocessing scales them, refused where there is no contrast."""
-        from data.radiograph import UnreadableRadiograph
+        from data.reading.refusal import UnreadableRadiograph
 
         try:
             return preprocessing.scale(pixels)
@@ -375,8 +375,8 @@ class ErrorMaps(Networks):
     """A masked autoencoder alone: `analyse` gives the `MapCase` of a file."""
 
     def __init__(self, config: Config):
-        from training.device import choose_device, prepare_device, resolve_precision
-        from training.files import sha256_of
+        from core.system.device import choose_device, prepare_device, resolve_precision
+        from core.files import sha256_of
 
         self.config, self.device = config, choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
@@ -389,10 +389,10 @@ class ErrorMaps(Networks):
 
     def read_and_look(self, path: Path):
         """`analyse`, but for UnreadableRadiograph."""
-        from data.intensity import minmax
-        from data.radiograph import load_radiograph
-        from evaluation.error_maps import describe
-        from evaluation.map_page import make_map_case
+        from data.views.intensity import minmax
+        from data.reading.radiograph import load_radiograph
+        from workflows.heatmaps.error_maps import describe
+        from workflows.regions.web.map_page import make_map_case
 
         pixels = load_radiograph(path)
         error_map, hits, preprocessing = self.error_map(path, pixels)

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
-from training.progress import bar, say
+from core.flags import flag, run
+from core.progress import bar, say
 
 Row = tuple[Path | str, str, str]  # path, reason, detail
 NAMED = 10  # fewer wrong files are named on the screen
@@ -48,10 +48,10 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0, or 3 if anything is wrong."""
-    from data.audit import audit
-    from data.manifest import read_manifest
-    from data.radiograph import passed_over_message
-    from training.files import printable
+    from data.reading.audit import audit
+    from data.reading.manifest import read_manifest
+    from data.reading.radiograph import passed_over_message
+    from core.files import printable
 
     if config.num_workers < 0:
         raise ValueError(f"--num_workers {config.num_workers} is out of range")
@@ -76,7 +76,7 @@ def main(config: Config) -> int:
 
 def check_files(config: Config) -> None:
     """Refuse two results in one file, and a manifest in a folder that is not there: a misspelt one would be new."""
-    from training.files import check_output, printable
+    from core.files import check_output, printable
 
     named: dict[Path, str] = {}
     for name in ("report", "audit", "manifest"):
@@ -102,7 +102,7 @@ def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[lis
     """
     import os
 
-    from data.radiograph import list_radiographs
+    from data.reading.radiograph import list_radiographs
 
     found: dict[str, Path] = {}
     empty: list[Row] = []
@@ -123,8 +123,8 @@ def listed(entries: list[Path], recursive: bool, passed_over: dict) -> tuple[lis
 
 def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[list[Row], dict[str, str]]:
     """What is there twice or not as the manifest says, and a verdict on both; writes the manifest if there is none."""
-    from data.manifest import common_folder, differences, duplicates, fingerprints, name_below, write_manifest
-    from training.files import printable
+    from data.reading.manifest import common_folder, differences, duplicates, fingerprints, name_below, write_manifest
+    from core.files import printable
 
     told = {
         "duplicates": "not looked for (--duplicates compares the content of all files)",
@@ -156,8 +156,8 @@ def compared(config: Config, paths: list[Path], known: dict | None) -> tuple[lis
 
 def summarize(config: Config, paths: list[Path], good: set[Path]) -> None:
     """What kind of radiographs these are, by their headers."""
-    from data.audit import remembered
-    from data.file_facts import file_facts
+    from data.reading.audit import remembered
+    from data.reading.file_facts import file_facts
 
     facts = remembered(file_facts, paths, None, workers=config.num_workers, progress=bar("headers"))
     usable = [one for path, one in zip(paths, facts) if one is not None and path in good]
@@ -201,9 +201,9 @@ def counts(values: Iterable[str], most: int = 8) -> str:
 
 def conclude(config: Config, verdicts: dict[str, str], wrong: list[Row]) -> None:
     """Counts, names and verdicts on the screen, and every file in the report."""
-    from data.radiograph import REASONS
-    from training.files import printable
-    from training.tables import write_table
+    from data.reading.refusal import REASONS
+    from core.files import printable
+    from core.tables import write_table
 
     for reason, files in Counter(reason for _, reason, _ in wrong).most_common():
         say(f"{files:>10,}  {reason:<19} {(REASONS | MEANINGS)[reason]}")

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
-from training.progress import say
+from core.flags import flag, run, weights_flag
+from core.progress import say
 
 ASSUMED = (
     "the checkpoint does not say its mean and SD: those of ImageNet are now in preprocessor_config.json; change them "
@@ -44,10 +44,10 @@ def main(config: Config) -> int:
     """Exit status: 0, or 1 if --verify found a difference."""
     out = Path(config.out)
     check_empty(out)
-    from models.card import converted_card, stated_licence
-    from models.dino_vits import is_dino
-    from models.export import save_facebook, save_timm, vision_transformer
-    from models.weights import as_transformer, mae_of, read_weights, save_mae
+    from models.backbones.card import converted_card, stated_licence
+    from models.backbones.dino_vits import is_dino
+    from models.weights.export import save_facebook, save_timm, vision_transformer
+    from models.weights.checkpoint import as_transformer, mae_of, read_weights, save_mae
 
     notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
     checkpoint = read_weights(config.source, config.weights)
@@ -80,7 +80,7 @@ def main(config: Config) -> int:
 
 def check_empty(out: Path) -> None:
     """Refuse a folder that holds something, or into which nothing can be written, before anything is loaded."""
-    from training.files import check_folder
+    from core.files import check_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out}: already exists and is not empty")
@@ -89,10 +89,10 @@ def check_empty(out: Path) -> None:
 
 def convert_dino(config: Config, checkpoint, licence: str | None) -> int:
     """Convert a DINOv2 or DINOv3; exit status as `main`."""
-    from models.card import converted_card
-    from models.dino_export import save_hugging_face_dino, save_timm_dino, settle_periods
-    from models.dino_vit_keys import to_timm
-    from models.dino_vits import load_dino
+    from models.backbones.card import converted_card
+    from models.backbones.dino_export import save_hugging_face_dino, save_timm_dino, settle_periods
+    from models.weights.dino_vit_keys import to_timm
+    from models.backbones.dino_vits import load_dino
 
     out = Path(config.out)
     network, report = load_dino(checkpoint)
@@ -117,7 +117,7 @@ def convert_dino(config: Config, checkpoint, licence: str | None) -> int:
 
 def finished(config: Config, notes: list[str], both: Callable) -> int:
     """Say what was written and, with --verify, whether `both` outputs are equal: the exit status."""
-    from training.checks import require_finite
+    from core.checks import require_finite
 
     out = Path(config.out)
     for note in notes:
@@ -137,7 +137,7 @@ def finished(config: Config, notes: list[str], both: Callable) -> int:
 
 def plain_preprocessor(size: tuple[int, int]) -> dict:
     """A preprocessor_config.json for weights without one: ImageNet's statistics, pictures squashed to `size` (h, w)."""
-    from models.export import statistics
+    from models.weights.export import statistics
 
     mean, std = statistics(None)
     return {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
@@ -163,7 +163,7 @@ def both_outputs(to: str, out: Path, original):
             from transformers import ViTMAEForPreTraining
 
             return ViTMAEForPreTraining.from_pretrained(out).eval()(images, noise=noise).logits, expected
-        from models.weights import load_mae
+        from models.weights.checkpoint import load_mae
 
         return load_mae(out).model.reconstruct(images, noise).patches, expected
 

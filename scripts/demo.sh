@@ -19,7 +19,7 @@ done
 echo "== 2/4 pretraining without labels"
 python pretrain_mae.py --config configs/phantom_mae.yaml --data_path "$OUT/train/images" \
     --val_path "$OUT/watch/images" --output_dir "$OUT/mae" --epochs "$EPOCHS" \
-    --licence "none needed (phantoms drawn by data/phantom.py)"
+    --licence "none needed (phantoms drawn by phantoms/study.py)"
 
 echo "== 3/4 error maps of radiographs it has not seen, with exact truth"
 python zero_shot_heatmap.py --model-path "$OUT/mae/model" --in-dirs "$OUT/test/images" --out "$OUT/heatmaps" \

@@ -21,7 +21,7 @@ pretrain() { # FOLDER NAME SIZE EPOCHS FLAGS
     # shellcheck disable=SC2086
     python scripts/pretrain_dino.py --config configs/phantom_dino.yaml --data_path "$1/train/images" \
         --output_dir "$1/$2" --global_size "$3" --epochs "$4" --precision auto \
-        --licence "none needed (phantoms drawn by data/phantom.py)" "${@:5}" $FLAGS
+        --licence "none needed (phantoms drawn by phantoms/study.py)" "${@:5}" $FLAGS
 }
 
 study() { # FIELD TRAIN SEED SIZE VIEW EPOCHS

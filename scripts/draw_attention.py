@@ -19,8 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 
-from training.cli import flag, run, weights_flag
-from training.progress import bar, say
+from core.flags import flag, run, weights_flag
+from core.progress import bar, say
 
 LEAD = (
     "Where the network looks, on the radiograph's own geometry. A map shows what moves a number inside the network; it "
@@ -53,8 +53,8 @@ class Config:
 def main(config: Config) -> int:
     """Look, draw, report; 3 if a radiograph could not be read, else 0."""
     check(config)
-    from training.device import choose_device, prepare_device
-    from training.files import make_folder
+    from core.system.device import choose_device, prepare_device
+    from core.files import make_folder
 
     device = choose_device(config.device)
     prepare_device(device)
@@ -78,7 +78,7 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later."""
-    from training.files import check_folder
+    from core.files import check_folder
 
     check_folder(config.out)
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
@@ -99,9 +99,9 @@ def find_sources(config: Config) -> list[tuple[PurePath, Path]]:
     """(where its outputs go, file) of every radiograph once; names never collide."""
     import os
 
-    from data.radiograph import list_radiographs, passed_over_message
-    from evaluation.attention_figures import ENDINGS
-    from evaluation.output_folder import folder_labels, output_stems
+    from data.reading.radiograph import list_radiographs, passed_over_message
+    from workflows.heatmaps.attention_figures import ENDINGS
+    from core.output_folder import folder_labels, output_stems
 
     listed: dict[str, tuple[Path, Path]] = {}  # real path -> (root, path)
     passed_over = {}
@@ -119,11 +119,11 @@ class Looker:
     """The network, how radiographs are prepared for it, and what its maps show."""
 
     def __init__(self, config: Config, device):
-        from data.preprocessing import Preprocessing
-        from evaluation.likeness import Joint, Likeness
-        from models.attention_maps import last_layer
-        from models.backbones import build_backbone
-        from models.finetuned import load_finetuned, network_name
+        from data.views.preprocessing import Preprocessing
+        from evaluation.statistics.likeness import Joint, Likeness
+        from models.networks.attention_maps import last_layer
+        from models.backbones.backbone import build_backbone
+        from models.backbones.finetuned import load_finetuned, network_name
         from training.kept_facts import network_sentences, read_facts
 
         self.config, self.device, self.head, self.about = config, device, None, {}
@@ -203,7 +203,7 @@ class Looker:
         import numpy as np
         import torch
 
-        from evaluation.novelty import look
+        from evaluation.statistics.novelty import look
 
         if self.likeness is None:
             return [("", "")] * len(several)
@@ -215,9 +215,9 @@ class Looker:
 
     def maps(self, several: list) -> tuple:
         """(maps [B, M, rows, columns], what each shows) of radiographs [H, W]."""
-        from models.attention_maps import attention_maps
-        from models.grad_cam import grad_cam, last_map
-        from training.checks import require_finite
+        from models.networks.attention_maps import attention_maps
+        from models.networks.grad_cam import grad_cam, last_map
+        from core.checks import require_finite
 
         images, where = self.pixels(several), f"{self.config.model_path}: maps"
         if self.kind == "attention":
@@ -250,7 +250,7 @@ class Looker:
         """(what Grad-CAM asks for: outputs -> [B], what it is called for each radiograph)."""
         import torch
 
-        from models.grad_cam import likeness, own_features
+        from models.networks.grad_cam import likeness, own_features
 
         if self.head is None:
             if self.reference is None:
@@ -277,8 +277,8 @@ class Looker:
 
 
 def is_finetuned(folder: Path) -> bool:
-    """Whether a folder is one of `models.finetuned`."""
-    from models.weights import read_json
+    """Whether a folder is one of `models.backbones.finetuned`."""
+    from models.weights.checkpoint import read_json
 
     return (folder / "config.json").is_file() and isinstance(read_json(folder / "config.json").get("head"), dict)
 
@@ -286,7 +286,7 @@ def is_finetuned(folder: Path) -> bool:
 def looked(config: Config, looker: Looker, sources: list, failed: list):
     """(stem, path, radiograph [H, W], maps [M, rows, columns], what they show, whether it is like the training
     radiographs and the warning for it) of all that can be read, in order."""
-    from data.radiograph import UnreadableRadiograph
+    from data.reading.refusal import UnreadableRadiograph
 
     waiting = []
     for number, (stem, path) in enumerate(bar("attention", "radiograph")(sources, len(sources))):
@@ -307,10 +307,10 @@ def drawn(
     """Write the files of a radiograph; returns its row of summary.csv and its card."""
     import numpy as np
 
-    from evaluation.attention_figures import focus, write_pictures
-    from evaluation.figures import resized
-    from evaluation.report import Card, thumbnail
-    from training.files import printable
+    from workflows.heatmaps.attention_figures import focus, write_pictures
+    from evaluation.pages.pictures import resized
+    from evaluation.pages.html import Card, thumbnail
+    from core.files import printable
 
     p = looker.preprocessing
 
@@ -337,9 +337,9 @@ def drawn(
 
 def write_results(config: Config, looker: Looker, rows: list, cards: list, failed: list) -> None:
     """summary.csv, failed.csv and the page."""
-    from evaluation.report import Report, write_report
-    from training.files import printable
-    from training.tables import write_table
+    from evaluation.pages.html import Report, write_report
+    from core.files import printable
+    from core.tables import write_table
 
     columns = ("path", "outputs", "like_training", "shows", "focus", "heads", "rows", "columns", "height", "width")
     write_table(config.out / "summary.csv", columns, rows)

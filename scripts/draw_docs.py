@@ -15,10 +15,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import dataclasses
 from pathlib import Path
 
-from training.cli import flag, run
-from training.os_errors import naming
-from training.progress import say
-from training.text import percent
+from core.flags import flag, run
+from core.system.os_errors import naming
+from core.progress import say
+from core.text import percent
 
 SIZE = 512  # pixels, longer side of the phantoms
 SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
@@ -45,7 +45,7 @@ class Config:
 def main(config: Config) -> int:
     if config.model_path is None and config.bone_age_model is None:
         raise ValueError("give --model-path or --bone-age-model")
-    from training.files import check_folder, make_folder
+    from core.files import check_folder, make_folder
 
     check_folder(config.out)
     drawn = {}
@@ -64,8 +64,8 @@ def main(config: Config) -> int:
 
 def phantoms(seed: int):
     """Contact sheet: every region without a finding, then findings with their outlines."""
-    from data.phantom import REGIONS
-    from evaluation.figures import contact_sheet
+    from phantoms.study import REGIONS
+    from evaluation.pages.pictures import contact_sheet
 
     normal = [example(seed + number, region, "normal", "hard") for number, region in enumerate(REGIONS)]
     changed = [example(seed, region, condition, "clear") for region, condition in CONDITIONS]
@@ -76,7 +76,7 @@ def phantoms(seed: int):
 
 def example(seed: int, region: str, condition: str, difficulty: str):
     """Of the first dozen patients from `seed` on, the view with the largest finding (the first view if normal)."""
-    from data.phantom import study
+    from phantoms.study import study
 
     kind = {"size": SIZE, "difficulty": difficulty, "region": region, "condition": condition}
     patients = range(1 if condition == "normal" else 12)
@@ -99,7 +99,7 @@ def marked(grey, mask, pixels=None):
     import numpy as np
     from scipy.ndimage import binary_dilation
 
-    from evaluation.figures import OUTLINE, outline
+    from evaluation.pages.pictures import OUTLINE, outline
 
     pixels = np.repeat(grey[..., None], 3, axis=2) if pixels is None else pixels.copy()
     width = max(2, max(grey.shape) // 150)
@@ -111,8 +111,8 @@ def heatmaps(config: Config):
     """Rows of: radiograph | one pass with hidden patches | every patch as predicted when hidden | error map."""
     import numpy as np
 
-    from evaluation.figures import blended, levels, masked_tile, panel
-    from models.weights import load_mae
+    from evaluation.pages.pictures import blended, levels, masked_tile, panel
+    from models.weights.checkpoint import load_mae
 
     loaded = load_mae(config.model_path)
     wrong = [text for text in config.examples if text.count(":") != 1]
@@ -136,8 +136,8 @@ def measure(loaded, phantom, seed: int, number: int):
     """(hidden in the first pass, mean prediction of hidden pixels, mean error), each at the phantom's size."""
     import numpy as np
 
-    from data.preprocessing import Preprocessing
-    from evaluation.error_maps import error_maps, mask_generator, visible_patches
+    from data.views.preprocessing import Preprocessing
+    from workflows.heatmaps.error_maps import error_maps, mask_generator, visible_patches
 
     model, preprocessing = loaded.model, Preprocessing.from_dict(loaded.preprocessor)
     batch = preprocessing.normalise(preprocessing(phantom.pixels)[None])
@@ -159,14 +159,14 @@ def bone_ages(config: Config):
     import torch
     from PIL import Image
 
-    from data.phantom import study
-    from data.preprocessing import Preprocessing
-    from evaluation.bone_age_page import GAP, case_picture
-    from evaluation.bone_age_reference import BoneAgeReference
-    from evaluation.figures import levels, panel, resized
-    from evaluation.likeness import FILE
-    from models.bone_age_saliency import month_maps
-    from models.bone_age_weights import load_bone_age
+    from phantoms.study import study
+    from data.views.preprocessing import Preprocessing
+    from workflows.bone_age.case_page import GAP, case_picture
+    from workflows.bone_age.reference import BoneAgeReference
+    from evaluation.pages.pictures import levels, panel, resized
+    from evaluation.statistics.likeness import FILE
+    from models.networks.bone_age_saliency import month_maps
+    from models.backbones.published_bone_age import load_bone_age
 
     found = load_bone_age(config.bone_age_model)
     preprocessing = Preprocessing.from_dict(found.preprocessor)
@@ -198,7 +198,7 @@ def centred(tile, side: int):
     import numpy as np
     from PIL import Image
 
-    from evaluation.figures import BACKGROUND
+    from evaluation.pages.pictures import BACKGROUND
 
     picture, square = Image.fromarray(tile).convert("RGB"), Image.new("RGB", (side, side), BACKGROUND)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)

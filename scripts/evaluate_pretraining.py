@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
-from training.progress import bar, portions, say
+from core.flags import flag, run, weights_flag
+from core.progress import bar, portions, say
 
 STARTS = ("pretrained", "from scratch")
 # how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
@@ -55,11 +55,11 @@ def main(config: Config) -> int:
         unknown = sorted(set(getattr(config, name)) - set(choices))
         if unknown:
             raise ValueError(f"--{name} {unknown[0]!r}: choose {', '.join(choices)}")
-    from training.files import check_folder, make_folder, write_text
+    from core.files import check_folder, make_folder, write_text
 
     out = Path(config.out)
     check_folder(out)
-    from evaluation.pretraining import (
+    from workflows.heatmaps.pretraining_tables import (
         COMPARISON_COLUMNS,
         judged,
         markdown,
@@ -67,8 +67,8 @@ def main(config: Config) -> int:
         verdict,
         write_pretraining_page,
     )
-    from training.tables import write_table
-    from training.text import shortened
+    from core.tables import write_table
+    from core.text import shortened
 
     study = Study(config)
     make_folder(out)
@@ -94,11 +94,11 @@ class Study:
     def __init__(self, config: Config):
         import torch
 
-        from data.phantom_folder import PhantomFolder
-        from data.preprocessing import Preprocessing
-        from models.mae import MaskedAutoencoder
-        from models.weights import load_mae
-        from training.device import choose_device, prepare_device
+        from data.releases.phantoms import PhantomFolder
+        from data.views.preprocessing import Preprocessing
+        from models.networks.mae import MaskedAutoencoder
+        from models.weights.checkpoint import load_mae
+        from core.system.device import choose_device, prepare_device
 
         self.config, self.rows, self.comparisons = config, [], []
         self.device = choose_device(config.device)
@@ -147,7 +147,7 @@ class Study:
 
     def finding(self, name: str, row: int):
         """The mask of one radiograph in the network's pixels, bool [h, w]."""
-        from data.radiograph import load_radiograph
+        from data.reading.radiograph import load_radiograph
 
         mask = load_radiograph(self.records(name)["mask"][row], allow_constant=True)
         return self.preprocessing.forward_map(mask > 0)
@@ -162,9 +162,9 @@ class Study:
 
         The unit is the patient; the same `name` gives the same draws.
         """
-        from evaluation.benchmark import MAIN
-        from evaluation.comparison import compare_metrics
-        from evaluation.intervals import metric_intervals
+        from evaluation.statistics.metrics import MAIN
+        from evaluation.statistics.comparison import compare_metrics
+        from evaluation.statistics.intervals import metric_intervals
 
         options = {"generator": self.generator(name), "draws": 1000}
         if minus is None:
@@ -199,7 +199,7 @@ class Study:
         """The flags that decide the numbers, as the page shows them."""
         from dataclasses import asdict
 
-        from training.text import shortened
+        from core.text import shortened
 
         settings = {name: value for name, value in asdict(self.config).items() if name not in ("out", "device")}
         for name, value in settings.items():
@@ -228,8 +228,8 @@ class Study:
         """Mean squared error on the hidden pixels of test radiographs, each method with the same masks."""
         import numpy as np
 
-        from evaluation.intervals import mean_interval
-        from evaluation.reconstruction import reconstruction_errors
+        from evaluation.statistics.intervals import mean_interval
+        from workflows.heatmaps.reconstruction import reconstruction_errors
 
         rows = self.spread(np.arange(len(self.records("test"))), self.config.most_maps // 2)
         mean_image = self.unit("train", slice(None)).mean(0)
@@ -247,9 +247,9 @@ class Study:
         """Per condition: pixel AUROC and pointing rate of the error map, of an untrained one and of trivial maps."""
         import numpy as np
 
-        from evaluation.intervals import FRACTION, mean_interval
-        from evaluation.localisation import BASELINES, chance_scores, localisation_scores
-        from evaluation.neighbours import PatchBank
+        from evaluation.statistics.intervals import FRACTION, mean_interval
+        from workflows.heatmaps.localisation import BASELINES, chance_scores, localisation_scores
+        from evaluation.statistics.neighbours import PatchBank
 
         records, generator = self.records("test"), self.generator("localisation")
         rows = self.spread(np.flatnonzero(records["mask"] != ""), self.config.most_maps)
@@ -283,7 +283,7 @@ class Study:
         """The error map with the untrained one, and with the best of those that need no network."""
         import numpy as np
 
-        from evaluation.intervals import mean_interval
+        from evaluation.statistics.intervals import mean_interval
 
         values = {method: np.array([score[method]["pixel_auroc"] for score in scores]) for method in scores[0]}
         simple = values.keys() - {"error map", "untrained autoencoder"}
@@ -297,7 +297,7 @@ class Study:
         import numpy as np
         import torch
 
-        from evaluation.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+        from workflows.heatmaps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
 
         c, K = self.config, mae.config.visible
         passes = complementary_passes(c.passes, mae.config.patches, K)
@@ -315,7 +315,7 @@ class Study:
     def probes(self) -> None:
         """Linear probes on frozen features, with the largest number of labels."""
 
-        from evaluation.probes import linear_probe, pca_features
+        from evaluation.statistics.probes import linear_probe, pca_features
 
         features = {"pretrained": self.features(self.mae), "untrained": self.features(self.untrained)}
         low = {name: pixels[:, ::2, ::2] for name, pixels in self.pixels.items()}
@@ -343,8 +343,8 @@ class Study:
         """Linear probe on single patch tokens: is this patch part of a finding?"""
         import numpy as np
 
-        from evaluation.neighbours import patches_of
-        from evaluation.probes import linear_probe, patch_targets, pca_features
+        from evaluation.statistics.neighbours import patches_of
+        from evaluation.statistics.probes import linear_probe, patch_targets, pca_features
 
         P, picked, inputs = self.mae.patch_size, {}, {"pretrained": {}, "untrained": {}, "raw patch": {}}
         for name in self.sets:
@@ -408,7 +408,7 @@ class Study:
         """The Task, with the regions of the training table as classes of "region"."""
         import dataclasses
 
-        from data.phantom_folder import PHANTOM_TASKS, phantom_regions
+        from data.releases.phantoms import PHANTOM_TASKS, phantom_regions
 
         if task not in PHANTOM_TASKS:
             raise ValueError(f"--tasks {task!r}: choose {', '.join(PHANTOM_TASKS)}")
@@ -423,7 +423,7 @@ class Study:
         """Row numbers that have a target, and the targets."""
         import numpy as np
 
-        from data.phantom_folder import phantom_regions, phantom_target
+        from data.releases.phantoms import phantom_regions, phantom_target
 
         target = phantom_target(self.records(name), task, phantom_regions(self.records("train"))).to_numpy(float)
         rows = np.flatnonzero(~np.isnan(target))
@@ -442,7 +442,7 @@ class Study:
         import numpy as np
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         backbone, found = mae.backbone().eval(), {}
         backbone.to(self.device)
@@ -460,7 +460,7 @@ class Study:
         import numpy as np
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         backbone = mae.backbone().eval().to(self.device)
         with torch.no_grad(), autocast(self.device, self.config.precision):
@@ -470,12 +470,12 @@ class Study:
         """A backbone with a linear head after `steps` steps on the given training rows."""
         import torch
 
-        from data.loader import step_batches
-        from data.phantom_folder import PhantomFolder
-        from data.transforms import CropFlip
-        from models.mae import MaskedAutoencoder
-        from models.supervised import Supervised
-        from training.device import use_explicit_attention
+        from data.datasets.loader import step_batches
+        from data.releases.phantoms import PhantomFolder
+        from data.views.augmentation import CropFlip
+        from models.networks.mae import MaskedAutoencoder
+        from models.networks.supervised import Supervised
+        from core.system.device import use_explicit_attention
         from training.fit import Fit, fit
         from training.optim import adamw, parameter_groups
         from training.sampling import Plan
@@ -506,7 +506,7 @@ class Study:
         import numpy as np
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         normalise, model.normalise = model.normalise, None  # batches arrive normalised here
         with torch.no_grad(), autocast(self.device, self.config.precision):
@@ -516,7 +516,7 @@ class Study:
 
 
 def metric_of(info) -> str:
-    """What `evaluation.metrics.score` computes for this task."""
+    """What `evaluation.statistics.metrics.score` computes for this task."""
     return f"MAE ({info.unit})" if info.kind == "regression" else "AUROC"
 
 

@@ -29,7 +29,7 @@ one_seed() {
         [ -f "$evaluation/results.md" ] && continue
         python pretrain_mae.py --config configs/phantom_mae.yaml --batch_size 48 --data_path "$run/train/images" \
             --val_path "$run/watch/images" --output_dir "$run/mae" --seed "$seed" --epochs "$EPOCHS" \
-            --max_steps $((steps / part)) --licence "none needed (phantoms drawn by data/phantom.py)"
+            --max_steps $((steps / part)) --licence "none needed (phantoms drawn by phantoms/study.py)"
         if [ "$part" = 1 ]; then
             options=(--parts reconstruction localisation probes dense finetune --labels 50 200 1000)
         else

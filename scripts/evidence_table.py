@@ -12,8 +12,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
-from training.progress import say
+from core.flags import flag, run
+from core.progress import say
 
 SHARES = {10: "a tenth", 3: "a third", 1: "the whole run"}
 
@@ -29,9 +29,9 @@ class Config:
 def main(config: Config) -> int:
     import pandas as pd
 
-    from data.table_files import read_table
-    from evaluation.pretraining import curve, markdown
-    from training.files import check_output, write_text
+    from data.tables.files import read_table
+    from workflows.heatmaps.pretraining_tables import curve, markdown
+    from core.files import check_output, write_text
 
     check_output(Path(config.out))
     parts = []

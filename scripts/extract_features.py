@@ -23,8 +23,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
-from training.progress import bar, say
+from core.flags import flag, run, weights_flag
+from core.progress import bar, say
 
 ENDINGS = (".npz", ".csv", ".parquet")
 
@@ -60,11 +60,11 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 3 if some radiographs cannot be used."""
     check(config)
-    from data.manifest import common_folder, fingerprints, name_below, write_manifest
-    from data.preprocessing import Preprocessing
-    from models.backbones import build_backbone
-    from training.device import choose_device, prepare_device
-    from training.files import make_folder
+    from data.reading.manifest import common_folder, fingerprints, name_below, write_manifest
+    from data.views.preprocessing import Preprocessing
+    from models.backbones.backbone import build_backbone
+    from core.system.device import choose_device, prepare_device
+    from core.files import make_folder
 
     records, classes = labels(config)
     paths, rows_of = radiographs(config, records)
@@ -101,7 +101,7 @@ def main(config: Config) -> int:
 
 def check(config: Config) -> None:
     """Refuse what could only fail later."""
-    from training.files import check_output
+    from core.files import check_output
 
     if config.out.suffix not in ENDINGS:
         raise ValueError(f"--out {config.out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
@@ -126,7 +126,7 @@ def labels(config: Config) -> tuple:
     """(records of --csv, the classes that their targets are indices of); (None, ()) without a table."""
     if config.csv is None:
         return None, ()
-    from data.csv_table import CsvTable
+    from data.datasets.csv_table import CsvTable
 
     looking = {"workers": config.num_workers, "progress": bar("looking for duplicates")}
     records = CsvTable.read(
@@ -148,7 +148,7 @@ def radiographs(config: Config, records) -> tuple[list[Path], list[int]]:
     """(the radiographs, the row of `records` that is about each; -1 where none is)."""
     import os
 
-    from data.listing import list_radiographs, passed_over_message
+    from data.reading.listing import list_radiographs, passed_over_message
 
     if not config.in_dirs:
         return [Path(image) for image in records["image"]], list(range(len(records)))
@@ -178,10 +178,10 @@ def computed(config: Config, backbone, preprocessing, paths: list, device) -> tu
     import numpy as np
     import torch
 
-    from data.loader import ordered_batches
-    from data.unlabelled import PreparedRadiographs
-    from training.device import autocast
-    from training.files import printable
+    from data.datasets.loader import ordered_batches
+    from data.datasets.unlabelled import PreparedRadiographs
+    from core.system.device import autocast
+    from core.files import printable
 
     dataset = PreparedRadiographs(paths, preprocessing)
     batches = ordered_batches(
@@ -214,7 +214,7 @@ def write_features(out: Path, paths: list[str], found: dict, records) -> None:
     """Atomically; equal values give equal bytes. `records`: labels of the same rows, or None."""
     import io
 
-    from training.files import atomic
+    from core.files import atomic
 
     buffer = io.BytesIO()
     if out.suffix == ".npz":
@@ -239,7 +239,7 @@ def facts_of(paths: list[str], records, taken: list[str]):
     that is `taken` are called "NAME (table)"."""
     import pandas as pd
 
-    from training.tables import checked_names
+    from core.tables import checked_names
 
     facts = pd.DataFrame({"path": paths})
     if records is None:
@@ -256,7 +256,7 @@ def write_csv(buffer, facts, columns: list[str], found: dict) -> None:
     """Numbers as the shortest text that is read back as the same float32."""
     import numpy as np
 
-    from training.tables import line_text
+    from core.tables import line_text
 
     buffer.write(line_text([*facts.columns, *columns]).encode())
     values = np.concatenate(list(found.values()), axis=1)
@@ -277,8 +277,8 @@ def write_about(config: Config, backbone, preprocessing, shapes: dict, classes: 
     """What decided the numbers."""
     import json
 
-    from models.features import weights_hash
-    from training.files import write_text
+    from models.backbones.features import weights_hash
+    from core.files import write_text
     from training.run import environment
 
     versions = environment()
@@ -294,7 +294,7 @@ def write_about(config: Config, backbone, preprocessing, shapes: dict, classes: 
 
 def write_failed(config: Config, failed: list[dict]) -> None:
     """NAME.failed.csv; one of an earlier run goes if nothing failed."""
-    from training.tables import write_table
+    from core.tables import write_table
 
     path = beside(config.out, "failed.csv")
     if failed:

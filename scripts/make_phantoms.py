@@ -18,9 +18,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import argparse
 from pathlib import Path
 
-from training.cli import Parser, finish
-from training.os_errors import naming
-from training.progress import bar, say
+from core.flags import Parser, finish
+from core.system.os_errors import naming
+from core.progress import bar, say
 
 REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
 LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
@@ -126,14 +126,14 @@ def main() -> None:
     if args.layout == "folder" and args.traps:
         parser.error("the folder layout has no traps; --traps is for the layouts of real data sets")
 
-    from training.offline import stay_offline
+    from core.system.offline import stay_offline
 
     stay_offline()
-    from data.phantom_files import check_empty, mark_phantoms
-    from data.phantom_layouts import WRITERS, fit_plan
-    from data.phantom_plan import Plan, phantoms
-    from data.phantom_sheet import contact_sheet
-    from training.files import check_output, make_folder
+    from phantoms.layouts.files import check_empty, mark_phantoms
+    from phantoms.layouts.registry import WRITERS, fit_plan
+    from phantoms.plan import Plan, phantoms
+    from phantoms.sheet import contact_sheet
+    from core.files import check_output, make_folder
 
     plan = Plan(
         args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction, field=args.field

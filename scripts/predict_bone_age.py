@@ -30,9 +30,9 @@ import dataclasses
 import math
 from pathlib import Path
 
-from training.cli import flag, run, weights_flag
-from training.progress import say, warn
-from training.text import percent
+from core.flags import flag, run, weights_flag
+from core.progress import say, warn
+from core.text import percent
 
 MODEL = Path("checkpoints/best_model.pth")  # where BoneXage has it
 CONTENT = ("predictions.csv", "index.html", "failed.csv", "report.html", "scores.csv", "subgroups.csv",
@@ -74,7 +74,7 @@ class Config:
 def main(config: Config) -> int:
     """Exit status: 0, or 3 if some radiographs could not be read."""
     check(config)
-    from training.files import check_folder, printable
+    from core.files import check_folder, printable
 
     if config.output_dir is not None:
         check_folder(config.output_dir)
@@ -133,10 +133,10 @@ def check(c: Config) -> None:
 
 def inputs(c: Config):
     """(records with `sex_code` 1, 0 or NaN, files that are not there)."""
-    from data.bone_age_inputs import add_patient_tags, read_inputs
-    from data.radiograph import passed_over_message
-    from models.bone_age import sex_code
-    from training.files import printable
+    from workflows.bone_age.inputs import add_patient_tags, read_inputs
+    from data.reading.radiograph import passed_over_message
+    from models.networks.bone_age import sex_code
+    from core.files import printable
 
     beside = Path() if c.line else None
     passed_over = {}
@@ -161,7 +161,7 @@ def inputs(c: Config):
 
 def prepare_output(c: Config):
     """The locked folder of the results, whose old results go; None without one."""
-    from training.files import lock_folder, make_folder
+    from core.files import lock_folder, make_folder
 
     if c.output_dir is None:
         return None
@@ -182,11 +182,11 @@ class Networks:
     def __init__(self, c: Config):
         import torch
 
-        from data.age_spread import AgeSpread
-        from data.preprocessing import Preprocessing
-        from evaluation.likeness import Joint
-        from models.bone_age_weights import load_bone_ages
-        from training.device import choose_device, prepare_device, resolve_precision
+        from workflows.bone_age.age_spread import AgeSpread
+        from data.views.preprocessing import Preprocessing
+        from evaluation.statistics.likeness import Joint
+        from models.backbones.published_bone_age import load_bone_ages
+        from core.system.device import choose_device, prepare_device, resolve_precision
 
         self.device, self.notes = choose_device(c.device), []
         self.age_spread = None if c.age_sd is None else AgeSpread(c.age_sd)
@@ -228,10 +228,10 @@ class Networks:
     def find_references(self, paths: list[Path]) -> list:
         """reference.npz of each model folder, or of the folder beside a .pth that holds the same weights; none unless
         each network has one, of the same left-out radiographs."""
-        from evaluation.bone_age_reference import BoneAgeReference
-        from evaluation.likeness import FILE
-        from models.bone_age_weights import load_bone_age
-        from models.features import weights_hash
+        from workflows.bone_age.reference import BoneAgeReference
+        from evaluation.statistics.likeness import FILE
+        from models.backbones.published_bone_age import load_bone_age
+        from models.backbones.features import weights_hash
 
         folders = [path if path.is_dir() else path.parent / "model" for path in paths]
         if not all((folder / FILE).is_file() for folder in folders):
@@ -256,7 +256,7 @@ class Networks:
         """(pooled features [K, B, D], last maps, K of [B, C, r, c]) of images [B, 1, h, w] on the device."""
         import torch
 
-        from training.device import autocast
+        from core.system.device import autocast
 
         with torch.no_grad(), autocast(self.device, self.precision):
             there = [model.last_map(images) for model in self.models]
@@ -268,7 +268,7 @@ class Networks:
         import numpy as np
         import torch
 
-        from evaluation.bone_age_folds import together
+        from workflows.bone_age.folds import together
 
         both = []
         for code in (0.0, 1.0):
@@ -284,7 +284,7 @@ class Networks:
 
     def maps(self, there, codes):
         """Grad-CAM [B, r, c] of the months, the mean of the networks'."""
-        from models.bone_age_saliency import month_maps
+        from models.networks.bone_age_saliency import month_maps
 
         found = [month_maps(model, one[: len(codes)], codes).cpu().numpy() for model, one in zip(self.models, there)]
         return sum(found) / len(found)
@@ -292,8 +292,8 @@ class Networks:
 
 def told_of(found: dict) -> tuple[list[str], str]:
     """(which networks answer, what trained them and how good they were, in sentences; what speaks against them)."""
-    from models.finetuned import network_name
-    from training.files import printable
+    from models.backbones.finetuned import network_name
+    from core.files import printable
     from training.kept_facts import doubt, network_sentences, read_facts
 
     facts = []
@@ -313,10 +313,10 @@ def predict(c: Config, network: Networks, records):
 
     import torch
 
-    from data.bone_age_inputs import BoneAgeInputs
-    from data.loader import ordered_batches
-    from evaluation.bone_age_checks import DESCRIPTION, describe
-    from evaluation.bone_age_page import case_picture
+    from workflows.bone_age.inputs import BoneAgeInputs
+    from data.datasets.loader import ordered_batches
+    from workflows.bone_age.checks import DESCRIPTION, describe
+    from workflows.bone_age.case_page import case_picture
 
     dataset = BoneAgeInputs(records["image"].tolist(), network.preprocessing, describe, DESCRIPTION)
     batches = ordered_batches(dataset, range(len(dataset)), batch_size=c.batch_size, num_workers=c.num_workers,
@@ -373,8 +373,8 @@ def described(c: Config, network: Networks, records, rows: list[int], months, sp
     looks: [B, L], what `describe` gives."""
     import numpy as np
 
-    from evaluation.bone_age_checks import FACTS, picture_warnings, range_warning
-    from evaluation.bone_age_result import BoneAgeResult
+    from workflows.bone_age.checks import FACTS, picture_warnings, range_warning
+    from workflows.bone_age.result import BoneAgeResult
 
     if not np.isfinite(months).all():
         raise ValueError(f"{c.model_path}: the network gives ages that are not finite ({network.precision})")
@@ -422,10 +422,10 @@ def bounds(c: Config, reference, codes, months, spreads):
 
 def write(c: Config, network: Networks, records, results: list, pictures: dict, failed: list) -> None:
     """All files of OUTPUT_DIR."""
-    from evaluation.bone_age_page import write_bone_age_page
-    from evaluation.bone_age_result import write_predictions
-    from training.files import printable
-    from training.tables import write_table
+    from workflows.bone_age.case_page import write_bone_age_page
+    from workflows.bone_age.result import write_predictions
+    from core.files import printable
+    from core.tables import write_table
 
     out = c.output_dir
     write_predictions(out / "predictions.csv", results)
@@ -444,9 +444,9 @@ def evaluate(c: Config, network: Networks, records, results: list, settings: dic
     """The scores, where the truth is known."""
     import numpy as np
 
-    from data.preprocessing import Preprocessing
-    from evaluation.bone_age_report import BoneAgePage, score_text, write_bone_age_report, write_bone_age_tables
-    from training.files import printable
+    from data.views.preprocessing import Preprocessing
+    from workflows.bone_age.report import BoneAgePage, score_text, write_bone_age_report, write_bone_age_tables
+    from core.files import printable
 
     patient = dict(zip(records["image"].astype(str), records["patient"].astype(str)))
     ended = any(not math.isnan(result.low) for result in results)

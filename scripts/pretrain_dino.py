@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import training.pretraining
-from training.cli import audit_flag, flag, run, weights_flag
+from core.flags import audit_flag, flag, run, weights_flag
 from training.pretraining import evenly
-from training.progress import bar, say, warn
+from core.progress import bar, say, warn
 
 METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
           "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip
@@ -102,7 +102,7 @@ def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
     import torch
 
-    from training import distributed
+    from core.system import distributed
 
     if config.use_fp16 is not None:
         config = dataclasses.replace(config, precision="auto" if config.use_fp16 else "fp32")
@@ -121,12 +121,12 @@ class Pretraining(training.pretraining.Pretraining):
 
     def check_flags(self) -> None:
         """Refuse what cannot work before a million files are read."""
-        from data.intensity import DAX_LOWPASS, NeglogVariation
-        from data.preprocessing import Preprocessing
-        from data.views import MultiCrop
-        from models.dino_backbones import ARCHITECTURES, RESNETS
-        from training.device import resolve_precision
-        from training.checks import check_numbers
+        from data.views.intensity import DAX_LOWPASS, NeglogVariation
+        from data.views.preprocessing import Preprocessing
+        from data.views.multi_crop import MultiCrop
+        from models.backbones.dino import ARCHITECTURES, RESNETS
+        from core.system.device import resolve_precision
+        from core.checks import check_numbers
 
         c = self.config
         check_numbers(c, ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "lr",
@@ -166,12 +166,12 @@ class Pretraining(training.pretraining.Pretraining):
 
     def read_data(self):
         """Every file is read once before training starts."""
-        from training import distributed
+        from core.system import distributed
 
         c = self.config
 
         def find():
-            from data.unlabelled import usable_radiographs
+            from data.datasets.unlabelled import usable_radiographs
 
             return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
                                       stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
@@ -183,14 +183,14 @@ class Pretraining(training.pretraining.Pretraining):
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        from data.audit import quarantined
-        from training.tables import write_table
+        from data.reading.audit import quarantined
+        from core.tables import write_table
 
         write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
 
     def dataset(self, paths: list):
         """Files as samples with their views."""
-        from data.unlabelled import UnlabelledRadiographs
+        from data.datasets.unlabelled import UnlabelledRadiographs
 
         c = self.config
         quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
@@ -198,8 +198,8 @@ class Pretraining(training.pretraining.Pretraining):
                                      vary=self.vary)  # fmt: skip
 
     def batches(self, paths):
-        from data.loader import step_batches
-        from training import distributed
+        from data.datasets.loader import step_batches
+        from core.system import distributed
 
         c = self.config
         return step_batches(self.dataset(paths), self.plan, seed=c.seed, rank=distributed.rank(),
@@ -208,11 +208,11 @@ class Pretraining(training.pretraining.Pretraining):
     # objective
 
     def make_objective(self):
-        from models.batch_norm import synchronised
-        from models.card import stated_licence
-        from models.dino import DINO, DINOHead, ProjectedBackbone
-        from models.dino_backbones import dino_backbone, load_initial, width_of
-        from training.device import use_explicit_attention
+        from models.networks.batch_norm import synchronised
+        from models.backbones.card import stated_licence
+        from models.networks.dino import DINO, DINOHead, ProjectedBackbone
+        from models.backbones.dino import dino_backbone, load_initial, width_of
+        from core.system.device import use_explicit_attention
         from training.schedules import stairs, warmup_cosine
 
         c = self.config
@@ -260,7 +260,7 @@ class Pretraining(training.pretraining.Pretraining):
         """Main process: a picture of the views of some radiographs, and the fixed views of those held out."""
         from torch.utils.data import default_collate
 
-        from evaluation.panel import draw_views
+        from workflows.heatmaps.panel import draw_views
 
         shown = self.dataset(evenly(paths, most=6))
         samples = [shown[0, i] for i in range(len(shown))]
@@ -275,7 +275,7 @@ class Pretraining(training.pretraining.Pretraining):
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: the loss of the held-out radiographs, in views that stay the same."""
-        from training import distributed
+        from core.system import distributed
 
         every = self.config.panel_freq
         if self.held_out and every and (epoch % every == 0 or step == self.plan.last_step):
@@ -300,7 +300,7 @@ class Pretraining(training.pretraining.Pretraining):
 
         A network of random weights has no preferences either, so that the first tenth of the training is let pass.
         """
-        from models.dino import signs_of_collapse
+        from models.networks.dino import signs_of_collapse
 
         if METERS.keys() <= record.keys() and record["step"] > self.plan.total_steps / 10:
             signs = signs_of_collapse(record, self.config.out_dim)
@@ -315,10 +315,10 @@ class Pretraining(training.pretraining.Pretraining):
 
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
-        from evaluation.curves import draw_curves, read_metrics
-        from models.card import Provenance, dino_card
-        from models.dino_backbones import width_of
-        from models.export import save_backbone
+        from evaluation.pages.training_curves import draw_curves, read_metrics
+        from models.backbones.card import Provenance, dino_card
+        from models.backbones.dino import width_of
+        from models.weights.export import save_backbone
 
         c, out, backbone = self.config, Path(self.config.output_dir), self.objective.teacher.backbone
         log = out / "metrics.jsonl"

@@ -13,8 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.cli import flag, run
-from training.progress import say
+from core.flags import flag, run
+from core.progress import say
 
 
 @dataclass
@@ -28,12 +28,12 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0, also if results are missing (which is told)."""
-    from evaluation.benchmark_collection import short_names
-    from evaluation.benchmark_ranking import ranking, tests_text
-    from evaluation.benchmark_runs import collect
-    from evaluation.benchmark_tables import write_tables
-    from evaluation.summary_page import missing_text, write_summary
-    from training.files import check_folder, make_folder
+    from workflows.benchmark.collection import short_names
+    from workflows.benchmark.ranking import ranking, tests_text
+    from workflows.benchmark.runs import collect
+    from workflows.benchmark.tables import write_tables
+    from workflows.benchmark.summary import missing_text, write_summary
+    from core.files import check_folder, make_folder
 
     check_folder(config.out)
     collection = collect(config.runs, config.backbones)

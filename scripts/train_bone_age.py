@@ -17,9 +17,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import audit_flag, flag, run, weights_flag
+from core.flags import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
-from training.progress import bar, say
+from core.progress import bar, say
 
 ROOTS = (Path("data"), Path("data/boneage"))  # BoneXage's place, and train_downstream's
 LEVEL = 0.95  # of the intervals
@@ -86,7 +86,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-    from training import distributed
+    from core.system import distributed
 
     with distributed.job(config.device) as device:
         return BoneAgeTraining(config, device).run()
@@ -108,8 +108,8 @@ class BoneAgeTraining(CrossValidation):
     # data ----------------------------------------------------------------------------------------------------------
 
     def check_flags(self) -> None:
-        from training import distributed
-        from training.checks import check_batch, check_numbers
+        from core.system import distributed
+        from core.checks import check_batch, check_numbers
 
         c, world = self.config, distributed.world_size()
         if c.csv is not None and c.split == "official":
@@ -130,13 +130,13 @@ class BoneAgeTraining(CrossValidation):
                 raise ValueError(f"--{name} {getattr(c, name)}: expected 0 to {most}")
 
     def check_weights(self) -> None:
-        from models.backbone_names import find
+        from models.backbones.names import find
 
         find(self.config.backbone)
 
     def read(self):
-        from data.audit import readable_records
-        from data.boneage import BoneAge, own_table
+        from data.reading.audit import readable_records
+        from data.releases.rsna_bone_age import BoneAge, own_table
 
         c = self.config
         missing = {"keep_missing": c.on_bad_image == "skip"}  # the audit tells of them
@@ -168,7 +168,7 @@ class BoneAgeTraining(CrossValidation):
 
     def found_root(self) -> Path:
         """The first of `ROOTS` that holds RSNA's training table."""
-        from data.boneage import PARTS
+        from data.releases.rsna_bone_age import PARTS
 
         for root in ROOTS:
             if any((root / table).is_file() for table in PARTS[0].tables):
@@ -178,8 +178,8 @@ class BoneAgeTraining(CrossValidation):
                                 "in; --data_root if it is elsewhere, --csv for your own")  # fmt: skip
 
     def make_splits(self):
-        from data.split_table import joined_splits
-        from data.splits import training_splits
+        from data.datasets.split_table import joined_splits
+        from data.datasets.splits import training_splits
 
         c, official = self.config, self.config.split == "official"
         return joined_splits(
@@ -199,8 +199,8 @@ class BoneAgeTraining(CrossValidation):
 
     def data(self, rows, preprocessing, transform=None):
         """The data set of some rows, its radiographs from memory, with the sex."""
-        from data.dataset import RadiographDataset
-        from data.kept_radiographs import KeptRadiographs
+        from data.datasets.dataset import RadiographDataset
+        from data.datasets.kept_radiographs import KeptRadiographs
 
         c = self.config
         if self.kept is None:
@@ -213,7 +213,7 @@ class BoneAgeTraining(CrossValidation):
 
     def batches(self, preprocessing):
         """rows -> their batches in order, for predicting."""
-        from data.loader import ordered_batches
+        from data.datasets.loader import ordered_batches
 
         return lambda rows: ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=32)
 
@@ -221,8 +221,8 @@ class BoneAgeTraining(CrossValidation):
 
     def identity(self, number: int) -> dict:
         """What decides the predictions of a fold: flags, content of files, ages, sexes and weights."""
-        from models.backbone_names import source_hash
-        from training.run import short_hash
+        from models.backbones.names import source_hash
+        from core.files import short_hash
 
         fold, told = self.splits.folds[number], self.records[["target", "sex"]].values
         sides = [
@@ -241,10 +241,10 @@ class BoneAgeTraining(CrossValidation):
         import numpy as np
         import torch
 
-        from data.loader import step_batches
-        from data.transforms import CropTurnShift
-        from evaluation.benchmark_files import is_made
-        from training import distributed
+        from data.datasets.loader import step_batches
+        from data.views.augmentation import CropTurnShift
+        from training.fold_files import is_made
+        from core.system import distributed
         from training.fold import RECIPE, fold_plan, forget_states, predictions, train_fold
         from training.run import RunFolder
 
@@ -304,11 +304,11 @@ class BoneAgeTraining(CrossValidation):
         """(objective on its device, preprocessing) of a fold; the same random weights whatever was made before."""
         import torch
 
-        from data.preprocessing import Preprocessing
-        from models.backbones import build_backbone
-        from models.batch_norm import synchronised
-        from models.bone_age import BoneAge
-        from training.device import use_explicit_attention
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.backbone import build_backbone
+        from models.networks.batch_norm import synchronised
+        from models.networks.bone_age import BoneAge
+        from core.system.device import use_explicit_attention
 
         c = self.config
         torch.manual_seed(c.seed + number)
@@ -324,8 +324,8 @@ class BoneAgeTraining(CrossValidation):
     def seen(self, model, preprocessing, number: int):
         """(features and looks of some training radiographs and of those left out, which tell whether a hand is like
         them, and the rows of the former)."""
-        from evaluation.novelty import look
-        from models.features import seen_and_held_out
+        from evaluation.statistics.novelty import look
+        from models.backbones.features import seen_and_held_out
 
         few, held_out = self.kept_rows(number), list(self.splits.folds[number].val)
         seen = seen_and_held_out(model, look, list(few), held_out, self.batches(preprocessing), self.device,
@@ -334,7 +334,7 @@ class BoneAgeTraining(CrossValidation):
 
     def kept_rows(self, number: int):
         """The training radiographs of a fold that its reference remembers."""
-        from evaluation.likeness import Likeness
+        from evaluation.statistics.likeness import Likeness
 
         train = self.splits.folds[number].train
         return train[Likeness.sample(len(train), self.config.seed)]
@@ -343,8 +343,8 @@ class BoneAgeTraining(CrossValidation):
 
     def kept_facts(self, number: int, predicted):
         """What the network's folder tells of its training; `predicted`: [V, 2] of the validation rows."""
-        from data.phantom_files import told_data
-        from evaluation.trivial_answers import kept_score
+        from phantoms.layouts.files import told_data
+        from evaluation.statistics.trivial_answers import kept_score
         from training.kept_facts import KeptFacts
 
         fold, target = self.splits.folds[number], self.records["target"].to_numpy(float)
@@ -363,12 +363,12 @@ class BoneAgeTraining(CrossValidation):
 
         import numpy as np
 
-        from evaluation.benchmark_files import write_predictions
-        from models.bone_age_weights import save_published
-        from models.card import backbone_licence, finetuned_card
-        from models.finetuned import save_finetuned
-        from training.files import write_bytes
-        from training.text import shortened
+        from training.fold_files import write_predictions
+        from models.backbones.published_bone_age import save_published
+        from models.backbones.card import backbone_licence, finetuned_card
+        from models.backbones.finetuned import save_finetuned
+        from core.files import write_bytes
+        from core.text import shortened
 
         c, folder = self.config, self.folder_of(number)
         side = "left out" if self.crossed else "validation"
@@ -400,9 +400,9 @@ class BoneAgeTraining(CrossValidation):
         """Main process: intervals, tables, page and summary, once all folds are there."""
         import numpy as np
 
-        from evaluation.benchmark_files import is_made, read_predictions
-        from evaluation.bone_age_folds import left_out_intervals, together
-        from evaluation.curves import draw_curves
+        from training.fold_files import is_made, read_predictions
+        from workflows.bone_age.folds import left_out_intervals, together
+        from evaluation.pages.training_curves import draw_curves
 
         target, sex = self.records["target"].to_numpy(float), self.records["sex"].tolist()
         made, rows, folds = [], [], []
@@ -438,9 +438,9 @@ class BoneAgeTraining(CrossValidation):
         """reference.npz beside each network, of the errors of all folds and its own features; returns the last."""
         import numpy as np
 
-        from evaluation.bone_age_reference import BoneAgeReference
-        from evaluation.likeness import FILE, Likeness
-        from training.files import check_archive
+        from workflows.bone_age.reference import BoneAgeReference
+        from evaluation.statistics.likeness import FILE, Likeness
+        from core.files import check_archive
 
         records, reference = self.records, None
         patients = records["patient"].astype(str)
@@ -464,12 +464,12 @@ class BoneAgeTraining(CrossValidation):
 
         import numpy as np
 
-        from evaluation.benchmark_files import with_null
-        from evaluation.bone_age_checks import range_warning
-        from evaluation.bone_age_report import write_bone_age_report, write_bone_age_tables
-        from evaluation.bone_age_result import do_not_use
-        from training.files import printable, write_text
-        from training.tables import write_table
+        from training.fold_files import with_null
+        from workflows.bone_age.checks import range_warning
+        from workflows.bone_age.report import write_bone_age_report, write_bone_age_tables
+        from workflows.bone_age.result import do_not_use
+        from core.files import printable, write_text
+        from core.tables import write_table
 
         table, summary, ages = [], {"folds": facts, "notices": self.notices}, self.training_ages()
         for side, (rows, *values) in judged.items():
@@ -515,9 +515,9 @@ class BoneAgeTraining(CrossValidation):
         """What the page of one side shows."""
         import numpy as np
 
-        from evaluation.bone_age_report import BoneAgePage
-        from evaluation.report import anonymous
-        from training.files import printable
+        from workflows.bone_age.report import BoneAgePage
+        from evaluation.pages.html import anonymous
+        from core.files import printable
 
         c, records, fold = self.config, self.records.iloc[rows], self.splits.folds[0]
         learnt = self.records.iloc[np.concatenate([fold.train, fold.val]) if self.crossed else fold.train]
@@ -545,7 +545,7 @@ class BoneAgeTraining(CrossValidation):
 
     def shown(self, path: str):
         """A radiograph for people: uint8 [H, W], its own shape."""
-        from data.preprocessing import Preprocessing
+        from data.views.preprocessing import Preprocessing
 
         return Preprocessing(height=160, width=160).read(path)
 

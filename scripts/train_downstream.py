@@ -18,10 +18,10 @@ import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.cli import audit_flag, flag, run, weights_flag
+from core.flags import audit_flag, flag, run, weights_flag
 from training.cross_validation import CrossValidation
-from training.progress import bar, say
-from training.text import middle, percent
+from core.progress import bar, say
+from core.text import middle, percent
 
 DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
         "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
@@ -101,7 +101,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-    from training import distributed
+    from core.system import distributed
 
     with distributed.job(config.device) as device:
         return Benchmark(config, device).run()
@@ -123,9 +123,9 @@ class Benchmark(CrossValidation):
 
     def check_flags(self) -> None:
         """Refuse what cannot work before thousands of files are read."""
-        from models.backbone_names import named_backbones
-        from training import distributed
-        from training.checks import check_batch, check_numbers
+        from models.backbones.names import named_backbones
+        from core.system import distributed
+        from core.checks import check_batch, check_numbers
 
         c = self.config
         if (c.csv is None) == (c.data == "csv"):
@@ -172,7 +172,7 @@ class Benchmark(CrossValidation):
             )
 
     def check_weights(self) -> None:
-        from models.backbone_names import find
+        from models.backbones.names import find
 
         for name in self.backbones:
             find(name)
@@ -180,7 +180,7 @@ class Benchmark(CrossValidation):
     @functools.cached_property
     def names(self) -> dict[str, str]:
         """The name of each backbone's folder."""
-        from evaluation.output_folder import output_stems
+        from core.output_folder import output_stems
 
         plain = [name.replace(":", "-").strip("./").replace("/", "_") for name in self.backbones.values()]
         stems = output_stems([pathlib.PurePath(name + ".x") for name in sorted(plain)], ("",))
@@ -197,9 +197,10 @@ class Benchmark(CrossValidation):
         """Main process: (records, task, notices, root); every file is read once."""
         import inspect
 
-        from data.audit import readable_records
-        from data.benchmark import BENCHMARK
-        from evaluation.benchmark_files import PREDICTION_COLUMNS, check_metadata
+        from data.reading.audit import readable_records
+        from data.releases.registry import BENCHMARK
+        from training.fold_files import PREDICTION_COLUMNS
+        from workflows.benchmark.files import check_metadata
 
         c, kind = self.config, BENCHMARK[self.config.data]
         looking = {"cache": self.out / "looks.csv", "workers": c.num_workers, "progress": bar("looking for duplicates")}
@@ -233,7 +234,7 @@ class Benchmark(CrossValidation):
         )  # fmt: skip
         notices += told
         if c.use_sex:
-            from models.supervised import sex_covariate
+            from models.networks.supervised import sex_covariate
 
             records = records.assign(sex_number=sex_covariate(records["sex"]))
         records.attrs.clear()
@@ -241,8 +242,8 @@ class Benchmark(CrossValidation):
 
     def make_splits(self):
         """ValueError if OUTDIR holds results of another split."""
-        from data.split_table import joined_splits
-        from data.splits import grouped_splits, official_splits, rotating_splits
+        from data.datasets.split_table import joined_splits
+        from data.datasets.splits import grouped_splits, official_splits, rotating_splits
 
         c, official = self.config, self.config.split == "official"
         if official and c.splits is None and "official" not in self.records:
@@ -261,7 +262,7 @@ class Benchmark(CrossValidation):
         )  # fmt: skip
 
     def sizes(self) -> str:
-        from data.columns import counted
+        from data.datasets.columns import counted
 
         fold = self.splits.folds[0]
         test = self.splits.test_of(0)
@@ -292,8 +293,8 @@ class Benchmark(CrossValidation):
         return name + ("" if labels == 1 and self.config.protocol != "fewshot" else f"-{labels:g}")
 
     def fold(self, labels: float, backbone: str, number: int) -> bool:
-        from evaluation.benchmark_files import is_made
-        from training import distributed
+        from training.fold_files import is_made
+        from core.system import distributed
         from training.fold import forget_states
 
         study = self.study(backbone, labels)
@@ -335,7 +336,7 @@ class Benchmark(CrossValidation):
 
     def few(self, number: int, labels: float):
         """The rows that fold `number` learns from."""
-        from data.splits import few_shots, label_subset
+        from data.datasets.splits import few_shots, label_subset
 
         rows, seed = self.splits.folds[number].train, self.config.seed
         if self.config.protocol == "fewshot":
@@ -344,8 +345,8 @@ class Benchmark(CrossValidation):
 
     def identity(self, backbone: str, labels: float, number: int) -> dict:
         """What decides the predictions of a fold: flags, content of files, targets, weights and what its alias says."""
-        from models.backbone_names import source_hash
-        from training.run import short_hash
+        from models.backbones.names import source_hash
+        from core.files import short_hash
 
         fold, columns = self.splits.folds[number], ["target", *(["sex"] if self.config.use_sex else [])]
         sides = [
@@ -368,9 +369,9 @@ class Benchmark(CrossValidation):
         """(backbone, preprocessing, its recipe over the flags); the same random weights in any order of backbones."""
         import torch
 
-        from data.preprocessing import Preprocessing
-        from models.backbone_names import find
-        from models.backbones import build_backbone
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.names import find
+        from models.backbones.backbone import build_backbone
         from training.fold import RECIPE
 
         c = self.config
@@ -393,8 +394,8 @@ class Benchmark(CrossValidation):
         """The labelled data set of some rows, its radiographs from memory."""
         import dataclasses
 
-        from data.dataset import RadiographDataset
-        from data.kept_radiographs import KeptRadiographs
+        from data.datasets.dataset import RadiographDataset
+        from data.datasets.kept_radiographs import KeptRadiographs
 
         plain = dataclasses.replace(preprocessing, mean=(0, 0, 0), std=(1, 1, 1))
         key = repr(plain)
@@ -412,13 +413,13 @@ class Benchmark(CrossValidation):
         """All weights are trained, in the run folder `training`; returns {"val", "test", "facts"} or "stopped"."""
         import numpy as np
 
-        from data.loader import step_batches
-        from data.transforms import RotateFlipJitter
-        from evaluation.metrics import score
-        from models.batch_norm import synchronised
-        from models.supervised import Supervised, balanced_weights
-        from training import distributed
-        from training.device import use_explicit_attention
+        from data.datasets.loader import step_batches
+        from data.views.augmentation import RotateFlipJitter
+        from evaluation.statistics.metrics import score
+        from models.networks.batch_norm import synchronised
+        from models.networks.supervised import Supervised, balanced_weights
+        from core.system import distributed
+        from core.system.device import use_explicit_attention
         from training.fold import fold_plan, train_fold
         from training.run import RunFolder
 
@@ -460,8 +461,8 @@ class Benchmark(CrossValidation):
 
     def own_score(self, number: int, predicted) -> dict:
         """Where each fold tests on rows of its own: what its network scores there, for the card of the network."""
-        from evaluation.benchmark import MAIN
-        from evaluation.metrics import score
+        from evaluation.statistics.metrics import MAIN
+        from evaluation.statistics.metrics import score
 
         if not self.splits.pooled:
             return {}
@@ -470,11 +471,11 @@ class Benchmark(CrossValidation):
         return {f"test_{MAIN[self.task.kind]}": found, "test_radiographs": len(rows)}
 
     def likeness(self, model, preprocessing, train, val):
-        """What tells whether a radiograph is like the training radiographs (`evaluation.likeness`)."""
-        from data.loader import ordered_batches
-        from evaluation.likeness import Likeness
-        from evaluation.novelty import look
-        from models.features import seen_and_held_out
+        """What tells whether a radiograph is like the training radiographs (`evaluation.statistics.likeness`)."""
+        from data.datasets.loader import ordered_batches
+        from evaluation.statistics.likeness import Likeness
+        from evaluation.statistics.novelty import look
+        from models.backbones.features import seen_and_held_out
 
         def batches(rows):
             return ordered_batches(self.data(rows, preprocessing), range(len(rows)), batch_size=64)
@@ -485,8 +486,8 @@ class Benchmark(CrossValidation):
 
     def kept_facts(self, train, val, predicted):
         """What the network's folder tells of its training; `predicted`: of the validation rows."""
-        from data.phantom_files import told_data
-        from evaluation.trivial_answers import kept_score
+        from phantoms.layouts.files import told_data
+        from evaluation.statistics.trivial_answers import kept_score
         from training.kept_facts import KeptFacts
 
         target, unit = self.records["target"].to_numpy(float), self.task.unit
@@ -497,11 +498,11 @@ class Benchmark(CrossValidation):
                                                       unit=unit, constant=constant))  # fmt: skip
 
     def keep(self, model, preprocessing, folder: Path, backbone: str, facts: dict, trained, likeness) -> None:
-        """Main process: the network of the best epoch, for `models.finetuned.load_finetuned`."""
-        from evaluation.likeness import FILE
-        from models.card import backbone_licence, finetuned_card
-        from models.finetuned import save_finetuned
-        from training.text import shortened
+        """Main process: the network of the best epoch, for `models.backbones.finetuned.load_finetuned`."""
+        from evaluation.statistics.likeness import FILE
+        from models.backbones.card import backbone_licence, finetuned_card
+        from models.backbones.finetuned import save_finetuned
+        from core.text import shortened
 
         c, task = self.config, self.task
         if c.csv is None:
@@ -522,7 +523,7 @@ class Benchmark(CrossValidation):
 
     def predicted(self, model, preprocessing, rows):
         """Probabilities or values of some rows, in their order."""
-        from data.loader import ordered_batches
+        from data.datasets.loader import ordered_batches
         from training.fold import predictions
 
         def batches(some):
@@ -534,8 +535,8 @@ class Benchmark(CrossValidation):
         """Frozen features, and a model on them whose settings are chosen on the validation rows (few shots: fixed)."""
         import numpy as np
 
-        from evaluation.probes import chosen_linear_probe, chosen_neighbour_probe, few_shot_probe
-        from training import distributed
+        from evaluation.statistics.probes import chosen_linear_probe, chosen_neighbour_probe, few_shot_probe
+        from core.system import distributed
 
         c, kind, outputs = self.config, self.task.kind, self.task.outputs
         features = distributed.from_main(lambda: self.features(backbone))
@@ -554,8 +555,8 @@ class Benchmark(CrossValidation):
 
     def features(self, backbone: str):
         """Main process: [R, D] of all records, computed once per backbone and kept on disk."""
-        from data.loader import ordered_batches
-        from models.features import cached_features
+        from data.datasets.loader import ordered_batches
+        from models.backbones.features import cached_features
 
         if getattr(self, "last_features", (None,))[0] == backbone:
             return self.last_features[1]
@@ -584,7 +585,7 @@ class Benchmark(CrossValidation):
 
     def write_predictions(self, file: Path, number: int, made: dict, identity: dict) -> None:
         """Main process: predictions/STUDY/foldK.csv and .json."""
-        from evaluation.benchmark_files import write_predictions
+        from training.fold_files import write_predictions
 
         names = self.prediction_names(self.task)
         sides = [("val", self.records.iloc[self.splits.folds[number].val], made["val"]),
@@ -593,8 +594,8 @@ class Benchmark(CrossValidation):
 
     def conclude(self) -> None:
         """Main process: folds, summaries and comparisons of all studies whose folds are all there."""
-        from evaluation.benchmark import TestSet
-        from evaluation.benchmark_files import make_study, write_comparisons, write_study
+        from workflows.benchmark.study import TestSet
+        from workflows.benchmark.files import make_study, write_comparisons, write_study
 
         c, rows = self.config, self.splits.test
         tested = self.records.iloc[rows]
@@ -636,7 +637,7 @@ class Benchmark(CrossValidation):
         """The folds of a study, as many as there are in a row."""
         import numpy as np
 
-        from evaluation.benchmark_files import is_made, read_predictions
+        from training.fold_files import is_made, read_predictions
 
         folds, target = [], self.records["target"].to_numpy(float)
         for number, fold in enumerate(self.splits.folds):
@@ -651,13 +652,13 @@ class Benchmark(CrossValidation):
         """Main process: report.html, and augmentation.png where there was some."""
         import numpy as np
 
-        from data.columns import counted
-        from data.manifest import name_below
-        from evaluation.benchmark_page import BenchmarkPage, Side
-        from evaluation.benchmark_report import write_benchmark_report
-        from evaluation.figures import contact_sheet, save_figure
-        from evaluation.report import anonymous
-        from training.files import printable
+        from data.datasets.columns import counted
+        from data.reading.manifest import name_below
+        from workflows.benchmark.page import BenchmarkPage, Side
+        from workflows.benchmark.report import write_benchmark_report
+        from evaluation.pages.pictures import contact_sheet, save_figure
+        from evaluation.pages.html import anonymous
+        from core.files import printable
 
         c, records, rows = self.config, self.records, self.splits.test
         target, patients = records["target"].to_numpy(float), records["patient"].astype(str).to_numpy()
@@ -702,7 +703,7 @@ class Benchmark(CrossValidation):
 
     def shown(self, path: str):
         """A radiograph for people: uint8 [H, W], its own shape."""
-        from data.preprocessing import Preprocessing
+        from data.views.preprocessing import Preprocessing
 
         return Preprocessing(height=160, width=160).read(path)
 
@@ -712,8 +713,8 @@ class Benchmark(CrossValidation):
 
         import numpy as np
 
-        from data.preprocessing import Preprocessing
-        from data.transforms import RotateFlipJitter
+        from data.views.preprocessing import Preprocessing
+        from data.views.augmentation import RotateFlipJitter
         from training.sampling import sample_generator
 
         if self.config.protocol != "finetune":

@@ -8,10 +8,10 @@
     ... --tables my_hospital.csv
 
 The whole radiograph and its regions are predicted together and become one answer by --rule (see
-evaluation/region_rule.py); with several folds their mean probabilities count. Written are report.html, predictions.csv
-(with the columns of SKELEX's validation), regions.csv, results.json and tables: see evaluation/region_tables.py.
-Radiographs that the training knew are refused, left out or told, by --on_leak. Exit status: 0, or 2 for a wrong flag
-or file.
+workflows/regions/answers/rule.py); with several folds their mean probabilities count. Written are report.html,
+predictions.csv (with the columns of SKELEX's validation), regions.csv, results.json and tables: see
+workflows/regions/answers/tables.py. Radiographs that the training knew are refused, left out or told, by --on_leak.
+Exit status: 0, or 2 for a wrong flag or file.
 """
 
 import sys, pathlib
@@ -21,9 +21,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.region_sources import RegionSources
-from training.cli import audit_flag, flag, run, weights_flag
-from training.progress import bar, say
+from workflows.regions.records.sources import RegionSources
+from core.flags import audit_flag, flag, run, weights_flag
+from core.progress import bar, say
 
 REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
 
@@ -40,7 +40,7 @@ class Config(RegionSources):
                      choices=("guided", "suspicious", "mean", "whole"))  # fmt: skip
     window: float = flag(0.5, "sliding: side of a window, as a fraction of the radiograph's")
     overlap: float = flag(0.5, "sliding: what neighbours share, as a fraction of a window")
-    boxes: Path | None = flag(None, "csv: table of boxes, see data/regions.py")
+    boxes: Path | None = flag(None, "csv: table of boxes, see workflows/regions/records/views.py")
     skip_labels: list[str] = flag([], "csv: labels of boxes that are left out, as left right")
     most_boxes: int = flag(10, "csv: most boxes of a radiograph, by score")
     peaks: int = flag(3, "error_map: most regions of a radiograph")
@@ -69,11 +69,11 @@ class Config(RegionSources):
 def main(config: Config) -> int:
     """Exit status 0."""
     check(config)
-    from evaluation.benchmark_page import number
-    from evaluation.region_report import write_region_report
-    from evaluation.region_rule import combined_all
-    from evaluation.region_tables import write_region_tables
-    from training.files import make_folder
+    from evaluation.pages.numbers import number
+    from workflows.regions.answers.report import write_region_report
+    from workflows.regions.answers.rule import combined_all
+    from workflows.regions.answers.tables import write_region_tables
+    from core.files import make_folder
 
     study = Study(config)
     make_folder(config.output_dir)
@@ -98,7 +98,7 @@ def main(config: Config) -> int:
 
 def check(c: Config) -> None:
     """Refuse what cannot work before anything is read."""
-    from training.files import check_folder
+    from core.files import check_folder
 
     check_folder(c.output_dir)
     if (c.boxes is None) != (c.regions != "csv"):
@@ -114,7 +114,7 @@ def check(c: Config) -> None:
         if not 0 < getattr(c, name) < 1:
             raise ValueError(f"--{name} {getattr(c, name)}: expected more than 0 and less than 1")
     if c.regions == "sliding":
-        from data.regions import sliding_regions
+        from workflows.regions.records.views import sliding_regions
 
         sliding_regions((100, 100), c.window, c.overlap)
 
@@ -123,10 +123,10 @@ class Study:
     """One validation: networks, radiographs, regions, probabilities."""
 
     def __init__(self, config: Config):
-        from data.preprocessing import Preprocessing
-        from models.finetuned import fold_folders
-        from models.weights import read_json
-        from training.device import choose_device, prepare_device, resolve_precision
+        from data.views.preprocessing import Preprocessing
+        from models.backbones.finetuned import fold_folders
+        from models.weights.checkpoint import read_json
+        from core.system.device import choose_device, prepare_device, resolve_precision
 
         self.config = config
         self.device = choose_device(config.device)
@@ -148,11 +148,11 @@ class Study:
 
     def read(self) -> None:
         """The records, all of whose files can be decoded, with the sha256 of each."""
-        from data.audit import audit
-        from data.region_sources import read_sources
-        from data.split_table import file_hashes
-        from evaluation.benchmark_files import check_metadata
-        from evaluation.region_predictions import prediction_columns
+        from data.reading.audit import audit
+        from workflows.regions.records.sources import read_sources
+        from data.datasets.split_table import file_hashes
+        from workflows.benchmark.files import check_metadata
+        from workflows.regions.answers.predictions import prediction_columns
 
         c = self.config
         looking = {"cache": c.output_dir / "looks.csv", "workers": c.num_workers, "progress": bar("duplicates")}
@@ -183,9 +183,9 @@ class Study:
         """What the training knew is refused, left out, or told on the page, by --on_leak."""
         import numpy as np
 
-        from data.split_table import seen_in_training
-        from models.finetuned import fold_number, training_splits
-        from training.files import printable
+        from data.datasets.split_table import seen_in_training
+        from models.backbones.finetuned import fold_number, training_splits
+        from core.files import printable
 
         c = self.config
         file = c.splits or training_splits(self.folds[0])
@@ -215,8 +215,8 @@ class Study:
 
     def find_regions(self) -> None:
         """`self.regions`: of each radiograph, by --regions."""
-        from data.columns import counted
-        from data.regions import annotation_regions, sliding_regions, table_regions
+        from data.datasets.columns import counted
+        from workflows.regions.records.views import annotation_regions, sliding_regions, table_regions
 
         c, records = self.config, self.records
         sizes = list(zip(records["height"].astype(int), records["width"].astype(int)))
@@ -241,8 +241,8 @@ class Study:
 
     def pointed_at(self) -> list:
         """The peaks of each radiograph's error map as regions, a few radiographs at a time."""
-        from data.loader import ordered_batches
-        from data.regions import RegionViews, around_boxes
+        from data.datasets.loader import ordered_batches
+        from workflows.regions.records.views import RegionViews, around_boxes
 
         records, mapper, found = self.records, self.mapper, []
         wholes = RegionViews(records, [[] for _ in range(len(records))], mapper.preprocessing)
@@ -258,9 +258,9 @@ class Study:
 
     def read_others(self) -> None:
         """`self.others`: name -> what another validation says of the same radiographs, [N, 38]."""
-        from data.region_records import label_array
-        from evaluation.region_predictions import answers_elsewhere
-        from training.files import printable
+        from workflows.regions.records.records import label_array
+        from workflows.regions.answers.predictions import answers_elsewhere
+        from core.files import printable
 
         images, labels, self.others = [printable(image) for image in self.records["image"]], None, {}
         for told in self.config.against:
@@ -284,12 +284,12 @@ class Study:
         how like the training radiographs each radiograph is (`self.likeness`, `self.alike` [N])."""
         import numpy as np
 
-        from data.loader import ordered_batches
-        from data.regions import RegionViews
-        from evaluation.likeness import Joint, Likeness
-        from evaluation.novelty import look
-        from models.features import Described
-        from training.checks import require_finite
+        from data.datasets.loader import ordered_batches
+        from workflows.regions.records.views import RegionViews
+        from evaluation.statistics.likeness import Joint, Likeness
+        from evaluation.statistics.novelty import look
+        from models.backbones.features import Described
+        from core.checks import require_finite
         from training.fold import predictions
         from training.kept_facts import read_facts
 
@@ -341,7 +341,7 @@ class Study:
 
     def told(self) -> list[str]:
         """Which networks answer, what trained them and how good they were."""
-        from models.finetuned import network_name
+        from models.backbones.finetuned import network_name
         from training.kept_facts import network_sentences
 
         several = f"the mean of {len(self.folds)} networks: " if len(self.folds) > 1 else ""
@@ -350,11 +350,11 @@ class Study:
 
     def page(self, answer, chosen: list, views):
         """What the report and the tables are about."""
-        from data.preprocessing import Preprocessing
-        from data.region_records import label_array
-        from evaluation.region_page import RegionPage
-        from evaluation.report import anonymous
-        from training.files import printable
+        from data.views.preprocessing import Preprocessing
+        from workflows.regions.records.records import label_array
+        from workflows.regions.answers.page import RegionPage
+        from evaluation.pages.html import anonymous
+        from core.files import printable
 
         c, records = self.config, self.records
         owner_first = [0]
@@ -388,11 +388,11 @@ class Study:
 
     def panel(self, row: int, probabilities, views: dict):
         """The picture of a radiograph with what was looked at."""
-        from data.preprocessing import Preprocessing
-        from data.region_records import label_array
-        from evaluation.region_figures import Marked, case_panel
-        from evaluation.region_predictions import answer_note
-        from training.files import printable
+        from data.views.preprocessing import Preprocessing
+        from workflows.regions.records.records import label_array
+        from workflows.regions.answers.figures import Marked, case_panel
+        from workflows.regions.answers.predictions import answer_note
+        from core.files import printable
 
         record, several, error_map = self.records.iloc[row], self.regions[row], None
         if self.mapper:
@@ -413,11 +413,11 @@ class Study:
 
     def write_predictions(self, page, chosen: list, views) -> None:
         """predictions.csv and regions.csv."""
-        from training.tables import write_table
-        from evaluation.region_predictions import prediction_columns, prediction_row, region_rows
-        from evaluation.region_scores import THREE_WAY
-        from training.files import printable
-        from training.label_groups import LABELS
+        from core.tables import write_table
+        from workflows.regions.answers.predictions import prediction_columns, prediction_row, region_rows
+        from workflows.regions.answers.scores import THREE_WAY
+        from core.files import printable
+        from core.tumour_labels import LABELS
 
         records, decisions = self.records, page.three_way(page.probabilities).decision
         facts = [name for name in records.columns if name not in ("labels", "boxes", "target", "height", "width")]
@@ -438,9 +438,9 @@ class Study:
 
 def error_mapper(config: Config, device, precision: str):
     """The masked autoencoder that points at regions."""
-    from data.preprocessing import Preprocessing
-    from evaluation.region_maps import ErrorMapper
-    from models.weights import load_mae
+    from data.views.preprocessing import Preprocessing
+    from workflows.regions.answers.error_maps import ErrorMapper
+    from models.weights.checkpoint import load_mae
 
     loaded = load_mae(config.error_map_model, weights=config.weights)
     preprocessing = Preprocessing.of(loaded.preprocessor, loaded.model.input_size)
@@ -450,7 +450,7 @@ def error_mapper(config: Config, device, precision: str):
 
 def load_network(folder: Path):
     """A fine-tuned region-guided network."""
-    from models.finetuned import load_finetuned
+    from models.backbones.finetuned import load_finetuned
 
     return load_finetuned(folder, "region-guided")
 

@@ -12,16 +12,16 @@ import torch
 from pydicom.uid import ExplicitVRLittleEndian
 from test_bombs import png
 
-from data.phantom_files import write_picture
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from evaluation.likeness import FILE, Likeness
-from evaluation.novelty import look
-from models.backbones import build_backbone
-from models.finetuned import load_finetuned, save_finetuned
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.region_guided import RegionGuided
-from models.weights import save_mae
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import FILE, Likeness
+from evaluation.statistics.novelty import look
+from models.backbones.backbone import build_backbone
+from models.backbones.finetuned import load_finetuned, save_finetuned
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.networks.region_guided import RegionGuided
+from models.weights.checkpoint import save_mae
+from phantoms.layouts.files import write_picture
+from phantoms.plan import Plan, phantoms
 
 ROOT = Path(__file__).parents[1]
 BAD = {

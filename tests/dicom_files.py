@@ -14,7 +14,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from data.radiograph import UnreadableRadiograph, load_radiograph
+from data.reading.radiograph import load_radiograph
+from data.reading.refusal import UnreadableRadiograph
 
 PATCHY = np.random.default_rng(0).integers(300, 3900, (40, 60)).astype(np.uint16)
 CANARY = "CANARY^PATIENT"

@@ -55,7 +55,7 @@ def group(ranks: int, function: Callable[[], int]) -> list[int]:
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }  # fmt: skip
-            from training import distributed
+            from core.system import distributed
 
             with distributed.process_group(torch.device("cpu")):
                 return function()

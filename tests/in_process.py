@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from training import cli
+from core import flags as cli
 
 
 def script(module: ModuleType, *flags: object) -> subprocess.CompletedProcess:

@@ -25,16 +25,16 @@ import scripts.draw_attention
 import scripts.extract_features
 import scripts.predict_bone_age
 import zero_shot_heatmap
-from models.backbones import build_backbone
-from models.bone_age import BoneAge
-from models.bone_age_weights import load_bone_age
-from models.dino_backbones import dino_backbone, load_initial
-from models.finetuned import load_finetuned, save_finetuned
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.region_guided import RegionGuided
-from models.supervised import Supervised
-from models.timm_weights import build_timm, create
-from models.weights import load_mae, save_mae
+from models.backbones.backbone import build_backbone
+from models.backbones.dino import dino_backbone, load_initial
+from models.backbones.finetuned import load_finetuned, save_finetuned
+from models.backbones.published_bone_age import load_bone_age
+from models.networks.bone_age import BoneAge
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.networks.region_guided import RegionGuided
+from models.networks.supervised import Supervised
+from models.weights.checkpoint import load_mae, save_mae
+from models.weights.timm_weights import build_timm, create
 
 NAMES = ("hf-hub:evil/model", "hf_hub:evil/model", "local-dir:evil", "https://127.0.0.1/evil", "evil/model",
          "resnet18.evil", "../resnet18", "HF-HUB:evil/model", "hf-hub:resnet18")  # fmt: skip

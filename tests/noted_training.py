@@ -11,20 +11,20 @@ import torch
 from fork_harness import digest
 from PIL import Image
 
-from data.loader import step_batches
-from data.preprocessing import Preprocessing
-from data.transforms import CropFlip
-from data.unlabelled import UnlabelledRadiographs
-from models.mae import MAEConfig, MaskedAutoencoder
-from training import distributed
-from training.files import append_line
+from core.files import append_line
+from core.system import distributed
+from core.system.signals import EXIT_STOPPED
+from data.datasets.loader import step_batches
+from data.datasets.unlabelled import UnlabelledRadiographs
+from data.views.augmentation import CropFlip
+from data.views.preprocessing import Preprocessing
+from models.networks.mae import MAEConfig, MaskedAutoencoder
 from training.fit import Fit, fit
 from training.objective import Objective
 from training.optim import adamw, parameter_groups
 from training.run import RunFolder
 from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
-from training.signals import EXIT_STOPPED
 
 SEED, GLOBAL_BATCH, STEPS, SAVE_EVERY = 5, 8, 40, 3
 CLOCK = ("unix_time", "radiographs_per_s", "waiting_share")  # of a record: not the same in a second run

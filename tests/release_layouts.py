@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.phantom import Phantom
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
+from phantoms.study import Phantom
 
 
 def write_release(layout: str, folder: Path, count: int, *, traps: bool = False, seed: int = 1) -> dict[str, Phantom]:

@@ -11,15 +11,12 @@ from fork_harness import digest, exit_status, group, spawn
 from noted_training import records
 from PIL import Image
 
-import data.audit  # noqa: F401  what scripts import when they run, imported once before forking
-import data.picture  # noqa: F401
-import evaluation.curves  # noqa: F401
-import evaluation.localisation  # noqa: F401
-import evaluation.panel
-import models.card  # noqa: F401
-import models.vit
+import models.backbones.card
+import models.networks.vit
 import pretrain_mae
-from training import cli
+import workflows.heatmaps.localisation
+import workflows.heatmaps.panel
+from core import flags as cli
 
 matplotlib.use("Agg")
 import matplotlib.pyplot  # noqa: E402, F401
@@ -72,7 +69,10 @@ def pretraining(radiographs: Path, out: Path, **changes) -> Callable[[], int]:
     }  # fmt: skip
 
     def run() -> int:
-        models.vit.SIZES["mini"], evaluation.panel.TILE = (48, 2, 3), 32  # none of its 3 million weights is needed here
+        models.networks.vit.SIZES["mini"], workflows.heatmaps.panel.TILE = (
+            (48, 2, 3),
+            32,
+        )  # none of its 3 million weights is needed here
         matplotlib.figure.Figure.savefig = lambda self, file, **_: Image.new("L", (9, 9)).save(file, "PNG")  # nor axes
         return script(pretrain_mae, **flags | changes)()
 

@@ -13,11 +13,11 @@ from PIL import Image
 from script_runs import script as script_in_child
 from script_runs import spoken
 
-import evaluation.curves
-import evaluation.panel
-import models.vit
+import evaluation.pages.training_curves
+import models.networks.vit
 import pretrain_mae
 import train_region_guided
+import workflows.heatmaps.panel
 from scripts import pretrain_dino, train_bone_age, train_downstream
 from training.sampling import Plan
 
@@ -38,9 +38,9 @@ REGIONS = FOLDS | {"pretrained_path": "none:resnet10t", "n_splits": 2, "test_fra
 def small(monkeypatch):
     """No large network and no drawn curves."""
     torch.set_num_threads(1)
-    monkeypatch.setitem(models.vit.SIZES, "mini", (48, 2, 3))
-    monkeypatch.setattr(evaluation.panel, "TILE", 32)
-    monkeypatch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: None)
+    monkeypatch.setitem(models.networks.vit.SIZES, "mini", (48, 2, 3))
+    monkeypatch.setattr(workflows.heatmaps.panel, "TILE", 32)
+    monkeypatch.setattr(evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: None)
 
 
 @pytest.fixture(scope="module")

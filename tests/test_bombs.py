@@ -14,13 +14,13 @@ import torch
 from guarded_child import guarded
 from PIL import Image
 
-from data.radiograph import load_radiograph
-from data.table_files import read_table
-from data.truth import read_truth
-from evaluation.reference import NormalReference
-from models.weights import load_mae, read_json
+from core import flags as cli
+from data.datasets.truth import read_truth
+from data.reading.radiograph import load_radiograph
+from data.tables.files import read_table
+from models.weights.checkpoint import load_mae, read_json
 from pretrain_mae import Config
-from training import cli
+from workflows.heatmaps.normal_reference import NormalReference
 
 SECONDS, MEGABYTES = 1.0, 500
 

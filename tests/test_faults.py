@@ -13,8 +13,8 @@ from noted_training import write_radiographs
 from script_runs import end_of, last_words, pretraining, spoken
 
 import pretrain_mae
-from data.unlabelled import UnlabelledRadiographs
-from models.mae import MaskedAutoencoder
+from data.datasets.unlabelled import UnlabelledRadiographs
+from models.networks.mae import MaskedAutoencoder
 from training.run import damage
 
 EPOCHS = 6  # of 4 steps: more than the loader fetches ahead

@@ -20,11 +20,12 @@ from PIL import Image
 from script_runs import end_of, last_words, pretraining, script, spoken
 
 import zero_shot_heatmap
-from data.preprocessing import Preprocessing
-from evaluation import heatmap_figures, report
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.weights import load_mae, save_mae
+from data.views.preprocessing import Preprocessing
+from evaluation.pages import html as report
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.weights.checkpoint import load_mae, save_mae
 from training.run import damage
+from workflows.heatmaps import figures as heatmap_figures
 
 
 @pytest.fixture(scope="module")

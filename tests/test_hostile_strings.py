@@ -8,11 +8,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from evaluation import benchmark_figures, case_page, curves, figures, pretraining
-from evaluation.report import Card, Picture, Pictures, Report, Table, write_page, write_report
-from models.card import Provenance, converted_card, finetuned_card, mae_card
-from models.mae import MAEConfig
-from models.vit import SIZES
+from evaluation.pages import charts as benchmark_figures
+from evaluation.pages import pictures as figures
+from evaluation.pages import training_curves as curves
+from evaluation.pages.html import Card, Picture, Pictures, Report, Table, write_page, write_report
+from models.backbones.card import Provenance, converted_card, finetuned_card, mae_card
+from models.networks.mae import MAEConfig
+from models.networks.vit import SIZES
+from workflows.heatmaps import pretraining_tables as pretraining
+from workflows.regions.web import case_page
 
 HOSTILE = {
     "terminal": "\x1b[31mred\x9b",

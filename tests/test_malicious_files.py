@@ -15,28 +15,28 @@ from guarded_child import guarded
 from malicious import detonate, forms, saved
 from PIL import Image
 
-import models.vit
+import models.networks.vit
 import pretrain_mae
 import scripts.convert_checkpoint
 import scripts.draw_attention
 import scripts.extract_features
 import scripts.pretrain_dino
 import zero_shot_heatmap
-from data.audit import audit
-from data.phantom_folder import PhantomFolder
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from data.truth import read_truth
-from evaluation.bone_age_reference import BoneAgeReference
-from evaluation.likeness import Likeness
-from evaluation.reference import NormalReference
-from models.backbone_aliases import read_aliases
-from models.backbones import build_backbone
-from models.bone_age_weights import load_bone_age
-from models.mae import MaskedAutoencoder, named_config
-from models.weights import load_encoder, load_mae, read_tensors, save_mae
-from training import cli
+from core import flags as cli
+from data.datasets.truth import read_truth
+from data.reading.audit import audit
+from data.reading.radiograph import load_radiograph
+from data.releases.phantoms import PhantomFolder
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import Likeness
+from models.backbones.aliases import read_aliases
+from models.backbones.backbone import build_backbone
+from models.backbones.published_bone_age import load_bone_age
+from models.networks.mae import MaskedAutoencoder, named_config
+from models.weights.checkpoint import load_encoder, load_mae, read_tensors, save_mae
 from training.run import RunFolder
+from workflows.bone_age.reference import BoneAgeReference
+from workflows.heatmaps.normal_reference import NormalReference
 
 FORMS = ("zip.pt", "legacy.pth", "torchscript.pt", "program.pt2", "array.npy", "plain.pkl", "recipe.yaml",
          "dump.joblib", "config.json")  # fmt: skip
@@ -46,7 +46,7 @@ SIZE = (32, 32)
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
-    monkeypatch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
+    monkeypatch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_readers_refuse_and_execute_nothing(name, marker, content, tmp_path, cap
 def model(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("model") / "good"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
+        patch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
         network = MaskedAutoencoder(named_config("mae_vit_tiny_patch16_dec64d1b", input_size=SIZE))
     preprocessor = {"size": {"height": 32, "width": 32}, "do_resize": True, "resample": 2}
     save_mae(network, out, preprocessor, "card")

@@ -20,18 +20,20 @@ from hostile_names import HOSTILE, attacks
 from PIL import Image
 
 import zero_shot_heatmap
-from data.dataset import RadiographDataset, Task
-from data.listing import below, list_radiographs
-from data.phantom_dicom import write_dicom
-from data.phantom_folder import PhantomFolder
-from data.phantom_plan import Plan, phantoms
-from data.radiograph import UnreadableRadiograph, load_radiograph
-from data.region_table import read_region_table
-from data.truth import read_truth
-from evaluation import heatmap_figures
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.weights import load_mae, save_mae
-from training import cli
+from core import flags as cli
+from core.task import Task
+from data.datasets.dataset import RadiographDataset
+from data.datasets.truth import read_truth
+from data.reading.listing import below, list_radiographs
+from data.reading.radiograph import load_radiograph
+from data.reading.refusal import UnreadableRadiograph
+from data.releases.phantoms import PhantomFolder
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.weights.checkpoint import load_mae, save_mae
+from phantoms.layouts.dicom import write_dicom
+from phantoms.plan import Plan, phantoms
+from workflows.heatmaps import figures as heatmap_figures
+from workflows.regions.records.table import read_region_table
 
 SIZE = (40, 44)
 

@@ -18,15 +18,15 @@ from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from noted_training import records as metrics
 from PIL import Image
 
-import evaluation.curves
-import evaluation.panel
-import models.vit
+import evaluation.pages.training_curves
+import models.networks.vit
 import pretrain_mae
-from data.audit import audit
-from data.radiograph import list_radiographs, load_radiograph
-from models.mae import MaskedAutoencoder
-from models.weights import load_mae
-from training import cli
+import workflows.heatmaps.panel
+from core import flags as cli
+from data.reading.audit import audit
+from data.reading.radiograph import list_radiographs, load_radiograph
+from models.networks.mae import MaskedAutoencoder
+from models.weights.checkpoint import load_mae
 from training.fit import TrainingStopped
 from training.run import RunFolder
 
@@ -43,8 +43,10 @@ def small_and_without_curves(monkeypatch):
 
     The run of `whole` draws them.
     """
-    monkeypatch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
-    monkeypatch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves"))
+    monkeypatch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
+    monkeypatch.setattr(
+        evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def flags(config) -> list[str]:
 def whole(radiographs, tmp_path_factory) -> Path:
     """One uninterrupted run with held-out radiographs, which the others are compared with."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
+        patch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
         out = tmp_path_factory.mktemp("runs") / "whole"
         return train(settings(radiographs, out, **held_out(radiographs)))
 
@@ -217,7 +219,7 @@ def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
 
 
 def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(evaluation.panel, "EARLY_STEPS", 5)
+    monkeypatch.setattr(workflows.heatmaps.panel, "EARLY_STEPS", 5)
     train(settings(radiographs, tmp_path / "cut", max_steps=1))
     told = capfd.readouterr().out
     assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told
@@ -631,7 +633,7 @@ def test_bad_radiographs_are_named_with_reasons_and_the_rest_trains(rubbish, who
 
 def reads_nothing(patch) -> None:
     """From here on, also in children, the audit fails where it decodes a file."""
-    patch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    patch.setattr("data.reading.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
 
 
 def test_an_audit_from_elsewhere_saves_the_reading_and_changes_no_bit(rubbish, whole, tmp_path, monkeypatch):
@@ -655,7 +657,9 @@ def test_only_what_has_changed_since_the_audit_is_read(radiographs, tmp_path, mo
     (folder / "hand" / "r00.png").write_bytes(b"no picture")
     with monkeypatch.context() as patch:
         load = load_radiograph
-        patch.setattr("data.audit.load_radiograph", lambda p: load(p) if p.name == "r00.png" else pytest.fail(str(p)))
+        patch.setattr(
+            "data.reading.audit.load_radiograph", lambda p: load(p) if p.name == "r00.png" else pytest.fail(str(p))
+        )
         out = train(settings(folder, tmp_path / "run", audit=tmp_path / "audit.csv", max_steps=1))
     assert quarantine(out) == {"r00.png": "not-an-image"}
     told = capfd.readouterr().out

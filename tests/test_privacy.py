@@ -20,17 +20,18 @@ from fork_harness import exit_status, spawn
 from PIL import Image, PngImagePlugin
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-import models.vit
+import models.networks.vit
 import pretrain_mae
 import scripts.check_data
 import zero_shot_heatmap
-from data.dicom_patient import patient_facts
-from data.radiograph import UnreadableRadiograph, load_radiograph
-from evaluation import heatmap_figures
-from evaluation.page_server import read_upload
-from evaluation.page_uploads import Upload
-from evaluation.report import Report, write_page, write_report
-from training.text import shortened
+from core.text import shortened
+from data.reading.dicom.patient import patient_facts
+from data.reading.radiograph import load_radiograph
+from data.reading.refusal import UnreadableRadiograph
+from evaluation.pages.html import Report, write_page, write_report
+from workflows.heatmaps import figures as heatmap_figures
+from workflows.regions.web.server import read_upload
+from workflows.regions.web.uploads import Upload
 
 WORD = "CANARY"
 TEXT = """
@@ -213,7 +214,7 @@ def test_checking_a_data_set_tells_no_word_of_it(radiographs, tmp_path, capfd):
 
 def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
     """Pretraining of two steps, then heat maps with its checkpoint, against a reference."""
-    monkeypatch.setitem(models.vit.SIZES, "tiny", (48, 2, 3))
+    monkeypatch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
     monkeypatch.setattr(heatmap_figures, "OVERLAY_SIDE", (60, 80))
     out = tmp_path / "out"
     out.mkdir()

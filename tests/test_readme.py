@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from data.radiograph import REASONS
-from training.cli import parse
+from core.flags import parse
+from data.reading.refusal import REASONS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -150,11 +150,11 @@ def desk(tmp_path_factory):
     """An empty folder but for what the page takes for granted: recipes, radiographs, a checkpoint."""
     import torch
 
-    from data.phantom_layouts import FolderWriter
-    from data.phantom_plan import Plan, phantoms
-    from data.preprocessing import Preprocessing
-    from models.mae import MaskedAutoencoder, named_config
-    from models.weights import save_mae
+    from data.views.preprocessing import Preprocessing
+    from models.networks.mae import MaskedAutoencoder, named_config
+    from models.weights.checkpoint import save_mae
+    from phantoms.layouts.registry import FolderWriter
+    from phantoms.plan import Plan, phantoms
 
     desk = tmp_path_factory.mktemp("desk")
     for name in ("configs", "scripts"):
@@ -332,10 +332,10 @@ def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
     import timm
     from safetensors.torch import save_file
 
-    from data.phantom_layouts import WRITERS, fit_plan
-    from data.phantom_plan import Plan, phantoms
-    from models import backbone_names
-    from models.backbone_aliases import read_aliases
+    from models.backbones import names as backbone_names
+    from models.backbones.aliases import read_aliases
+    from phantoms.layouts.registry import WRITERS, fit_plan
+    from phantoms.plan import Plan, phantoms
 
     monkeypatch.chdir(desk)
     writer = WRITERS["fracatlas"](desk / "data" / "FracAtlas", "jpeg", 5)
@@ -371,8 +371,8 @@ def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
 @pytest.mark.slow
 def test_bone_age_as_documented(desk, no_pictures, monkeypatch, capsys):
     """Phantom hands where BoneXage has RSNA's; the list that its line names."""
-    from data.phantom_layouts import WRITERS, fit_plan
-    from data.phantom_plan import Plan, phantoms
+    from phantoms.layouts.registry import WRITERS, fit_plan
+    from phantoms.plan import Plan, phantoms
 
     monkeypatch.chdir(desk)
     writer = WRITERS["rsna_bone_age"](desk / "hands", "png8", 3)
@@ -424,7 +424,7 @@ def test_page_as_documented(desk, monkeypatch, capsys):
         headers = {"content-type": "application/octet-stream"}
         answers.append((ask(app).text, ask(app, "POST", "/radiograph", chunks=[film], headers=headers).text))
 
-    monkeypatch.setattr("evaluation.page_server.serve", serve)
+    monkeypatch.setattr("workflows.regions.web.server.serve", serve)
     monkeypatch.setattr(module("scripts/app.py"), "forbid_core_dumps", lambda: None)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/app.py"]
     assert len(commands) == 2

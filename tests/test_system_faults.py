@@ -16,22 +16,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import zero_shot_heatmap
-from data import audit, radiograph
-from data.loader import ordered_batches
-from data.manifest import fingerprints
-from data.radiograph import UnreadableRadiograph, load_radiograph
+from core import files
+from core import flags as cli
+from core.files import append_line, atomic, check_output, lock_folder, make_folder, read_small, sha256_of, write_text
+from data.datasets.loader import ordered_batches
+from data.reading import audit, radiograph
+from data.reading.manifest import fingerprints
+from data.reading.radiograph import load_radiograph
+from data.reading.refusal import UnreadableRadiograph
 from scripts import check_data, convert_checkpoint, extract_features
-from training import cli, files
-from training.files import (
-    append_line,
-    atomic,
-    check_output,
-    lock_folder,
-    make_folder,
-    read_small,
-    sha256_of,
-    write_text,
-)
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = ("EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EMFILE ENFILE EACCES EPERM ESTALE EIO ENOTDIR EISDIR EBUSY "

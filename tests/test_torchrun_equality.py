@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from models.bone_age_weights import load_bone_age
-from models.finetuned import load_finetuned
-from training.label_groups import LABELS
+from core.tumour_labels import LABELS
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from models.backbones.finetuned import load_finetuned
+from models.backbones.published_bone_age import load_bone_age
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]

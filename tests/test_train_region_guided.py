@@ -14,18 +14,18 @@ from in_process import script
 from transformers import get_cosine_schedule_with_warmup
 
 import train_region_guided
-from data.phantom_files import mark_phantoms
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from evaluation.group_calibration import PARTS, kept_temperatures
-from evaluation.likeness import Likeness
-from models.backbones import build_backbone
-from models.finetuned import load_finetuned
+from core.tumour_labels import LABELS
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import Likeness
+from models.backbones.backbone import build_backbone
+from models.backbones.finetuned import load_finetuned
+from phantoms.layouts.files import mark_phantoms
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
 from training.kept_facts import read_facts
-from training.label_groups import LABELS
 from training.schedules import warmup_cosine
+from workflows.regions.answers.group_calibration import PARTS, kept_temperatures
 
 COMMAND = """
   --btxrd_image_dir ./data/BTXRD/images
@@ -54,8 +54,8 @@ SMALLER = ("--batch_size", 8, "--epochs", 1, "--n_splits", 2, "--test_fraction",
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder as SKELEX's README has it, with phantoms and a small network."""
-    from models.mae import MAEConfig, MaskedAutoencoder
-    from models.weights import save_mae
+    from models.networks.mae import MAEConfig, MaskedAutoencoder
+    from models.weights.checkpoint import save_mae
 
     home = tmp_path_factory.mktemp("home")
     for layout, name, count in (("btxrd", "BTXRD", 120), ("fracatlas", "FracAtlas", 48), ("snuh", "SNUH-bonetu", 60)):
@@ -126,8 +126,8 @@ def test_the_command_of_skelex(there, monkeypatch):
         np.testing.assert_allclose(loaded.model.predict(images), mine, atol=1e-5)
     networks = [(out / "models" / f"fold{n}" / "model.safetensors").read_bytes() for n in range(2)]
     assert networks[0] != networks[1]
-    monkeypatch.setattr("evaluation.region_figures._png", lambda figure: b"")
-    monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+    monkeypatch.setattr("workflows.regions.answers.figures._png", lambda figure: b"")
+    monkeypatch.setattr("evaluation.pages.charts._png", lambda figure: b"")
     again = trained()
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = trained("--lr", 1)

@@ -17,14 +17,14 @@ from fork_harness import exit_status, spawn
 from PIL import Image
 
 import zero_shot_heatmap
-from data.audit import audit
-from data.preprocessing import Preprocessing
-from evaluation import heatmap_figures
-from evaluation.localisation import METRICS
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.weights import save_mae
-from training.cli import parse
-from training.files import lock_folder
+from core.files import lock_folder
+from core.flags import parse
+from data.reading.audit import audit
+from data.views.preprocessing import Preprocessing
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.weights.checkpoint import save_mae
+from workflows.heatmaps import figures as heatmap_figures
+from workflows.heatmaps.localisation import METRICS
 from zero_shot_heatmap import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -223,7 +223,7 @@ def test_never_hidden_is_nan_and_clear(model, images, tmp_path):
 
 
 def test_unknown_patches_do_not_dilute_known_ones():
-    from evaluation.heatmap_study import mapped_back
+    from workflows.heatmaps.study import mapped_back
 
     known = np.random.default_rng(0).random((4, 6)) > 0.4
     values = np.kron(np.where(known, 0.5, 0.0), np.ones((8, 8)))
@@ -233,7 +233,7 @@ def test_unknown_patches_do_not_dilute_known_ones():
 
 
 def test_a_folder_without_radiographs_spoils_nothing_else(model, images, tmp_path, monkeypatch):
-    from data import listing
+    from data.reading import listing
 
     def guarded(folder):
         if not isinstance(folder, int) and Path(folder).name == "locked":
@@ -293,8 +293,9 @@ def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
 
 def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model, images, tmp_path, monkeypatch):
     """What an overlay needs is kept until it is drawn; a stopped run's leftovers are used by its resumption only."""
-    from data import preprocessing
-    from evaluation import heatmap_figures, heatmap_report
+    from data.views import preprocessing
+    from workflows.heatmaps import figures as heatmap_figures
+    from workflows.heatmaps import report as heatmap_report
 
     decoded, original = [], preprocessing.load_radiograph
     monkeypatch.setattr(preprocessing, "load_radiograph", lambda path: decoded.append(path) or original(path))
@@ -571,7 +572,7 @@ def test_a_member_of_a_pair_of_normals_has_no_map(model, parts):
 
 
 def test_z_maps_have_a_scale_for_each_group_that_ends_at_10(model, parts):
-    from evaluation.heatmap_figures import HIGHEST_Z
+    from workflows.heatmaps.figures import HIGHEST_Z
 
     for number in range(6):  # what no normal has, in hands alone
         with Image.open(parts / "hand" / f"{number}.png") as picture:
@@ -620,7 +621,7 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
 
 
 def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
-    from evaluation.heatmap_report import localisation_verdict
+    from workflows.heatmaps.report import localisation_verdict
 
     rng = np.random.default_rng(0)
     areas = {
@@ -666,7 +667,7 @@ def test_without_findings_the_first_line_says_that_nothing_was_tested(images, mo
 
 
 def test_patients_are_the_unit_of_intervals():
-    from evaluation.heatmap_report import localisation_intervals
+    from workflows.heatmaps.report import localisation_intervals
 
     rng = np.random.default_rng(0)
     values = rng.random(8)
@@ -720,7 +721,7 @@ def test_both_spellings_of_the_seed_flags_parse(tmp_path):
 
 def test_reading_ahead_is_bounded_and_in_order():
     """No list of maps: each radiograph is written before many more are read."""
-    from evaluation.heatmap_study import ahead
+    from workflows.heatmaps.study import ahead
 
     taken = []
 
@@ -740,7 +741,7 @@ def test_measuring_keeps_no_maps(model, images, tmp_path, monkeypatch):
     import gc
     import weakref
 
-    from evaluation import heatmap_study
+    from workflows.heatmaps import study as heatmap_study
 
     alive, most, original = [], [], heatmap_study.write_maps
 

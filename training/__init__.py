@@ -1,1 +1,1 @@
-"""The loop, once: command line, devices, processes, schedules, optimizer groups, run folder, fit."""
+"""The loop, once."""

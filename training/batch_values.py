@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training import distributed
+from core.system import distributed
 from training.objective import Objective
 
 

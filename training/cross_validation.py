@@ -19,7 +19,7 @@ class CrossValidation:
     """
 
     def __init__(self, config, device, out: Path, say: Callable[[str], None]):
-        from training.device import resolve_precision
+        from core.system.device import resolve_precision
 
         self.config, self.device, self.out, self.say = config, device, out, say
         self.precision = resolve_precision(config.precision, device)
@@ -70,9 +70,9 @@ class CrossValidation:
 
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-        from training import distributed
-        from training.files import make_folder
-        from training.signals import EXIT_STOPPED
+        from core.files import make_folder
+        from core.system import distributed
+        from core.system.signals import EXIT_STOPPED
 
         self.check_flags()
         distributed.from_main(self.check_weights)

@@ -19,18 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training import distributed
+from core.files import printable, reason_of
+from core.progress import bar_stream, load_tqdm, warn
+from core.system import distributed
+from core.system.device import autocast, resolve_precision
+from core.system.signals import handling
 from training.batch_values import has_batch_norm, starved_batch_norm
-from training.device import autocast, resolve_precision
 from training.dropout import shared_dropout
-from training.files import printable, reason_of
 from training.objective import Objective
 from training.optim import set_schedules
-from training.progress import bar_stream, load_tqdm, warn
 from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
-from training.signals import handling
 
 SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
 # torch renamed the flag in 2.13, and the new one copies buffers at the start

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from training import distributed
-from training.device import autocast
+from core.system import distributed
+from core.system.device import autocast
+from training.best_epoch import BestEpoch
 from training.fit import Fit, fit
 from training.objective import Objective
 from training.optim import adamw, parameter_groups
 from training.run import RunFolder
 from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
-from training.selection import BestEpoch
 
 SAVE_GAP = 30.0  # seconds of training that a kill may cost; epochs of few radiographs are shorter
 RECIPE = ("lr", "weight_decay", "layer_decay", "beta1", "beta2", "warmup_epochs", "epochs")

@@ -1,6 +1,6 @@
 """What a kept network knows of its own training, in words: every place where it answers shows them.
 
-They are kept under "training" in what is saved with a network (`about` of `models.finetuned`):
+They are kept under "training" in what is saved with a network (`about` of `models.backbones.finetuned`):
 
     {"data": "phantoms", "radiographs": 600, "score": {"metric": "mean absolute error", "value": 41.2, "unit": "months",
      "against": "one age for all", "baseline": 38.9, "verdict": "loses to", "radiographs": 120}}
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from training.text import escaped
+from core.text import escaped
 
 NOT_STATED = "not stated"
 BEATS, UNSHOWN, LOSES = "beats", "is not shown to beat", "loses to"

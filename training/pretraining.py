@@ -80,10 +80,10 @@ class Pretraining:
 
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-        from training import distributed
+        from core.system import distributed
+        from core.system.signals import EXIT_STOPPED
         from training.fit import Fit, fit
         from training.run import RunFolder
-        from training.signals import EXIT_STOPPED
 
         config = self.config
         self.check_flags()
@@ -141,7 +141,7 @@ class Pretraining:
 
     def make_plan(self, count: int):
         """Steps and batches of `count` radiographs."""
-        from training import distributed
+        from core.system import distributed
         from training.sampling import Plan
 
         c = self.config
@@ -149,7 +149,7 @@ class Pretraining:
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
-        from training.run import short_hash
+        from core.files import short_hash
 
         fixed = {k: v for k, v in asdict(self.config).items() if k not in self.free}
         if fixed.get("weights") == "ema":  # runs of before this flag go on
@@ -164,7 +164,7 @@ class Pretraining:
 
     def write_manifest(self, paths) -> None:
         """Main process: which files are trained on, with their sizes in bytes."""
-        from training.files import write_text
+        from core.files import write_text
 
         lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
         write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
@@ -177,7 +177,7 @@ class Pretraining:
 
     def open_tensorboard(self) -> Callable | None:
         """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""
-        from training import distributed
+        from core.system import distributed
 
         if not self.config.tensorboard or not distributed.is_main():
             return None

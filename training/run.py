@@ -9,7 +9,6 @@ Checkpoints are written atomically and verified when read: a damaged one is name
 the main process writes. This file is the one place that saves and loads training state (always `weights_only`).
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -21,8 +20,7 @@ from typing import Any
 
 import torch
 
-from training import distributed
-from training.files import (
+from core.files import (
     append_line,
     atomic,
     free_bytes,
@@ -34,7 +32,8 @@ from training.files import (
     sha256_of,
     write_text,
 )
-from training.plain_values import check_plain
+from core.plain_values import check_plain
+from core.system import distributed
 
 KEEP = 2
 WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
@@ -302,13 +301,6 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except FileNotFoundError:
         return None
-
-
-def short_hash(values) -> str:
-    """Short sha256 of anything JSON can hold, e.g. a list of files with their sizes."""
-    return hashlib.sha256(
-        json.dumps(values, sort_keys=True, default=str).encode("utf-8", "surrogateescape")
-    ).hexdigest()[:16]
 
 
 def _sidecar(path: Path) -> Path:

@@ -10,11 +10,11 @@ import pytest
 from benchmarks import dino_step, run_all
 from benchmarks.goals import FLOAT32, GOALS, OUTSIDE
 from benchmarks.paired import machine, report, seconds_of
-from data.phantom_layouts import FolderWriter
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from models.mae import MaskedAutoencoder, named_config
-from models.weights import save_mae
+from data.views.preprocessing import Preprocessing
+from models.networks.mae import MaskedAutoencoder, named_config
+from models.weights.checkpoint import save_mae
+from phantoms.layouts.registry import FolderWriter
+from phantoms.plan import Plan, phantoms
 
 ROOT = Path(__file__).parents[2]
 

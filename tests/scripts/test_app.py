@@ -13,20 +13,20 @@ import torch
 from app_pieces import BAD, app, remember, write_bad, write_networks, write_phantom
 from in_process import script
 
-from data.phantom_files import write_picture
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from data.regions import sliding_regions
-from evaluation.case_page import case_html
-from evaluation.case_result import result, result_csv, result_json, result_panel
-from evaluation.error_maps import describe
-from evaluation.map_page import map_html
-from evaluation.page_server import FAILED, Refused, read_upload
-from evaluation.page_uploads import Upload
-from evaluation.region_rule import combined
-from models.finetuned import load_finetuned
-from training.label_groups import LABELS
+from core.tumour_labels import LABELS
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from models.backbones.finetuned import load_finetuned
+from phantoms.layouts.files import write_picture
+from phantoms.plan import Plan, phantoms
+from workflows.heatmaps.error_maps import describe
+from workflows.regions.answers.rule import combined
+from workflows.regions.records.views import sliding_regions
+from workflows.regions.web.case import result, result_csv, result_json, result_panel
+from workflows.regions.web.case_page import case_html
+from workflows.regions.web.map_page import map_html
+from workflows.regions.web.server import FAILED, Refused, read_upload
+from workflows.regions.web.uploads import Upload
 
 TEMPERATURES = {"tumour": {"temperature": 2.0, "reason": "", "radiographs": 50}, "abnormal": 0.5, "bone": None}
 

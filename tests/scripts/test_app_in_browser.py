@@ -26,7 +26,7 @@ from app_pieces import ROOT, app, decoded, numbers, write_bad, write_networks, w
 from browser import EXECUTABLE, Browser
 from PIL import Image
 
-from training.label_groups import GROUP, LABELS
+from core.tumour_labels import GROUP, LABELS
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,10 +12,10 @@ import pytest
 from dicom_files import CANARY, PATCHY, write
 from PIL import Image
 
-from data import audit as audit_module
-from data.audit import judge
-from data.radiograph import REASONS
-from training.cli import parse
+from core.flags import parse
+from data.reading import audit as audit_module
+from data.reading.audit import judge
+from data.reading.refusal import REASONS
 
 ROOT = Path(__file__).parents[2]
 GREY = (np.add.outer(np.arange(48) * 3, np.arange(64) * 2) % 251).astype(np.uint8)
@@ -142,7 +142,7 @@ def test_what_a_user_can_mend_is_one_sentence(script, folder, tmp_path, monkeypa
     (tmp_path / "table.csv").write_text("image,age\na.png,12\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments])
-    from training.cli import run
+    from core.flags import run
 
     with pytest.raises(SystemExit) as ended:
         run(script.main, script.Config)

@@ -12,11 +12,11 @@ from dino_oracles import as_meta, folder_of, oracle
 from in_process import script
 from safetensors.torch import load_file, save_file
 
-from models.backbones import build_backbone
-from models.dino_vits import build_dino
-from models.keys import to_huggingface
-from models.mae import MaskedAutoencoder, named_config
-from models.weights import huggingface_config, load_encoder, load_mae, save_mae
+from models.backbones.backbone import build_backbone
+from models.backbones.dino_vits import build_dino
+from models.networks.mae import MaskedAutoencoder, named_config
+from models.weights.checkpoint import huggingface_config, load_encoder, load_mae, save_mae
+from models.weights.families import to_huggingface
 from scripts import convert_checkpoint
 
 PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "do_resize": True,

@@ -11,15 +11,15 @@ import torch
 from golden.fill import fill_tensor
 from in_process import script
 
-from data.phantom_layouts import WRITERS
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from models import backbone_names
-from models.backbone_aliases import ALIASES, read_aliases
-from models.backbones import build_backbone
-from models.dino_backbones import dino_backbone
-from models.export import save_backbone
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from models.backbones import names as backbone_names
+from models.backbones.aliases import ALIASES, read_aliases
+from models.backbones.backbone import build_backbone
+from models.backbones.dino import dino_backbone
+from models.weights.export import save_backbone
+from phantoms.layouts.registry import WRITERS
+from phantoms.plan import Plan, phantoms
 from scripts import train_downstream
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -81,7 +81,7 @@ def cached(out):
 
 @pytest.mark.parametrize("name, protocol", [("vit_mini", "knn"), ("resnet18", "linear")])
 def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, fracatlas, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+    monkeypatch.setattr("evaluation.pages.charts._png", lambda figure: b"")
     folder = run(name, 40)
     out = benchmark(fracatlas, tmp_path / "out", protocol, str(folder), f"none:{folder}")
     short = f"{folder.parent.name}_model" if folder.name == "model" else folder.name
@@ -123,7 +123,7 @@ def test_a_published_file_under_its_short_name(alias, fixture, fracatlas, tmp_pa
     torch.save(content, place / known[alias].get.split()[0])
     here = {alias: dataclasses.replace(known[alias], weights=place)}
     monkeypatch.setattr(backbone_names, "read_aliases", lambda path=None: here)
-    monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+    monkeypatch.setattr("evaluation.pages.charts._png", lambda figure: b"")
     out = benchmark(fracatlas, tmp_path / "out", "knn", alias)
     ((about, values),) = cached(out)
     assert about["preprocessing"]["radiograph"] == {

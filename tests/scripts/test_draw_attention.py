@@ -12,17 +12,17 @@ from dino_oracles import folder_of, oracle
 from in_process import script
 from PIL import Image
 
-from data.preprocessing import Preprocessing
-from evaluation.likeness import FILE, Likeness
-from evaluation.novelty import look
-from models.attention_maps import attention_maps
-from models.backbones import build_backbone
-from models.card import finetuned_card
-from models.dino_backbones import dino_backbone
-from models.export import save_backbone
-from models.finetuned import load_finetuned, save_finetuned
-from models.grad_cam import grad_cam, last_map, likeness, own_features
-from models.supervised import Supervised
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import FILE, Likeness
+from evaluation.statistics.novelty import look
+from models.backbones.backbone import build_backbone
+from models.backbones.card import finetuned_card
+from models.backbones.dino import dino_backbone
+from models.backbones.finetuned import load_finetuned, save_finetuned
+from models.networks.attention_maps import attention_maps
+from models.networks.grad_cam import grad_cam, last_map, likeness, own_features
+from models.networks.supervised import Supervised
+from models.weights.export import save_backbone
 from scripts import draw_attention
 from training.kept_facts import KeptFacts
 

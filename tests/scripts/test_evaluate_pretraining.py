@@ -9,14 +9,14 @@ import pytest
 import torch
 from in_process import script
 
-from data.phantom_folder import PHANTOM_TASKS, PhantomFolder, phantom_regions, phantom_target
-from data.phantom_layouts import WRITERS
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from evaluation.pretraining import judged, verdict
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.weights import save_mae
+from data.releases.phantoms import PHANTOM_TASKS, PhantomFolder, phantom_regions, phantom_target
+from data.views.preprocessing import Preprocessing
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.weights.checkpoint import save_mae
+from phantoms.layouts.registry import WRITERS
+from phantoms.plan import Plan, phantoms
 from scripts import evaluate_pretraining, evidence_table
+from workflows.heatmaps.pretraining_tables import judged, verdict
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def evaluate(folder, out, *more):
 
 
 def test_every_part_has_figures_with_baselines(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.progress.STEPS_SECONDS", 0)
+    monkeypatch.setattr("core.progress.STEPS_SECONDS", 0)
     result = evaluate(folder, tmp_path / "evaluation_1")
     assert result.returncode == 0, result.stderr
     stages = ("reading train", "reconstruction", "error maps", "localisation", "linear probes of bone_age",

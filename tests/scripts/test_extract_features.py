@@ -12,12 +12,12 @@ from dino_oracles import folder_of, oracle
 from in_process import script
 from PIL import Image
 
-from data.manifest import read_manifest
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from models.backbones import build_backbone
-from models.dino_backbones import dino_backbone
-from models.export import save_backbone
+from data.reading.manifest import read_manifest
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from models.backbones.backbone import build_backbone
+from models.backbones.dino import dino_backbone
+from models.weights.export import save_backbone
 from scripts import extract_features
 
 PREPROCESSING = Preprocessing(32, 32, "neglog", {"complement": True}, "squash", "bicubic", (0, 0, 0), (1, 1, 1))

@@ -13,13 +13,13 @@ import pytest
 from in_process import script
 from PIL import Image
 
-from data.mura import MURA
-from data.phantom_btxrd import BTXRD_COLUMNS
-from data.phantom_dicom import patient_age, uid
-from data.phantom_files import are_phantoms, check_empty, mask_polygon, told_data
-from data.phantom_fracatlas import FRACATLAS_COLUMNS
-from data.phantom_layouts import LAYOUTS, RECORD_COLUMNS, WRITERS, fit_plan
-from data.phantom_plan import FLAT_FOOT_MM, Plan, draw_patient_options, phantoms
+from data.releases.mura import MURA
+from phantoms.layouts.btxrd import BTXRD_COLUMNS
+from phantoms.layouts.dicom import patient_age, uid
+from phantoms.layouts.files import are_phantoms, check_empty, mask_polygon, told_data
+from phantoms.layouts.fracatlas import FRACATLAS_COLUMNS
+from phantoms.layouts.registry import LAYOUTS, RECORD_COLUMNS, WRITERS, fit_plan
+from phantoms.plan import FLAT_FOOT_MM, Plan, draw_patient_options, phantoms
 from scripts import make_phantoms
 
 ROOT = Path(__file__).parents[2]
@@ -356,7 +356,7 @@ def test_help_imports_nothing_heavy():
 
 def test_names_in_the_script_are_those_of_the_library():
     """The script lists regions and conditions itself, so that its help needs no imports."""
-    from data.phantom import CONDITIONS, REGIONS
+    from phantoms.study import CONDITIONS, REGIONS
 
     text = SCRIPT.read_text(encoding="utf-8")
     known = {"REGION_NAMES": tuple(REGIONS), "CONDITION_NAMES": CONDITIONS, "LAYOUT_NAMES": LAYOUTS}

@@ -17,14 +17,14 @@ import scripts.draw_attention
 import scripts.extract_features
 import scripts.predict_bone_age
 import zero_shot_heatmap
-from data.preprocessing import Preprocessing
-from evaluation.page_server import Refused
-from models.backbones import build_backbone
-from models.bone_age import BoneAge
-from models.finetuned import save_finetuned
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.region_guided import RegionGuided
-from models.weights import load_mae, save_mae
+from data.views.preprocessing import Preprocessing
+from models.backbones.backbone import build_backbone
+from models.backbones.finetuned import save_finetuned
+from models.networks.bone_age import BoneAge
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.networks.region_guided import RegionGuided
+from models.weights.checkpoint import load_mae, save_mae
+from workflows.regions.web.server import Refused
 
 SIZE = (32, 32)
 PREPROCESSOR = Preprocessing(*SIZE).to_dict()

@@ -14,15 +14,15 @@ from in_process import script
 from PIL import Image
 
 import scripts.predict_bone_age as predict_bone_age
-from data.preprocessing import Preprocessing
-from evaluation.bone_age_checks import FACTS, describe
-from evaluation.bone_age_reference import BoneAgeReference
-from evaluation.bone_age_result import COLUMNS
-from evaluation.likeness import Likeness
-from models.backbones import build_backbone
-from models.bone_age import BoneAge
-from models.bone_age_weights import load_bone_age, save_published
-from models.finetuned import save_finetuned
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import Likeness
+from models.backbones.backbone import build_backbone
+from models.backbones.finetuned import save_finetuned
+from models.backbones.published_bone_age import load_bone_age, save_published
+from models.networks.bone_age import BoneAge
+from workflows.bone_age.checks import FACTS, describe
+from workflows.bone_age.reference import BoneAgeReference
+from workflows.bone_age.result import COLUMNS
 
 SIDE = 64
 CPU = ("--device", "cpu", "--num_workers", "0", "--draws", "20")

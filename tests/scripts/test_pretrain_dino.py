@@ -19,20 +19,17 @@ from in_process import script
 from noted_training import records as metrics
 from PIL import Image
 
-import data.unlabelled  # noqa: F401  what the script imports when it runs, imported once before forking
-import data.views  # noqa: F401
-import evaluation.curves
-import evaluation.panel  # noqa: F401
-import models.card  # noqa: F401
-import models.export  # noqa: F401
-import models.vit
+import evaluation.pages.training_curves
+import models.backbones.card
+import models.networks.vit
+import models.weights.export
 import scripts.pretrain_dino as pretrain_dino
-from data.audit import audit
-from data.preprocessing import Preprocessing
-from data.radiograph import list_radiographs, load_radiograph
-from models.backbones import build_backbone
-from models.dino import DINO
-from training import cli
+from core import flags as cli
+from data.reading.audit import audit
+from data.reading.radiograph import list_radiographs, load_radiograph
+from data.views.preprocessing import Preprocessing
+from models.backbones.backbone import build_backbone
+from models.networks.dino import DINO
 
 matplotlib.use("Agg")
 import matplotlib.pyplot  # noqa: E402, F401
@@ -53,13 +50,15 @@ def small_network(monkeypatch):
     shrink(monkeypatch)
 
 
-DRAW_CURVES = evaluation.curves.draw_curves
+DRAW_CURVES = evaluation.pages.training_curves.draw_curves
 
 
 def shrink(patch) -> None:
     """No large network, no curves: neither is what these tests are about, and both take most of a short run's time."""
-    patch.setitem(models.vit.SIZES, "mini", (48, 2, 3))
-    patch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: Path(picture).write_bytes(b"curves"))
+    patch.setitem(models.networks.vit.SIZES, "mini", (48, 2, 3))
+    patch.setattr(
+        evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: Path(picture).write_bytes(b"curves")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_the_run_folder_tells_everything(radiographs, whole):
 
 def test_an_audit_from_elsewhere_saves_the_reading(radiographs, whole, tmp_path, monkeypatch):
     audit(list_radiographs(radiographs), cache=tmp_path / "audit.csv")
-    monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("data.reading.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
     assert_same(whole, train(settings(radiographs, tmp_path / "run", audit=tmp_path / "audit.csv")))
 
 
@@ -321,8 +320,8 @@ def test_the_published_command_runs_and_its_result_can_be_continued(radiographs,
 
 
 def test_continuing_from_a_masked_autoencoder(radiographs, tmp_path):
-    from models.mae import MaskedAutoencoder, named_config
-    from models.weights import save_mae
+    from models.networks.mae import MaskedAutoencoder, named_config
+    from models.weights.checkpoint import save_mae
 
     mae = MaskedAutoencoder(named_config("mae_vit_mini_patch8_dec32d1b", input_size=(48, 48)))
     save_mae(mae, tmp_path / "mae", Preprocessing(48, 48).to_dict(), "---\nlicense: other\nlicense_name: CC\n---\n")

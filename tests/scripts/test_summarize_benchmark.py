@@ -14,11 +14,11 @@ from in_process import script
 from PIL import Image
 from scipy import stats
 
-from evaluation.benchmark_collection import short_names
-from evaluation.benchmark_ranking import label_curves, ranking
-from evaluation.benchmark_runs import collect
-from evaluation.benchmark_tables import escaped
 from scripts import summarize_benchmark, train_downstream
+from workflows.benchmark.collection import short_names
+from workflows.benchmark.ranking import label_curves, ranking
+from workflows.benchmark.runs import collect
+from workflows.benchmark.tables import escaped
 
 VALUES = {  # task -> AUROC of three backbones
     "mura": (0.91, 0.85, 0.80), "kneeoa": (0.90, 0.92, 0.70), "btxrd": (0.88, 0.80, 0.70),

@@ -15,20 +15,21 @@ import torch
 from fork_harness import exit_status, group, spawn
 from in_process import script
 
-import evaluation.bone_age_report
-import evaluation.curves
-import models.vit
-from data.dataset import RadiographDataset
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.transforms import CropTurnShift
-from evaluation.bone_age_folds import left_out_intervals, together
-from evaluation.bone_age_reference import BoneAgeReference
-from models.bone_age_weights import load_bone_age
+import evaluation.pages.training_curves
+import models.networks.vit
+import workflows.bone_age.report
+from core import flags as cli
+from data.datasets.dataset import RadiographDataset
+from data.views.augmentation import CropTurnShift
+from data.views.preprocessing import Preprocessing
+from models.backbones.published_bone_age import load_bone_age
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
 from scripts import train_bone_age
-from training import cli, fold
+from training import fold
 from training.kept_facts import read_facts
+from workflows.bone_age.folds import left_out_intervals, together
+from workflows.bone_age.reference import BoneAgeReference
 
 SMALL = ("--backbone", "none:mae_vit_mini_patch16", "--input_size", 32, "--batch_size", 8, "--epochs", 1,
          "--num_workers", 0,
@@ -67,9 +68,11 @@ def bonexage(release, tmp_path_factory):
 def no_pictures(monkeypatch):
     """A small network; neither curves nor pages are what these tests are about, and both take most of a short run."""
     torch.set_num_threads(1)
-    monkeypatch.setitem(models.vit.SIZES, "mini", (48, 2, 3))
-    monkeypatch.setattr(evaluation.curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves"))
-    monkeypatch.setattr(evaluation.bone_age_report, "write_bone_age_report",
+    monkeypatch.setitem(models.networks.vit.SIZES, "mini", (48, 2, 3))
+    monkeypatch.setattr(
+        evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves")
+    )
+    monkeypatch.setattr(workflows.bone_age.report, "write_bone_age_report",
                         lambda path, page: path.write_text(f"{page.title}. {page.lead}"))  # fmt: skip
 
 
@@ -242,7 +245,7 @@ def test_a_wrong_row_is_named(release, tmp_path, column, value, told):
 
 def test_false_is_a_girl_and_an_empty_age_is_no_age(release, tmp_path):
     """bool("False") is True: nobody becomes a boy by being a word; 0 and 1 count in a column `male` alone."""
-    from data.boneage import own_table
+    from data.releases.rsna_bone_age import own_table
 
     rows = pd.read_csv(release / "boneage-training-dataset.csv").head(6)
     names = [f"boneage-training-dataset/{i}.png" for i in rows["id"]]

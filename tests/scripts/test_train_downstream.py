@@ -21,22 +21,22 @@ from in_process import script
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from data.audit import audit
-from data.benchmark import BENCHMARK
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from evaluation.likeness import Likeness
-from evaluation.novelty import look
-from evaluation.report import anonymous
-from models import backbone_names
-from models.backbone_aliases import Alias
-from models.finetuned import load_finetuned
+from core.tables import read_rows
+from data.reading.audit import audit
+from data.reading.radiograph import load_radiograph
+from data.releases.registry import BENCHMARK
+from data.views.preprocessing import Preprocessing
+from evaluation.pages.html import anonymous
+from evaluation.statistics.likeness import Likeness
+from evaluation.statistics.novelty import look
+from models.backbones import names as backbone_names
+from models.backbones.aliases import Alias
+from models.backbones.finetuned import load_finetuned
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
 from scripts import summarize_benchmark, train_downstream
 from training import fold
 from training.kept_facts import read_facts
-from training.tables import read_rows
 
 TINY = "none:test_vit"
 NAME = "none-test_vit"
@@ -57,7 +57,7 @@ def alone(request, monkeypatch):
     """One thread; pictures of the results cost time and are drawn only for `real_pictures`."""
     torch.set_num_threads(1)
     if "real_pictures" not in request.fixturenames:
-        monkeypatch.setattr("evaluation.benchmark_figures._png", lambda figure: b"")
+        monkeypatch.setattr("evaluation.pages.charts._png", lambda figure: b"")
 
 
 @pytest.fixture
@@ -573,7 +573,7 @@ def test_an_audit_from_elsewhere_saves_the_reading(fracatlas, tmp_path, monkeypa
     """Files that check_data.py has read are not read again to audit them; predictions are the same."""
     assert downstream("fracatlas", fracatlas, tmp_path / "whole", "--protocol", "knn").returncode == 0
     audit(sorted((fracatlas / "images").rglob("*.jpg")), cache=tmp_path / "audit.csv")
-    monkeypatch.setattr("data.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("data.reading.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
     more = ("--protocol", "knn", "--audit", tmp_path / "audit.csv")
     assert downstream("fracatlas", fracatlas, tmp_path / "known", *more).returncode == 0
     made = sorted((tmp_path / "whole" / "fracatlas" / "predictions").rglob("fold*.csv"))

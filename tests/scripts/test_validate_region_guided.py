@@ -14,29 +14,29 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import scripts.validate_region_guided as validate
-from data.crop_places import context_crop
-from data.phantom_layouts import WRITERS, fit_plan
-from data.phantom_plan import Plan, phantoms
-from data.preprocessing import Preprocessing
-from data.radiograph import load_radiograph
-from data.region_sources import read_sources
-from data.regions import sliding_regions
-from data.split_table import file_hashes, seen_in_training, write_splits
-from data.splits import Fold, Splits
-from evaluation import region_details
-from evaluation.likeness import FILE, Likeness
-from evaluation.novelty import look
-from evaluation.region_predictions import SEED_COLUMNS
-from evaluation.region_rule import combined
-from models.backbones import build_backbone
-from models.finetuned import load_finetuned, save_finetuned
-from models.mae import MAEConfig, MaskedAutoencoder
-from models.region_guided import RegionGuided
-from models.supervised import Supervised
-from models.weights import save_mae
-from training import cli
+from core import flags as cli
+from core.tumour_labels import LABELS
+from data.datasets.split_table import file_hashes, seen_in_training, write_splits
+from data.datasets.splits import Fold, Splits
+from data.reading.radiograph import load_radiograph
+from data.views.preprocessing import Preprocessing
+from evaluation.statistics.likeness import FILE, Likeness
+from evaluation.statistics.novelty import look
+from models.backbones.backbone import build_backbone
+from models.backbones.finetuned import load_finetuned, save_finetuned
+from models.networks.mae import MAEConfig, MaskedAutoencoder
+from models.networks.region_guided import RegionGuided
+from models.networks.supervised import Supervised
+from models.weights.checkpoint import save_mae
+from phantoms.layouts.registry import WRITERS, fit_plan
+from phantoms.plan import Plan, phantoms
 from training.kept_facts import KeptFacts
-from training.label_groups import LABELS
+from workflows.regions.answers import details as region_details
+from workflows.regions.answers.predictions import SEED_COLUMNS
+from workflows.regions.answers.rule import combined
+from workflows.regions.records.crop_places import context_crop
+from workflows.regions.records.sources import read_sources
+from workflows.regions.records.views import sliding_regions
 
 PREPARED = Preprocessing(32, 32)
 

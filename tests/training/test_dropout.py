@@ -6,7 +6,7 @@ from fork_harness import exit_status, group
 from timm.layers import DropPath
 from torch import nn
 
-from training import distributed
+from core.system import distributed
 from training.dropout import shared_dropout
 from training.fit import Fit, fit
 from training.objective import Objective

@@ -12,7 +12,7 @@ import torch
 from fork_harness import exit_status, group, spawn
 
 import training.fit as loop
-from training import distributed
+from core.system import distributed
 from training.fit import Fit, TrainingStopped, fit
 from training.objective import Objective
 from training.optim import adamw, parameter_groups

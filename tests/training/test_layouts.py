@@ -8,7 +8,7 @@ import pytest
 from fork_harness import digest, exit_status, group, spawn
 from noted_training import GLOBAL_BATCH, SEED, checkpoint, child, dataset, records, seen, write_radiographs
 
-from data.loader import step_batches
+from data.datasets.loader import step_batches
 from training.sampling import Plan
 
 
@@ -31,7 +31,7 @@ def views(radiographs, processes: int, workers: int, first: int = 0) -> list[lis
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_order_and_augmentations_are_the_same_for_every_layout(radiographs, monkeypatch):
-    monkeypatch.setattr("data.loader.usable_cpus", lambda: 4)  # as many workers as are asked for
+    monkeypatch.setattr("data.datasets.loader.usable_cpus", lambda: 4)  # as many workers as are asked for
     expected = views(radiographs, processes=1, workers=0)
     assert len(expected) == 12 and len({view for step in expected for view in step}) == 12 * GLOBAL_BATCH
     for processes, workers in ((1, 2), (2, 0), (2, 4), (4, 2)):

@@ -8,7 +8,7 @@ import torch
 from fork_harness import exit_status, group
 from noted_training import METHODS, STEPS, autoencoder, checkpoint, order, records, train, write_radiographs
 
-from training import distributed
+from core.system import distributed
 from training.fit import TrainingStopped
 
 PLACES = ("loss", "gradient", "input")

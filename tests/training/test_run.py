@@ -7,8 +7,8 @@ import pytest
 import torch
 from fork_harness import exit_status, spawn
 
-from training.files import DiskFull, atomic, sha256_of, write_text
-from training.run import RunFolder, bytes_of, damage, short_hash, write_state
+from core.files import DiskFull, atomic, sha256_of, short_hash, write_text
+from training.run import RunFolder, bytes_of, damage, write_state
 
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):

@@ -50,7 +50,7 @@ def test_schedule_ends():
 class Head(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        from models.vit import ViT
+        from models.networks.vit import ViT
 
         self.backbone = ViT((32, 32), 16, 24, 3, 2)
         self.head = torch.nn.Linear(24, 2)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.selection import BestEpoch
+from training.best_epoch import BestEpoch
 
 
 def offered(folder, scores, larger=True, first=0):

@@ -1,0 +1,1 @@
+"""TIFF to pixels."""

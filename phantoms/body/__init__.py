@@ -1,0 +1,1 @@
+"""Solids of a patient."""

@@ -1,0 +1,1 @@
+"""What a script does, where all rooms meet."""

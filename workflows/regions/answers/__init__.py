@@ -1,0 +1,1 @@
+"""Its scores and pages."""
