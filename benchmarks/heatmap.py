@@ -105,13 +105,14 @@ class Bench:
         import io
 
         import zero_shot_heatmap
+        from workflows.heatmaps import maps
 
         key = tuple(sorted(changes.items()))
         if key not in self.studies:
             flags = {"model_path": self.folder / "model", "in_dirs": [self.folder / "in"], "out": self.folder / "out"}
             flags |= {"passes": self.config.passes, "overwrite": True, "device": self.config.device, "scale": "cohort"}
             with contextlib.redirect_stdout(io.StringIO()):
-                study = zero_shot_heatmap.prepare(zero_shot_heatmap.Config(**flags | changes))
+                study = maps.prepare(zero_shot_heatmap.Config(**flags | changes))
             if self.studies:
                 study.model = next(iter(self.studies.values())).model
             study.progress = lambda title, total: _Silent()
@@ -122,7 +123,7 @@ class Bench:
         """`zero_shot_heatmap.py` from files to page."""
         import shutil
 
-        import zero_shot_heatmap
+        from workflows.heatmaps import maps
         from workflows.heatmaps.report import drawn, write_results
         from workflows.heatmaps.study import measured
         from core.files import printable
@@ -137,7 +138,7 @@ class Bench:
             study.model = _Idle(network)
         try:
             failed: list = []
-            sources = zero_shot_heatmap.find_sources(study.config.in_dirs, True, study.config.out, failed)
+            sources = maps.find_sources(study.config.in_dirs, True, study.config.out, failed)
             records = {record["path"]: record for record in measured(study, sources, [], failed)}
             cards, tops = drawn(study, sources, records, failed)
             write_results(study, study.settings, [records[printable(s.path)] for s in sources], cards, tops, failed)
@@ -150,7 +151,7 @@ class Bench:
         import torch
         from PIL import Image
 
-        import zero_shot_heatmap
+        from workflows.heatmaps import maps
         from benchmarks.steps import as_installed
         from workflows.heatmaps.study import masks_of
 
@@ -158,7 +159,7 @@ class Bench:
         study = self.study()
         out = self.folder / "loop"
         out.mkdir(exist_ok=True)
-        sources = zero_shot_heatmap.find_sources([self.folder / "in"], True, out, [])
+        sources = maps.find_sources([self.folder / "in"], True, out, [])
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std))
         patches, side = self.theirs.config.image_size // self.theirs.config.patch_size, self.theirs.config.patch_size
         for source in sources:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -84,7 +85,6 @@ def patients_in_order(plan: Plan, count: int, workers: int) -> Iterator[list[Pha
     if workers <= 1:
         yield from map(draw_patient_views, jobs)
         return
-    from multiprocessing import get_context
 
     with get_context("spawn").Pool(workers) as pool:
         yield from pool.imap(draw_patient_views, jobs, chunksize=4)

@@ -30,7 +30,7 @@ def main(config: Config) -> int:
     import pandas as pd
 
     from data.tables.files import read_table
-    from workflows.heatmaps.pretraining_tables import curve, markdown
+    from workflows.evidence.tables import curve, markdown
     from core.files import check_output, write_text
 
     check_output(Path(config.out))

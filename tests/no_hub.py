@@ -24,6 +24,7 @@ import scripts.convert_checkpoint
 import scripts.draw_attention
 import scripts.extract_features
 import scripts.predict_bone_age
+import workflows.regions.web.service
 import zero_shot_heatmap
 from models.backbones.backbone import build_backbone
 from models.backbones.dino import dino_backbone, load_initial
@@ -91,7 +92,7 @@ def library(name: str, folders: dict[str, Path], weights: Path) -> dict[str, Cal
         "load_finetuned": lambda: load_finetuned(folders["supervised"]),
         "region-guided": lambda: load_finetuned(folders["regions"], "region-guided"),
         "load_bone_age": lambda: load_bone_age(folders["bone_age"]),
-        "app": lambda: scripts.app.Networks(scripts.app.Config([folders["regions"]], device="cpu")),
+        "app": lambda: workflows.regions.web.service.Networks(scripts.app.Config([folders["regions"]], device="cpu")),
     }
 
 

@@ -12,10 +12,10 @@ import torch
 from noted_training import write_radiographs
 from script_runs import end_of, last_words, pretraining, spoken
 
-import pretrain_mae
 from data.datasets.unlabelled import UnlabelledRadiographs
 from models.networks.mae import MaskedAutoencoder
 from training.run import damage
+from workflows.pretraining.mae import MaePretraining
 
 EPOCHS = 6  # of 4 steps: more than the loader fetches ahead
 
@@ -68,14 +68,14 @@ def fill_shared_memory() -> None:
     libc, new_namespace, private = ctypes.CDLL(None, use_errno=True), 0x20000, (1 << 18) | (1 << 14)
     if libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None):
         os._exit(77)
-    plain = pretrain_mae.Pretraining.after_epoch
+    plain = MaePretraining.after_epoch
 
     def after_epoch(self, epoch, step):
         if epoch == 1 and libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=4k"):
             os._exit(77)
         plain(self, epoch, step)
 
-    pretrain_mae.Pretraining.after_epoch = after_epoch
+    MaePretraining.after_epoch = after_epoch
 
 
 def cuda_memory() -> None:

@@ -29,6 +29,7 @@ from models.networks.mae import MaskedAutoencoder
 from models.weights.checkpoint import load_mae
 from training.fit import TrainingStopped
 from training.run import RunFolder
+from workflows.pretraining.mae import MaePretraining
 
 matplotlib.use("Agg")
 import matplotlib.pyplot  # noqa: E402, F401  imported before forking
@@ -382,8 +383,8 @@ def test_killed_between_the_last_checkpoint_and_its_export(radiographs, whole, t
     config = settings(radiographs, tmp_path / "run", **held_out(radiographs))
 
     def dies() -> int:
-        plain = pretrain_mae.Pretraining.export
-        pretrain_mae.Pretraining.export = lambda self, step: os._exit(9) if step == 12 else plain(self, step)
+        plain = MaePretraining.export
+        MaePretraining.export = lambda self, step: os._exit(9) if step == 12 else plain(self, step)
         return pretrain_mae.main(config)
 
     assert exit_status(spawn(dies)) == 9
@@ -708,14 +709,14 @@ def test_a_bad_held_out_radiograph_is_quarantined_too(radiographs, tmp_path):
 
 def rot(folder, config) -> int:
     """In a child process: two files turn into garbage after the audit."""
-    plain = pretrain_mae.Pretraining.make_plan
+    plain = MaePretraining.make_plan
 
     def make_plan(self, count):
         for name in ("r04.png", "r06.png"):
             (folder / "hand" / name).write_bytes(b"garbage")
         return plain(self, count)
 
-    pretrain_mae.Pretraining.make_plan = make_plan
+    MaePretraining.make_plan = make_plan
     return pretrain_mae.main(config)
 
 

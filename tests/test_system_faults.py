@@ -15,6 +15,7 @@ from in_process import script
 from PIL import Image
 from torch.utils.data import Dataset
 
+import workflows.features
 import zero_shot_heatmap
 from core import files
 from core import flags as cli
@@ -253,7 +254,7 @@ def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, 
     file = parent / ("folder.npz" if kind == "a folder" else "report.npz")
     worked = []
     monkeypatch.setattr(audit, "audit", lambda *_, **__: worked.append("reading"))
-    monkeypatch.setattr(extract_features, "computed", lambda *_: worked.append("features"))
+    monkeypatch.setattr(workflows.features, "computed", lambda *_: worked.append("features"))
     common = ("--in_dirs", picture.parent, "--num_workers", 0)
     for done in (
         script(check_data, *common, "--report", file),

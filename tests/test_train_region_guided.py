@@ -26,6 +26,7 @@ from phantoms.plan import Plan, phantoms
 from training.kept_facts import read_facts
 from training.schedules import warmup_cosine
 from workflows.regions.answers.group_calibration import PARTS, kept_temperatures
+from workflows.regions.training import training_recipe
 
 COMMAND = """
   --btxrd_image_dir ./data/BTXRD/images
@@ -136,7 +137,7 @@ def test_the_command_of_skelex(there, monkeypatch):
 
 def test_warmup_takes_whole_steps_as_skelex_does():
     """27 steps warm up during int(2.7) = 2 of them."""
-    recipe = train_region_guided.training_recipe(train_region_guided.Config(epochs=9), 27)
+    recipe = training_recipe(train_region_guided.Config(epochs=9), 27)
     schedule = warmup_cosine(recipe["lr"], warmup=recipe["warmup_epochs"] / recipe["epochs"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
     oracle = get_cosine_schedule_with_warmup(optimizer, 2, 27)

@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from core.files import make_folder
+from core.system import distributed
+from core.system.device import resolve_precision
+from core.system.signals import EXIT_STOPPED
+
 
 class CrossValidation:
     """A run of a script that trains folds, from its flags to its results. Subclass and fill in what raises.
@@ -19,7 +24,6 @@ class CrossValidation:
     """
 
     def __init__(self, config, device, out: Path, say: Callable[[str], None]):
-        from core.system.device import resolve_precision
 
         self.config, self.device, self.out, self.say = config, device, out, say
         self.precision = resolve_precision(config.precision, device)
@@ -70,10 +74,6 @@ class CrossValidation:
 
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-        from core.files import make_folder
-        from core.system import distributed
-        from core.system.signals import EXIT_STOPPED
-
         self.check_flags()
         distributed.from_main(self.check_weights)
         distributed.from_main(lambda: make_folder(self.out))

@@ -10,6 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+
+from core.files import short_hash, write_text
+from core.system import distributed
+from core.system.signals import EXIT_STOPPED
+from training.fit import Fit, fit
+from training.run import RunFolder
+from training.sampling import Plan
+
 # flags that do not decide the numbers: a run may be continued with others
 FREE = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
         "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
@@ -80,11 +89,6 @@ class Pretraining:
 
     def run(self) -> int:
         """Exit status: 0 finished, 143 stopped by a signal with everything saved."""
-        from core.system import distributed
-        from core.system.signals import EXIT_STOPPED
-        from training.fit import Fit, fit
-        from training.run import RunFolder
-
         config = self.config
         self.check_flags()
         self.folder = RunFolder(config.output_dir, resume=config.resume)
@@ -141,16 +145,11 @@ class Pretraining:
 
     def make_plan(self, count: int):
         """Steps and batches of `count` radiographs."""
-        from core.system import distributed
-        from training.sampling import Plan
-
         c = self.config
         return Plan(count, c.batch_size, c.accum_iter, distributed.world_size(), c.epochs, c.max_steps)
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
-        from core.files import short_hash
-
         fixed = {k: v for k, v in asdict(self.config).items() if k not in self.free}
         if fixed.get("weights") == "ema":  # runs of before this flag go on
             del fixed["weights"]
@@ -164,8 +163,6 @@ class Pretraining:
 
     def write_manifest(self, paths) -> None:
         """Main process: which files are trained on, with their sizes in bytes."""
-        from core.files import write_text
-
         lines = (f"{path}\t{Path(path).stat().st_size}\n" for path in paths)
         write_text(Path(self.config.output_dir) / "manifest.tsv", "".join(lines))
 
@@ -177,11 +174,8 @@ class Pretraining:
 
     def open_tensorboard(self) -> Callable | None:
         """Main process: a function that takes each record of metrics.jsonl; None without --tensorboard."""
-        from core.system import distributed
-
         if not self.config.tensorboard or not distributed.is_main():
             return None
-        from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(Path(self.config.output_dir) / "tensorboard"))
 

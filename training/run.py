@@ -15,6 +15,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -274,8 +275,6 @@ def damage(path: Path) -> str | None:
 
 def environment() -> dict[str, Any]:
     """Versions, machine and git revision, for the record."""
-    from importlib.metadata import PackageNotFoundError, version
-
     versions = {}
     for package in ("torch", "torchvision", "timm", "transformers", "numpy", "pillow", "pydicom"):
         try:

@@ -8,7 +8,14 @@ Of a patient's name only one thing is told: that there is one.
 import re
 from dataclasses import dataclass
 
-from data.reading.decoding import TIFF_SIGNATURES, looks_like_dicom
+import pydicom
+
+from data.reading.decoding import TIFF_SIGNATURES, looks_like_dicom, silence
+from data.reading.dicom.header import COLOUR, GREY
+from data.reading.dicom.image import QUIET, check_inflated_size, syntax_name
+from data.reading.picture import PICTURES, layout_of, open_picture
+from data.reading.tiff.layout import sample_type
+from data.reading.tiff.pages import Tag, choose_page
 
 VIEWS = frozenset(
     """
@@ -68,7 +75,6 @@ def file_facts(path) -> FileFacts | None:
 
 
 def _of_picture(stream) -> FileFacts:
-    from data.reading.picture import PICTURES, layout_of, open_picture
 
     picture = open_picture(stream, PICTURES)
     depth = re.fullmatch(r"(1|2|4|8|16)[BLNS]?", layout_of(picture).partition(";")[2])
@@ -80,8 +86,6 @@ def _of_picture(stream) -> FileFacts:
 
 
 def _of_tiff(path, stream, head: bytes) -> FileFacts:
-    from data.reading.tiff.layout import sample_type
-    from data.reading.tiff.pages import Tag, choose_page
 
     _, page = choose_page(path, stream, None)
     photometric = TIFF_COLOURS.get(page.value(Tag.PHOTOMETRIC, -1), OTHER)
@@ -90,11 +94,6 @@ def _of_tiff(path, stream, head: bytes) -> FileFacts:
 
 
 def _of_dicom(path, stream) -> FileFacts:
-    import pydicom
-
-    from data.reading.decoding import silence
-    from data.reading.dicom.header import COLOUR, GREY
-    from data.reading.dicom.image import QUIET, check_inflated_size, syntax_name
 
     silence(("pydicom",), QUIET)
     check_inflated_size(path, stream)

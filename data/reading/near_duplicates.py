@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from core.files import sha256_of
 from core.progress import portions
@@ -182,9 +184,6 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
 
     Distances of all pairs are products of +-1 vectors, exact in float32: 20,000 radiographs in seconds.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     count, signs = len(bits), bits.astype(np.float32) * 2 - 1
     labels = np.arange(count)
     starts = range(0, count, BLOCK)

@@ -17,8 +17,11 @@ import numpy as np
 from core.files import printable
 from core.system.os_errors import is_exhausted, meaning_of
 from data.reading.decoding import TIFF_SIGNATURES, _is_coloured, looks_like_dicom, luminance
+from data.reading.dicom.image import read_dicom
 from data.reading.listing import EXTENSIONS, list_radiographs, passed_over_message
+from data.reading.picture import read_picture
 from data.reading.refusal import REASONS, UnreadableRadiograph, check_content
+from data.reading.tiff.image import is_lossy, read_tiff
 
 __all__ = [
     "EXTENSIONS",
@@ -68,8 +71,6 @@ def is_jpeg(path) -> bool:
     with _open(path) as stream:
         head = _read_head(path, stream)
         if head.startswith(TIFF_SIGNATURES) and not looks_like_dicom(head):
-            from data.reading.tiff.image import is_lossy
-
             return is_lossy(path, stream)
         return head.startswith(b"\xff\xd8\xff")
 
@@ -93,14 +94,9 @@ def _decode(path, frame: int | None, voi: bool) -> np.ndarray:
     with _open(path) as stream:
         head = _read_head(path, stream)
         if looks_like_dicom(head):
-            from data.reading.dicom.image import read_dicom
-
             return read_dicom(path, stream, frame=frame, voi=voi)
         if head.startswith(TIFF_SIGNATURES):
-            from data.reading.tiff.image import read_tiff
-
             return read_tiff(path, stream, frame=frame)
-        from data.reading.picture import read_picture
 
         return read_picture(path, stream, frame=frame)
 

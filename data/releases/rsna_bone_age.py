@@ -11,6 +11,7 @@ import pandas as pd
 from core.tables import list_names
 from core.task import Task
 from data.datasets.columns import counted, finished, numbers
+from data.datasets.csv_table import CsvTable
 from data.datasets.dataset import RadiographDataset
 from data.datasets.release_folder import require_images, require_once, there
 from data.reading.listing import printable
@@ -125,8 +126,6 @@ def own_table(
 
     Sex: see `read_sexes`. ValueError names the row of anything else and of a bone age beyond `MONTHS`.
     """
-    from data.datasets.csv_table import CsvTable
-
     table = Path(csv)
     rows = read_table(table, text=[sex_col, target_col])
     require_columns(table, rows, [sex_col, target_col])

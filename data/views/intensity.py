@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 DAX_LOWPASS = 20 / 0.305 / 976  # sigma of DAX's low-pass as a fraction of the side: 20 mm of pixels of 0.305 mm
 
@@ -127,8 +128,6 @@ def neglog(
         values = -np.log(np.maximum(values, max(np.float32(floor), np.finfo(np.float32).eps)))
         sigma = lowpass_pixels or lowpass_fraction * max(pixels.shape)
         if sigma > 0:
-            from scipy.ndimage import gaussian_filter
-
             values -= gaussian_filter(values, sigma=sigma)
     low, high = values[centre].min(), values[centre].max()
     if not low < high:

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import correlate1d, uniform_filter
 
 from data.views.augmentation import CropFlip, brightened, contrasted
 
@@ -151,8 +152,6 @@ def _cut(source: _Source, box: tuple, size: tuple[int, int], angle: float) -> np
 
 def blurred(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of 5 x 5 pixels, mirrored at the borders: [h, w] float32, `sigma` in pixels."""
-    from scipy.ndimage import correlate1d
-
     weights = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
     weights = weights / weights.sum()
     return correlate1d(correlate1d(values, weights, axis=0, mode="mirror"), weights, axis=1, mode="mirror")
@@ -160,8 +159,6 @@ def blurred(values: np.ndarray, sigma: float) -> np.ndarray:
 
 def sharpened(values: np.ndarray, factor: float) -> np.ndarray:
     """Away from (`factor` above 1) or towards (below 1) a smoothed copy, [h, w]; the outermost pixels stay."""
-    from scipy.ndimage import uniform_filter
-
     smooth = values.copy()  # weights of 1 around a centre of 5, over 13
     around = uniform_filter(values, 3)[1:-1, 1:-1]
     smooth[1:-1, 1:-1] = (9 * around + 4 * values[1:-1, 1:-1]) / 13

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from core.text import percent
 from evaluation.pages.pictures import fitted
@@ -201,8 +203,6 @@ def label_picture(
 
 def _axes(width: float, height: float, grid: bool = True):
     """(figure, axis) of so many inches, without any global state."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.add_subplot()
     axis.spines[["top", "right"]].set_visible(False)
@@ -226,7 +226,6 @@ def _png(figure) -> bytes:
 
 
 def _blues():
-    from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("shares", ["#ffffff", "#56B4E9", "#004a78"])
 

@@ -4,6 +4,10 @@ import io
 import json
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from core.files import write_bytes
 from evaluation.pages.charts import plain
 
@@ -28,11 +32,7 @@ def draw_curves(
     learning, as dotted lines. `others`: titles of
     more quantities of the log, by their names there. `judged`: which of them a fold's "validation" is of.
     """
-    import matplotlib
-
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     records = read_metrics(metrics)
     records = [r | {f"val_{judged}": r["validation"]} if judged and "validation" in r else r for r in records]

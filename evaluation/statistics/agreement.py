@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from evaluation.statistics.intervals import Interval
 from evaluation.statistics.metrics import Value, cohen_kappa, confusion, decided, known_rows
@@ -37,8 +38,6 @@ def bland_altman(target: np.ndarray, predicted: np.ndarray, *, level: float = 0.
     The standard error of a limit is SD * sqrt(1 / R + 1.96**2 / (2 (R - 1))). Radiographs count as independent. With
     less than two all is NaN.
     """
-    from scipy.special import stdtrit
-
     target, predicted = known_rows("regression", target, predicted)
     mean, difference, rows = (target + predicted) / 2, predicted - target, len(target)
     if rows < 2:

@@ -7,6 +7,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from core.progress import portions, steps
 from evaluation.statistics.metrics import score
@@ -22,11 +27,6 @@ def linear_probe(
     The strength of the L2 penalty is chosen by cross-validation on the training rows, 5-fold (3-fold below 100 rows),
     with all rows of one of the `patients` [R] in the same fold.
     """
-    from sklearn.linear_model import LogisticRegressionCV, RidgeCV
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     groups, count = np.arange(len(train)) if patients is None else patients, 3 if len(train) < 100 else 5
     if kind == "regression":
         splits = list(GroupKFold(count).split(train, target, groups))
@@ -54,8 +54,6 @@ def patch_targets(masks: np.ndarray, images: np.ndarray, patch: int) -> tuple[np
 
 def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """Principal components of raw pixels [R, ...], fitted on `train`: the features that need no network."""
-    from sklearn.decomposition import PCA
-
     flat, other = (x.reshape(len(x), -1).astype(np.float32) for x in (train, test))
     pca = PCA(min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0).fit(flat)
     return pca.transform(flat), pca.transform(other)
@@ -76,9 +74,6 @@ def chosen_linear_probe(
     Returns (predict, facts): `predict(features [R, D])` gives probabilities [R] or [R, outputs], or values [R]; facts
     are the penalty and the validation score. A class without training rows has probability 0.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.preprocessing import StandardScaler
-
     scaler = StandardScaler().fit(train)
     scaled = scaler.transform(train).astype(np.float64)
 
@@ -146,8 +141,6 @@ def few_shot_probe(
     Nothing is chosen on validation labels, which would be more labels than the shots (Perez et al., arXiv 2105.11447).
     Returns `predict` as `chosen_linear_probe`. ValueError for one class only.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
-
     centre = unlabelled.mean(0, dtype=np.float64)
 
     def prepared(features: np.ndarray) -> np.ndarray:

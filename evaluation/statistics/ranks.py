@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 LEVEL = 0.05
 FEWEST_TASKS, FEWEST_BACKBONES = 5, 3  # of a critical difference
@@ -57,8 +58,6 @@ def ranks(scores: np.ndarray, smaller_is_better: Sequence[bool]) -> np.ndarray:
 
 def rank_test(table: np.ndarray) -> RankTest:
     """The tests on ranks [N, K] of `ranks`."""
-    from scipy import stats
-
     table = _table(table)
     tasks, count = table.shape
     if count < 2:
@@ -83,23 +82,17 @@ def rank_test(table: np.ndarray) -> RankTest:
 
 def critical_difference(backbones: int, tasks: int, level: float = LEVEL) -> float:
     """By how much average ranks of two of K backbones must differ over N tasks (Nemenyi; section 3.2.2)."""
-    from scipy import stats
-
     return float(stats.studentized_range.ppf(1 - level, backbones, np.inf) / math.sqrt(2)) * _spread(backbones, tasks)
 
 
 def nemenyi_p(difference: float, backbones: int, tasks: int) -> float:
     """p of a difference of average ranks, adjusted for all pairs of K backbones."""
-    from scipy import stats
-
     scaled = abs(difference) / _spread(backbones, tasks) * math.sqrt(2)
     return float(stats.studentized_range.sf(scaled, backbones, np.inf))
 
 
 def sign_test(table: np.ndarray) -> tuple[int, int, int, float]:
     """(wins of the first, ties, wins of the second, p) of ranks [N, 2]; two-sided and exact, without the ties."""
-    from scipy import stats
-
     table = _table(table)
     first, second = (int((table[:, k] < table[:, 1 - k]).sum()) for k in (0, 1))
     p = stats.binomtest(first, first + second).pvalue if first + second else math.nan

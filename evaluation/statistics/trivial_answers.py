@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from core.tumour_labels import GROUPS
 from evaluation.statistics.group_metrics import label_scores, selection_score
@@ -70,8 +71,6 @@ def _verdict(gain: float, margin: float) -> str:
 
 def _margin_of_mean(values: np.ndarray, patients: np.ndarray) -> float:
     """What the mean of `values` [V] exceeds by chance (Student's t over the patients); NaN for less than two."""
-    from scipy.special import stdtrit
-
     names, whose, counts = np.unique(patients, return_inverse=True, return_counts=True)
     if len(names) < 2:
         return math.nan
@@ -84,8 +83,6 @@ def _margin_of_auroc(truth: np.ndarray, patients: np.ndarray) -> float:
     """By how much the AUROC of scores that know nothing exceeds 0.5 by chance (Mann and Whitney 1947), mean over the
     classes of `truth` [V, C] that have both sides. AUROCs of classes are taken for one and the same, which is the
     largest error that their mean can have; so are the radiographs of a patient."""
-    from scipy.special import ndtri
-
     alike = len(truth) / max(len(np.unique(patients)), 1)
     positive, errors = truth.sum(0), []
     for count in positive[(positive > 0) & (positive < len(truth))]:

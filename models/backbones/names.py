@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.files import printable, read_small, sha256_of
+import timm
+
+from core.files import printable, read_small, sha256_of, short_hash
 from models.backbones.aliases import ALIASES, Alias, read_aliases
 from models.weights.timm_weights import is_timm
 from models.weights.weight_names import WEIGHT_FILES, is_weight_file
@@ -136,8 +138,6 @@ def find(name: str, aliases: Path = ALIASES) -> Source:
 def source_hash(name: str, weights: str = "ema") -> str:
     """A hash of a backbone's weight files, of what its alias says (recipe, preprocessing, pooling) and, unless it is
     the default, of which `weights` are read."""
-    from core.files import short_hash
-
     source = find(name)
     path = source.weights
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path]
@@ -166,8 +166,6 @@ def _is_architecture(name: str) -> bool:
 
 def _timm_weights(name: str) -> Path:
     """Where the pretrained weights of a timm model lie on this machine."""
-    import timm
-
     folder = ALIASES.parents[1] / "models" / name
     if folder.is_dir():
         return folder
@@ -183,7 +181,6 @@ def _timm_weights(name: str) -> Path:
 
 
 def _unknown(name: str, aliases: dict[str, Alias]) -> str:
-    import timm
 
     near = difflib.get_close_matches(name, [*aliases, *timm.list_models()], n=4)
     told = f"did you mean {', '.join(near)}? " if near else ""

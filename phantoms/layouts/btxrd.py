@@ -13,11 +13,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zipfile
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+from openpyxl import Workbook
+from openpyxl.writer.excel import ExcelWriter
 from PIL import Image
 
 from phantoms.layouts.files import VIEW_KINDS, mask_polygon, write_csv, write_json
@@ -130,12 +134,6 @@ class BtxrdWriter:
 
 def write_xlsx(path: Path, table: pd.DataFrame) -> None:
     """Write a sheet with fixed time stamps, so that the same table gives the same bytes."""
-    import zipfile
-    from datetime import datetime
-
-    from openpyxl import Workbook
-    from openpyxl.writer.excel import ExcelWriter
-
     book = Workbook()
     sheet = book.active
     sheet.append(list(table.columns))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
 from phantoms.body.anatomy import REGIONS
 from phantoms.study import Phantom
 
@@ -13,9 +16,6 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1.1"  # Digital X-Ray Image Storage - For P
 
 def write_dicom(path: Path, phantom: Phantom, seed: int, number: int) -> None:
     """Write a DX image for presentation: 12 bits stored, 16 in every third; MONOCHROME1 in every fourth."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SOP_CLASS
     meta.MediaStorageSOPInstanceUID = uid(seed, 1, number)

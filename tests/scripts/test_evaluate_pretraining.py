@@ -16,7 +16,8 @@ from models.weights.checkpoint import save_mae
 from phantoms.layouts.registry import WRITERS
 from phantoms.plan import Plan, phantoms
 from scripts import evaluate_pretraining, evidence_table
-from workflows.heatmaps.pretraining_tables import judged, verdict
+from workflows.evidence.pretraining import STARTS
+from workflows.evidence.tables import judged, verdict
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_every_part_has_figures_with_baselines(folder, tmp_path, monkeypatch):
     stages = ("reading train", "reconstruction", "error maps", "localisation", "linear probes of bone_age",
               "findings of test", "dense probes")  # fmt: skip
     assert all(f"{stage}: 100%" in result.stderr for stage in stages), result.stderr
-    for start in evaluate_pretraining.STARTS:
+    for start in STARTS:
         assert f"fine-tuning bone_age, 6 labels, {start}: 4 steps" in result.stdout
     assert result.stderr.count("24/24") >= 4  # two tasks from two starts, 4 steps of 6 radiographs each
     for share in (3, 10):

@@ -142,7 +142,7 @@ def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiogr
     ids=str,
 )
 def test_what_a_user_can_mend_is_one_sentence(folder, radiographs, tmp_path, monkeypatch, flags, told):
-    monkeypatch.setattr(extract_features.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     done = extract(folder, radiographs, "f.npz", *flags)
     assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1

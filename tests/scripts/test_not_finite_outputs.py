@@ -16,6 +16,7 @@ import scripts.convert_checkpoint
 import scripts.draw_attention
 import scripts.extract_features
 import scripts.predict_bone_age
+import workflows.regions.web.service
 import zero_shot_heatmap
 from data.views.preprocessing import Preprocessing
 from models.backbones.backbone import build_backbone
@@ -96,15 +97,15 @@ def test_the_page_says_it(good, tmp_path):
                    scripts.app.Config([good / "regions"], mae_path=changed(good, "mae", "mask_token", float("nan"),
                                                                           tmp_path / "b"), device="cpu")):  # fmt: skip
         with pytest.raises(ValueError, match="NaN, or values that are infinite"):
-            scripts.app.Networks(config)
+            workflows.regions.web.service.Networks(config)
     overflowing = changed(good, "mae", "decoder_pred.weight", HUGE, tmp_path / "c")
     config = scripts.app.Config([good / "regions"], mae_path=overflowing, regions="map", passes=2, device="cpu")
     with pytest.raises(Refused, match="No result: reconstructions of the masked autoencoder are not finite"):
-        scripts.app.Networks(config).analyse(good / "in" / "0.png")
+        workflows.regions.web.service.Networks(config).analyse(good / "in" / "0.png")
     overflowing = changed(good, "regions", "head.weight", HUGE, tmp_path / "d")
     config = scripts.app.Config([overflowing], regions="none", device="cpu")
     with pytest.raises(Refused, match="No result: probabilities of the classifier are not finite") as refused:
-        scripts.app.Networks(config).analyse(good / "in" / "0.png")
+        workflows.regions.web.service.Networks(config).analyse(good / "in" / "0.png")
     assert refused.value.status == 500
 
 

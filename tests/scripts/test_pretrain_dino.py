@@ -24,6 +24,7 @@ import models.backbones.card
 import models.networks.vit
 import models.weights.export
 import scripts.pretrain_dino as pretrain_dino
+import workflows.pretraining.dino
 from core import flags as cli
 from data.reading.audit import audit
 from data.reading.radiograph import list_radiographs, load_radiograph
@@ -127,7 +128,7 @@ def test_the_run_folder_tells_everything(radiographs, whole):
         assert all(np.isfinite(r[name]) for r in records if "loss" in r), name
     assert records[0]["loss"] == pytest.approx(records[0]["teacher_entropy"] + records[0]["kl"], abs=1e-5)
     assert {r["lr"] for r in records if "loss" in r} != {0.0}
-    DRAW_CURVES(whole / "metrics.jsonl", whole / "curves.png", "title", others=pretrain_dino.METERS)
+    DRAW_CURVES(whole / "metrics.jsonl", whole / "curves.png", "title", others=workflows.pretraining.dino.METERS)
     for picture in ("curves.png", "panels/views.png"):
         with Image.open(whole / picture) as opened:
             assert opened.width > 600 and np.asarray(opened).std() > 10
@@ -391,7 +392,7 @@ def test_a_collapse_is_told(radiographs, tmp_path, capfd):
     config = settings(radiographs, tmp_path, epochs=1)
 
     def collapsed() -> int:
-        plain = pretrain_dino.Pretraining.make_objective
+        plain = workflows.pretraining.dino.DinoPretraining.make_objective
 
         def make(self):
             dino = plain(self)
@@ -400,7 +401,7 @@ def test_a_collapse_is_told(radiographs, tmp_path, capfd):
                     parameter.zero_()  # the same features for everything
             return dino
 
-        pretrain_dino.Pretraining.make_objective = make
+        workflows.pretraining.dino.DinoPretraining.make_objective = make
         return pretrain_dino.main(config)
 
     assert exit_status(spawn(collapsed)) == 0

@@ -6,6 +6,7 @@ Numbers in, PNGs (bytes) out, drawn as in `evaluation.pages.charts`.
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
 from evaluation.pages.charts import COLOURS, _axes, _png, plain
 
@@ -90,6 +91,5 @@ def difference_diagram(
 
 
 def _colours():
-    from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("ranks", ["#f4f1ea", "#9cc9e8", COLOURS[0]])

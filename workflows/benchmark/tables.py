@@ -16,6 +16,10 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from openpyxl import Workbook
+from openpyxl.styles import Font
+from openpyxl.utils import get_column_letter
+
 from core.files import printable, write_bytes, write_text
 from core.tables import write_table
 from evaluation.pages.numbers import SPACE, WORDS, interval_text, metric_text, number
@@ -206,9 +210,6 @@ def escaped(text: str) -> str:
 
 def _workbook(collection: Collection, rankings: Sequence[Ranking], wide: dict, long: dict) -> bytes:
     """A sheet for each setting, then the long tables with their numbers."""
-    from openpyxl import Workbook
-    from openpyxl.styles import Font
-
     book = Workbook()
     book.remove(book.active)
     for found in rankings:
@@ -227,8 +228,6 @@ def _workbook(collection: Collection, rankings: Sequence[Ranking], wide: dict, l
 
 
 def _sheet(book, title: str, head: Sequence[str], lines: Sequence[Sequence]):
-    from openpyxl.styles import Font
-    from openpyxl.utils import get_column_letter
 
     sheet = book.create_sheet(title[:31])
     for number_, line in enumerate([head, *lines], 1):

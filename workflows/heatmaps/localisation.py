@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, gaussian_filter, label, uniform_filter
 
 from evaluation.statistics.metrics import auroc
 
@@ -49,8 +51,6 @@ def aupro(scores: np.ndarray, truth: np.ndarray, max_fpr: float = 0.3) -> float:
 
     Exact: every distinct score is a threshold. In [0, 1]; NaN without a finding or without background.
     """
-    from scipy.ndimage import label
-
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr {max_fpr}: choose a fraction above 0, at most 1")
     shape = np.shape(truth)
@@ -89,8 +89,6 @@ def pointing_game(scores: np.ndarray, truth: np.ndarray, tolerance: float = 0.0)
     if not truth.any():
         return math.nan
     if tolerance > 0:
-        from scipy.ndimage import distance_transform_edt
-
         truth = (distance_transform_edt(~truth.reshape(shape)) <= tolerance).ravel()
     return float(truth[scores == scores.max()].mean())
 
@@ -140,8 +138,6 @@ def baseline(function: Callable[[np.ndarray], np.ndarray]):
 @baseline
 def local_contrast(pixels: np.ndarray) -> np.ndarray:
     """Standard deviation in a window of a sixteenth of the longer side, the size of a patch: [h, w] -> [h, w]."""
-    from scipy.ndimage import uniform_filter
-
     pixels, size = pixels.astype(np.float64), max(3, round(max(pixels.shape) / 16) | 1)
     mean = uniform_filter(pixels, size)
     return np.sqrt(np.maximum(uniform_filter(pixels**2, size) - mean**2, 0))
@@ -150,8 +146,6 @@ def local_contrast(pixels: np.ndarray) -> np.ndarray:
 @baseline
 def edge_magnitude(pixels: np.ndarray) -> np.ndarray:
     """|difference of Gaussians| (sigma 1 % and 2 % of the longer side), smoothed by the latter: [h, w] -> [h, w]."""
-    from scipy.ndimage import gaussian_filter
-
     pixels, sigma = pixels.astype(np.float64), max(pixels.shape) / 100
     return gaussian_filter(np.abs(gaussian_filter(pixels, sigma) - gaussian_filter(pixels, 2 * sigma)), 2 * sigma)
 
@@ -159,15 +153,11 @@ def edge_magnitude(pixels: np.ndarray) -> np.ndarray:
 @baseline
 def smoothed_intensity(pixels: np.ndarray) -> np.ndarray:
     """Brightness, smoothed by a Gaussian of 3 % of the longer side: [h, w] -> [h, w]."""
-    from scipy.ndimage import gaussian_filter
-
     return gaussian_filter(pixels.astype(np.float64), 0.03 * max(pixels.shape))
 
 
 def shrink(values: np.ndarray, long_side: int = 256) -> np.ndarray:
     """Area average of [H, W] to a longer side of at most `long_side` pixels, as float32; smaller ones stay as is."""
-    from PIL import Image
-
     height, width = values.shape
     scale = long_side / max(height, width)
     if scale >= 1:

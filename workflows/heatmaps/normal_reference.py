@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.special import stdtrit
 
 from core.files import atomic, check_archive
 
@@ -187,8 +188,6 @@ class NormalReference:
         interval that Student's t distribution gives for one more radiograph at that position. Of a normal radiograph
         1 % are expected, whatever n; in practice it is more, since values are not exactly normal.
         """
-        from scipy.special import stdtrit
-
         shares = []
         for kind, least in _CHECKED.items():
             mean, spread, n = self._mean_and_spread(group, without, kind)

@@ -10,6 +10,9 @@ All methods see the same visible patches and are scored on the same hidden pixel
 """
 
 import numpy as np
+import torch
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from scipy.ndimage import binary_dilation, zoom
 
 from core.progress import steps
 
@@ -36,8 +39,6 @@ def without_learning(
 
 def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """[B, h, w] with hidden pixels [h, w] (one mask for all) -> filled images; one triangulation serves the batch."""
-    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
-
     known, wanted = np.argwhere(~hidden), np.argwhere(hidden)
     border = _border_only(hidden)  # interior pixels of visible patches never support a triangle across a hidden one
     support = np.argwhere(border)
@@ -54,15 +55,11 @@ def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 def _border_only(hidden: np.ndarray) -> np.ndarray:
     """Visible pixels that touch a hidden one (8-neighbourhood)."""
-    from scipy.ndimage import binary_dilation
-
     return ~hidden & binary_dilation(hidden, structure=np.ones((3, 3), bool))
 
 
 def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
     """[B, h, w] -> each patch's mean, hidden ones from their visible neighbours (weights 1/distance^4), upsampled."""
-    from scipy.ndimage import zoom
-
     rows, columns = grid
     means = images.reshape(len(images), rows, patch, columns, patch).mean((2, 4)).reshape(len(images), -1)
     place = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
@@ -83,8 +80,6 @@ def reconstruction_errors(
     `pixels` [B, h, w] as `preprocessing` scales them. All methods see the same visible patches; `masks` random masks
     are dealt out over the radiographs.
     """
-    import torch
-
     N, errors = mae.config.patches, {}
     groups = np.array_split(np.arange(len(pixels)), min(masks, len(pixels)))
     for k, group in enumerate(steps(groups, "reconstruction", "mask")):

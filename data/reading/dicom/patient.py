@@ -8,6 +8,8 @@ import re
 from datetime import date
 from typing import NamedTuple
 
+import pydicom
+
 from data.reading.decoding import looks_like_dicom, silence
 
 TAGS = ("PatientSex", "PatientAge", "PatientBirthDate")
@@ -46,7 +48,6 @@ def patient_facts(path) -> PatientFacts:
 
 
 def _tags(stream) -> dict[str, str]:
-    import pydicom
 
     silence(("pydicom",), _QUIET)
     dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=[*TAGS, *TAKEN])

@@ -13,7 +13,7 @@ from evaluation.statistics.probes import (
     linear_probe,
     pca_features,
 )
-from workflows.heatmaps.pretraining_tables import curve, markdown, pooled, summary
+from workflows.evidence.tables import curve, markdown, pooled, summary
 
 
 def test_scores_are_the_usual_ones():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from core.text import percent
@@ -46,8 +47,6 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
 
     Dotted: what chance gives. Curves of the same name have the same colour in all plots.
     """
-    from matplotlib.figure import Figure
-
     rows = -(-len(plots) // columns)
     width = 2.55 * columns
     figure = Figure(figsize=(width, 2.75 * rows + 0.5), layout="constrained")

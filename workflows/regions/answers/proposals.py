@@ -20,6 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import label
 
 from workflows.heatmaps.error_maps import patch_errors
 
@@ -77,8 +78,6 @@ def smoothed(errors: np.ndarray) -> np.ndarray:
 
 def _connected(mask: np.ndarray, start: tuple[int, int]) -> np.ndarray:
     """The part of `mask` that hangs together with `start` by sides."""
-    from scipy.ndimage import label
-
     parts, _ = label(mask)
     return parts == parts[start]
 

@@ -20,7 +20,10 @@ H, W: the radiograph, h, w: the network's input, in pixels. L: 38 labels.
 import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
 
 from core.tumour_labels import ABNORMAL, GROUP, IMPLANT
 from data.datasets.annotation_files import Box
@@ -121,10 +124,6 @@ class RegionCrops(Dataset):
 
     def _augmented(self, pixels, crop, box, rng) -> tuple[torch.Tensor, np.ndarray]:
         """Crop, rotation and flip of picture and box alike, then the network's size, brightness and contrast."""
-        import torchvision
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as v2
-
         policy, (x0, y0, x1, y1) = self.policy, crop
         angle, flip = rng.uniform(-policy.degrees, policy.degrees), rng.random() < policy.flip
         factors = 1 + rng.uniform(-1, 1, 2) * (policy.brightness, policy.contrast)

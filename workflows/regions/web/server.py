@@ -19,9 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
+import uvicorn
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
 from core.progress import warn
 from core.system.os_errors import meaning_of
 from workflows.regions.web.case_page import BANNER, STYLE, refusal_html
+from workflows.regions.web.connections import LimitedProtocol
 from workflows.regions.web.login import Login, Sessions
 from workflows.regions.web.middleware import LOOPBACK, protect, where_raised
 from workflows.regions.web.uploads import Capacity, Full, Upload, Worker
@@ -87,9 +96,6 @@ def read_upload(read: Read, path: Path) -> Answer:
 
 def build_app(read: Read, settings: Settings):
     """The ASGI app. read: makes the HTML of a result out of a file; called in one thread, one file at a time."""
-    from starlette.applications import Starlette
-    from starlette.routing import Route
-
     page = Page(read, settings)
     routes = [
         Route("/", page.show),
@@ -108,7 +114,6 @@ class Page:
     """The answers to all requests. Cookies have random names, so that two servers on one host do not share them."""
 
     def __init__(self, read: Read, settings: Settings):
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         self._settings = settings
         self._login = Login(settings.users)
@@ -129,20 +134,14 @@ class Page:
 
     async def send_style(self, request):
         """GET /page.css"""
-        from starlette.responses import Response
-
         return Response(self._style, media_type="text/css")
 
     async def send_script(self, request):
         """GET /page.js"""
-        from starlette.responses import Response
-
         return Response(self._script, media_type="text/javascript")
 
     async def log_in(self, request):
         """POST /login with the fields user and password of a form: on to the page, or the form again."""
-        from starlette.responses import RedirectResponse
-
         fields = await self._fields(request)
         user = fields.get("user", "")
         known = request.cookies.get(self._known_cookie, "")
@@ -163,8 +162,6 @@ class Page:
 
     async def log_out(self, request):
         """POST /logout: end the session."""
-        from starlette.responses import RedirectResponse
-
         self._sessions.end(request.cookies.get(self._session_cookie, ""))
         response = RedirectResponse("./", 303)
         response.delete_cookie(self._session_cookie, httponly=True, samesite="strict")
@@ -192,9 +189,6 @@ class Page:
 
     async def _answer(self, request, size: int):
         """The result of an upload of `size` bytes, for which there is room."""
-        from starlette.requests import ClientDisconnect
-        from starlette.responses import HTMLResponse
-
         upload = Upload()
         try:
             async for chunk in request.stream():
@@ -231,8 +225,6 @@ class Page:
 
     async def _fields(self, request) -> dict[str, str]:
         """The fields of a small form; none of a larger or broken one."""
-        from starlette.requests import ClientDisconnect
-
         body = b""
         try:
             async for chunk in request.stream():
@@ -258,16 +250,12 @@ class Page:
         return self._template("login.html", status, headers, refusal=refusal)
 
     def _template(self, name: str, status: int, headers: dict[str, str] | None, **values):
-        from markupsafe import Markup
-        from starlette.responses import HTMLResponse
 
         text = self._templates.get_template(name).render(title=self._settings.title, banner=Markup(BANNER), **values)
         return HTMLResponse(text, status, headers)
 
     def _piece(self, sentence: str, status: int, headers: dict[str, str] | None = None):
         """A sentence in place of a result."""
-        from starlette.responses import HTMLResponse
-
         return HTMLResponse(refusal_html(sentence), status, headers)
 
 
@@ -285,10 +273,6 @@ def bind(host: str, port: int) -> socket.socket:
 
 def make_server(app):
     """A uvicorn server of `app` that asks nobody, logs nothing itself and limits connections."""
-    import uvicorn
-
-    from workflows.regions.web.connections import LimitedProtocol
-
     return uvicorn.Server(
         uvicorn.Config(
             app,

@@ -1,0 +1,1 @@
+"""What pretraining is worth, measured on phantoms, whose truth is known."""

@@ -1,0 +1,1 @@
+"""Encoders pretrained on unlabelled radiographs: what the pretraining scripts do."""
