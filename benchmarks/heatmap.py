@@ -221,7 +221,7 @@ class Bench:
         import torch
 
         from data.views.preprocessing import Preprocessing
-        from workflows.heatmaps.error_maps import error_maps
+        from evaluation.maps.error_maps import error_maps
         from workflows.heatmaps.study import Source, masks_of
 
         self.loop()

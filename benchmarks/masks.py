@@ -51,7 +51,7 @@ def main(config: Config) -> int:
     from data.views.preprocessing import Preprocessing
     from data.datasets.truth import read_truth
     from evaluation.statistics.intervals import mean_interval
-    from workflows.heatmaps.localisation import localisation_scores
+    from evaluation.maps.localisation import localisation_scores
     from models.weights.checkpoint import load_mae
     from core.system.device import choose_device, prepare_device
 
@@ -113,7 +113,7 @@ def chosen(config: Config, preprocessing, truth) -> list[tuple]:
 
 def error_map(network, preprocessing, image, passes: int, masks: str, name: str):
     """The map [h, w] of one radiograph."""
-    from workflows.heatmaps.error_maps import error_maps, mask_generator, visible_patches
+    from evaluation.maps.error_maps import error_maps, mask_generator, visible_patches
 
     visible = visible_patches(passes, network.grid, network.config.visible, mask_generator(0, name), masks)
     return error_maps(network, image, visible[None], mean=preprocessing.mean, std=preprocessing.std).maps[0]

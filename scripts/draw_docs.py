@@ -137,7 +137,7 @@ def measure(loaded, phantom, seed: int, number: int):
     import numpy as np
 
     from data.views.preprocessing import Preprocessing
-    from workflows.heatmaps.error_maps import error_maps, mask_generator, visible_patches
+    from evaluation.maps.error_maps import error_maps, mask_generator, visible_patches
 
     model, preprocessing = loaded.model, Preprocessing.from_dict(loaded.preprocessor)
     batch = preprocessing.normalise(preprocessing(phantom.pixels)[None])

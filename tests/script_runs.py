@@ -11,11 +11,11 @@ from fork_harness import digest, exit_status, group, spawn
 from noted_training import records
 from PIL import Image
 
+import evaluation.maps.localisation
+import evaluation.pages.panel
 import models.backbones.card
 import models.networks.vit
 import pretrain_mae
-import workflows.heatmaps.localisation
-import workflows.heatmaps.panel
 from core import flags as cli
 
 matplotlib.use("Agg")
@@ -69,7 +69,7 @@ def pretraining(radiographs: Path, out: Path, **changes) -> Callable[[], int]:
     }  # fmt: skip
 
     def run() -> int:
-        models.networks.vit.SIZES["mini"], workflows.heatmaps.panel.TILE = (
+        models.networks.vit.SIZES["mini"], evaluation.pages.panel.TILE = (
             (48, 2, 3),
             32,
         )  # none of its 3 million weights is needed here

@@ -13,11 +13,11 @@ from PIL import Image
 from script_runs import script as script_in_child
 from script_runs import spoken
 
+import evaluation.pages.panel
 import evaluation.pages.training_curves
 import models.networks.vit
 import pretrain_mae
 import train_region_guided
-import workflows.heatmaps.panel
 from scripts import pretrain_dino, train_bone_age, train_downstream
 from training.sampling import Plan
 
@@ -39,7 +39,7 @@ def small(monkeypatch):
     """No large network and no drawn curves."""
     torch.set_num_threads(1)
     monkeypatch.setitem(models.networks.vit.SIZES, "mini", (48, 2, 3))
-    monkeypatch.setattr(workflows.heatmaps.panel, "TILE", 32)
+    monkeypatch.setattr(evaluation.pages.panel, "TILE", 32)
     monkeypatch.setattr(evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: None)
 
 

@@ -15,7 +15,7 @@ from evaluation.pages.html import Card, Picture, Pictures, Report, Table, write_
 from models.backbones.card import Provenance, converted_card, finetuned_card, mae_card
 from models.networks.mae import MAEConfig
 from models.networks.vit import SIZES
-from workflows.heatmaps import pretraining_tables as pretraining
+from workflows.evidence import tables as pretraining
 from workflows.regions.web import case_page
 
 HOSTILE = {

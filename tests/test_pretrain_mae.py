@@ -18,10 +18,10 @@ from fork_harness import digest, exit_status, group, run_with_kills, spawn
 from noted_training import records as metrics
 from PIL import Image
 
+import evaluation.pages.panel
 import evaluation.pages.training_curves
 import models.networks.vit
 import pretrain_mae
-import workflows.heatmaps.panel
 from core import flags as cli
 from data.reading.audit import audit
 from data.reading.radiograph import list_radiographs, load_radiograph
@@ -220,7 +220,7 @@ def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
 
 
 def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(workflows.heatmaps.panel, "EARLY_STEPS", 5)
+    monkeypatch.setattr(evaluation.pages.panel, "EARLY_STEPS", 5)
     train(settings(radiographs, tmp_path / "cut", max_steps=1))
     told = capfd.readouterr().out
     assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told

@@ -30,6 +30,7 @@ from data.reading.radiograph import load_radiograph
 from data.reading.refusal import UnreadableRadiograph
 from evaluation.pages.html import Report, write_page, write_report
 from workflows.heatmaps import figures as heatmap_figures
+from workflows.regions.web import service
 from workflows.regions.web.server import read_upload
 from workflows.regions.web.uploads import Upload
 
@@ -252,7 +253,7 @@ def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
     def work() -> int:
         talkative(out / "log.txt")
         readers = [
-            app().build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
+            service.build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
             for one in ([guided], [])
         ]
         results = 0

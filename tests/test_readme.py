@@ -323,8 +323,8 @@ def test_phantoms_as_documented(desk, monkeypatch):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Pictures of results take half a second each."""
-    for module in ("benchmark_figures", "ranking_figures"):
-        monkeypatch.setattr(f"evaluation.{module}._png", lambda figure: b"")
+    for module in ("evaluation.pages.charts", "workflows.benchmark.ranking_charts"):
+        monkeypatch.setattr(f"{module}._png", lambda figure: b"")
 
 
 def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
@@ -425,7 +425,7 @@ def test_page_as_documented(desk, monkeypatch, capsys):
         answers.append((ask(app).text, ask(app, "POST", "/radiograph", chunks=[film], headers=headers).text))
 
     monkeypatch.setattr("workflows.regions.web.server.serve", serve)
-    monkeypatch.setattr(module("scripts/app.py"), "forbid_core_dumps", lambda: None)
+    monkeypatch.setattr("workflows.regions.web.service.forbid_core_dumps", lambda: None)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "scripts/app.py"]
     assert len(commands) == 2
     for command in commands:

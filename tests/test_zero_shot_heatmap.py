@@ -21,10 +21,10 @@ from core.files import lock_folder
 from core.flags import parse
 from data.reading.audit import audit
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.localisation import METRICS
 from models.networks.mae import MAEConfig, MaskedAutoencoder
 from models.weights.checkpoint import save_mae
 from workflows.heatmaps import figures as heatmap_figures
-from workflows.heatmaps.localisation import METRICS
 from zero_shot_heatmap import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -765,7 +765,7 @@ def test_measuring_keeps_no_maps(model, images, tmp_path, monkeypatch):
 
 def test_script_defines_no_unused_flags():
     """Each flag is read somewhere outside its definition."""
-    sources = [ROOT / "zero_shot_heatmap.py", *(ROOT / "evaluation").glob("heatmap_*.py")]
+    sources = [ROOT / "zero_shot_heatmap.py", *(ROOT / "workflows" / "heatmaps").glob("*.py")]
     code = "\n".join(path.read_text() for path in sources)
     for name in zero_shot_heatmap.Config.__dataclass_fields__:
         assert f".{name}" in code, name

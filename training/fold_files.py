@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from core.files import printable, write_text
-from core.tables import write_table
+from core.tables import list_names, write_table
 
 
 @dataclasses.dataclass
@@ -81,3 +81,15 @@ def with_null(value):
     if isinstance(value, (list, tuple)):
         return [with_null(item) for item in value]
     return None if isinstance(value, float) and value != value else value
+
+
+def check_metadata(metadata: Sequence[str], has: Sequence[str], written: Sequence[str]) -> None:
+    """ValueError for a column of --meta_cols that is given twice, that the records do not have (they have `has`), or
+    that has the name of a column that is `written` anyway."""
+    for column in metadata:
+        if column not in has:
+            raise ValueError(f"--meta_cols {column}: no such column; the records have {list_names(has)}")
+        if list(metadata).count(column) > 1:
+            raise ValueError(f"--meta_cols {column}: given twice")
+        if column in written:
+            raise ValueError(f"--meta_cols {column}: predictions have a column of this name; rename it in the table")

@@ -215,7 +215,7 @@ def test_workers_draw_no_bars(tmp_path):
 
 def test_a_script_starts_without_multiprocessing():
     """Its import would be a fifth of the time that `--help` takes."""
-    code = "import sys, training.cli; print('multiprocessing' in sys.modules)"
+    code = "import sys, core.flags; print('multiprocessing' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

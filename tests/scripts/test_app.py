@@ -16,12 +16,13 @@ from in_process import script
 from core.tumour_labels import LABELS
 from data.reading.radiograph import load_radiograph
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.error_maps import describe
 from models.backbones.finetuned import load_finetuned
 from phantoms.layouts.files import write_picture
 from phantoms.plan import Plan, phantoms
-from workflows.heatmaps.error_maps import describe
 from workflows.regions.answers.rule import combined
 from workflows.regions.records.views import sliding_regions
+from workflows.regions.web import service
 from workflows.regions.web.case import result, result_csv, result_json, result_panel
 from workflows.regions.web.case_page import case_html
 from workflows.regions.web.map_page import map_html
@@ -46,7 +47,7 @@ def there(tmp_path_factory):
 def networks(there, **flags):
     config = app().Config(**{"model_path": [there / "fold0"], "mae_path": there / "mae"} | flags)
     config.regions = config.regions or "map"
-    return app().Networks(config)
+    return service.Networks(config)
 
 
 def uploaded(file):
@@ -195,7 +196,7 @@ def test_an_upload_in_memory_is_read_as_a_file(there):
 def test_a_masked_autoencoder_alone_gives_error_maps(there):
     """The map is that which the regions are found with, and its numbers are those of zero_shot_heatmap.py."""
     config = app().Config(mae_path=there / "mae")
-    maps = app().ErrorMaps(config)
+    maps = service.ErrorMaps(config)
     case = maps.analyse(there / "phantom.png")
     both = networks(there).analyse(there / "phantom.png")
     assert np.array_equal(case.error_map, both.error_map) and np.array_equal(case.grey, both.grey)
@@ -206,11 +207,11 @@ def test_a_masked_autoencoder_alone_gives_error_maps(there):
     assert "What the map cannot say" in page and "alt='error map'" in page and str(there) not in page
     with pytest.raises(Refused, match=BAD["black.png"]):
         maps.analyse(there / "bad" / "black.png")
-    show = app().build_reader(config)
+    show = service.build_reader(config)
     assert "What the map cannot say" in show(there / "phantom.png")
     config.model_path = [there / "fold0"]
     config.regions = "map"
-    assert "data-part='tumour'" in app().build_reader(config)(there / "phantom.png")
+    assert "data-part='tumour'" in service.build_reader(config)(there / "phantom.png")
 
 
 @pytest.mark.parametrize("flags, told", [
@@ -228,14 +229,14 @@ def test_a_masked_autoencoder_alone_gives_error_maps(there):
 def test_wrong_flags(flags, told, there, monkeypatch):
     monkeypatch.delenv("APP_AUTH", raising=False)
     with pytest.raises(ValueError, match=told):
-        app().check(dataclasses.replace(app().Config([there / "fold0"], there / "mae"), **flags))
+        service.check(dataclasses.replace(app().Config([there / "fold0"], there / "mae"), **flags))
 
 
 def test_names_that_are_served(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "workstation")
-    assert app().host_names(app().Config(names=["a.example"])) == ["a.example"]
-    assert app().host_names(app().Config(host="0.0.0.0")) == ["workstation"]
-    assert app().is_local("::1") and app().is_local("127.0.0.1") and not app().is_local("10.0.0.1")
+    assert service.host_names(app().Config(names=["a.example"])) == ["a.example"]
+    assert service.host_names(app().Config(host="0.0.0.0")) == ["workstation"]
+    assert service.is_local("::1") and service.is_local("127.0.0.1") and not service.is_local("10.0.0.1")
 
 
 def test_a_crash_writes_no_memory_to_a_disk():
@@ -243,7 +244,7 @@ def test_a_crash_writes_no_memory_to_a_disk():
 
     before = resource.getrlimit(resource.RLIMIT_CORE)
     try:
-        app().forbid_core_dumps()
+        service.forbid_core_dumps()
         assert resource.getrlimit(resource.RLIMIT_CORE) == (0, before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)
@@ -266,7 +267,7 @@ def test_users_come_from_a_private_file_or_the_environment(tmp_path, monkeypatch
     file = tmp_path / "users"
     file.write_text("# reading room\nann:a long: password\n\nbob:12345678\n")
     file.chmod(0o600)
-    read = app().read_users
+    read = service.read_users
     assert read(file) == {"ann": "a long: password", "bob": "12345678"}
     file.chmod(0o640)
     with pytest.raises(ValueError, match="others than its owner can read it; chmod 600"):

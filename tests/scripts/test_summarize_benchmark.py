@@ -32,8 +32,8 @@ NAMES = ("big", "mid", "none:small")
 def no_pictures(request, monkeypatch):
     """Pictures cost time and are drawn only for `real_pictures`."""
     if "real_pictures" not in request.fixturenames:
-        for module in ("benchmark_figures", "ranking_figures"):
-            monkeypatch.setattr(f"evaluation.{module}._png", lambda figure: b"")
+        for module in ("evaluation.pages.charts", "workflows.benchmark.ranking_charts"):
+            monkeypatch.setattr(f"{module}._png", lambda figure: b"")
 
 
 @pytest.fixture

@@ -15,24 +15,12 @@ from typing import Any
 import pandas as pd
 
 from core.files import file_names, write_text
-from core.tables import list_names, write_table
+from core.tables import write_table
 from core.text import middle
 from evaluation.statistics.metrics import MAIN
 from training.fold_files import FoldPredictions, with_null
 from workflows.benchmark.page import Study
 from workflows.benchmark.study import TestSet, by_subgroup, compare, summarise
-
-
-def check_metadata(metadata: Sequence[str], has: Sequence[str], written: Sequence[str]) -> None:
-    """ValueError for a column of --meta_cols that is given twice, that the records do not have (they have `has`), or
-    that has the name of a column that is `written` anyway."""
-    for column in metadata:
-        if column not in has:
-            raise ValueError(f"--meta_cols {column}: no such column; the records have {list_names(has)}")
-        if list(metadata).count(column) > 1:
-            raise ValueError(f"--meta_cols {column}: given twice")
-        if column in written:
-            raise ValueError(f"--meta_cols {column}: predictions have a column of this name; rename it in the table")
 
 
 def write_study(

@@ -47,11 +47,11 @@ from models.networks.supervised import Supervised, balanced_weights, sex_covaria
 from phantoms.layouts.files import told_data
 from training.cross_validation import CrossValidation
 from training.fold import RECIPE, fold_plan, forget_states, predictions, train_fold
-from training.fold_files import PREDICTION_COLUMNS, is_made, read_predictions, write_predictions
+from training.fold_files import PREDICTION_COLUMNS, check_metadata, is_made, read_predictions, write_predictions
 from training.kept_facts import KeptFacts
 from training.run import RunFolder
 from training.sampling import sample_generator
-from workflows.benchmark.files import check_metadata, make_study, write_comparisons, write_study
+from workflows.benchmark.files import make_study, write_comparisons, write_study
 from workflows.benchmark.page import BenchmarkPage, Side
 from workflows.benchmark.report import write_benchmark_report
 from workflows.benchmark.study import TestSet

@@ -19,6 +19,9 @@ from data.reading.radiograph import load_radiograph
 from data.releases.phantoms import PHANTOM_TASKS, PhantomFolder, phantom_regions, phantom_target
 from data.views.augmentation import CropFlip
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+from evaluation.maps.localisation import BASELINES, chance_scores, localisation_scores
+from evaluation.maps.reconstruction import reconstruction_errors
 from evaluation.statistics.comparison import compare_metrics
 from evaluation.statistics.intervals import FRACTION, mean_interval, metric_intervals
 from evaluation.statistics.metrics import MAIN
@@ -32,9 +35,6 @@ from training.optim import adamw, parameter_groups
 from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
 from workflows.evidence.tables import COMPARISON_COLUMNS, judged, markdown, summary, verdict, write_pretraining_page
-from workflows.heatmaps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
-from workflows.heatmaps.localisation import BASELINES, chance_scores, localisation_scores
-from workflows.heatmaps.reconstruction import reconstruction_errors
 
 STARTS = ("pretrained", "from scratch")
 # how much of a radiograph a random crop keeps while fine-tuning (0.7-1); an age shows in size, which crops hide
@@ -43,6 +43,7 @@ PARTS = ("reconstruction", "localisation", "probes", "dense", "finetune")
 
 
 def evaluate(config) -> int:
+    """Measure what `config.parts` asks for and write tables and a page. Exit status 0."""
     for name, choices in (("parts", PARTS), ("starts", STARTS)):
         unknown = sorted(set(getattr(config, name)) - set(choices))
         if unknown:

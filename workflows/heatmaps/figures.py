@@ -18,6 +18,7 @@ from PIL import Image
 from core.files import atomic
 from core.progress import steps
 from core.text import percent
+from evaluation.maps.error_maps import RunningHistogram
 from evaluation.pages.pictures import (
     blended,
     coloured,
@@ -29,7 +30,6 @@ from evaluation.pages.pictures import (
     resized,
     save_figure,
 )
-from workflows.heatmaps.error_maps import RunningHistogram
 
 SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")

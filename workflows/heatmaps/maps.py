@@ -20,9 +20,9 @@ from data.reading.near_duplicates import DISTANCE, RULES, picture_hash
 from data.reading.radiograph import list_radiographs, passed_over_message
 from data.reading.refusal import UnreadableRadiograph
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.error_maps import complementary_passes
 from models.networks.mae import visible_count
 from models.weights.checkpoint import load_mae
-from workflows.heatmaps.error_maps import complementary_passes
 from workflows.heatmaps.figures import ENDINGS, forget_drawings
 from workflows.heatmaps.normal_reference import FEW, NormalReference
 from workflows.heatmaps.reference_groups import groups_sentence, outside_sentence

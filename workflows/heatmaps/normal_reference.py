@@ -48,7 +48,7 @@ _PARTS = ("errors", "cells", "member", "fingerprints")
 class Radiograph(NamedTuple):
     """What a reference keeps of a radiograph.
 
-    `errors` [rows, columns] of its patches (`workflows.heatmaps.error_maps.patch_errors`; NaN: never hidden, which does
+    `errors` [rows, columns] of its patches (`evaluation.maps.error_maps.patch_errors`; NaN: never hidden, which does
     not count), `cells` [2, 8, 8] (`cells_of` what the network is shown), hex `sha256` of its file, and the
     `fingerprint` of its pixels (72 bytes, `data.reading.near_duplicates.picture_hash`).
     """

@@ -11,6 +11,7 @@ import numpy as np
 from core.files import printable, write_text
 from core.tables import write_table
 from core.text import percent
+from evaluation.maps.localisation import BASELINES, METRICS
 from evaluation.pages.html import MOST_SHOWN, Card, Report, Table, thumbnail, write_report
 from evaluation.pages.verdicts import against_constant, joined
 from evaluation.statistics.intervals import FRACTION, Interval, mean_interval
@@ -23,7 +24,6 @@ from workflows.heatmaps.figures import (
     take_drawing,
     write_overlay,
 )
-from workflows.heatmaps.localisation import BASELINES, METRICS
 from workflows.heatmaps.reference_groups import LIMITS, limits_of, mixture_sentence, outside_sentence, reference_table
 from workflows.heatmaps.study import Unreadable, ahead
 

@@ -19,9 +19,9 @@ from core.files import atomic, printable, sha256_of
 from core.output_folder import append_record
 from core.progress import steps
 from core.system.device import autocast
-from workflows.heatmaps.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
+from evaluation.maps.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
+from evaluation.maps.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from workflows.heatmaps.figures import keep_drawing, make_drawing, write_panel
-from workflows.heatmaps.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
 from workflows.heatmaps.normal_reference import Radiograph, TooFewNormals, cells_of
 
 LOCALISATION_SIDE = 256  # pixels, longer side, at which maps are compared with findings

@@ -20,6 +20,7 @@ from data.reading.audit import quarantined
 from data.views.intensity import DAX_LOWPASS, NeglogVariation
 from data.views.multi_crop import MultiCrop
 from data.views.preprocessing import Preprocessing
+from evaluation.pages.panel import draw_views
 from evaluation.pages.training_curves import draw_curves, read_metrics
 from models.backbones.card import Provenance, dino_card, stated_licence
 from models.backbones.dino import ARCHITECTURES, RESNETS, dino_backbone, load_initial, width_of
@@ -30,7 +31,6 @@ from training.fit import to_device
 from training.optim import LARS, adamw, parameter_groups, sgd
 from training.pretraining import evenly
 from training.schedules import cosine_by_step, stairs, warmup_cosine
-from workflows.heatmaps.panel import draw_views
 
 METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
           "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip

@@ -21,6 +21,8 @@ from data.reading.audit import quarantined
 from data.reading.refusal import UnreadableRadiograph
 from data.views.augmentation import CropFlip
 from data.views.preprocessing import Preprocessing
+from evaluation.pages import panel
+from evaluation.pages.panel import FixedSet, outlook
 from evaluation.pages.training_curves import draw_curves, read_metrics
 from models.backbones.card import Provenance, mae_card, stated_licence
 from models.networks.mae import MaskedAutoencoder, named_config
@@ -29,7 +31,6 @@ from training.optim import adamw, parameter_groups
 from training.pretraining import evenly
 from training.sampling import sample_generator
 from training.schedules import constant, warmup_cosine
-from workflows.heatmaps.panel import EARLY_STEPS, FixedSet, outlook
 
 
 def pretrain(config) -> int:
@@ -199,9 +200,9 @@ class MaePretraining(training.pretraining.Pretraining):
     def advice(self) -> str:
         """A run of few steps ends with a mean picture, which looks like a defect to those who do not know it."""
         plan = self.plan
-        if plan.last_step >= EARLY_STEPS or self.config.norm_pix_loss:
+        if plan.last_step >= panel.EARLY_STEPS or self.config.norm_pix_loss:
             return ""
-        more = f"--epochs {math.ceil(EARLY_STEPS / plan.steps_per_epoch)} makes at least {EARLY_STEPS:,}"
+        more = f"--epochs {math.ceil(panel.EARLY_STEPS / plan.steps_per_epoch)} makes at least {panel.EARLY_STEPS:,}"
         if plan.last_step < plan.total_steps:
             more = "--max_steps ends it early"
         steps = "1 step is" if plan.last_step == 1 else f"{plan.last_step:,} steps are"

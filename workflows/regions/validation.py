@@ -24,8 +24,8 @@ from models.backbones.features import Described
 from models.backbones.finetuned import fold_folders, fold_number, load_finetuned, network_name, training_splits
 from models.weights.checkpoint import load_mae, read_json
 from training.fold import predictions
+from training.fold_files import check_metadata
 from training.kept_facts import doubt, network_sentences, read_facts
-from workflows.benchmark.files import check_metadata
 from workflows.regions.answers.error_maps import ErrorMapper
 from workflows.regions.answers.figures import Marked, case_panel
 from workflows.regions.answers.page import RegionPage

@@ -18,6 +18,7 @@ from data.reading.listing import EXTENSIONS, OTHER_EXTENSIONS, list_radiographs,
 from data.releases.knee_oa import KneeOA
 from data.releases.pes_planus import PesPlanus
 from workflows.bone_age.inputs import read_inputs
+from workflows.heatmaps import attention, maps
 
 ROOT = Path(__file__).parents[3]
 DICOM = bytes(128) + b"DICM" + bytes(60)
@@ -143,16 +144,15 @@ def test_check_data_counts_them(mixed, capsys):
 
 
 def test_heat_maps_count_them(mixed, capsys):
-    script = load_script("zero_shot_heatmap.py")
     fill(mixed / "out", ["error.npy", "index.html"])
-    assert len(script.find_sources([mixed], True, mixed / "out", [])) == 2
+    assert len(maps.find_sources([mixed], True, mixed / "out", [])) == 2
     assert capsys.readouterr().out == SENTENCE + "\n"
 
 
 def test_attention_maps_count_them(mixed, tmp_path, capsys):
     script = load_script("scripts/draw_attention.py")
     config = parsed(script, "--model-path", "x", "--in-dirs", mixed, "--out", tmp_path / "out")
-    assert len(script.find_sources(config)) == 2
+    assert len(attention.find_sources(config)) == 2
     assert capsys.readouterr().out == SENTENCE + "\n"
 
 

@@ -2,11 +2,11 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path, PurePath
 
 import pytest
 from browser import EXECUTABLE, Browser
+from html_elements import EVIL, Elements
 from PIL import Image
 
 from core.files import printable
@@ -14,24 +14,6 @@ from core.output_folder import append_record, folder_labels, open_records, outpu
 from core.tables import write_table
 from evaluation.pages import html as page
 from evaluation.pages.html import Best, Card, Report, Table, link, thumbnail, write_page, write_report
-
-EVIL = """<script>alert(1)</script>"'&#.png"""
-
-
-class Elements(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def a_report(cards, **changes):

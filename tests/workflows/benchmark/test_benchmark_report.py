@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from html_elements import EVIL, Elements
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from test_report import EVIL, Elements
 
 from evaluation.pages import charts as figures
+from evaluation.pages.parts import MOST_ERRORS
 from evaluation.statistics.agreement import bland_altman
 from evaluation.statistics.calibration import reliability
 from evaluation.statistics.operating_points import roc_band, roc_curve
@@ -203,7 +204,7 @@ def test_regression(tmp_path):
     for part in (*ALWAYS, "Comparisons", "Agreement", "Truth and agreement", "MAE (months)", "off by"):
         assert part in text, part
     assert not any(part in text for part in CLASSIFIED) and "Label efficiency" not in text
-    assert text.count("images/") == details.MOST_ERRORS
+    assert text.count("images/") == MOST_ERRORS
 
 
 def test_multiclass_with_an_absent_class_and_one_backbone(tmp_path):

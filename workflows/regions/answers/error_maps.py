@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from core.system.device import autocast
-from workflows.heatmaps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+from evaluation.maps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
 from workflows.regions.answers.proposals import map_boxes
 
 Box = tuple[float, float, float, float]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import label
 
-from workflows.heatmaps.error_maps import patch_errors
+from evaluation.maps.error_maps import patch_errors
 
 
 class Peak(NamedTuple):
@@ -36,7 +36,7 @@ def map_regions(
     errors: np.ndarray, *, most: int = 3, share: float = 0.5, least: float = 1.0, smallest: float = 0.15,
     largest: float = 0.6,
 ) -> list[Peak]:  # fmt: skip
-    """Peaks of a map of patch errors [rows, columns] (`workflows.heatmaps.error_maps.patch_errors`; NaN: unknown), the
+    """Peaks of a map of patch errors [rows, columns] (`evaluation.maps.error_maps.patch_errors`; NaN: unknown), the
     highest first. See the module for the rule."""
     if errors.ndim != 2 or most < 0 or not (0 < share <= 1 and 0 <= least and 0 < smallest <= largest <= 1):
         raise ValueError(

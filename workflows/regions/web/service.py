@@ -19,13 +19,13 @@ from data.reading.radiograph import load_radiograph
 from data.reading.refusal import REASONS, UnreadableRadiograph
 from data.views.intensity import minmax
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.error_maps import complementary_passes, describe, error_maps, mask_generator, visible_patches
 from evaluation.statistics.likeness import Joint, Likeness
 from evaluation.statistics.novelty import look
 from models.backbones.finetuned import fold_folders, load_finetuned, network_name
 from models.networks.mae import visible_count
 from models.weights.checkpoint import load_mae
 from training.kept_facts import counted_radiographs, doubt, network_sentences, read_facts
-from workflows.heatmaps.error_maps import complementary_passes, describe, error_maps, mask_generator, visible_patches
 from workflows.regions.answers.group_calibration import calibration_sizes, kept_temperatures, with_temperatures
 from workflows.regions.answers.proposals import map_boxes
 from workflows.regions.records.views import around_boxes, sliding_regions

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from data.views.preprocessing import Preprocessing
+from evaluation.maps.error_maps import ErrorMaps, error_maps, mask_generator, visible_patches
 from models.networks.mae import MAEConfig, MaskedAutoencoder
-from workflows.heatmaps.error_maps import ErrorMaps, error_maps, mask_generator, visible_patches
 from workflows.regions.answers import error_maps as region_maps
 from workflows.regions.answers.error_maps import ErrorMapper
 

@@ -3,7 +3,7 @@
 Several times a random part of the patches is hidden and predicted from the rest; the map is the error of every pixel,
 averaged over the passes in which its patch was hidden (SKELEX, Kim et al. 2026, https://arxiv.org/abs/2602.03076).
 A large error means "hard to predict", which bright bone edges are too: compare with the baselines of
-`workflows.heatmaps.localisation` before reading a map as a finding.
+`evaluation.maps.localisation` before reading a map as a finding.
 
 Shapes: B radiographs, h x w network pixels, P patch side, N = (h/P)(w/P) patches, V = P * P * 3 values of a patch,
 R passes, K visible patches per pass.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from core.checks import require_finite
-from workflows.heatmaps.reconstruction import hidden_pixels
+from evaluation.maps.reconstruction import hidden_pixels
 
 MASKS = ("random", "complementary")
 ERRORS = ("l2", "l1")

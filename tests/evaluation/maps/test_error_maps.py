@@ -10,10 +10,7 @@ import torch
 from golden.fill import fill_input, fill_tensor, mismatch
 from PIL import Image
 
-from models.networks.mae import MAEConfig, MaskedAutoencoder, visible_count
-from models.weights.checkpoint import load_strictly
-from models.weights.families import to_ours
-from workflows.heatmaps.error_maps import (
+from evaluation.maps.error_maps import (
     RunningHistogram,
     complementary_passes,
     describe,
@@ -22,6 +19,9 @@ from workflows.heatmaps.error_maps import (
     patch_means,
     visible_patches,
 )
+from models.networks.mae import MAEConfig, MaskedAutoencoder, visible_count
+from models.weights.checkpoint import load_strictly
+from models.weights.families import to_ours
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

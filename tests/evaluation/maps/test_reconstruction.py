@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import griddata
 
-from workflows.heatmaps.reconstruction import hidden_errors, hidden_pixels, linear_interpolation, patch_means
+from evaluation.maps.reconstruction import hidden_errors, hidden_pixels, linear_interpolation, patch_means
 
 GRID, P = (6, 8), 4
 H, W = GRID[0] * P, GRID[1] * P

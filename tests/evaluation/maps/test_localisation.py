@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workflows.heatmaps.localisation import (
+from evaluation.maps.localisation import (
     BASELINES,
     METRICS,
     aupro,

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.maps.reconstruction import hidden_pixels, without_learning
 from evaluation.pages.pictures import levels, masked_tile, panel, save_figure
-from workflows.heatmaps.reconstruction import hidden_pixels, without_learning
 
 TILE = 192  # pixels, about; smaller network inputs are shown enlarged
 EARLY_STEPS = 2_000  # after fewer, reconstructions are a blur: see what configs/small_set.yaml says of its trial

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from data.views.preprocessing import Preprocessing
+from evaluation.pages import panel as module
+from evaluation.pages.panel import FixedSet, outlook
 from evaluation.pages.training_curves import draw_curves, read_metrics
 from models.networks.mae import MAEConfig, MaskedAutoencoder
-from workflows.heatmaps import panel as module
-from workflows.heatmaps.panel import FixedSet, outlook
 
 P, GRID = 16, (2, 3)
 N = GRID[0] * GRID[1]
@@ -182,7 +182,7 @@ def test_nothing_logged_nothing_drawn(tmp_path):
 
 
 def test_reference_losses_equal_a_loop_over_radiographs():
-    from workflows.heatmaps.reconstruction import hidden_pixels, linear_interpolation
+    from evaluation.maps.reconstruction import hidden_pixels, linear_interpolation
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(

@@ -1,0 +1,1 @@
+"""Error maps and reconstructions: arrays and callables in, arrays and scores out."""
