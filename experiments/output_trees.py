@@ -4,20 +4,19 @@ A file is "identical" if its bytes are equal and "equal" if its content is:
 
 * `.pt`, `.pth`, `.safetensors`, `.npy`, `.npz`: all tensors, arrays and plain values, bit for bit;
 * `.json`, `.jsonl`, `DONE`: all values except those of `VOLATILE_KEYS`;
-* `.csv`: all lines after `Names.normalise`, except the columns of `VOLATILE_KEYS`;
-* `.html`, `.md`, `.txt`, `.yaml`: all lines after `Names.normalise`;
+* `.xlsx`: all files in it, as text after `Names.normalise`;
+* `.csv`, `.html`, `.md`, `.txt`, `.yaml`: all lines after `Names.normalise`;
 * `.png`: size, mode and pixels.
 
 Other files are different if their bytes are. Nothing of the project is imported, so that the comparison does not depend
 on the code that it judges.
 """
 
-import csv
-import io
 import itertools
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +27,29 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-LINES = (".html", ".md", ".txt", ".yaml", ".yml")
+LINES = (".csv", ".html", ".md", ".txt", ".yaml", ".yml")
 PROSE = (".html", ".md", ".txt")  # wording, which `--allow_text` lets change
-VOLATILE_KEYS = {"radiographs_per_s", "waiting_share", "unix_time", "modified_ns"}
+VOLATILE_KEYS = {
+    "radiographs_per_s",
+    "waiting_share",
+    "unix_time",
+    "keys",  # of kept features: hashes of absolute paths
+}
 VOLATILE_TEXT = (  # what depends on the clock and on the speed of the machine -> what stands for it
     (re.compile(r" *(?:\d[\d.,]*|\?) ?(?=[a-z]*/s\b)"), " RATE "),
     (re.compile(r"\b\d[\d.]* %(?= of it waiting for files)"), "SHARE"),
     (re.compile(r"\[[\d:]+<[\d:?]+(?=,)"), "[TIME"),  # of a progress bar
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([.,]\d+)?"), "TIME"),
 )
-UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+    zipfile.BadZipFile,
+)
 CONTEXT = 50  # characters that an excerpt shows before and after a difference
 
 
@@ -110,8 +122,6 @@ def first_difference(old: Path, new: Path, old_names: Names, new_names: Names) -
     try:
         if suffix in LINES:
             return _difference_of_lines(_lines(old, old_names), _lines(new, new_names))
-        if suffix == ".csv":
-            return _difference_of_lines(_rows(old, old_names), _rows(new, new_names))
         if suffix == ".png":
             return _difference_of_pictures(old, new)
         if suffix in READERS:
@@ -157,13 +167,9 @@ def _lines(path: Path, names: Names) -> list[str]:
     return names.normalise(_text(path)).splitlines()
 
 
-def _rows(path: Path, names: Names) -> list[str]:
-    rows = list(csv.reader(io.StringIO(_text(path), newline="")))
-    volatile = {column for column, title in enumerate(rows[0] if rows else []) if title in VOLATILE_KEYS}
-    return [
-        names.normalise(",".join("VALUE" if column in volatile and number else cell for column, cell in enumerate(row)))
-        for number, row in enumerate(rows)
-    ]
+def _read_xlsx(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name).decode("utf-8", "surrogateescape") for name in archive.namelist()}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -185,6 +191,7 @@ READERS = {
     ".safetensors": safetensors.torch.load_file,
     ".npz": _read_npz,
     ".npy": lambda path: {"array": np.load(path, allow_pickle=False)},
+    ".xlsx": _read_xlsx,
     ".json": lambda path: json.loads(_text(path)),
     ".jsonl": _read_json_lines,
     "DONE": lambda path: json.loads(_text(path)),  # of a run folder

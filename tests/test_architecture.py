@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("training", "data", "models", "evaluation")
 # what a room may import of the others
 MAY_IMPORT = {"training": set(), "data": {"training"}, "models": {"training"}, "evaluation": {"training"}}
-SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")])
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+STEPS = [path for path in EXPERIMENTS if "__main__" not in path.read_text(encoding="utf-8")]  # of experiments
+SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), *(set(EXPERIMENTS) - set(STEPS))])
 LIBRARY = sorted(path for room in ROOMS for path in (ROOT / room).glob("*.py"))
-SOURCES = [*SCRIPTS, *LIBRARY]
+SOURCES = [*SCRIPTS, *STEPS, *LIBRARY]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"torch", "numpy", "pandas", "PIL", "scipy", "sklearn", "matplotlib", "timm", "torchvision", "transformers",
          "pydicom", "yaml", "tqdm", "safetensors", "starlette", "uvicorn", "jinja2"}  # fmt: skip
@@ -60,11 +62,13 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 
 def test_the_lists_are_not_empty():
     assert len(SCRIPTS) >= 3 and len(LIBRARY) >= 30 and ROOT / "pretrain_mae.py" in SCRIPTS
+    assert ROOT / "experiments" / "compare_commits.py" in SCRIPTS and STEPS
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_import_direction(room):
-    forbidden = (set(ROOMS) | {path.stem for path in SCRIPTS} | {"scripts", "tests"}) - MAY_IMPORT[room] - {room}
+    outside = {path.stem for path in SCRIPTS} | {"scripts", "experiments", "tests"}
+    forbidden = (set(ROOMS) | outside) - MAY_IMPORT[room] - {room}
     wrong = {name(path): imported(path) & forbidden for path in sorted((ROOT / room).glob("*.py"))}
     assert not {path: names for path, names in wrong.items() if names}
 
@@ -72,6 +76,12 @@ def test_import_direction(room):
 def test_scripts_do_not_import_each_other():
     stems = {path.stem for path in SCRIPTS} | {"scripts"}
     assert not {name(path): imported(path) & stems for path in SCRIPTS if imported(path) & stems}
+
+
+def test_the_comparison_of_revisions_imports_nothing_of_ours():
+    """It judges results of code that may be elsewhere in another revision."""
+    path = ROOT / "experiments" / "output_trees.py"
+    assert not imported(path) & ({*ROOMS, "scripts", "experiments"} | {path.stem for path in SCRIPTS})
 
 
 def test_rooms_are_flat_packages_with_a_docstring():
@@ -114,7 +124,7 @@ def test_nothing_that_executes_what_it_reads(path):
 
 def test_training_state_is_saved_and_loaded_in_two_places():
     users = {name(path) for path in SOURCES for function, _ in calls(path) if function in ("torch.save", "torch.load")}
-    assert users == {"training/run.py", "models/weights.py"}
+    assert users == {"training/run.py", "models/weights.py", "experiments/output_trees.py"}  # the last compares files
 
 
 def test_no_global_seeding_or_printing_in_the_library():
@@ -180,7 +190,7 @@ def test_every_requirement_has_a_floor_and_no_pin(file):
 def test_requirements_name_what_is_imported():
     distribution = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "scipy": "scikit-learn"}
     given = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements.txt").read_text(), re.M))
-    own = set(ROOMS) | {path.stem for path in SCRIPTS}
+    own = {*ROOMS, "experiments"} | {path.stem for path in SCRIPTS}
     page = {"starlette", "uvicorn", "jinja2", "markupsafe"}  # of requirements-app.txt; jinja2 brings markupsafe
     of_page = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements-app.txt").read_text(), re.M))
     assert page - {"markupsafe"} <= of_page

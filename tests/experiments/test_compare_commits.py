@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,13 @@ WEIGHTS = {"step": 3, "path": "/tmp/a/old/out", "unix_time": 1.5, "head": {"bias
 OTHER_HEAD = {"bias": torch.tensor([0.75, float("nan")])}
 
 
+def write_workbook(path: Path, created: str, score: str = "0.125") -> None:
+    """A spreadsheet as far as the comparison looks at it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("docProps/core.xml", f"<created>{created}</created>")
+        archive.writestr("xl/sheet1.xml", f"<v>{score}</v>")
+
+
 def write_results(folder: Path) -> Path:
     """A small folder of results with one file of each kind."""
     (folder / "run").mkdir(parents=True)
@@ -30,10 +38,11 @@ def write_results(folder: Path) -> Path:
     record = {"step": 1, "loss": 0.25, "radiographs_per_s": 31.5, "unix_time": 1000.5}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     (folder / "environment.json").write_text(json.dumps({"git_revision": "1234567", "path": "/tmp/a/old/code"}))
-    (folder / "scores.csv").write_text("path,score,modified_ns\n/tmp/a/old/out/x.png,0.125,9\n")
+    (folder / "scores.csv").write_text("path,score\n/tmp/a/old/out/x.png,0.125\n")
     (folder / "index.html").write_text("<p>12.5 radiographs/s, written 2026-01-02 03:04:05, revision 1234567</p>\n")
     (folder / "notes.txt").write_text("Two radiographs.\n")
     np.savez(folder / "maps.npz", error=np.arange(6.0), path=np.array(["/tmp/a/old/out/x.png"]))
+    write_workbook(folder / "tables.xlsx", "2026-01-02T03:04:05Z")
     Image.new("L", (4, 4), 7).save(folder / "map.png")
     (folder / "other.bin").write_bytes(b"\0\1")
     return folder
@@ -57,7 +66,7 @@ def exit_status(comparison, **flags) -> int:
 
 def test_equal_folders(trees, capsys):
     comparison = trees[2]()
-    assert len(comparison.identical) == comparison.files == 10
+    assert len(comparison.identical) == comparison.files == 11
     assert exit_status(comparison) == 0 and "nothing differs" in capsys.readouterr().out
 
 
@@ -67,14 +76,15 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
     record = {"step": 1, "loss": 0.25, "radiographs_per_s": 8.25, "unix_time": 2000.5}
     (new / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     (new / "environment.json").write_text(json.dumps({"git_revision": "89abcde", "path": "/tmp/a/new/code"}))
-    (new / "scores.csv").write_text("path,score,modified_ns\n/tmp/a/new/out/x.png,0.125,8\n")
+    (new / "scores.csv").write_text("path,score\n/tmp/a/new/out/x.png,0.125\n")
     (new / "index.html").write_text("<p>9 radiographs/s, written 2027-02-03 04:05:06, revision 89abcde</p>\n")
     np.savez(new / "maps.npz", error=np.arange(6.0), path=np.array(["/tmp/a/new/out/x.png"]))
+    write_workbook(new / "tables.xlsx", "2027-01-02T03:04:05Z")
     Image.new("L", (4, 4), 7).save(new / "map.png", compress_level=0)
     comparison = compare()
-    assert len(comparison.equal) == 7 and len(comparison.identical) == 3 and not comparison.different
+    assert len(comparison.equal) == 8 and len(comparison.identical) == 3 and not comparison.different
     assert exit_status(comparison) == 0
-    assert len(compare(exact=True).different) == 7
+    assert len(compare(exact=True).different) == 8
 
 
 @pytest.mark.parametrize(
@@ -105,14 +115,19 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
         ("environment.json", lambda path: path.write_text("{}"), "git_revision in old, nothing in new"),
         (
             "scores.csv",
-            lambda path: path.write_text("path,score,modified_ns\n/tmp/a/new/out/x.png,0.126,9\n"),
+            lambda path: path.write_text("path,score\n/tmp/a/new/out/x.png,0.126\n"),
             "line 2: ",
         ),
-        ("scores.csv", lambda path: path.write_text("path,score,modified_ns\n"), "2 lines in old, 1 in new"),
+        ("scores.csv", lambda path: path.write_text("path,score\n"), "2 lines in old, 1 in new"),
         (
             "maps.npz",
             lambda path: np.savez(path, error=np.arange(6.0) + 1, path=np.array(["/tmp/a/new/out/x.png"])),
             "error: largest difference 1 (6 of 6 values differ)",
+        ),
+        (
+            "tables.xlsx",
+            lambda path: write_workbook(path, "2027-01-02T03:04:05Z", "0.126"),
+            'xl/sheet1.xml: "',
         ),
         ("map.png", lambda path: Image.new("L", (4, 4), 9).save(path), "16 of 16 values differ, by at most 2"),
         ("map.png", lambda path: Image.new("L", (4, 5), 7).save(path), "4 x 4 pixels, mode L in old"),
@@ -133,7 +148,7 @@ def test_missing_files_are_differences(trees):
     (new / "scores.csv").unlink()
     (old / "map.png").unlink()
     comparison = compare()
-    assert (comparison.only_old, comparison.only_new) == (["scores.csv"], ["map.png"]) and comparison.files == 10
+    assert (comparison.only_old, comparison.only_new) == (["scores.csv"], ["map.png"]) and comparison.files == 11
     assert exit_status(comparison) == 1
 
 
