@@ -363,8 +363,7 @@ def report(outputs: dict, messages: dict, failures: list[str], config: Config) -
         listed += [f"{stage}/{path}: only in new" for path in found.only_new]
         if config.verbose:
             listed += [f"messages of {stage}, {path}: {text}" for path, text in unlike.items()]
-    say(*listed, *failures)
-    say("nothing differs" if not count else f"{count} differences")
+    say(*listed, *failures, "nothing differs" if not count else f"number of differences: {count}")
     return 1 if count else 0
 
 
