@@ -35,9 +35,11 @@ CODE_FOLDERS = {  # of the folders that hold downloads, too
     "data": {"datasets", "reading", "releases", "tables", "views"},
     "models": {"backbones", "networks", "weights"},
 }
-SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")])
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+STEPS = [path for path in EXPERIMENTS if "__main__" not in path.read_text(encoding="utf-8")]  # of experiments
+SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), *(set(EXPERIMENTS) - set(STEPS))])
 LIBRARY = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-SOURCES = [*SCRIPTS, *LIBRARY]
+SOURCES = [*SCRIPTS, *STEPS, *LIBRARY]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 HEAVY = {"torch", "numpy", "pandas", "PIL", "scipy", "sklearn", "matplotlib", "timm", "torchvision", "transformers",
          "pydicom", "yaml", "tqdm", "safetensors", "starlette", "uvicorn", "jinja2"}  # fmt: skip
@@ -81,6 +83,7 @@ def calls(path: Path) -> list[tuple[str, ast.Call]]:
 
 def test_the_lists_are_not_empty():
     assert len(SCRIPTS) >= 3 and len(LIBRARY) >= 30 and ROOT / "pretrain_mae.py" in SCRIPTS
+    assert ROOT / "experiments" / "compare_commits.py" in SCRIPTS and STEPS
 
 
 @cache
@@ -109,7 +112,8 @@ def folder_of(module: str) -> str:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_import_direction(room):
-    forbidden = (set(ROOMS) | {path.stem for path in SCRIPTS} | {"scripts", "tests"}) - MAY_IMPORT[room] - {room}
+    outside = {path.stem for path in SCRIPTS} | {"scripts", "experiments", "tests"}
+    forbidden = (set(ROOMS) | outside) - MAY_IMPORT[room] - {room}
     wrong = {name(path): imported(path) & forbidden for path in sorted((ROOT / room).rglob("*.py"))}
     assert not {path: names for path, names in wrong.items() if names}
 
@@ -145,6 +149,12 @@ def test_scripts_do_not_import_each_other():
     assert not {name(path): imported(path) & stems for path in SCRIPTS if imported(path) & stems}
 
 
+def test_the_comparison_of_revisions_imports_nothing_of_ours():
+    """It judges results of code that may be elsewhere in another revision."""
+    path = ROOT / "experiments" / "output_trees.py"
+    assert not imported(path) & ({*ROOMS, "scripts", "experiments"} | {path.stem for path in SCRIPTS})
+
+
 def test_rooms_are_packages_with_a_docstring():
     folders = {path.parent for path in LIBRARY}
     for folder in folders:
@@ -154,7 +164,9 @@ def test_rooms_are_packages_with_a_docstring():
 
 
 def test_tests_mirror_the_rooms():
-    folders = {path.parent for path in LIBRARY} | {ROOT / name for name in ("scripts", "benchmarks", "golden")}
+    folders = {path.parent for path in LIBRARY} | {
+        ROOT / name for name in ("scripts", "benchmarks", "experiments", "golden")
+    }
     mirrored = {path.parent for path in TESTS if path.name.startswith("test_")} - {ROOT / "tests"}
     assert not {folder for folder in mirrored if ROOT / folder.relative_to(ROOT / "tests") not in folders}
 
@@ -209,7 +221,11 @@ def test_nothing_that_executes_what_it_reads(path):
 
 def test_training_state_is_saved_and_loaded_in_two_places():
     users = {name(path) for path in SOURCES for function, _ in calls(path) if function in ("torch.save", "torch.load")}
-    assert users == {"training/run.py", "models/weights/checkpoint.py"}
+    assert users == {
+        "training/run.py",
+        "models/weights/checkpoint.py",
+        "experiments/output_trees.py",
+    }  # the last compares files
 
 
 def test_no_global_seeding_or_printing_in_the_library():
@@ -275,7 +291,7 @@ def test_every_requirement_has_a_floor_and_no_pin(file):
 def test_requirements_name_what_is_imported():
     distribution = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "scipy": "scikit-learn"}
     given = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements.txt").read_text(), re.M))
-    own = set(ROOMS) | {path.stem for path in SCRIPTS}
+    own = {*ROOMS, "experiments"} | {path.stem for path in SCRIPTS}
     page = {"starlette", "uvicorn", "jinja2", "markupsafe"}  # of requirements-app.txt; jinja2 brings markupsafe
     of_page = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements-app.txt").read_text(), re.M))
     assert page - {"markupsafe"} <= of_page

@@ -194,7 +194,8 @@ def test_every_command_parses(command, monkeypatch):
 def test_every_flag_exists():
     from torch.distributed.run import get_args_parser
 
-    scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), ROOT / "benchmarks" / "run_all.py"]
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    scripts += [ROOT / "benchmarks" / "run_all.py", ROOT / "experiments" / "compare_commits.py"]
     known = set().union(*(spellings(path.relative_to(ROOT).as_posix()) for path in scripts))
     known |= set(get_args_parser()._option_string_actions)
     for part in ("install", "download"):
