@@ -31,14 +31,19 @@ class Config(RegionSources):
 
     centers: list[int] = flag([], "BTXRD: only these centres of 1, 2, 3; default: all")
     class_file: Path = flag(CLASSES, "the 38 labels; it must agree with core/tumour_labels.py")
-    pretrained_path: str = flag("./models/skelex", "checkpoint to begin from; or an alias, a timm name, none:NAME")
+    pretrained_path: str = flag(
+        "./models/skelex", "checkpoint to begin from; or an alias, a timm name, none:NAME"
+    )
     num_classes: int = flag(38, "labels; there are 38")
     batch_size: int = flag(64, "radiographs per optimizer step, of all processes together")
     epochs: float = flag(30, "passes over the training radiographs of a fold")
     lr: float = flag(5e-5, "peak learning rate")
     weight_decay: float = flag(0.05, "decoupled weight decay, on matrices only")
     layer_decay: float = flag(1.0, "learning rate of each layer relative to the one above")
-    warmup: float = flag(0.1, "fraction of the steps, rounded down to whole steps, with a linear warm-up; then cosine")
+    warmup: float = flag(
+        0.1,
+        "fraction of the steps, rounded down to whole steps, with a linear warm-up; then cosine",
+    )
     drop_path: float = flag(0.0, "stochastic depth")
     n_splits: int = flag(5, "folds")
     test_fraction: float = flag(0.1, "share of the radiographs held out for the test, by patient")
@@ -46,15 +51,21 @@ class Config(RegionSources):
     audit: Path | None = audit_flag()
     output_dir: Path = flag(Path("outputs/region_guided"), "folder of networks and results")
     seed: int = flag(42, "decides splits, head, order and augmentation")
-    input_size: int | None = flag(None, "side of the network's square input in pixels; default: the network's own")
+    input_size: int | None = flag(
+        None, "side of the network's square input in pixels; default: the network's own"
+    )
     pool: str | None = flag(
-        None, "cls, or mean of the patch tokens; default: the network's own", choices=("cls", "mean")
+        None,
+        "cls, or mean of the patch tokens; default: the network's own",
+        choices=("cls", "mean"),
     )
     whole: float = flag(0.5, "share of training views that are whole radiographs")
     flip: float = flag(0.0, "share of training views that are mirrored")
     degrees: float = flag(10.0, "largest rotation of a training view")
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
-    fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
+    fold: int | None = flag(
+        None, "train only this fold, from 0 (for job arrays); the last one made writes the results"
+    )
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "auto, fp32, tf32, bf16 or fp16")
     verbose: bool = flag(True, "progress bars")

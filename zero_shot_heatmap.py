@@ -34,25 +34,39 @@ from core.flags import flag, run, weights_flag
 class Config:
     """Reconstructions and zero-shot error maps of radiographs by a masked autoencoder."""
 
-    model_path: Path = flag(help="checkpoint folder or file of a masked autoencoder with its decoder")
-    in_dirs: list[Path] = flag(help="folders of radiographs (also files, or .txt/.csv lists of files)")
+    model_path: Path = flag(
+        help="checkpoint folder or file of a masked autoencoder with its decoder"
+    )
+    in_dirs: list[Path] = flag(
+        help="folders of radiographs (also files, or .txt/.csv lists of files)"
+    )
     out: Path = flag(help="output folder")
     passes: int = flag(10, "how often each radiograph is masked and predicted")
-    mask_ratio: float | None = flag(None, "fraction of the patches hidden in a pass; default: the checkpoint's")
+    mask_ratio: float | None = flag(
+        None, "fraction of the patches hidden in a pass; default: the checkpoint's"
+    )
     masks: str = flag(
-        "random", "complementary: each patch is hidden equally often", choices=("random", "complementary")
+        "random",
+        "complementary: each patch is hidden equally often",
+        choices=("random", "complementary"),
     )
     l2: bool | None = flag(None, "squared error (the default)")
     l1: bool = flag(False, "absolute error instead")
-    seed: int = flag(0, "of the masks; a radiograph's masks depend on it and on the path below the input folder")
-    imagenet_norm: bool = flag(True, "pixels get the checkpoint's mean and SD; without, they stay in [0, 1]")
+    seed: int = flag(
+        0, "of the masks; a radiograph's masks depend on it and on the path below the input folder"
+    )
+    imagenet_norm: bool = flag(
+        True, "pixels get the checkpoint's mean and SD; without, they stay in [0, 1]"
+    )
     scale: str | None = flag(
         None,
         "top of the colours: 99.5th percentile of all radiographs, of each radiograph, or --scale-max [cohort]",
         choices=("cohort", "image", "fixed"),
     )
     scale_max: float | None = flag(None, "value at the top of the colours with --scale fixed")
-    plot_norm: bool | None = flag(None, "the same as --scale fixed --scale-max 1; --no-plot-norm: --scale image")
+    plot_norm: bool | None = flag(
+        None, "the same as --scale fixed --scale-max 1; --no-plot-norm: --scale image"
+    )
     colours: str = flag("ember", "colour table of the maps", choices=("ember", "hot", "grey"))
     alpha: float = flag(0.55, "opacity of the overlay at the top of the scale, 0 to 1")
     panel_passes: int = flag(3, "passes shown in the reconstruction panel; 0 writes none")
@@ -69,18 +83,30 @@ class Config:
         "the group of normals that all radiographs are compared with; default: the column group of a .csv list, the "
         "first folder below an input folder, or the input folder's name",
     )
-    force_reference: bool = flag(False, "show z-maps also where most radiographs are unlike the normals")
+    force_reference: bool = flag(
+        False, "show z-maps also where most radiographs are unlike the normals"
+    )
     truth: Path | None = flag(
         None, "findings (folder of masks, LabelMe or YOLO files, or a CSV): measures localisation"
     )
-    tolerance: float = flag(0.0, "pointing game: pixels of the map (longer side 256) that a hit may miss by")
-    iou_quantile: float | None = flag(None, "IoU: top part of the map, e.g. 0.95; default: as large as the finding")
+    tolerance: float = flag(
+        0.0, "pointing game: pixels of the map (longer side 256) that a hit may miss by"
+    )
+    iou_quantile: float | None = flag(
+        None, "IoU: top part of the map, e.g. 0.95; default: as large as the finding"
+    )
     recursive: bool = flag(True, "also radiographs in subfolders")
-    resume: bool = flag(False, "skip radiographs that a stopped run with the same settings has finished")
+    resume: bool = flag(
+        False, "skip radiographs that a stopped run with the same settings has finished"
+    )
     overwrite: bool = flag(False, "replace results in OUT that were made with other settings")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
-    strict_fp32: bool = flag(False, "fp32 on a CPU with the default instead of the fastest matrix library")
+    precision: str = flag(
+        "fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16")
+    )
+    strict_fp32: bool = flag(
+        False, "fp32 on a CPU with the default instead of the fastest matrix library"
+    )
     batch_size: int = flag(32, "views (masked copies) that go through the network together")
     num_workers: int = flag(2, "threads that read and draw ahead")
     weights: str = weights_flag()

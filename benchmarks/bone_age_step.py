@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from benchmarks.steps import Steps
 from core.flags import flag, run
 
-LR, WEIGHT_DECAY, CLIP = 1e-6, 1e-4, 1.0
+LR = 1e-6
+WEIGHT_DECAY = 1e-4
+CLIP = 1.0
 
 
 @dataclass
@@ -63,13 +65,19 @@ class Pair(Steps):
         from models.networks.bone_age import BoneAge
 
         torch.manual_seed(0)
-        self.device, preprocessing = device, Preprocessing(height=side, width=side)
+        self.device = device
+        preprocessing = Preprocessing(height=side, width=side)
         backbone = build_backbone(f"none:convnext_{size}", input_size=(side, side))
         self.ours = BoneAge(backbone, preprocessing.normalise).to(device)
         self.theirs = theirs_of(self.ours, size).to(device)
         pixels = torch.randint(0, 256, (batch_size, 1, side, side), dtype=torch.uint8)
-        months, sex = torch.linspace(30, 200, batch_size), (torch.arange(batch_size) % 2.0)[:, None]
-        self.batch = {"image": pixels.to(device), "target": months.to(device), "extra": sex.to(device)}
+        months = torch.linspace(30, 200, batch_size)
+        sex = (torch.arange(batch_size) % 2.0)[:, None]
+        self.batch = {
+            "image": pixels.to(device),
+            "target": months.to(device),
+            "extra": sex.to(device),
+        }
         self.images = preprocessing.normalise(self.batch["image"])
         for network in (self.ours, self.theirs):
             network.train()
@@ -94,8 +102,11 @@ def theirs_of(ours, size: str):
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.features = getattr(torchvision.models, f"convnext_{size}")(stochastic_depth_prob=0.0).features
-            self.sex_encoder, self.head = copy.deepcopy(ours.sex_encoder), copy.deepcopy(ours.head)
+            self.features = getattr(torchvision.models, f"convnext_{size}")(
+                stochastic_depth_prob=0.0
+            ).features
+            self.sex_encoder = copy.deepcopy(ours.sex_encoder)
+            self.head = copy.deepcopy(ours.head)
             self.p = torch.nn.Parameter(ours.pool.p.detach().clone())
 
         def forward(self, images, sex):
@@ -106,7 +117,9 @@ def theirs_of(ours, size: str):
     theirs = Network()
     state = timm_convnext_to_torchvision(ours.backbone.network.state_dict())
     theirs.load_state_dict(state, strict=False)
-    missing = {key for key in theirs.features.state_dict()} - {key.removeprefix("features.") for key in state}
+    missing = {key for key in theirs.features.state_dict()} - {
+        key.removeprefix("features.") for key in state
+    }
     assert not missing, missing
     return theirs
 
@@ -122,13 +135,17 @@ class Training(Pair):
         """Equal work: loss and gradients at both ends agree in float32."""
         import torch
 
-        ours, theirs = self.our_loss(), self.their_loss()
+        ours = self.our_loss()
+        theirs = self.their_loss()
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
         ours.backward()
         theirs.backward()
         network = self.ours.backbone.network
-        pairs = ((network.stem[0].weight, self.theirs.features[0][0].weight), (self.ours.pool.p, self.theirs.p),
-                 (self.ours.head[8].weight, self.theirs.head[8].weight))  # fmt: skip
+        pairs = (
+            (network.stem[0].weight, self.theirs.features[0][0].weight),
+            (self.ours.pool.p, self.theirs.p),
+            (self.ours.head[8].weight, self.theirs.head[8].weight),
+        )
         for mine, other in pairs:
             scale = float(other.grad.abs().max())
             torch.testing.assert_close(mine.grad / scale, other.grad / scale, rtol=0, atol=2e-3)
@@ -163,7 +180,8 @@ class Training(Pair):
         from training.schedules import constant
 
         other = torch.optim.AdamW(self.theirs.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
-        mine, result = adamw(parameter_groups(self.ours)), {}
+        mine = adamw(parameter_groups(self.ours))
+        result = {}
 
         def plain_step(precision: str):
             def step() -> None:
@@ -179,10 +197,15 @@ class Training(Pair):
         def our_step(objective, precision: str):
             plan = Plan(len(self.images), len(self.images), epochs=1000, max_steps=1)
             settings = Fit(
-                plan=plan, optimizer=mine, schedules={"lr": constant(LR), "weight_decay": constant(WEIGHT_DECAY)},
-                batches=lambda start: [self.batch], device=self.device, precision=precision, clip_norm=CLIP,
+                plan=plan,
+                optimizer=mine,
+                schedules={"lr": constant(LR), "weight_decay": constant(WEIGHT_DECAY)},
+                batches=lambda start: [self.batch],
+                device=self.device,
+                precision=precision,
+                clip_norm=CLIP,
                 progress_bar=False,
-            )  # fmt: skip
+            )
             return lambda: fit(objective, settings)
 
         for precision in ("fp32", "bf16"):
@@ -200,7 +223,8 @@ class Prediction(Pair):
         super().__init__(*arguments)
         self.ours.eval(), self.theirs.eval()
         with torch.no_grad():
-            ours, theirs = self.our_months(self.ours.features), self.theirs(self.images, self.batch["extra"])
+            ours = self.our_months(self.ours.features)
+            theirs = self.theirs(self.images, self.batch["extra"])
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-2)
 
     def our_loss(self):
@@ -231,11 +255,15 @@ class Prediction(Pair):
             result[f"torchvision, {precision}"] = asked(
                 lambda: self.theirs(self.images, self.batch["extra"]), precision
             )
-            result[f"ours, {precision}"] = asked(lambda: self.our_months(self.ours.features), precision)
+            result[f"ours, {precision}"] = asked(
+                lambda: self.our_months(self.ours.features), precision
+            )
         if compiled:
             features = torch.compile(self.ours.features)
             for precision in ("fp32", "bf16"):
-                result[f"ours, {precision} + compile"] = asked(lambda: self.our_months(features), precision)
+                result[f"ours, {precision} + compile"] = asked(
+                    lambda: self.our_months(features), precision
+                )
         return result
 
 

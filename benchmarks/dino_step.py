@@ -69,16 +69,28 @@ class Pair(Steps):
         networks = []
         for _ in range(2):
             backbone = dino_backbone(config.arch, 16, config.global_size)
-            networks.append(ProjectedBackbone(backbone, DINOHead(width_of(backbone), config.out_dim)))
-        self.device, B = device, config.batch_size
-        self.ours = DINO(*networks, teacher_temperature=constant(0.04), momentum=constant(0.996), clip_each_norm=3.0)
+            networks.append(
+                ProjectedBackbone(backbone, DINOHead(width_of(backbone), config.out_dim))
+            )
+        self.device = device
+        B = config.batch_size
+        self.ours = DINO(
+            *networks,
+            teacher_temperature=constant(0.04),
+            momentum=constant(0.996),
+            clip_each_norm=3.0,
+        )
         self.ours.to(device).train()
         self.plain = copy.deepcopy(self.ours)  # its loss and its hooks are not used
         for part in (self.plain.student, self.plain.teacher):
-            if isinstance(part.backbone, VisionTransformer):  # all tokens of the last block, as timm makes them
+            if isinstance(
+                part.backbone, VisionTransformer
+            ):  # all tokens of the last block, as timm makes them
                 part.backbone.forward = partial(VisionTransformer.forward, part.backbone)
         use_explicit_attention(self.ours, device)
-        self.batch = {"global": torch.randn(B, 2, 3, config.global_size, config.global_size, device=device)}
+        self.batch = {
+            "global": torch.randn(B, 2, 3, config.global_size, config.global_size, device=device)
+        }
         if config.local_crops_number:
             size = (B, config.local_crops_number, 3, config.local_size, config.local_size)
             self.batch["local"] = torch.randn(size, device=device)
@@ -88,14 +100,19 @@ class Pair(Steps):
         """Equal work: the loss, and the gradient of a matrix at each end, agree in float32."""
         import torch
 
-        ours, plain = self.our_loss(), self.plain_loss()
+        ours = self.our_loss()
+        plain = self.plain_loss()
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
         ours.backward()
         plain.backward()
         last = "head.last_layer.parametrizations.weight.original1"
         for name in ("backbone.patch_embed.proj.weight", last):
-            found, expected = (part.student.get_parameter(name).grad for part in (self.ours, self.plain))
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+            found, expected = (
+                part.student.get_parameter(name).grad for part in (self.ours, self.plain)
+            )
+            torch.testing.assert_close(
+                found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()
+            )
         self.zero()
         self.ours.centre.zero_()
         self.plain.centre.zero_()
@@ -120,8 +137,12 @@ class Pair(Steps):
             self.logits = net.teacher(views[:2])[0]
             targets = ((self.logits - net.centre) / 0.04).softmax(-1).chunk(2)
         student = (net.student(views)[0] / 0.1).chunk(len(views))
-        terms = [(-target * F.log_softmax(logits, dim=-1)).sum(-1).mean()
-                 for t, target in enumerate(targets) for s, logits in enumerate(student) if s != t]  # fmt: skip
+        terms = [
+            (-target * F.log_softmax(logits, dim=-1)).sum(-1).mean()
+            for t, target in enumerate(targets)
+            for s, logits in enumerate(student)
+            if s != t
+        ]
         return sum(terms) / len(terms)
 
     def steps(self, compiled: bool) -> dict:
@@ -132,7 +153,8 @@ class Pair(Steps):
 
         mine = adamw(parameter_groups(self.ours))
         for group in mine.param_groups:
-            group["lr"], group["weight_decay"] = 1e-6, 0.04 * group["weight_decay_scale"]
+            group["lr"] = 1e-6
+            group["weight_decay"] = 0.04 * group["weight_decay_scale"]
         other = torch.optim.AdamW(self.plain.student.parameters(), lr=1e-6, weight_decay=0.04)
         result = {}
         for precision in ("fp32", "bf16"):
@@ -169,7 +191,9 @@ class Pair(Steps):
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for average, value in zip(self.plain.teacher.parameters(), self.plain.student.parameters()):
+            for average, value in zip(
+                self.plain.teacher.parameters(), self.plain.student.parameters()
+            ):
                 average.mul_(0.996).add_(0.004 * value)
             self.plain.centre.mul_(0.9).add_(self.logits.mean(0, keepdim=True) * 0.1)
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from benchmarks.steps import Steps
 from core.flags import flag, run
 
-LAYER_DECAY, LR, WEIGHT_DECAY = 0.75, 1e-6, 0.05
+LAYER_DECAY = 0.75
+LR = 1e-6
+WEIGHT_DECAY = 0.05
 
 
 @dataclass
@@ -31,7 +33,9 @@ class Config:
     rounds: int = flag(3, "rounds; in each, every variant makes one step")
     threads: int = flag(1, "processor threads")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    compile: list[str] = flag(["small", "base"], "sizes that are also timed with torch.compile (a minute each)")
+    compile: list[str] = flag(
+        ["small", "base"], "sizes that are also timed with torch.compile (a minute each)"
+    )
 
 
 def main(config: Config) -> int:
@@ -64,10 +68,15 @@ class Pair(Steps):
 
         torch.manual_seed(0)
         self.device, preprocessing, (width, depth, heads) = device, Preprocessing(), SIZES[size]
-        self.theirs = ViTForImageClassification(ViTConfig(
-            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
-            num_labels=1,
-        ))  # fmt: skip
+        self.theirs = ViTForImageClassification(
+            ViTConfig(
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                num_labels=1,
+            )
+        )
         with tempfile.TemporaryDirectory() as folder:
             self.theirs.save_pretrained(folder)
             self.ours = Supervised(build_backbone(folder), "binary", 1, preprocessing.normalise)
@@ -75,7 +84,10 @@ class Pair(Steps):
         use_explicit_attention(self.ours.to(device).train(), device)
         self.theirs.to(device).train()
         pixels = torch.randint(0, 256, (batch_size, 1, 224, 224), dtype=torch.uint8)
-        self.batch = {"image": pixels.to(device), "target": (torch.arange(batch_size) % 2.0).to(device)}
+        self.batch = {
+            "image": pixels.to(device),
+            "target": (torch.arange(batch_size) % 2.0).to(device),
+        }
         self.images = preprocessing.normalise(self.batch["image"])
         self.check_equal()
 
@@ -83,7 +95,8 @@ class Pair(Steps):
         """Equal work: the loss, and the gradient of a matrix at each end, agree in float32."""
         import torch
 
-        ours, theirs = self.our_loss(), self.their_loss()
+        ours = self.our_loss()
+        theirs = self.their_loss()
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         ours.backward()
         theirs.backward()
@@ -95,7 +108,9 @@ class Pair(Steps):
         for mine, other in pairs.items():
             found = self.theirs.get_parameter(other).grad
             scale = float(found.abs().max())
-            torch.testing.assert_close(self.ours.get_parameter(mine).grad / scale, found / scale, rtol=0, atol=1e-3)
+            torch.testing.assert_close(
+                self.ours.get_parameter(mine).grad / scale, found / scale, rtol=0, atol=1e-3
+            )
         self.zero()
 
     def zero(self) -> None:
@@ -136,9 +151,14 @@ class Pair(Steps):
 
         plan = Plan(len(self.images), len(self.images), epochs=1000, max_steps=1)
         settings = Fit(
-            plan=plan, optimizer=optimizer, schedules={"lr": constant(LR), "weight_decay": constant(WEIGHT_DECAY)},
-            batches=lambda start: [self.batch], device=self.device, precision=precision, progress_bar=False,
-        )  # fmt: skip
+            plan=plan,
+            optimizer=optimizer,
+            schedules={"lr": constant(LR), "weight_decay": constant(WEIGHT_DECAY)},
+            batches=lambda start: [self.batch],
+            device=self.device,
+            precision=precision,
+            progress_bar=False,
+        )
         return lambda: fit(objective, settings)
 
     def plain_step(self, optimizer, precision: str):
@@ -157,7 +177,8 @@ class Pair(Steps):
 
 def layer_groups(network) -> list[dict]:
     """Parameters of transformers' network by layer, the lower the slower; biases and norms do not decay."""
-    depth, groups = network.config.num_hidden_layers, {}
+    depth = network.config.num_hidden_layers
+    groups = {}
     for name, parameter in network.named_parameters():
         inside = re.search(r"\.layers?\.(\d+)\.", name)
         layer = int(inside[1]) + 1 if inside else 0 if ".embeddings." in name else depth + 1

@@ -24,7 +24,11 @@ OURS = {
     "ours, same masks": {},
     "ours, same masks, bf16": {"precision": "bf16"},
     "ours, 4 complementary masks": {"passes": 4, "masks": "complementary"},
-    "ours, 4 complementary masks, bf16": {"passes": 4, "masks": "complementary", "precision": "bf16"},
+    "ours, 4 complementary masks, bf16": {
+        "passes": 4,
+        "masks": "complementary",
+        "precision": "bf16",
+    },
 }
 
 
@@ -57,15 +61,28 @@ def main(config: Config) -> int:
         bench = Bench(config, device, Path(folder))
         bench.check_equal()
         variants = {"a pass at a time, matplotlib": bench.loop}
-        variants |= {name: lambda changes=changes: bench.ours(**changes) for name, changes in OURS.items()}
+        variants |= {
+            name: lambda changes=changes: bench.ours(**changes) for name, changes in OURS.items()
+        }
         case = f"ViT-{config.size}, {config.images} radiographs of {config.height} x {config.width}"
         seconds = seconds_of(variants, config.rounds, device_clock(device))
         report(case, seconds, "a pass at a time, matplotlib", per=config.images)
 
-        outside = {"a pass at a time, matplotlib": lambda: bench.loop(idle=True), "ours": lambda: bench.ours(idle=True)}
-        for name, clock in (("processor time", time.process_time), ("time on the wall", time.perf_counter)):
+        outside = {
+            "a pass at a time, matplotlib": lambda: bench.loop(idle=True),
+            "ours": lambda: bench.ours(idle=True),
+        }
+        for name, clock in (
+            ("processor time", time.process_time),
+            ("time on the wall", time.perf_counter),
+        ):
             seconds = seconds_of(outside, config.rounds, clock)
-            report(f"outside the network, {name}", seconds, "a pass at a time, matplotlib", per=config.images)
+            report(
+                f"outside the network, {name}",
+                seconds,
+                "a pass at a time, matplotlib",
+                per=config.images,
+            )
     return 0
 
 
@@ -83,12 +100,20 @@ class Bench:
         from models.networks.mae import MaskedAutoencoder, named_config
         from models.weights.checkpoint import save_mae
 
-        self.config, self.device, self.folder, self.maps = config, device, folder, {}
+        self.config = config
+        self.device = device
+        self.folder = folder
+        self.maps = {}
         torch.manual_seed(0)
         architecture = named_config(f"mae_vit_{config.size}_patch16")
         height, width = architecture.input_size
         network = MaskedAutoencoder(architecture)
-        save_mae(network, folder / "model", Preprocessing(height=height, width=width).to_dict(), "for a benchmark")
+        save_mae(
+            network,
+            folder / "model",
+            Preprocessing(height=height, width=width).to_dict(),
+            "for a benchmark",
+        )
         self.theirs = ViTMAEForPreTraining.from_pretrained(folder / "model").eval().to(device)
         self.processor = ViTImageProcessorPil.from_pretrained(folder / "model")
         generator = np.random.default_rng(0)
@@ -109,8 +134,17 @@ class Bench:
 
         key = tuple(sorted(changes.items()))
         if key not in self.studies:
-            flags = {"model_path": self.folder / "model", "in_dirs": [self.folder / "in"], "out": self.folder / "out"}
-            flags |= {"passes": self.config.passes, "overwrite": True, "device": self.config.device, "scale": "cohort"}
+            flags = {
+                "model_path": self.folder / "model",
+                "in_dirs": [self.folder / "in"],
+                "out": self.folder / "out",
+            }
+            flags |= {
+                "passes": self.config.passes,
+                "overwrite": True,
+                "device": self.config.device,
+                "scale": "cohort",
+            }
             with contextlib.redirect_stdout(io.StringIO()):
                 study = maps.prepare(zero_shot_heatmap.Config(**flags | changes))
             if self.studies:
@@ -141,7 +175,14 @@ class Bench:
             sources = maps.find_sources(study.config.in_dirs, True, study.config.out, failed)
             records = {record["path"]: record for record in measured(study, sources, [], failed)}
             cards, tops = drawn(study, sources, records, failed)
-            write_results(study, study.settings, [records[printable(s.path)] for s in sources], cards, tops, failed)
+            write_results(
+                study,
+                study.settings,
+                [records[printable(s.path)] for s in sources],
+                cards,
+                tops,
+                failed,
+            )
         finally:
             study.model = network
 
@@ -160,30 +201,46 @@ class Bench:
         out = self.folder / "loop"
         out.mkdir(exist_ok=True)
         sources = maps.find_sources([self.folder / "in"], True, out, [])
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std))
-        patches, side = self.theirs.config.image_size // self.theirs.config.patch_size, self.theirs.config.patch_size
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1)
+            for v in (self.processor.image_mean, self.processor.image_std)
+        )
+        patches = self.theirs.config.image_size // self.theirs.config.patch_size
+        side = self.theirs.config.patch_size
         for source in sources:
             with Image.open(source.path) as picture:
                 pixels = np.asarray(picture).astype(np.float32)
-            pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).astype(np.uint8)
+            pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).astype(
+                np.uint8
+            )
             colour = Image.fromarray(np.repeat(pixels[..., None], 3, 2))
-            total, hits, shown = 0.0, 0.0, []
+            total = 0.0
+            hits = 0.0
+            shown = []
             for visible in masks_of(study, source):
-                inputs = self.processor(images=colour, return_tensors="pt")["pixel_values"].to(self.device)
+                inputs = self.processor(images=colour, return_tensors="pt")["pixel_values"].to(
+                    self.device
+                )
                 noise = torch.ones(1, patches**2)
                 noise[0, visible] = torch.linspace(0, 0.5, len(visible))
                 if idle:
-                    logits, mask = torch.zeros(1, patches**2, side * side * 3), (noise > 0.5).float()
+                    logits = torch.zeros(1, patches**2, side * side * 3)
+                    mask = (noise > 0.5).float()
                 else:
                     with torch.no_grad():
                         answer = self.theirs(inputs, noise=noise.to(self.device))
-                    logits, mask = answer.logits, answer.mask
+                    logits = answer.logits
+                    mask = answer.mask
                 predicted = (self.theirs.unpatchify(logits)[0].cpu() * std + mean).clamp(0, 1)
                 truth = (inputs[0].cpu() * std + mean).clamp(0, 1)
-                hidden = self.theirs.unpatchify(mask.cpu()[..., None].expand(-1, -1, side * side * 3))[0, 0]
+                hidden = self.theirs.unpatchify(
+                    mask.cpu()[..., None].expand(-1, -1, side * side * 3)
+                )[0, 0]
                 total = total + (predicted - truth).square().mean(0) * hidden
                 hits = hits + hidden
-                shown.append((truth.mean(0), hidden, (predicted * hidden + truth * (1 - hidden)).mean(0)))
+                shown.append(
+                    (truth.mean(0), hidden, (predicted * hidden + truth * (1 - hidden)).mean(0))
+                )
             error_map = torch.where(hits > 0, total / hits.clamp(min=1), 0).numpy()
             self.maps[source.name] = error_map
             self.draw(out / source.name, pixels, error_map, shown[: study.config.panel_passes])
@@ -198,7 +255,9 @@ class Bench:
         import matplotlib.pyplot as plt
 
         height, width = pixels.shape
-        large = np.asarray(Image.fromarray(error_map).resize((width, height), Image.Resampling.BILINEAR))
+        large = np.asarray(
+            Image.fromarray(error_map).resize((width, height), Image.Resampling.BILINEAR)
+        )
         figure, axes = plt.subplots(figsize=(8, 8 * height / width))
         axes.imshow(pixels, cmap="gray")
         drawn = axes.imshow(large, cmap="hot", alpha=0.55)
@@ -232,9 +291,12 @@ class Bench:
             source = Source(self.folder / "in" / name, name)
             pixels = preprocessing.fit(preprocessing.read(source.path))[None].to(self.device)
             maps = error_maps(
-                study.model, preprocessing.normalise(pixels), masks_of(study, source)[None], mean=preprocessing.mean,
+                study.model,
+                preprocessing.normalise(pixels),
+                masks_of(study, source)[None],
+                mean=preprocessing.mean,
                 std=preprocessing.std,
-            ).maps[0]  # fmt: skip
+            ).maps[0]
             difference = float(np.abs(maps - map_of_loop).max())
             if difference > TOLERANCE:
                 raise AssertionError(f"{name}: the maps differ by {difference:.3g}")

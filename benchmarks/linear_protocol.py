@@ -27,7 +27,9 @@ from core.flags import flag, run
 YARDSTICK = "encoder in every epoch, reckoned"
 OURS = {"ours": "auto", "ours, fp32": "fp32"}
 FOLDS = 5
-TOLERANCE = 0.02  # of features of unit variance, between two ways to resize and stretch 8-bit pixels
+TOLERANCE = (
+    0.02  # of features of unit variance, between two ways to resize and stretch 8-bit pixels
+)
 
 
 @dataclass
@@ -60,7 +62,10 @@ def main(config: Config) -> int:
             seconds[YARDSTICK].append(bench.reckoned(*parts[-1]))
         bench.check_equal()
         report(f"ViT-{config.size}, {bench.described()}", seconds, YARDSTICK)
-        each = {"train on one": [train for train, _ in parts], "predict one": [predict for _, predict in parts]}
+        each = {
+            "train on one": [train for train, _ in parts],
+            "predict one": [predict for _, predict in parts],
+        }
         report("yardstick, measured", each, "train on one")
     return 0
 
@@ -76,7 +81,9 @@ class Bench:
         from phantoms.plan import Plan, phantoms
         from models.networks.vit import SIZES
 
-        self.config, self.folder, self.root = config, folder, folder / "FracAtlas"
+        self.config = config
+        self.folder = folder
+        self.root = folder / "FracAtlas"
         writer = WRITERS["fracatlas"](self.root, "jpeg", 0)
         regions = ("hand", "knee", "ankle", "shoulder")
         plan = Plan(0, config.pixels, "hard", regions, ("normal", "fracture"), 0.3)
@@ -85,10 +92,15 @@ class Bench:
         writer.close()
         torch.manual_seed(0)
         width, depth, heads = SIZES[config.size]
-        self.network = ViTForImageClassification(ViTConfig(
-            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
-            num_labels=1,
-        ))  # fmt: skip
+        self.network = ViTForImageClassification(
+            ViTConfig(
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                num_labels=1,
+            )
+        )
         self.network.save_pretrained(folder / "encoder")
         self.network.vit.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.classifier.parameters(), lr=1e-4)
@@ -103,13 +115,25 @@ class Bench:
         script = Path(__file__).resolve().parents[1] / "scripts" / "train_downstream.py"
         self.out = self.folder / "runs" / precision
         shutil.rmtree(self.out, ignore_errors=True)
-        given = {"data": "fracatlas", "data_root": self.root, "backbones": self.folder / "encoder", "cv": FOLDS,
-                 "protocol": "linear", "outdir": self.out, "num_workers": 0, "device": "cpu",
-                 "precision": precision}  # fmt: skip
+        given = {
+            "data": "fracatlas",
+            "data_root": self.root,
+            "backbones": self.folder / "encoder",
+            "cv": FOLDS,
+            "protocol": "linear",
+            "outdir": self.out,
+            "num_workers": 0,
+            "device": "cpu",
+            "precision": precision,
+        }
         flags = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
         begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, str(script), *flags, "--no-verbose"], check=True, capture_output=True,
-                       env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+        subprocess.run(
+            [sys.executable, str(script), *flags, "--no-verbose"],
+            check=True,
+            capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
@@ -131,7 +155,9 @@ class Bench:
         begin = time.process_time()
         for batch in decoded_batches(self.files())(1):
             logits = self.network(batch["image"]).logits[:, 0]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["target"].float())
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, batch["target"].float()
+            )
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -165,7 +191,9 @@ class Bench:
         from core.tables import read_rows
 
         rows = read_rows(self.out / "fracatlas" / "splits.csv", ["path", "split"])
-        count = {split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")}
+        count = {
+            split: sum(row["split"] == split for row in rows) for split in ("train", "val", "test")
+        }
         tests = len({row["path"] for row in rows if row["split"] == "test"})
         return count["train"] / FOLDS, count["val"] / FOLDS, tests
 
@@ -191,7 +219,10 @@ class Bench:
         self.network.eval()
         with torch.no_grad():
             theirs = self.network.vit(self.inputs()).last_hidden_state[:, 0].numpy()
-        difference = max(float(np.abs(ours[file_key(path)] - row).max()) for path, row in zip(self.files(), theirs))
+        difference = max(
+            float(np.abs(ours[file_key(path)] - row).max())
+            for path, row in zip(self.files(), theirs)
+        )
         if difference > TOLERANCE:
             raise AssertionError(f"the features differ by {difference:.3g}")
 

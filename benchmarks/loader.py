@@ -48,18 +48,29 @@ def main(config: Config) -> int:
         files_of, megapixels = written(Path(folder), config)
         for kind, paths in files_of.items():
             check_equal(kind, paths[0])
-            theirs, files, memory = decoded_batches(paths), our_batches(paths), our_batches(paths, kept=True)
+            theirs = decoded_batches(paths)
+            files = our_batches(paths)
+            memory = our_batches(paths, kept=True)
             variants = {
                 YARDSTICK: partial(consumed, theirs, 1),
                 "ours, from files": partial(consumed, files, 1),
                 "ours, from memory": partial(consumed, memory, config.epochs),
                 "ours, from memory, normalised, too": partial(normalised, memory, config.epochs),
             }
-            seen = {name: len(paths) * (config.epochs if "memory" in name else 1) for name in variants}
+            seen = {
+                name: len(paths) * (config.epochs if "memory" in name else 1) for name in variants
+            }
             seconds = seconds_of(variants, config.rounds)
-            seconds = {name: [time / seen[name] for time in times] for name, times in seconds.items()}
+            seconds = {
+                name: [time / seen[name] for time in times] for name, times in seconds.items()
+            }
             rates = {name: 1 / median(times) for name, times in seconds.items()}
-            report(f"{kind}, {megapixels:.1f} megapixels", seconds, YARDSTICK, radiographs_per_second=rates)
+            report(
+                f"{kind}, {megapixels:.1f} megapixels",
+                seconds,
+                YARDSTICK,
+                radiographs_per_second=rates,
+            )
     return 0
 
 
@@ -76,9 +87,11 @@ def written(folder: Path, config: Config) -> tuple[dict[str, list[Path]], float]
         megapixels += phantom.pixels.size / config.files / 1e6
         grey = Image.fromarray(eight_bit(phantom))
         pictures = {
-            "16-bit PNG": ("deep.png", Image.fromarray(phantom.pixels)), "8-bit PNG": ("grey.png", grey),
-            "grey JPEG": ("grey.jpg", grey), "RGB JPEG": ("rgb.jpg", Image.merge("RGB", [grey] * 3)),
-        }  # fmt: skip
+            "16-bit PNG": ("deep.png", Image.fromarray(phantom.pixels)),
+            "8-bit PNG": ("grey.png", grey),
+            "grey JPEG": ("grey.jpg", grey),
+            "RGB JPEG": ("rgb.jpg", Image.merge("RGB", [grey] * 3)),
+        }
         for kind, (name, picture) in pictures.items():
             path = folder / f"{number}_{name}"
             picture.save(path, **({"quality": 92} if path.suffix == ".jpg" else {}))
@@ -93,11 +106,16 @@ def decoded_batches(paths: list[Path]):
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
-    change = transforms.Compose([
-        transforms.RandomRotation(10), transforms.Resize((224, 224)), transforms.RandomHorizontalFlip(0.5),
-        transforms.ColorJitter(brightness=0.2, contrast=0.2), transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ])  # fmt: skip
+    change = transforms.Compose(
+        [
+            transforms.RandomRotation(10),
+            transforms.Resize((224, 224)),
+            transforms.RandomHorizontalFlip(0.5),
+            transforms.ColorJitter(brightness=0.2, contrast=0.2),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
 
     class Decoded(Dataset):
         def __len__(self) -> int:
@@ -106,7 +124,8 @@ def decoded_batches(paths: list[Path]):
         def __getitem__(self, row: int) -> dict:
             with Image.open(paths[row]) as picture:
                 pixels = np.asarray(ImageOps.exif_transpose(picture)).astype(np.float32)
-            low, high = pixels.min(), pixels.max()
+            low = pixels.min()
+            high = pixels.max()
             pixels = ((pixels - low) / (high - low) * 255).astype(np.uint8)
             return {"image": change(Image.fromarray(pixels).convert("RGB")), "target": 0.0}
 
@@ -128,10 +147,13 @@ def our_batches(paths: list[Path], kept: bool = False):
     from data.views.augmentation import RotateFlipJitter
     from training.sampling import Plan
 
-    preprocessing, names = Preprocessing(), list(map(str, paths))
+    preprocessing = Preprocessing()
+    names = list(map(str, paths))
     memory = KeptRadiographs(names, preprocessing, limit_gb=1).fill() if kept else False
     records = pd.DataFrame({"image": names, "target": 0.0})
-    dataset = RadiographDataset(records, preprocessing, RotateFlipJitter(preprocessing), keep=memory)
+    dataset = RadiographDataset(
+        records, preprocessing, RotateFlipJitter(preprocessing), keep=memory
+    )
 
     def batches(epochs: int):
         plan = Plan(len(paths), len(paths), epochs=epochs)

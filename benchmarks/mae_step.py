@@ -29,7 +29,9 @@ class Config:
     rounds: int = flag(5, "rounds; in each, every variant makes one step")
     threads: int = flag(1, "processor threads")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    compile: list[str] = flag(["small", "base"], "sizes that are also timed with torch.compile (a minute each)")
+    compile: list[str] = flag(
+        ["small", "base"], "sizes that are also timed with torch.compile (a minute each)"
+    )
 
 
 def main(config: Config) -> int:
@@ -65,7 +67,12 @@ class Pair(Steps):
         self.ours = MaskedAutoencoder(architecture)
         with tempfile.TemporaryDirectory() as folder:
             height, width = architecture.input_size
-            save_mae(self.ours, folder, Preprocessing(height=height, width=width).to_dict(), "for a benchmark")
+            save_mae(
+                self.ours,
+                folder,
+                Preprocessing(height=height, width=width).to_dict(),
+                "for a benchmark",
+            )
             self.theirs = ViTMAEForPreTraining.from_pretrained(folder).to(device).train()
         use_explicit_attention(self.ours.to(device).train(), device)
         self.images = torch.randn(batch_size, 3, *architecture.input_size, device=device)
@@ -80,13 +87,16 @@ class Pair(Steps):
             "patch_embed.proj.weight": "patch_embeddings.projection.weight",
             "decoder_pred.weight": "decoder_pred.weight",
         }
-        ours, theirs = self.our_loss(), self.their_loss()
+        ours = self.our_loss()
+        theirs = self.their_loss()
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
         ours.backward()
         theirs.backward()
         for mine, other in pairs.items():
             found = [p for n, p in self.theirs.named_parameters() if n.endswith(other)]
-            torch.testing.assert_close(self.ours.get_parameter(mine).grad, found[0].grad, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(
+                self.ours.get_parameter(mine).grad, found[0].grad, rtol=1e-3, atol=1e-6
+            )
         self.zero()
 
     def zero(self) -> None:
@@ -108,7 +118,8 @@ class Pair(Steps):
 
         mine = adamw(parameter_groups(self.ours))
         for group in mine.param_groups:
-            group["lr"], group["weight_decay"] = 1e-6, 0.05 * group["weight_decay_scale"]
+            group["lr"] = 1e-6
+            group["weight_decay"] = 0.05 * group["weight_decay_scale"]
         other = torch.optim.AdamW(self.theirs.parameters(), lr=1e-6, weight_decay=0.05)
         result = {}
         for precision in ("fp32", "bf16"):

@@ -35,7 +35,9 @@ SEEDS = 4
 class Config:
     """Compare masks for heat maps."""
 
-    model_path: Path = flag(help="checkpoint folder or file of a masked autoencoder with its decoder")
+    model_path: Path = flag(
+        help="checkpoint folder or file of a masked autoencoder with its decoder"
+    )
     in_dirs: list[Path] = flag(help="folders of radiographs")
     truth: Path | None = flag(None, "findings, as for zero_shot_heatmap.py")
     images: int = flag(32, "radiographs, evenly chosen; with --truth among those with a finding")
@@ -58,7 +60,8 @@ def main(config: Config) -> int:
     device = choose_device(config.device)
     prepare_device(device)
     loaded = load_mae(config.model_path)
-    network, preprocessing = loaded.model.to(device), Preprocessing.from_dict(loaded.preprocessor)
+    network = loaded.model.to(device)
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
     truth = None if config.truth is None else read_truth(config.truth)
     rows: dict[str, list] = {way: [] for way in WAYS}
     aurocs: dict[str, list] = {way: [] for way in WAYS}
@@ -66,23 +69,39 @@ def main(config: Config) -> int:
         image = preprocessing.normalise(preprocessing.fit(pixels)[None]).to(device)
         yardstick = error_map(network, preprocessing, image, 40, "random", f"yardstick {path}")
         for way, (passes, masks) in WAYS.items():
-            maps = [error_map(network, preprocessing, image, passes, masks, f"{s} {path}") for s in range(SEEDS)]
+            maps = [
+                error_map(network, preprocessing, image, passes, masks, f"{s} {path}")
+                for s in range(SEEDS)
+            ]
             means = [one.mean() for one in maps]
             correlation = np.corrcoef(yardstick.ravel(), maps[0].ravel())[0, 1]
             rows[way].append((correlation, np.std(means, ddof=1) / np.mean(means)))
             if finding is not None:
                 small = preprocessing.forward_map(finding)
-                aurocs[way].append(localisation_scores(maps[0], small)["pixel_auroc"] if small.any() else np.nan)
+                aurocs[way].append(
+                    localisation_scores(maps[0], small)["pixel_auroc"] if small.any() else np.nan
+                )
     for way, values in rows.items():
         correlations, spreads = np.array(values).T
-        row = {"case": f"{len(values)} radiographs", "masks": way, "correlation": round(float(correlations.mean()), 4)}
-        row |= {"lowest": round(float(correlations.min()), 4), "seed": round(float(np.sqrt((spreads**2).mean())), 4)}
+        row = {
+            "case": f"{len(values)} radiographs",
+            "masks": way,
+            "correlation": round(float(correlations.mean()), 4),
+        }
+        row |= {
+            "lowest": round(float(correlations.min()), 4),
+            "seed": round(float(np.sqrt((spreads**2).mean())), 4),
+        }
         if truth:
             groups = [str(number) for number in range(len(aurocs[way]))]
             interval = mean_interval(aurocs[way], groups, limits=(0.0, 1.0))
             paired = np.subtract(aurocs[way], aurocs[YARDSTICK])
             worse = mean_interval(paired, groups)
-            row |= {"auroc": str(interval), "difference": round(worse.estimate, 4), "difference_interval": str(worse)}
+            row |= {
+                "auroc": str(interval),
+                "difference": round(worse.estimate, 4),
+                "difference_interval": str(worse),
+            }
         print(json.dumps(row), flush=True)
     return 0
 
@@ -94,7 +113,9 @@ def chosen(config: Config, preprocessing, truth) -> list[tuple]:
 
     paths = list_radiographs(config.in_dirs)
     if truth is not None:
-        paths = [path for path in paths if truth.mentions(path) and truth.condition(path) != "normal"]
+        paths = [
+            path for path in paths if truth.mentions(path) and truth.condition(path) != "normal"
+        ]
     step = max(1, len(paths) // config.images)
     found = []
     for path in paths[::step][: config.images]:
@@ -115,8 +136,12 @@ def error_map(network, preprocessing, image, passes: int, masks: str, name: str)
     """The map [h, w] of one radiograph."""
     from evaluation.maps.error_maps import error_maps, mask_generator, visible_patches
 
-    visible = visible_patches(passes, network.grid, network.config.visible, mask_generator(0, name), masks)
-    return error_maps(network, image, visible[None], mean=preprocessing.mean, std=preprocessing.std).maps[0]
+    visible = visible_patches(
+        passes, network.grid, network.config.visible, mask_generator(0, name), masks
+    )
+    return error_maps(
+        network, image, visible[None], mean=preprocessing.mean, std=preprocessing.std
+    ).maps[0]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,11 @@ def main(config: Config) -> int:
                 "decoding alone": lambda kind=kind: [decoded(path) for path in files[kind]],
             }
             report(kind, seconds_of(variants, config.rounds), "Pillow, floats", per=config.files)
-        variants = {kind: lambda kind=kind: [ours(path) for path in files[kind]] for kind in files if "RGB" not in kind}
+        variants = {
+            kind: lambda kind=kind: [ours(path) for path in files[kind]]
+            for kind in files
+            if "RGB" not in kind
+        }
         report("formats, ours", seconds_of(variants, config.rounds), "16-bit PNG", per=config.files)
     return 0
 
@@ -62,7 +66,8 @@ def write_files(folder: Path, config: Config) -> dict[str, list[Path]]:
     generator = np.random.default_rng(0)
     for number in range(config.files):
         picture = synthetic(config.height, config.width, generator)
-        deep, grey = (picture * 4095).astype(np.uint16), Image.fromarray((picture * 255).astype(np.uint8))
+        deep = (picture * 4095).astype(np.uint16)
+        grey = Image.fromarray((picture * 255).astype(np.uint8))
         colour = Image.merge("RGB", [grey] * 3)
 
         def add(kind: str, name: str, write, number=number) -> None:
@@ -74,8 +79,16 @@ def write_files(folder: Path, config: Config) -> dict[str, list[Path]]:
         add("8-bit PNG", "grey.png", grey.save)
         add("grey JPEG", "grey.jpg", lambda path, grey=grey: grey.save(path, quality=92))
         add("RGB JPEG", "rgb.jpg", lambda path, colour=colour: colour.save(path, quality=92))
-        for kind, syntax in (("DICOM", None), ("DICOM, JPEG 2000", "JPEG2000Lossless"), ("DICOM, RLE", "RLELossless")):
-            add(kind, f"{kind[-3:].strip()}.dcm", lambda path, deep=deep, syntax=syntax: dicom(path, deep, syntax))
+        for kind, syntax in (
+            ("DICOM", None),
+            ("DICOM, JPEG 2000", "JPEG2000Lossless"),
+            ("DICOM, RLE", "RLELossless"),
+        ):
+            add(
+                kind,
+                f"{kind[-3:].strip()}.dcm",
+                lambda path, deep=deep, syntax=syntax: dicom(path, deep, syntax),
+            )
     return files
 
 
@@ -98,10 +111,16 @@ def dicom(path: Path, pixels, syntax: str | None) -> None:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = uid.DigitalXRayImageStorageForPresentation, uid.generate_uid()
-    dataset.Modality, dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "DX", "MONOCHROME2", 1
+    dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = uid.generate_uid()
+    dataset.Modality = "DX"
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.SamplesPerPixel = 1
     dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.BitsAllocated = 16
+    dataset.BitsStored = 12
+    dataset.HighBit = 11
+    dataset.PixelRepresentation = 0
     dataset.PixelData = pixels.tobytes()
     if syntax:
         dataset.compress(getattr(uid, syntax), generate_instance_uid=False)
@@ -116,12 +135,14 @@ def plainly(path: Path):
 
     with Image.open(path) as picture:
         pixels = np.asarray(picture).astype(np.float32)
-    low, high = pixels.min(), pixels.max()
+    low = pixels.min()
+    high = pixels.max()
     pixels = np.clip((pixels - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     colour = Image.fromarray(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2))
     small = np.asarray(colour.resize((224, 224), Image.Resampling.BILINEAR))
     tensor = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean = torch.tensor([0.485, 0.456, 0.406])
+    std = torch.tensor([0.229, 0.224, 0.225])
     return (tensor - mean[:, None, None]) / std[:, None, None]
 
 

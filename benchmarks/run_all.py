@@ -36,7 +36,16 @@ QUICK = {
     "mae_step.py": ["--rounds", "1", "--sizes", "mini", "--batch_size", "2", "--compile", "none"],
     "heatmap.py": "--rounds 1 --size mini --images 1 --height 600 --width 450 --passes 4".split(),
     "reader.py": ["--rounds", "1", "--height", "400", "--width", "300", "--files", "1"],
-    "finetune_step.py": ["--rounds", "1", "--sizes", "mini", "--batch_size", "2", "--compile", "none"],
+    "finetune_step.py": [
+        "--rounds",
+        "1",
+        "--sizes",
+        "mini",
+        "--batch_size",
+        "2",
+        "--compile",
+        "none",
+    ],
     "bone_age_step.py": ["--rounds", "1", "--side", "64"],
     "dino_step.py": "--arch vit_mini --global_size 64 --local_size 32 --local_crops_number 2 --out_dim 64 "
     "--batch_size 2 --rounds 1".split(),
@@ -118,9 +127,15 @@ class Config:
     """Run every benchmark and write the page of results."""
 
     out: Path = flag(ROOT / "benchmarks" / "README.md", "page to write")
-    demo: Path | None = flag(None, "what scripts/demo.sh made, for the part on masks, which is left out without it")
-    only: list[str] = flag([], "measure these parts alone, e.g. loader.py; the others stay as results.json has them")
-    quick: bool = flag(False, "tiny networks and one round: shows that everything runs, not how fast")
+    demo: Path | None = flag(
+        None, "what scripts/demo.sh made, for the part on masks, which is left out without it"
+    )
+    only: list[str] = flag(
+        [], "measure these parts alone, e.g. loader.py; the others stay as results.json has them"
+    )
+    quick: bool = flag(
+        False, "tiny networks and one round: shows that everything runs, not how fast"
+    )
 
 
 def main(config: Config) -> int:
@@ -155,14 +170,17 @@ def main(config: Config) -> int:
 def page_of(results: dict[str, dict]) -> str:
     """The page from what was measured: script -> flags given, machine, rows."""
     first = next(iter(results.values()))["machine"]
-    parts, rows = [], []
+    parts = []
+    rows = []
     for script, (title, text) in SECTIONS.items():
         if script not in results:
             told = "`--demo` was not given" if script == "masks.py" else "not among `--only`"
             parts.append(f"## {title}\n\n{text}\n\nLeft out: {told}.\n")
             continue
         part = results[script]
-        other = [f"{name} {value}" for name, value in part["machine"].items() if first.get(name) != value]
+        other = [
+            f"{name} {value}" for name, value in part["machine"].items() if first.get(name) != value
+        ]
         note = f"Measured with another machine or version: {', '.join(other)}.\n\n" if other else ""
         command = f"python benchmarks/{script} {' '.join(part['given'])}"
         parts.append(f"## {title}\n\n`{command}`\n\n{text}\n\n{note}{tables(part['rows'])}")
@@ -184,7 +202,9 @@ def inputs_of(demo: Path) -> list[str]:
     flags = {"--model-path": "mae/model", "--in-dirs": "test/images", "--truth": "test/records.csv"}
     for name in flags.values():
         if not (demo / name).exists():
-            raise FileNotFoundError(f"{demo / name} does not exist: make it with `bash scripts/demo.sh {demo}`")
+            raise FileNotFoundError(
+                f"{demo / name} does not exist: make it with `bash scripts/demo.sh {demo}`"
+            )
     return [part for given, name in flags.items() for part in (given, str(demo / name))]
 
 
@@ -194,16 +214,22 @@ def rows_of(script: str, given: list[str]) -> list[dict]:
     import subprocess
 
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *given], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "benchmarks" / script), *given],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
-        raise ValueError(f"benchmarks/{script} ended with status {done.returncode}; its message is above")
+        raise ValueError(
+            f"benchmarks/{script} ended with status {done.returncode}; its message is above"
+        )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def tables(rows: list[dict]) -> str:
     """Markdown tables of the lines that a benchmark printed, one for each case."""
-    peaks = [f"{row['peak']} {row['gflops']} GFLOP/s ({row['case']})" for row in rows if "peak" in row]
+    peaks = [
+        f"{row['peak']} {row['gflops']} GFLOP/s ({row['case']})" for row in rows if "peak" in row
+    ]
     text = ""
     for case in dict.fromkeys(row["case"] for row in rows if "peak" not in row):
         mine = [row for row in rows if row["case"] == case and "peak" not in row]
@@ -215,8 +241,13 @@ def tables(rows: list[dict]) -> str:
             cells = [row["variant" if timed else "masks"]]
             if timed:
                 spread = f"**{row['ratio']:.2f}** [{row['low']:.2f}, {row['high']:.2f}]"
-                cells += ["1" if row["ratio"] == row["low"] == row["high"] == 1 else spread, f"{row['seconds']:.3g}"]
-            lines.append(cells + [EXTRA[key][1].format(row[key]) if key in row else "" for key in extra])
+                cells += [
+                    "1" if row["ratio"] == row["low"] == row["high"] == 1 else spread,
+                    f"{row['seconds']:.3g}",
+                ]
+            lines.append(
+                cells + [EXTRA[key][1].format(row[key]) if key in row else "" for key in extra]
+            )
         text += "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
     return text + (f"Peaks of matrix products: {'; '.join(peaks)}.\n" if peaks else "")
 
@@ -235,18 +266,27 @@ EXTRA = {
 
 def goals(rows: list[dict]) -> str:
     """The goals and what was reached, and for those that were missed what stands in the way."""
-    lines, missed = [["case", "variant", "figure", "goal", "measured", ""], ["---"] * 6], {}
+    lines = [["case", "variant", "figure", "goal", "measured", ""], ["---"] * 6]
+    missed = {}
     for goal in GOALS:
         for row in rows:
-            mine = row.get("variant", row.get("masks")) == goal.variant and row["script"] == goal.script
+            mine = (
+                row.get("variant", row.get("masks")) == goal.variant
+                and row["script"] == goal.script
+            )
             if not (mine and goal.key in row and row["case"].startswith(goal.case)):
                 continue
             name, form = EXTRA.get(goal.key, (goal.key, "{:.2f}"))
-            sign, good = "<=" if goal.at_most else ">=", goal.reached(row[goal.key])
+            sign = "<=" if goal.at_most else ">="
+            good = goal.reached(row[goal.key])
             figures = (f"{sign} {form.format(goal.value)}", form.format(row[goal.key]))
-            lines.append([row["case"], goal.variant, name, *figures, "reached" if good else "**missed**"])
+            lines.append(
+                [row["case"], goal.variant, name, *figures, "reached" if good else "**missed**"]
+            )
             if not good:
-                missed.setdefault(goal.missed, []).append(f"{name} of {goal.variant} ({row['case']})")
+                missed.setdefault(goal.missed, []).append(
+                    f"{name} of {goal.variant} ({row['case']})"
+                )
     text = "## Goals\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
     return text + "".join(f"\n* {'; '.join(which)}: {why}\n" for why, which in missed.items())
 

@@ -18,8 +18,13 @@ EAGER = (
     "import argparse, torch, torchvision, timm, transformers, pandas, sklearn.metrics, matplotlib.pyplot;"
     "from transformers import ViTMAEForPreTraining; argparse.ArgumentParser()"
 )
-SCRIPTS = ("pretrain_mae.py", "zero_shot_heatmap.py", "scripts/train_downstream.py", "scripts/convert_checkpoint.py",
-           "scripts/make_phantoms.py")  # fmt: skip
+SCRIPTS = (
+    "pretrain_mae.py",
+    "zero_shot_heatmap.py",
+    "scripts/train_downstream.py",
+    "scripts/convert_checkpoint.py",
+    "scripts/make_phantoms.py",
+)
 
 
 @dataclass
@@ -37,10 +42,15 @@ def main(config: Config) -> int:
     from benchmarks.paired import report, seconds_of
 
     root = pathlib.Path(__file__).resolve().parents[1]
-    commands = {"everything imported at the top": ["-c", EAGER], "torch alone": ["-c", "import torch"]}
+    commands = {
+        "everything imported at the top": ["-c", EAGER],
+        "torch alone": ["-c", "import torch"],
+    }
     commands |= {f"{script} --help": [str(root / script), "--help"] for script in SCRIPTS}
     variants = {
-        name: lambda given=given: subprocess.run([sys.executable, *given], check=True, capture_output=True)
+        name: lambda given=given: subprocess.run(
+            [sys.executable, *given], check=True, capture_output=True
+        )
         for name, given in commands.items()
     }
     seconds = seconds_of(variants, config.rounds, time.perf_counter)

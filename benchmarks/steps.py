@@ -48,7 +48,9 @@ class Steps:
             found[name] = in_turn(self.prepare if name.startswith("ours") else as_installed, step)
         for precision in ("fp32", "bf16"):
             found[f"peak, {precision}"] = in_turn(self.prepare, self.product(precision))
-            found[f"peak as installed, {precision}"] = in_turn(as_installed, self.product(precision))
+            found[f"peak as installed, {precision}"] = in_turn(
+                as_installed, self.product(precision)
+            )
         return found
 
     def prepare(self) -> None:
@@ -68,17 +70,27 @@ class Steps:
 
 
 def report_steps(
-    size: str, pair: Steps, batch_size: int, rounds: int, compiled: bool, case: str = "ViT-{}, batch {}"
+    size: str,
+    pair: Steps,
+    batch_size: int,
+    rounds: int,
+    compiled: bool,
+    case: str = "ViT-{}, batch {}",
 ) -> None:
     """Print one line for each variant of a `size` of network, and one for each peak. `case`: how it is called."""
     from benchmarks.paired import device_clock, report, seconds_of
 
-    variants, operations = pair.variants(compiled), pair.operations()
+    variants = pair.variants(compiled)
+    operations = pair.operations()
     seconds = seconds_of(variants, rounds, device_clock(pair.device))
     products = {p: seconds[f"peak, {p}"] for p in ("fp32", "bf16")}
     multiply = 2 * SIDES[pair.device.type] ** 3
     timed = {name: times for name, times in seconds.items() if not name.startswith("peak")}
-    more = {"radiographs_per_second": {name: batch_size / median(times) for name, times in timed.items()}}
+    more = {
+        "radiographs_per_second": {
+            name: batch_size / median(times) for name, times in timed.items()
+        }
+    }
     more |= {"against_same_precision": {}, "peak_share": {}}
     for name, times in timed.items():
         if name.startswith("ours"):
@@ -87,11 +99,17 @@ def report_steps(
             more["against_same_precision"][name] = median(map(truediv, same, times))
             share = operations / multiply * median(map(truediv, products[precision], times))
             more["peak_share"][name] = share
-    rates = {n.removeprefix("peak").strip(" ,"): multiply / median(t) for n, t in seconds.items() if "peak" in n}
+    rates = {
+        n.removeprefix("peak").strip(" ,"): multiply / median(t)
+        for n, t in seconds.items()
+        if "peak" in n
+    }
     report(case.format(size, batch_size), timed, f"{pair.yardstick}, fp32", **more)
     name = case.format(size, batch_size).partition(", batch")[0]
     for precision, rate in rates.items():
-        print(f'{{"peak": "{precision}", "case": "{name}", "gflops": {rate / 1e9:.0f}}}', flush=True)
+        print(
+            f'{{"peak": "{precision}", "case": "{name}", "gflops": {rate / 1e9:.0f}}}', flush=True
+        )
 
 
 def in_turn(set_up: Callable[[], None], work: Callable[[], object]) -> Callable[[], None]:

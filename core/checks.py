@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from math import inf
 
 
-def check_numbers(config, names: Sequence[str], *, low: float = 0, high: float = inf, above: bool = False) -> None:
+def check_numbers(
+    config, names: Sequence[str], *, low: float = 0, high: float = inf, above: bool = False
+) -> None:
     """ValueError for a flag of `names` that is not a finite number from `low` (with `above`: above it) to `high`.
 
     None passes: that is a flag which was not given.
@@ -13,7 +15,13 @@ def check_numbers(config, names: Sequence[str], *, low: float = 0, high: float =
         value = getattr(config, name)
         if value is None or (low <= value <= high and value < inf and not (above and value == low)):
             continue
-        range_ = f"above {low}" if above else f"from {low} on" if high == inf else f"from {low} to {high}"
+        range_ = (
+            f"above {low}"
+            if above
+            else f"from {low} on"
+            if high == inf
+            else f"from {low} to {high}"
+        )
         raise ValueError(f"--{name} {value}: expected a number {range_}")
 
 
@@ -32,12 +40,15 @@ def check_batch(config, name: str, processes: int, passes: int = 1, fewest: int 
 
     fewest: radiographs that each pass of all processes must have. The message names a value that works.
     """
-    value, parts = getattr(config, name), processes * passes
+    value = getattr(config, name)
+    parts = processes * passes
     least = parts * -(-fewest // processes)
     if value >= least and value % parts == 0:
         return
     each = f"{processes} processes" + (f" x {passes} --accum_iter" if passes > 1 else "")
-    at_least = f", with at least {fewest} radiographs in each pass (batch norm)" if fewest > 1 else ""
+    at_least = (
+        f", with at least {fewest} radiographs in each pass (batch norm)" if fewest > 1 else ""
+    )
     raise ValueError(
         f"--{name} {value}: expected a multiple of {each}{at_least}; use --{name} {max(least, value - value % parts)}"
     )

@@ -24,7 +24,13 @@ from core.text import escaped
 
 SMALL = 1 << 20  # bytes of a settings file
 ARCHIVE = 32 << 20  # bytes that any archive may hold
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)  # errors of `lockf`
+WITHOUT_LOCKS = (
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENOLCK,
+    errno.EINVAL,
+)  # errors of `lockf`
 ARCHIVE_RATIO = 50  # and a larger one, per byte of its own
 LONGEST_NAME = 48  # bytes of a part of a file name; file systems allow 255 for the whole
 _REPEATED_NAME = 200  # bytes of a file's name that its temporary file repeats
@@ -44,8 +50,12 @@ class HashingFile:
     only)."""
 
     def __init__(self, file: BinaryIO, hashed: bool = False):
-        self._file, self._sha256, self.size = file, hashlib.sha256() if hashed else None, 0
-        self.error: BaseException | None = None  # of a write, which torch replaces by one of its own
+        self._file = file
+        self._sha256 = hashlib.sha256() if hashed else None
+        self.size = 0
+        self.error: BaseException | None = (
+            None  # of a write, which torch replaces by one of its own
+        )
 
     def write(self, data) -> int:
         self.size += memoryview(data).nbytes
@@ -66,7 +76,9 @@ class HashingFile:
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expected: int = 0) -> Iterator[HashingFile]:
+def atomic(
+    path: str | Path, hashed: bool = False, durable: bool = True, expected: int = 0
+) -> Iterator[HashingFile]:
     """Write `path` as a whole or not at all.
 
         with atomic(folder / "metrics.json") as file:
@@ -77,9 +89,13 @@ def atomic(path: str | Path, hashed: bool = False, durable: bool = True, expecte
     old file stays and the temporary one is removed; one that a kill left behind is found by `remove_leftovers`. Raises
     DiskFull with the free space.
     """
-    path, file, temporary = Path(path), None, None
+    path = Path(path)
+    file = None
+    temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{_shortened(path.name)}.", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{_shortened(path.name)}.", suffix=".part"
+        )
         with os.fdopen(descriptor, "wb") as raw:
             file = HashingFile(raw, hashed)
             yield file
@@ -164,7 +180,9 @@ def lock_folder(folder: Path, told: str):
     Some file systems have no locks (Lustre without `flock`, NFS without its lock daemon). There a warning is printed
     and the file is returned without a lock.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW  # a link could lead to a file of somebody else's
+    flags = (
+        os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    )  # a link could lead to a file of somebody else's
     file = os.fdopen(os.open(folder / ".lock", flags, 0o666), "a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -273,7 +291,9 @@ def printable(path) -> str:
     Hidden characters are escaped (`core.text`); bytes that are not UTF-8 appear as \\xNN. All else stays, so that a
     user's own tables can be joined by it.
     """
-    return escaped(_NO_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fsdecode(path)))
+    return escaped(
+        _NO_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fsdecode(path))
+    )
 
 
 def file_names(names: Sequence[str]) -> dict[str, str]:
@@ -306,17 +326,27 @@ def _plain_name(name: str) -> str:
 def reason_of(error: BaseException) -> str:
     """What a library found wrong with a file, in its own words: one short line without its advice, and without the name
     of its exception, which tells nobody anything."""
-    if isinstance(error, pickle.UnpicklingError):  # the first line tells how to load it all the same
+    if isinstance(
+        error, pickle.UnpicklingError
+    ):  # the first line tells how to load it all the same
         asked = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
         return f"it asks for {asked[1]}" if asked else "instructions that tensors do not need"
     text = (meaning_of(error) if isinstance(error, OSError) else str(error)).strip().split("\n")[0]
-    text = re.split(r"\.? (?=This is an internal|If you are seeing)", text)[0][:160]  # torch's advice to its developers
+    text = re.split(r"\.? (?=This is an internal|If you are seeing)", text)[0][
+        :160
+    ]  # torch's advice to its developers
     if isinstance(error, KeyError):
-        archived = re.fullmatch(r"[\"'](.*) is not a file in the archive[\"']", text)  # as NumPy says it
+        archived = re.fullmatch(
+            r"[\"'](.*) is not a file in the archive[\"']", text
+        )  # as NumPy says it
         return f"no entry {archived[1]!r}" if archived else f"no entry {text}"
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
-    return text or ("it ends too early" if isinstance(error, EOFError) else "the library that reads it gives no reason")
+    return text or (
+        "it ends too early"
+        if isinstance(error, EOFError)
+        else "the library that reads it gives no reason"
+    )
 
 
 def sha256_of(path: str | Path) -> str:

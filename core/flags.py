@@ -33,24 +33,38 @@ from core.text import escaped
 
 _RECIPE_BYTES = 1 << 13  # a recipe has a thousand
 _SHORT = reprlib.Repr()  # a few hundred bytes of YAML can be 10^12 words
-_SHORT.maxlevel, _SHORT.maxstring = 2, 200
+_SHORT.maxlevel = 2
+_SHORT.maxstring = 200
 _SERVICES = ("use_wandb",)  # flags that ask for the network
 LONGEST_ERROR = 2_000  # characters of a sentence, which may quote a table of thousands of columns
 _SENTENCES = {  # what argparse says of a flag -> what follows the flag's name
     r"invalid float value: (.*)": r"must be a number, not \1",
     r"invalid int value: (.*)": r"must be a whole number, not \1",
-    r"invalid choice: (.*) \(choose from (.*)\)": lambda m: "must be one of " + m[2].replace("'", "") + f", not {m[1]}",
+    r"invalid choice: (.*) \(choose from (.*)\)": lambda m: (
+        "must be one of " + m[2].replace("'", "") + f", not {m[1]}"
+    ),
     r"expected one argument": "needs a value",
     r"expected at least one argument": "needs at least one value",
     r"ignored explicit argument (.*)": r"takes no value, but \1 was given",
 }
-_MENDABLE = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+_MENDABLE = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 
 
 def flag(
-    default=dataclasses.MISSING, help: str = "", *, alias: str | tuple[str, ...] = (), choices: tuple = (),
-    positional: bool = False, words: bool = False,
-):  # fmt: skip
+    default=dataclasses.MISSING,
+    help: str = "",
+    *,
+    alias: str | tuple[str, ...] = (),
+    choices: tuple = (),
+    positional: bool = False,
+    words: bool = False,
+):
     """A dataclass field that `parse` shows as a flag.
 
     `alias` gives further spellings (without dashes); `choices` limits the values; `positional`: a list that is given
@@ -58,7 +72,13 @@ def flag(
     commands of other projects.
     """
     aliases = (alias,) if isinstance(alias, str) else tuple(alias)
-    metadata = {"help": help, "alias": aliases, "choices": tuple(choices), "positional": positional, "words": words}
+    metadata = {
+        "help": help,
+        "alias": aliases,
+        "choices": tuple(choices),
+        "positional": positional,
+        "words": words,
+    }
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -66,12 +86,19 @@ def flag(
 
 def weights_flag():
     """The flag of every script that reads a checkpoint: which of two sets of weights."""
-    return flag("ema", "of a checkpoint that holds averaged and raw weights: which are read", choices=("ema", "raw"))
+    return flag(
+        "ema",
+        "of a checkpoint that holds averaged and raw weights: which are read",
+        choices=("ema", "raw"),
+    )
 
 
 def audit_flag():
     """The flag of every script that reads all radiographs before it begins: verdicts that are there already."""
-    return flag(None, "CSV file of scripts/check_data.py --audit: radiographs unchanged since are not read again")
+    return flag(
+        None,
+        "CSV file of scripts/check_data.py --audit: radiographs unchanged since are not read again",
+    )
 
 
 def parse(config_class: type, argv: list[str] | None = None):
@@ -83,7 +110,12 @@ def parse(config_class: type, argv: list[str] | None = None):
         usage=f"%(prog)s{places} [--config YAML] [flags]",
         description=config_class.__doc__,
     )
-    parser.add_argument("--config", type=Path, metavar="YAML", help="recipe whose keys are the flags below; flags win")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="recipe whose keys are the flags below; flags win",
+    )
     types_of = typing.get_type_hints(config_class)
     for field in fields:
         keywords = _arguments(field, types_of[field.name])
@@ -95,7 +127,9 @@ def parse(config_class: type, argv: list[str] | None = None):
     recipe = given.pop("config", None)
     values = _read_recipe(parser, recipe, fields, types_of) if recipe else {}
     values.update(given)
-    missing = [_shown(f) for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
+    missing = [
+        _shown(f) for f in fields if f.name not in values and _default(f) is dataclasses.MISSING
+    ]
     if missing:
         parser.error(f"give {', '.join(missing)} (a flag, or a key of the --config recipe)")
     return config_class(**values)
@@ -120,7 +154,9 @@ def finish(script: typing.Callable[[], int | None], flags: set[str]) -> typing.N
     ValueError that our own code raises. A ValueError from inside a library is a defect and keeps its traceback.
     `flags`: names of the script's flags, for the remedies that a sentence names.
     """
-    atexit.register(gc.freeze)  # the last collection of garbage would look through all of torch (1.4 s)
+    atexit.register(
+        gc.freeze
+    )  # the last collection of garbage would look through all of torch (1.4 s)
     with guarded_streams():
         message = None
         try:
@@ -129,7 +165,9 @@ def finish(script: typing.Callable[[], int | None], flags: set[str]) -> typing.N
             message = _sentence(error, flags)
             if message is None:
                 raise
-        if message is not None:  # only here: with the error, the progress bar on the last line is gone
+        if (
+            message is not None
+        ):  # only here: with the error, the progress bar on the last line is gone
             print(f"{Path(sys.argv[0]).name}: {escaped(_shorten(message))}", file=sys.stderr)
             status = 2
         sys.exit(status)
@@ -173,7 +211,9 @@ def _advice(error: BaseException, flags: set[str]) -> str | None:
     torch reports a dead loader process wherever the main process happens to be.
     """
     told = str(error)
-    if "Too many open files" in told or "ancillary data" in told:  # of a library that was loaded, or of torch's memory
+    if (
+        "Too many open files" in told or "ancillary data" in told
+    ):  # of a library that was loaded, or of torch's memory
         return "raise the limit of open files (`ulimit -n`), or use fewer --num_workers"
     if isinstance(error, ImportError):
         return None
@@ -183,14 +223,24 @@ def _advice(error: BaseException, flags: set[str]) -> str | None:
         return "the folder of the radiographs does not answer; after mending that, the same command goes on"
     if "Bus error" in told or "shared memory" in told or "</torch_" in told:
         return "/dev/shm is full; use fewer --num_workers, or give the container more (shm-size, ipc host)"
-    if "DataLoader worker" in told and ("exited unexpectedly" in told or "killed by signal" in told):
+    if "DataLoader worker" in told and (
+        "exited unexpectedly" in told or "killed by signal" in told
+    ):
         return "most often for want of memory; use fewer --num_workers"
     kinds = ("OutOfMemoryError", "can't allocate memory")
     if isinstance(error, MemoryError) or type(error).__name__ == kinds[0] or kinds[1] in told:
         same = " (a larger --accum_iter keeps the steps the same)" if "accum_iter" in flags else ""
-        remedies = {"batch_size": f"a smaller --batch_size{same}", "num_workers": "fewer --num_workers",
-                    "input_size": "a smaller --input_size"}  # fmt: skip
-        return " or ".join(["out of memory; try a machine with more", *(r for f, r in remedies.items() if f in flags)])
+        remedies = {
+            "batch_size": f"a smaller --batch_size{same}",
+            "num_workers": "fewer --num_workers",
+            "input_size": "a smaller --input_size",
+        }
+        return " or ".join(
+            [
+                "out of memory; try a machine with more",
+                *(r for f, r in remedies.items() if f in flags),
+            ]
+        )
     return None
 
 
@@ -214,7 +264,9 @@ class Parser(argparse.ArgumentParser):
         """One sentence, with the nearest flag for a misspelt one."""
         message = _in_plain_words(message.replace("the following arguments are required:", "give"))
         if message.startswith("unrecognized arguments:"):
-            known = [s for action in self._actions for s in action.option_strings if s.startswith("--")]
+            known = [
+                s for action in self._actions for s in action.option_strings if s.startswith("--")
+            ]
             word = next((w for w in message.split()[2:] if w.startswith("--")), "").split("=")[0]
             longer = [flag for flag in known if word and flag.startswith(word)]
             near = longer[:1] or difflib.get_close_matches(word, known, n=1)
@@ -243,7 +295,9 @@ class _Switch(argparse.BooleanOptionalAction):
 
     def __call__(self, parser, namespace, values, option_string=None):
         negated = option_string.startswith("--no-")
-        truth = {None: True, "true": True, "1": True, "false": False, "0": False}.get(values and values.lower())
+        truth = {None: True, "true": True, "1": True, "false": False, "0": False}.get(
+            values and values.lower()
+        )
         if truth is None or (negated and values):
             parser.error(f"{option_string} must be True or False, not {values!r}")
         setattr(namespace, self.dest, truth != negated)
@@ -264,7 +318,9 @@ class _Formatter(argparse.HelpFormatter):
         """Show the first spelling only; the dash and underscore twins would double the page."""
         if not action.option_strings:
             return f"{action.metavar} ..."
-        shown = [s for s in action.option_strings if not s.startswith("--no-")][:1] or action.option_strings[:1]
+        shown = [s for s in action.option_strings if not s.startswith("--no-")][
+            :1
+        ] or action.option_strings[:1]
         if isinstance(action, argparse.BooleanOptionalAction):
             return f"--[no-]{shown[0].removeprefix('--')}"
         if action.nargs == 0:
@@ -277,7 +333,9 @@ class _Formatter(argparse.HelpFormatter):
 
 def _spellings(field: dataclasses.Field) -> list[str]:
     names = (field.name, *field.metadata.get("alias", ()))
-    twins = [twin for name in names for twin in (name, name.replace("_", "-"), name.replace("-", "_"))]
+    twins = [
+        twin for name in names for twin in (name, name.replace("_", "-"), name.replace("-", "_"))
+    ]
     return list(dict.fromkeys(f"--{twin}" for twin in twins))
 
 
@@ -286,7 +344,11 @@ def _shown(field: dataclasses.Field) -> str:
 
 
 def _default(field: dataclasses.Field):
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return (
+        field.default_factory()
+        if field.default_factory is not dataclasses.MISSING
+        else field.default
+    )
 
 
 def _plain(type_):
@@ -314,11 +376,17 @@ def _arguments(field: dataclasses.Field, type_) -> dict:
         common["choices"] = field.metadata["choices"]
     type_ = _plain(type_)
     if type_ is bool:
-        return common | {"action": _Switch if field.metadata.get("words") else argparse.BooleanOptionalAction}
+        return common | {
+            "action": _Switch if field.metadata.get("words") else argparse.BooleanOptionalAction
+        }
     if typing.get_origin(type_) is list:
         element = typing.get_args(type_)[0]
         # a list of paths may be given in several goes; of numbers the last one counts, as with single values
-        return common | {"nargs": "+", "type": element, "action": "extend" if element in (str, Path) else "store"}
+        return common | {
+            "nargs": "+",
+            "type": element,
+            "action": "extend" if element in (str, Path) else "store",
+        }
     return common | {"type": type_}
 
 
@@ -344,14 +412,16 @@ def _read_recipe(parser: Parser, path: Path, fields, types_of: dict) -> dict:
         if field is None:
             near = difflib.get_close_matches(str(key), spelled, n=1)
             parser.error(
-                f"--config {path}: unknown key {_SHORT.repr(key)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+                f"--config {path}: unknown key {_SHORT.repr(key)}"
+                + (f" (did you mean {near[0]!r}?)" if near else "")
             )
         values[field.name] = _convert(parser, path, field, types_of[field.name], value)
     return values
 
 
 def _convert(parser: Parser, path: Path, field: dataclasses.Field, type_, value):
-    optional, type_ = type(None) in typing.get_args(type_), _plain(type_)
+    optional = type(None) in typing.get_args(type_)
+    type_ = _plain(type_)
     if value is None and optional:
         return None
     try:
@@ -361,7 +431,9 @@ def _convert(parser: Parser, path: Path, field: dataclasses.Field, type_, value)
             converted = value
         elif typing.get_origin(type_) is list:
             element = typing.get_args(type_)[0]
-            converted = [_scalar(element, v) for v in (value if isinstance(value, list) else [value])]
+            converted = [
+                _scalar(element, v) for v in (value if isinstance(value, list) else [value])
+            ]
         else:
             converted = _scalar(type_, value)
     except (TypeError, ValueError) as error:

@@ -13,21 +13,38 @@ from pathlib import Path, PurePath
 from core.files import append_line, remove_leftovers, write_text
 from core.text import middle
 
-SETTINGS, RECORDS = "settings.json", "records.jsonl"
-_RESERVED = ("thumbnails", ".overlays", SETTINGS, RECORDS, "index.html", "reference.npz", "failed.csv")
+SETTINGS = "settings.json"
+RECORDS = "records.jsonl"
+_RESERVED = (
+    "thumbnails",
+    ".overlays",
+    SETTINGS,
+    RECORDS,
+    "index.html",
+    "reference.npz",
+    "failed.csv",
+)
 _LONGEST = 180  # bytes of a stem; file systems allow 255 with what is appended
 
 
 def folder_labels(folders: Sequence[Path]) -> dict[Path, str]:
     """A name for each input folder: its own, with as many parents in front as it takes to tell them apart."""
-    parts = {folder: [p for p in folder.resolve().parts if p != os.sep] or ["root"] for folder in folders}
+    parts = {
+        folder: [p for p in folder.resolve().parts if p != os.sep] or ["root"] for folder in folders
+    }
     depth = dict.fromkeys(folders, 1)
     while True:
         labels = {folder: "_".join(parts[folder][-depth[folder] :]) for folder in folders}
         by_name: dict[str, list[Path]] = {}
         for folder, label in labels.items():
             by_name.setdefault(label.casefold(), []).append(folder)
-        crowded = [f for same in by_name.values() if len(same) > 1 for f in same if depth[f] < len(parts[f])]
+        crowded = [
+            f
+            for same in by_name.values()
+            if len(same) > 1
+            for f in same
+            if depth[f] < len(parts[f])
+        ]
         if not crowded:
             return _numbered(labels)
         for folder in crowded:
@@ -36,9 +53,11 @@ def folder_labels(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _numbered(labels: dict[Path, str]) -> dict[Path, str]:
     """Append _2, _3, ... to labels that are still equal or that the run needs for itself."""
-    taken, result = {name.casefold() for name in _RESERVED}, {}
+    taken = {name.casefold() for name in _RESERVED}
+    result = {}
     for folder, label in labels.items():
-        name, number = label, 1
+        name = label
+        number = 1
         while name.casefold() in taken:
             number += 1
             name = f"{label}_{number}"
@@ -69,7 +88,8 @@ def output_stems(sources: Sequence[PurePath], endings: Sequence[str]) -> list[Pu
 
 
 def _free(folder: PurePath, name: str, endings: Sequence[str], taken: set[str]) -> PurePath:
-    candidate, number = name, 1
+    candidate = name
+    number = 1
     while any(_key(folder / (candidate + ending)) in taken for ending in endings):
         number += 1
         candidate = f"{name}_{number}"
@@ -83,7 +103,8 @@ def _short(name: str) -> str:
     if len(encoded) <= _LONGEST:
         return name
     room = _LONGEST - 14
-    first, last = encoded[: room // 3], encoded[len(encoded) - (room - room // 3) :]
+    first = encoded[: room // 3]
+    last = encoded[len(encoded) - (room - room // 3) :]
     digest = hashlib.sha256(encoded).hexdigest()[:12]
     return f"{first.decode('utf-8', 'ignore')}-{digest}-{last.decode('utf-8', 'ignore')}"
 
@@ -98,13 +119,16 @@ def open_records(out: Path, settings: dict, *, resume: bool, overwrite: bool) ->
     Results made with other settings are never mixed, and finished ones never thrown away in silence: ValueError,
     unless `overwrite`. The caller has locked `out`.
     """
-    file, records = out / SETTINGS, out / RECORDS
+    file = out / SETTINGS
+    records = out / RECORDS
     before = _read_settings(file) if file.exists() else None
     settings = json.loads(json.dumps(settings))
     has_records = records.exists() and records.stat().st_size > 0
     if has_records and before is not None and before != settings and not overwrite:
         names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-        changes = "; ".join(f"{k}: {_brief(before.get(k))} there, {_brief(settings.get(k))} now" for k in names)
+        changes = "; ".join(
+            f"{k}: {_brief(before.get(k))} there, {_brief(settings.get(k))} now" for k in names
+        )
         raise ValueError(
             f"{out} holds results made with other settings ({changes}); give another --out, or --overwrite to replace "
             "them"
@@ -146,7 +170,9 @@ def _read_records(file: Path) -> list[dict]:
         except ValueError as error:
             if number == len(lines) and not line.endswith("\n"):
                 break
-            raise ValueError(f"{file}: line {number} is damaged ({error}); start again with --overwrite") from error
+            raise ValueError(
+                f"{file}: line {number} is damaged ({error}); start again with --overwrite"
+            ) from error
     write_text(file, "".join(json.dumps(record) + "\n" for record in records))
     return records
 

@@ -21,7 +21,8 @@ def check_plain(content: Any, path: str | Path) -> list[torch.Tensor]:
     ValueError names `path` and the place of whatever is not a tensor, number, string, None, path or Namespace, or a
     dictionary, list, tuple or set of those.
     """
-    tensors, visited = [], set()
+    tensors = []
+    visited = set()
     waiting = [("", content)]
     while waiting:
         place, value = waiting.pop()
@@ -41,7 +42,9 @@ def check_plain(content: Any, path: str | Path) -> list[torch.Tensor]:
                 f"{printable(path)}: refused, because {printable(place[:100]) or 'its content'} is a "
                 f"{kind.__module__}.{kind.__qualname__}; only tensors and plain values are read"
             )
-        waiting += [(_inside(place, name), part) for name, part in getattr(value, "__dict__", {}).items()]
+        waiting += [
+            (_inside(place, name), part) for name, part in getattr(value, "__dict__", {}).items()
+        ]
     return tensors
 
 

@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 LARGEST_SIDE = 8192  # pixels
-SMALLEST_STD, LARGEST_STATISTIC = 1e-4, 1e4  # in units of the [0, 1] range; float32 divides by a smaller SD to infinity
+# in units of the [0, 1] range; float32 divides by a smaller SD to infinity
+SMALLEST_STD = 1e-4
+LARGEST_STATISTIC = 1e4
 _SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop")
 _SIDES = ("height", "width", "shortest_edge")
 
@@ -23,7 +25,11 @@ def check_preprocessor(saved: dict[str, Any], where: str) -> dict[str, Any]:
             refuse(key, "true or false", saved[key])
     for key in ("size", "crop_size"):
         value = saved.get(key)
-        sides = {name: value.get(name) for name in _SIDES if name in value} if isinstance(value, dict) else {key: value}
+        sides = (
+            {name: value.get(name) for name in _SIDES if name in value}
+            if isinstance(value, dict)
+            else {key: value}
+        )
         for name, side in sides.items():
             if side is not None:
                 check_side(side, f"{where}: {key}: {name}")
@@ -47,14 +53,20 @@ def check_preprocessor(saved: dict[str, Any], where: str) -> dict[str, Any]:
 def check_side(side: Any, what: str) -> None:
     """ValueError that names `what` if `side` is no number of pixels that a network may have."""
     if type(side) is not int or not 1 <= side <= LARGEST_SIDE:
-        raise ValueError(f"{what} must be a positive number of pixels, not {repr(side)[:60]} (at most {LARGEST_SIDE})")
+        raise ValueError(
+            f"{what} must be a positive number of pixels, not {repr(side)[:60]} (at most {LARGEST_SIDE})"
+        )
 
 
 def check_statistics(values: Any, low: float, what: str) -> None:
     """ValueError that names `what` if `values` are not three numbers from `low` to `LARGEST_STATISTIC`."""
     if isinstance(values, (list, tuple)) and len(values) == 3:
-        if all(type(value) in (int, float) and low <= value <= LARGEST_STATISTIC for value in values):
+        if all(
+            type(value) in (int, float) and low <= value <= LARGEST_STATISTIC for value in values
+        ):
             return
     sign = " above 0" * (low > 0)
     limits = f"from {low:g} to {LARGEST_STATISTIC:g}"
-    raise ValueError(f"{what} must be three finite numbers{sign}, {limits}, not {repr(values)[:60]}")
+    raise ValueError(
+        f"{what} must be three finite numbers{sign}, {limits}, not {repr(values)[:60]}"
+    )

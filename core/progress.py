@@ -35,9 +35,15 @@ def script_bars(shown: bool) -> Iterator[None]:
     next output.
     """
     global _bars
-    before, _bars = _bars, shown
+    before = _bars
+    _bars = shown
     notice = _LoadingNotice()
-    if shown and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0" and "torch" not in sys.modules:
+    if (
+        shown
+        and sys.stderr.isatty()
+        and os.environ.get("RANK", "0") == "0"
+        and "torch" not in sys.modules
+    ):
         sys.meta_path.insert(0, notice)
     try:
         yield
@@ -74,7 +80,14 @@ def portions(items: Iterable, sizes: Sequence[int], title: str, unit: str) -> It
             progress.update(size)
 
 
-def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0, items: Iterable | None = None):
+def meter(
+    title: str,
+    total: int | None,
+    unit: str = "file",
+    *,
+    delay: float = 0,
+    items: Iterable | None = None,
+):
     """A bar (`tqdm.tqdm`) that the caller moves with `update(n)` and closes; it moves by itself with `items`.
 
     In a log file it is a line every `LOG_SECONDS` and one at its end, and none for a loop shorter than `STEPS_SECONDS`.
@@ -89,7 +102,9 @@ def meter(title: str, total: int | None, unit: str = "file", *, delay: float = 0
         desc=escaped(title),
         unit=unit,
         mininterval=LOG_SECONDS if log else 0.5,
-        maxinterval=LOG_SECONDS if log else 10,  # else tqdm's monitor adds a line of its own in between
+        maxinterval=LOG_SECONDS
+        if log
+        else 10,  # else tqdm's monitor adds a line of its own in between
         leave=log,
         delay=max(delay, STEPS_SECONDS) if log else delay,
         dynamic_ncols=True,
@@ -107,7 +122,9 @@ def load_tqdm() -> type:
         @staticmethod
         def format_meter(*arguments, unit: str, **options) -> str:
             plural = f" {unit}{'es' if unit.endswith('ch') else 's'}"
-            return tqdm.format_meter(*arguments, unit=plural, **options).replace(f"s/{plural}", f" s/{unit}")
+            return tqdm.format_meter(*arguments, unit=plural, **options).replace(
+                f"s/{plural}", f" s/{unit}"
+            )
 
     return Bar
 

@@ -54,12 +54,18 @@ def read_cells(
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{printable(path)}: not a readable table (UTF-16; save it as UTF-8)")
     try:
-        return parse_cells(path, raw.decode("utf-8", "surrogateescape" if raw_bytes else "strict"), header, blank)
+        return parse_cells(
+            path, raw.decode("utf-8", "surrogateescape" if raw_bytes else "strict"), header, blank
+        )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{printable(path)}: not a readable table (not UTF-8 at byte {error.start})") from None
+        raise ValueError(
+            f"{printable(path)}: not a readable table (not UTF-8 at byte {error.start})"
+        ) from None
 
 
-def parse_cells(path: Path, text: str, header: bool = True, blank: bool = False) -> tuple[list[str], list[list[str]]]:
+def parse_cells(
+    path: Path, text: str, header: bool = True, blank: bool = False
+) -> tuple[list[str], list[list[str]]]:
     """The same of the `text` of a file; `path` is for messages."""
     shown = printable(path)
     try:
@@ -89,7 +95,9 @@ def _check_lengths(shown: str, rows: list[list[str]], expected: list[str], first
             row.pop()
         if len(row) != len(expected):
             known = f"the {'header' if first == 2 else 'first row'} {len(expected)}"
-            raise ValueError(f"{shown}: row {number} has {len(row)} cells, {known}: not a readable table")
+            raise ValueError(
+                f"{shown}: row {number} has {len(row)} cells, {known}: not a readable table"
+            )
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -109,14 +117,18 @@ def checked_names(path: Path, names: Sequence[str]) -> list[str]:
     name are left alone.
     """
     if len(names) > MOST_COLUMNS:
-        raise ValueError(f"{printable(path)}: {len(names):,} columns; a table may have {MOST_COLUMNS:,}")
+        raise ValueError(
+            f"{printable(path)}: {len(names):,} columns; a table may have {MOST_COLUMNS:,}"
+        )
     names = [name.strip() for name in names]
     first: dict[str, str] = {}
     for name in names:
         key = " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
         if key and key in first:
             both = " and ".join(repr(printable(one)[:100]) for one in (first[key], name))
-            raise ValueError(f"{printable(path)}: columns {both} have the same name; rename or remove one of them")
+            raise ValueError(
+                f"{printable(path)}: columns {both} have the same name; rename or remove one of them"
+            )
         first[key] = name
     return names
 
@@ -178,7 +190,9 @@ def number_text(value: float, digits: int = 17) -> str:
 def line_text(values: Sequence, raw_bytes: bool = False) -> str:
     """A line of a table. `csv.writer` of Python 3.11 and 3.12 leaves a lone carriage return without quotes."""
     cells = [_cell(value, raw_bytes) for value in values]
-    cells = ['"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in cells]
+    cells = [
+        '"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in cells
+    ]
     return (",".join(cells) or '""') + "\n"
 
 

@@ -26,7 +26,10 @@ _MARKDOWN = re.compile(r"[\\`*<>|&~$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")
 
 def escaped(text: str, keep: str = "") -> str:
     """`text` with its hidden characters escaped as in Python, except those in `keep`."""
-    return HIDDEN.sub(lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(), text)
+    return HIDDEN.sub(
+        lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape").decode(),
+        text,
+    )
 
 
 def visible(text: str) -> str:
@@ -36,7 +39,9 @@ def visible(text: str) -> str:
 
 def markdown(value) -> str:
     """A value as one line of plain text in a Markdown page or table: no markup, link, formula or HTML comes of it."""
-    return _MARKDOWN.sub(lambda match: _ENTITIES.get(match[0]) or f"\\{match[0]}", escaped(str(value)))
+    return _MARKDOWN.sub(
+        lambda match: _ENTITIES.get(match[0]) or f"\\{match[0]}", escaped(str(value))
+    )
 
 
 def percent(share: float, form: str = ".0f") -> str:

@@ -21,16 +21,41 @@ import numpy as np
 from core.files import printable, read_small
 
 BONES = (
-    "carpal bones", "clavicle", "distal femur", "distal fibula", "distal humerus", "distal radius", "distal tibia",
-    "distal ulna", "femur diaphysis", "fibula diaphysis", "finger phalanges", "hindfoot", "humerus diaphysis",
-    "metacarpal", "metatarsal", "midfoot", "patella", "pelvis", "proximal femur", "proximal fibula", "proximal humerus",
-    "proximal radius", "proximal tibia", "proximal ulna", "radius diaphysis", "scapula", "tibia diaphysis",
-    "toe phalanges", "ulna diaphysis",
-)  # fmt: skip
+    "carpal bones",
+    "clavicle",
+    "distal femur",
+    "distal fibula",
+    "distal humerus",
+    "distal radius",
+    "distal tibia",
+    "distal ulna",
+    "femur diaphysis",
+    "fibula diaphysis",
+    "finger phalanges",
+    "hindfoot",
+    "humerus diaphysis",
+    "metacarpal",
+    "metatarsal",
+    "midfoot",
+    "patella",
+    "pelvis",
+    "proximal femur",
+    "proximal fibula",
+    "proximal humerus",
+    "proximal radius",
+    "proximal tibia",
+    "proximal ulna",
+    "radius diaphysis",
+    "scapula",
+    "tibia diaphysis",
+    "toe phalanges",
+    "ulna diaphysis",
+)
 TUMOURS = ("malignant", "intermediate", "benign", "no bone tumour")
 FRACTURES = ("neoplastic pathologic fracture", "non-pathologic fracture", "no fracture")
 LABELS = ("abnormal", *TUMOURS, *BONES, *FRACTURES, "implant")
-ABNORMAL, IMPLANT = 0, len(LABELS) - 1
+ABNORMAL = 0
+IMPLANT = len(LABELS) - 1
 
 
 @dataclass(frozen=True)
@@ -72,10 +97,14 @@ def read_classes(file: str | Path) -> tuple[str, ...]:
     for number, line in enumerate(lines[: len(LABELS)], 1):
         told = re.fullmatch(r"\s*(?:(\d+)\s*:)?(.*)", line)
         if told[1] is not None and int(told[1]) != number - 1:
-            raise ValueError(f"{printable(file)}: line {number}: number {told[1]}, expected {number - 1}")
+            raise ValueError(
+                f"{printable(file)}: line {number}: number {told[1]}, expected {number - 1}"
+            )
         if _plain(told[2]) != LABELS[number - 1]:
             name = printable(told[2].strip())[:100]
-            raise ValueError(f"{printable(file)}: line {number}: {name!r}, expected {LABELS[number - 1]!r}")
+            raise ValueError(
+                f"{printable(file)}: line {number}: {name!r}, expected {LABELS[number - 1]!r}"
+            )
     if len(lines) != len(LABELS):
         raise ValueError(
             f"{printable(file)}: {len(lines)} classes, expected {len(LABELS)} ({LABELS[0]} to {LABELS[-1]})"
@@ -96,9 +125,13 @@ def label_index(name: str, group: LabelGroup) -> int:
 
 
 def label_vector(
-    *, abnormal: bool | None = None, tumour: str | None = None, bone: str | None = None, fracture: str | None = None,
+    *,
+    abnormal: bool | None = None,
+    tumour: str | None = None,
+    bone: str | None = None,
+    fracture: str | None = None,
     implant: bool | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """What is known of one radiograph as [L] float32; None is unknown, NaN. ValueError for a name not in its group."""
     labels = np.full(len(LABELS), np.nan, np.float32)
     for index, value in ((ABNORMAL, abnormal), (IMPLANT, implant)):

@@ -29,7 +29,10 @@ from core.flags import flag, run
 from core.progress import say, warn
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPLETE = (0, 3)  # exit statuses of a command that wrote its results; 3: it could not use some radiographs
+COMPLETE = (
+    0,
+    3,
+)  # exit statuses of a command that wrote its results; 3: it could not use some radiographs
 MODIFIED = 1_600_000_000  # of all phantoms, seconds since 1970
 OUT = "../out"  # seen from a worktree
 DATA = f"{OUT}/phantoms"
@@ -45,7 +48,9 @@ BENCHMARK = (
     "scripts/train_downstream.py --input_size 32 --epochs 2 --warmup_epochs 1 --bs 8 --lr 1e-3 --cv 2 --test_split 0.2 "
     f"--no-verbose {FEW} {CPU}"
 )
-FRACATLAS = f"{BENCHMARK} --data fracatlas --data_root {DATA}/fracatlas --backbones {OUT}/mae/run/model"
+FRACATLAS = (
+    f"{BENCHMARK} --data fracatlas --data_root {DATA}/fracatlas --backbones {OUT}/mae/run/model"
+)
 REGIONS = " ".join(
     [
         f"--btxrd_image_dir {DATA}/btxrd/images",
@@ -63,7 +68,8 @@ REGION_FRACTURES = " ".join(
     ]
 )
 OTHER_REGIONS = (
-    f"--snuh_bonetu_image_dir {DATA}/snuh_other/images --snuh_bonetu_metadata {DATA}/snuh_other/metadata.csv"
+    f"--snuh_bonetu_image_dir {DATA}/snuh_other/images "
+    f"--snuh_bonetu_metadata {DATA}/snuh_other/metadata.csv"
 )
 
 
@@ -98,7 +104,9 @@ STAGES = {
         ),
         ("phantoms",),
     ),
-    "mae": Stage((f"{MAE} --max_steps 7", MAE), ("phantoms",)),  # the second command continues the first
+    "mae": Stage(
+        (f"{MAE} --max_steps 7", MAE), ("phantoms",)
+    ),  # the second command continues the first
     "dino": Stage(
         (
             f"scripts/pretrain_dino.py --data_path {DATA}/train/images --val_path {DATA}/films/images "
@@ -178,11 +186,17 @@ class Config:
 
     old: str = flag(help="git revision to compare with, e.g. a branch, a tag or a commit")
     new: str = flag(help="git revision that should behave the same")
-    work: Path | None = flag(None, "empty or new folder that keeps the results of both; default: a temporary one")
-    only: list[str] = flag(
-        [], "only these stages and those whose results they read; default: all", choices=tuple(STAGES)
+    work: Path | None = flag(
+        None, "empty or new folder that keeps the results of both; default: a temporary one"
     )
-    allow_text: bool = flag(False, "differences in the words of pages (.html, .md, .txt) do not count")
+    only: list[str] = flag(
+        [],
+        "only these stages and those whose results they read; default: all",
+        choices=tuple(STAGES),
+    )
+    allow_text: bool = flag(
+        False, "differences in the words of pages (.html, .md, .txt) do not count"
+    )
     verbose: bool = flag(False, "also list the differences of messages")
 
 
@@ -206,14 +220,17 @@ def main(config: Config) -> int:
 
     chosen = stages_with_needs(config.only)
     commits = {"old": commit_of(config.old), "new": commit_of(config.new)}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # worktrees are removed then, too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # worktrees are removed then, too
     with work_folder(config.work) as folder, contextlib.ExitStack() as worktrees:
         sides = [Side(name, commit, folder / name) for name, commit in commits.items()]
         for side in sides:
             worktrees.enter_context(checked_out(side))
         names = [Names(words_of(side)) for side in sides]
         failures = run_stages(chosen, sides)
-        outputs, messages = {}, {}
+        outputs = {}
+        messages = {}
         for stage in chosen:
             old, new = (side.folder / "out" / stage for side in sides)
             outputs[stage] = compare_trees(old, new, *names, exact=STAGES[stage].exact)
@@ -234,11 +251,17 @@ def stages_with_needs(only: list[str]) -> list[str]:
 def git(*words: str, folder: Path = ROOT) -> str:
     """What a git command prints. ValueError if it fails."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
-        raise FileNotFoundError("git is not installed; this script needs it to check out both revisions") from None
+        raise FileNotFoundError(
+            "git is not installed; this script needs it to check out both revisions"
+        ) from None
     if done.returncode:
-        raise ValueError(f"git {shlex.join(words)} failed in {folder}: {' '.join(done.stderr.split())}")
+        raise ValueError(
+            f"git {shlex.join(words)} failed in {folder}: {' '.join(done.stderr.split())}"
+        )
     return done.stdout.strip()
 
 
@@ -247,7 +270,9 @@ def commit_of(revision: str) -> str:
     try:
         return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except ValueError:
-        raise ValueError(f"{revision!r} is not a revision of the git repository in {ROOT}") from None
+        raise ValueError(
+            f"{revision!r} is not a revision of the git repository in {ROOT}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -278,7 +303,12 @@ def checked_out(side: Side) -> Iterator[None]:
 def words_of(side: Side) -> dict[str, str]:
     """Words in the results of a side that differ from those of the other side -> what they stand for."""
     described = git("describe", "--always", folder=side.code)
-    return {str(side.folder): "FOLDER", side.commit: "REVISION", side.commit[:7]: "REVISION", described: "REVISION"}
+    return {
+        str(side.folder): "FOLDER",
+        side.commit: "REVISION",
+        side.commit[:7]: "REVISION",
+        described: "REVISION",
+    }
 
 
 def run_stages(chosen: list[str], sides: list[Side]) -> list[str]:
@@ -297,17 +327,23 @@ def run_stages(chosen: list[str], sides: list[Side]) -> list[str]:
 
 def run_command(stage: str, number: int, command: str, sides: list[Side]) -> list[str]:
     """Run a command on both sides at once. Returns a sentence for each side if it fails or the exit statuses differ."""
-    processes, errors = [], []
+    processes = []
+    errors = []
     try:
         for side in sides:
             messages = side.folder / "messages" / stage
             (side.folder / "out" / stage).mkdir(parents=True, exist_ok=True)
             messages.mkdir(parents=True, exist_ok=True)
             errors.append(messages / f"{number}_stderr.txt")
-            with open(messages / f"{number}_stdout.txt", "wb") as stdout, open(errors[-1], "wb") as stderr:
+            with (
+                open(messages / f"{number}_stdout.txt", "wb") as stdout,
+                open(errors[-1], "wb") as stderr,
+            ):
                 streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
                 words = [sys.executable, *shlex.split(command)]
-                processes.append(subprocess.Popen(words, cwd=side.code, env=environment(), **streams))
+                processes.append(
+                    subprocess.Popen(words, cwd=side.code, env=environment(), **streams)
+                )
         statuses = [process.wait() for process in processes]
     finally:
         for process in processes:
@@ -345,9 +381,19 @@ def report(outputs: dict, messages: dict, failures: list[str], config: Config) -
     """Print the table and the differences of the stages. Exit status: 0 if nothing that counts differs, 1 otherwise."""
     from experiments.output_trees import PROSE
 
-    titles = ("files", "identical", "equal", "DIFFERENT", "words", "only in old", "only in new", "messages")
+    titles = (
+        "files",
+        "identical",
+        "equal",
+        "DIFFERENT",
+        "words",
+        "only in old",
+        "only in new",
+        "messages",
+    )
     say("  ".join([f"{'stage':<10}", *titles]))
-    listed, count = [], len(failures)
+    listed = []
+    count = len(failures)
     for stage, found in outputs.items():
         prose = config.allow_text and not STAGES[stage].exact
         words = {path for path in found.different if prose and path.endswith(PROSE)}

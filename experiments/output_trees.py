@@ -62,7 +62,9 @@ class Names:
     def __init__(self, words: Mapping[str, str] | None = None):
         self._words = dict(words or {})
         longest_first = sorted(self._words, key=len, reverse=True)
-        self._pattern = re.compile("|".join(rf"(?<![0-9a-z]){re.escape(word)}(?![0-9a-z])" for word in longest_first))
+        self._pattern = re.compile(
+            "|".join(rf"(?<![0-9a-z]){re.escape(word)}(?![0-9a-z])" for word in longest_first)
+        )
 
     def normalise(self, text: str) -> str:
         """The text with its names, times and rates replaced."""
@@ -91,7 +93,12 @@ class Comparison:
 
 
 def compare_trees(
-    old: Path, new: Path, old_names: Names | None = None, new_names: Names | None = None, *, exact: bool = False
+    old: Path,
+    new: Path,
+    old_names: Names | None = None,
+    new_names: Names | None = None,
+    *,
+    exact: bool = False,
 ) -> Comparison:
     """Compare all files below two folders; a folder that does not exist is empty.
 
@@ -108,7 +115,9 @@ def compare_trees(
             continue
         difference = "the bytes differ"
         if not exact:
-            difference = first_difference(old / path, new / path, old_names or Names(), new_names or Names())
+            difference = first_difference(
+                old / path, new / path, old_names or Names(), new_names or Names()
+            )
         if difference is None:
             comparison.equal.append(path)
         else:
@@ -126,7 +135,9 @@ def first_difference(old: Path, new: Path, old_names: Names, new_names: Names) -
             return _difference_of_pictures(old, new)
         if suffix in READERS:
             read = READERS[suffix]
-            return _difference_of_values(flatten(read(old), old_names), flatten(read(new), new_names))
+            return _difference_of_values(
+                flatten(read(old), old_names), flatten(read(new), new_names)
+            )
     except UNREADABLE as error:
         return f"the bytes differ, and the content cannot be read: {str(error).splitlines()[0]}"
     return "the bytes differ"
@@ -169,7 +180,10 @@ def _lines(path: Path, names: Names) -> list[str]:
 
 def _read_xlsx(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name).decode("utf-8", "surrogateescape") for name in archive.namelist()}
+        return {
+            name: archive.read(name).decode("utf-8", "surrogateescape")
+            for name in archive.namelist()
+        }
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -178,7 +192,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_json_lines(path: Path) -> dict[str, Any]:
-    return {f"line {number}": json.loads(line) for number, line in enumerate(_text(path).splitlines(), 1)}
+    return {
+        f"line {number}": json.loads(line)
+        for number, line in enumerate(_text(path).splitlines(), 1)
+    }
 
 
 def _read_checkpoint(path: Path) -> Any:
@@ -198,8 +215,12 @@ READERS = {
 }
 
 
-def _difference_of_values(old: Iterable[tuple[str, Any]], new: Iterable[tuple[str, Any]]) -> str | None:
-    for (old_name, old_leaf), (new_name, new_leaf) in itertools.zip_longest(old, new, fillvalue=("nothing", "")):
+def _difference_of_values(
+    old: Iterable[tuple[str, Any]], new: Iterable[tuple[str, Any]]
+) -> str | None:
+    for (old_name, old_leaf), (new_name, new_leaf) in itertools.zip_longest(
+        old, new, fillvalue=("nothing", "")
+    ):
         if old_name != new_name:
             return f"{old_name} in old, {new_name} in new"
         if isinstance(old_leaf, torch.Tensor) and isinstance(new_leaf, torch.Tensor):

@@ -28,7 +28,9 @@ class Plan:
     difficulty: str = "hard"
     regions: tuple[str, ...] = ()  # the difficulty's if empty
     conditions: tuple[str, ...] = ()  # all that a region permits if empty
-    condition_fraction: float | None = None  # share of patients that are not normal; None: all conditions alike
+    condition_fraction: float | None = (
+        None  # share of patients that are not normal; None: all conditions alike
+    )
     views: tuple[str, ...] = ()  # each patient's; one or more at random if empty
     ages: tuple[float, float] | None = None  # youngest and oldest, in years
     flat_feet: float | None = None  # share of patients whose arch has sunk
@@ -45,7 +47,9 @@ def draw_patient_options(plan: Plan, patient: int) -> dict:
     able = {name: [c for c in permitted(name) if c in wanted] for name in regions}
     able = {name: choices for name, choices in able.items() if choices}
     if not able:
-        raise ValueError(f"none of the conditions {', '.join(wanted)} can be drawn in the regions {', '.join(regions)}")
+        raise ValueError(
+            f"none of the conditions {', '.join(wanted)} can be drawn in the regions {', '.join(regions)}"
+        )
     region = list(able)[int(rng.integers(len(able)))]
     choices = able[region]
     abnormal = [c for c in choices if c != "normal"]
@@ -59,14 +63,22 @@ def draw_patient_options(plan: Plan, patient: int) -> dict:
     if plan.ages:
         options["age_years"] = rng.uniform(*plan.ages)
     if plan.flat_feet is not None:
-        options["arch_drop_mm"] = rng.uniform(*FLAT_FOOT_MM) if rng.random() < plan.flat_feet else 0.0
+        options["arch_drop_mm"] = (
+            rng.uniform(*FLAT_FOOT_MM) if rng.random() < plan.flat_feet else 0.0
+        )
     return options
 
 
 def draw_patient_views(job: tuple[Plan, int]) -> list[Phantom]:
     """All views of one patient of a plan (a function of one argument, for process pools)."""
     plan, patient = job
-    return study(plan.seed, patient, size=plan.size, difficulty=plan.difficulty, **draw_patient_options(plan, patient))
+    return study(
+        plan.seed,
+        patient,
+        size=plan.size,
+        difficulty=plan.difficulty,
+        **draw_patient_options(plan, patient),
+    )
 
 
 def phantoms(plan: Plan, count: int, workers: int = 1) -> Iterator[Phantom]:

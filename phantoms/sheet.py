@@ -15,7 +15,9 @@ def contact_sheet(examples: list[Phantom], columns: int = 6, cell: int = 256) ->
     sheet = Image.new("RGB", (columns * cell, 2 * rows * cell))
     for block in (0, 1):
         for i, phantom in enumerate(examples):
-            tile = Image.fromarray(outlined(phantom) if block else np.stack([eight_bit(phantom)] * 3, -1))
+            tile = Image.fromarray(
+                outlined(phantom) if block else np.stack([eight_bit(phantom)] * 3, -1)
+            )
             tile.thumbnail((cell, cell))
             x = (i % columns) * cell + (cell - tile.width) // 2
             y = (i // columns + block * rows) * cell + (cell - tile.height) // 2

@@ -54,7 +54,9 @@ class Phantom:
     pixel_spacing_mm: float
     bone: str  # host of the lesion, "" if there is none
     arch_drop_mm: float = 0.0  # sinking of the middle of the foot, about 10 in a flat foot
-    place: float = 0.0  # of the lesion on its host, as a fraction of the bone's length from its proximal end
+    place: float = (
+        0.0  # of the lesion on its host, as a fraction of the bone's length from its proximal end
+    )
 
 
 def stream(seed: int, patient: int, name: str, number: int = 0) -> np.random.Generator:
@@ -70,9 +72,17 @@ def check_options(level: Difficulty, region: str | None, condition: str | None, 
         raise ValueError(f"unknown condition {condition!r}; choose from {', '.join(CONDITIONS)}")
     if region is not None and condition is not None and condition not in permitted(region):
         choices = ", ".join(permitted(region))
-        raise ValueError(f"condition {condition!r} cannot be drawn in region {region!r}; choose from {choices}")
-    if condition is not None and not any(condition in permitted(name) for name in level.regions) and region is None:
-        raise ValueError(f"condition {condition!r} cannot be drawn in the regions {', '.join(level.regions)}")
+        raise ValueError(
+            f"condition {condition!r} cannot be drawn in region {region!r}; choose from {choices}"
+        )
+    if (
+        condition is not None
+        and not any(condition in permitted(name) for name in level.regions)
+        and region is None
+    ):
+        raise ValueError(
+            f"condition {condition!r} cannot be drawn in the regions {', '.join(level.regions)}"
+        )
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
 
@@ -108,34 +118,51 @@ def study(
         ValueError: an unknown or impossible option; the message lists the choices.
     """
     if isinstance(difficulty, str) and difficulty not in DIFFICULTIES:
-        raise ValueError(f"unknown difficulty {difficulty!r}; choose from {', '.join(DIFFICULTIES)}")
+        raise ValueError(
+            f"unknown difficulty {difficulty!r}; choose from {', '.join(DIFFICULTIES)}"
+        )
     level = DIFFICULTIES[difficulty] if isinstance(difficulty, str) else difficulty
     check_options(level, region, condition, size)
     if not 0.1 <= field <= 1:
         raise ValueError(f"field {field:g}: expected a share of the whole radiograph from 0.1 to 1")
     if field < 1 and condition in UNPLACED:
-        raise ValueError(f"condition {condition!r} cannot be drawn in a field of {field:g}: it has no place on a bone")
+        raise ValueError(
+            f"condition {condition!r} cannot be drawn in a field of {field:g}: it has no place on a bone"
+        )
     rng = stream(seed, patient, "patient")
     regions = [name for name in level.regions if condition is None or condition in permitted(name)]
     u_region, u_condition, u_views = rng.random(3)
     region = region or regions[int(u_region * len(regions))]
     if condition is None:
         abnormal = [name for name in permitted(region)[1:] if field == 1 or name not in UNPLACED]
-        condition = "normal" if u_condition < 0.45 else abnormal[int((u_condition - 0.45) / 0.55 * len(abnormal))]
+        condition = (
+            "normal"
+            if u_condition < 0.45
+            else abnormal[int((u_condition - 0.45) / 0.55 * len(abnormal))]
+        )
     person = draw_patient(rng, patient, region, condition, age_years)
     person = dataclasses.replace(person, arch_drop_mm=arch_drop_mm)
-    shown = choose_views(region, 1 + int(u_views * len(REGIONS[region].views)) if views is None else views)
+    shown = choose_views(
+        region, 1 + int(u_views * len(REGIONS[region].views)) if views is None else views
+    )
     anatomy = build_anatomy(person, stream(seed, patient, "anatomy"))
-    cameras = [draw_camera(person, view, size, stream(seed, patient, "pose", i), level) for i, view in enumerate(shown)]
+    cameras = [
+        draw_camera(person, view, size, stream(seed, patient, "pose", i), level)
+        for i, view in enumerate(shown)
+    ]
     rng = stream(seed, patient, "condition")
     tube, place = draw_place_in_view(person, anatomy, cameras, shown, rng, level)
     if field < 1:
         points = [posed_bone(anatomy, view, tube).point(place) for view in shown]
-        cameras = [small_field(camera, point, field, size, stream(seed, patient, "field", i))
-                   for i, (camera, point) in enumerate(zip(cameras, points, strict=True))]  # fmt: skip
+        cameras = [
+            small_field(camera, point, field, size, stream(seed, patient, "field", i))
+            for i, (camera, point) in enumerate(zip(cameras, points, strict=True))
+        ]
     placed = draw_condition(person.condition, person, tube, place, rng, level)
     return [
-        draw_view(person, anatomy, placed, view, camera, stream(seed, patient, "exposure", i), level)
+        draw_view(
+            person, anatomy, placed, view, camera, stream(seed, patient, "exposure", i), level
+        )
         for i, (view, camera) in enumerate(zip(shown, cameras, strict=True))
     ]
 
@@ -172,29 +199,49 @@ def posed_bone(anatomy: Anatomy, view: View, tube: Tube) -> Tube:
 
 
 def draw_view(
-    person: Patient, anatomy: Anatomy, condition: Condition, view: View, camera: Camera, rng: np.random.Generator,
-    level: Difficulty
-) -> Phantom:  # fmt: skip
+    person: Patient,
+    anatomy: Anatomy,
+    condition: Condition,
+    view: View,
+    camera: Camera,
+    rng: np.random.Generator,
+    level: Difficulty,
+) -> Phantom:
     """Project one view and make the picture."""
-    with_solids = Anatomy([*anatomy.solids, *condition.solids], anatomy.soft, anatomy.hinge).posed(view.flex)
-    bare = Condition(condition.kind, condition.host, condition.place, condition.change, (), condition.zone)
+    with_solids = Anatomy([*anatomy.solids, *condition.solids], anatomy.soft, anatomy.hinge).posed(
+        view.flex
+    )
+    bare = Condition(
+        condition.kind, condition.host, condition.place, condition.change, (), condition.zone
+    )
     maps = project_solids(with_solids, camera, bare)
     body, lean = soft_thickness(with_solids, camera, rng)
     beam = detect(maps, body, lean, camera, rng, level)
     pixels = present(beam, maps, camera, rng, person.side, REGIONS[person.region].latitude)
     return Phantom(
-        pixels=pixels, mask=maps.mask, boxes=mask_boxes(maps.mask), patient=person.number, view=view.name,
+        pixels=pixels,
+        mask=maps.mask,
+        boxes=mask_boxes(maps.mask),
+        patient=person.number,
+        view=view.name,
         region=person.region,
-        condition=person.condition, age_years=round(person.age_years, 2),
+        condition=person.condition,
+        age_years=round(person.age_years, 2),
         bone_age_months=round(12 * person.bone_age_years, 1),
-        sex=person.sex, side=person.side, kl_grade=person.kl_grade, pixel_spacing_mm=camera.mm, bone=condition.host,
-        arch_drop_mm=person.arch_drop_mm, place=round(condition.place, 4),
-    )  # fmt: skip
+        sex=person.sex,
+        side=person.side,
+        kl_grade=person.kl_grade,
+        pixel_spacing_mm=camera.mm,
+        bone=condition.host,
+        arch_drop_mm=person.arch_drop_mm,
+        place=round(condition.place, 4),
+    )
 
 
 def mask_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
     """The box around a lesion as a list of one, or an empty list."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     if not rows.size:
         return []
     return [(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)]

@@ -38,27 +38,40 @@ class Config:
     """A web page on this machine: what the region-guided classifier says of one radiograph, or its error map."""
 
     model_path: list[Path] = flag(
-        [], "a training's --output_dir, or folders OUTPUT/models/foldK; of several networks the mean"
+        [],
+        "a training's --output_dir, or folders OUTPUT/models/foldK; of several networks the mean",
     )
     mae_path: Path | None = flag(
-        None, "masked autoencoder with its decoder, for the error map and the regions; without --model_path, maps alone"
+        None,
+        "masked autoencoder with its decoder, for the error map and the regions; without --model_path, maps alone",
     )
     regions: str | None = flag(
-        None, "where to look besides the whole: the error map (the default with --mae_path), windows, none",
+        None,
+        "where to look besides the whole: the error map (the default with --mae_path), windows, none",
         choices=("map", "windows", "none"),
-    )  # fmt: skip
+    )
     rule: str = flag(
-        "guided", "how all views become one answer", choices=("guided", "suspicious", "mean", "whole")
-    )  # fmt: skip
+        "guided",
+        "how all views become one answer",
+        choices=("guided", "suspicious", "mean", "whole"),
+    )
     passes: int = flag(8, "how often a radiograph is masked and predicted for its error map")
     host: str = flag("127.0.0.1", "address to serve; others than this machine only with a login")
     port: int = flag(7860, "of the address")
-    names: list[str] = flag([], "further host names in the page's address, e.g. that of a proxy which speaks TLS")
+    names: list[str] = flag(
+        [], "further host names in the page's address, e.g. that of a proxy which speaks TLS"
+    )
     max_mb: float = flag(100, "size limit of an upload, in MiB")
-    total_mb: float = flag(400, "size limit of all uploads that are in memory at the same time, in MiB")
-    auth: Path | None = flag(None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)")
+    total_mb: float = flag(
+        400, "size limit of all uploads that are in memory at the same time, in MiB"
+    )
+    auth: Path | None = flag(
+        None, "file of lines USER:PASSWORD, readable by its owner alone (or APP_AUTH)"
+    )
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the networks", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
+    precision: str = flag(
+        "fp32", "of the networks", choices=("fp32", "auto", "tf32", "bf16", "fp16")
+    )
     weights: str = weights_flag()
 
 

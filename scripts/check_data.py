@@ -21,10 +21,18 @@ from core.flags import flag, run
 class Config:
     """Read every radiograph once, and tell which cannot be used and why; notice what changes."""
 
-    in_dirs: list[Path] = flag(help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path")
-    report: Path | None = flag(None, "CSV file to write: path, reason, detail of everything that is wrong")
-    audit: Path | None = flag(None, "CSV file to keep for the --audit of trainings; unchanged files are not read again")
-    manifest: Path | None = flag(None, "file with the sha256 of every file: written if it is not there, else compared")
+    in_dirs: list[Path] = flag(
+        help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path"
+    )
+    report: Path | None = flag(
+        None, "CSV file to write: path, reason, detail of everything that is wrong"
+    )
+    audit: Path | None = flag(
+        None, "CSV file to keep for the --audit of trainings; unchanged files are not read again"
+    )
+    manifest: Path | None = flag(
+        None, "file with the sha256 of every file: written if it is not there, else compared"
+    )
     duplicates: bool = flag(False, "report files whose content is exactly that of another one")
     recursive: bool = flag(True, "also radiographs in subfolders")
     num_workers: int = flag(2, "processes that read; 0: this one")

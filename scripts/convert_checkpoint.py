@@ -22,11 +22,16 @@ from core.flags import flag, run, weights_flag
 class Config:
     """Convert a checkpoint of a masked autoencoder or Vision Transformer, and show that nothing was lost."""
 
-    source: str = flag(help="checkpoint folder or file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar)", alias="in")
+    source: str = flag(
+        help="checkpoint folder or file (.safetensors, .pth, .pt, .bin, .ckpt, .pth.tar)",
+        alias="in",
+    )
     to: str = flag(help="hf, timm or mae", choices=("hf", "timm", "mae"))
     out: str = flag(help="folder to write; must not hold anything yet")
     verify: bool = flag(False, "load the result (hf, timm: with that library) and compare outputs")
-    tolerance: float = flag(1e-4, "largest difference that --verify accepts, relative to the largest output")
+    tolerance: float = flag(
+        1e-4, "largest difference that --verify accepts, relative to the largest output"
+    )
     weights: str = weights_flag()
 
 

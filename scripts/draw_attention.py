@@ -24,14 +24,25 @@ from core.flags import flag, run, weights_flag
 class Config:
     """Attention maps or Grad-CAM of radiographs, from any network that can be read."""
 
-    model_path: str = flag(help="backbone (alias, checkpoint folder or file, timm name), or a fine-tuned folder")
-    in_dirs: list[Path] = flag(help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path")
+    model_path: str = flag(
+        help="backbone (alias, checkpoint folder or file, timm name), or a fine-tuned folder"
+    )
+    in_dirs: list[Path] = flag(
+        help="folders of radiographs, files, or .txt/.csv lists of files", alias="data_path"
+    )
     out: Path = flag(help="output folder")
-    kind: str = flag("auto", "auto: attention of a transformer, Grad-CAM of a convolutional network",
-                     choices=("auto", "attention", "gradcam"))  # fmt: skip
-    label: str | None = flag(None, "Grad-CAM of a fine-tuned network: for this class; default: the one it predicts")
+    kind: str = flag(
+        "auto",
+        "auto: attention of a transformer, Grad-CAM of a convolutional network",
+        choices=("auto", "attention", "gradcam"),
+    )
+    label: str | None = flag(
+        None, "Grad-CAM of a fine-tuned network: for this class; default: the one it predicts"
+    )
     like: Path | None = flag(None, "Grad-CAM of a backbone: for the likeness to this radiograph")
-    input_size: list[int] = flag([], "side of a backbone's input, or height and width, pixels; default its own")
+    input_size: list[int] = flag(
+        [], "side of a backbone's input, or height and width, pixels; default its own"
+    )
     colours: str = flag("ember", "colour table of the maps", choices=("ember", "hot", "grey"))
     alpha: float = flag(0.55, "opacity of the overlay at the top of the scale, 0 to 1")
     recursive: bool = flag(True, "also radiographs in subfolders")

@@ -21,25 +21,41 @@ from core.progress import say
 from core.text import percent
 
 SIZE = 512  # pixels, longer side of the phantoms
-SHEET_TILE, PANEL_TILE = 190, 248  # pixels, longer side of a picture on the page
+# pixels, longer side of a picture on the page
+SHEET_TILE = 190
+PANEL_TILE = 248
 PASSES = 8
 AGES = (2.5, 5.0, 7.5, 10.0, 12.5, 15.5)  # years, of the hands
 TOP = 0.98  # quantile of the errors at the top of the colours
 CONDITIONS = [  # (region, condition) of the contact sheet's second half
-    ("hand", "lytic"), ("wrist", "fracture"), ("elbow", "fracture"), ("shoulder", "lytic"), ("hip", "implant"),
-    ("femur", "sclerotic"), ("knee", "osteochondroma"), ("knee", "arthrosis"), ("ankle", "implant"), ("foot", "lytic"),
-]  # fmt: skip
+    ("hand", "lytic"),
+    ("wrist", "fracture"),
+    ("elbow", "fracture"),
+    ("shoulder", "lytic"),
+    ("hip", "implant"),
+    ("femur", "sclerotic"),
+    ("knee", "osteochondroma"),
+    ("knee", "arthrosis"),
+    ("ankle", "implant"),
+    ("foot", "lytic"),
+]
 
 
 @dataclasses.dataclass
 class Config:
     """Draw docs/phantoms.png and docs/heatmaps.png from phantoms, or docs/bone_age.png."""
 
-    model_path: Path | None = flag(None, "checkpoint folder of a masked autoencoder that was trained on phantoms")
-    bone_age_model: Path | None = flag(None, "model folder of train_bone_age.py, trained on phantom hands")
+    model_path: Path | None = flag(
+        None, "checkpoint folder of a masked autoencoder that was trained on phantoms"
+    )
+    bone_age_model: Path | None = flag(
+        None, "model folder of train_bone_age.py, trained on phantom hands"
+    )
     out: Path = flag(Path("docs"), "folder of the pictures")
     seed: int = flag(1000, "of the phantoms and the masks")
-    examples: list[str] = flag(["knee:implant", "wrist:osteochondroma"], "REGION:CONDITION of each row of heat maps")
+    examples: list[str] = flag(
+        ["knee:implant", "wrist:osteochondroma"], "REGION:CONDITION of each row of heat maps"
+    )
 
 
 def main(config: Config) -> int:
@@ -58,7 +74,9 @@ def main(config: Config) -> int:
         path = config.out / f"{name}.png"
         with naming(path):
             picture.save(path, optimize=True)
-        say(f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB")
+        say(
+            f"{path}: {picture.width} x {picture.height} pixels, {path.stat().st_size / 1000:.0f} kB"
+        )
     return 0
 
 
@@ -67,11 +85,17 @@ def phantoms(seed: int):
     from phantoms.study import REGIONS
     from evaluation.pages.pictures import contact_sheet
 
-    normal = [example(seed + number, region, "normal", "hard") for number, region in enumerate(REGIONS)]
+    normal = [
+        example(seed + number, region, "normal", "hard") for number, region in enumerate(REGIONS)
+    ]
     changed = [example(seed, region, condition, "clear") for region, condition in CONDITIONS]
     pictures = [eight_bit(p) for p in normal] + [marked(eight_bit(p), p.mask) for p in changed]
-    labels = [f"{p.region}, {age(p)}" for p in normal] + [f"{p.region}: {p.condition}, {age(p)}" for p in changed]
-    return contact_sheet(pictures, labels, columns=5, tile=SHEET_TILE, title="Phantom radiographs, drawn by program")
+    labels = [f"{p.region}, {age(p)}" for p in normal] + [
+        f"{p.region}: {p.condition}, {age(p)}" for p in changed
+    ]
+    return contact_sheet(
+        pictures, labels, columns=5, tile=SHEET_TILE, title="Phantom radiographs, drawn by program"
+    )
 
 
 def example(seed: int, region: str, condition: str, difficulty: str):
@@ -119,16 +143,28 @@ def heatmaps(config: Config):
     if wrong:
         raise ValueError(f"--examples {wrong[0]}: expected REGION:CONDITION, e.g. knee:implant")
     examples = [example(config.seed, *text.split(":"), "clear") for text in config.examples]
-    measured = [measure(loaded, phantom, config.seed, number) for number, phantom in enumerate(examples)]
+    measured = [
+        measure(loaded, phantom, config.seed, number) for number, phantom in enumerate(examples)
+    ]
     high = float(np.quantile(np.concatenate([error.ravel() for *_, error in measured]), TOP))
     rows = []
     for phantom, (hidden, predicted, error) in zip(examples, measured):
         grey = eight_bit(phantom)
-        row = [grey, masked_tile(grey, hidden > 0.5), levels(predicted, 1.0), blended(grey, error, high, alpha=0.8)]
+        row = [
+            grey,
+            masked_tile(grey, hidden > 0.5),
+            levels(predicted, 1.0),
+            blended(grey, error, high, alpha=0.8),
+        ]
         row[3] = marked(grey, phantom.mask, row[3])
         rows.append([centred(tile, PANEL_TILE) for tile in row])
     share = percent(loaded.model.mask_ratio)
-    headers = ["radiograph (phantom)", f"{share} hidden", "predicted where hidden", "error, finding outlined"]
+    headers = [
+        "radiograph (phantom)",
+        f"{share} hidden",
+        "predicted where hidden",
+        "error, finding outlined",
+    ]
     return panel(rows, headers)
 
 
@@ -139,17 +175,21 @@ def measure(loaded, phantom, seed: int, number: int):
     from data.views.preprocessing import Preprocessing
     from evaluation.maps.error_maps import error_maps, mask_generator, visible_patches
 
-    model, preprocessing = loaded.model, Preprocessing.from_dict(loaded.preprocessor)
+    model = loaded.model
+    preprocessing = Preprocessing.from_dict(loaded.preprocessor)
     batch = preprocessing.normalise(preprocessing(phantom.pixels)[None])
     generator = mask_generator(seed, str(number))
     visible = visible_patches(PASSES, model.grid, model.config.visible, generator, "complementary")
-    maps = error_maps(model, batch, visible[None], mean=preprocessing.mean, std=preprocessing.std, shown=PASSES)
+    maps = error_maps(
+        model, batch, visible[None], mean=preprocessing.mean, std=preprocessing.std, shown=PASSES
+    )
     P = model.patch_size
     hidden = np.kron(maps.shown_hidden[0], np.ones((P, P), np.float32))  # [R, h, w]
     predicted = (maps.shown[0] * hidden).sum(0) / hidden.sum(0).clip(1)
     size = phantom.pixels.shape
     return tuple(
-        preprocessing.map_back(values.astype(np.float32), size) for values in (hidden[0], predicted, maps.maps[0])
+        preprocessing.map_back(values.astype(np.float32), size)
+        for values in (hidden[0], predicted, maps.maps[0])
     )
 
 
@@ -173,21 +213,30 @@ def bone_ages(config: Config):
     found.model.normalise = preprocessing.normalise
     reference = BoneAgeReference.load(config.bone_age_model / FILE)
     plan = {"size": SIZE, "region": "hand", "condition": "normal", "views": ("pa",)}
-    hands = [study(config.seed, patient, age_years=age, **plan)[0] for patient, age in enumerate(AGES)]
+    hands = [
+        study(config.seed, patient, age_years=age, **plan)[0] for patient, age in enumerate(AGES)
+    ]
     images = torch.stack([preprocessing(hand.pixels) for hand in hands])
     sex = torch.tensor([float(hand.sex == "M") for hand in hands])
     with torch.no_grad():
         there = found.model.last_map(images)
         answer = found.model.months(found.model.pool(there), sex)
-    low, high = reference.interval(answer.months.numpy(), None if answer.sd is None else answer.sd.numpy())
+    low, high = reference.interval(
+        answer.months.numpy(), None if answer.sd is None else answer.sd.numpy()
+    )
     cells = []
     for number, (hand, cam) in enumerate(zip(hands, month_maps(found.model, there, sex))):
-        cam = torch.nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bicubic")[0, 0].clamp(min=0)
+        cam = torch.nn.functional.interpolate(cam[None, None], images.shape[2:], mode="bicubic")[
+            0, 0
+        ].clamp(min=0)
         grey = levels(hand.pixels.astype(np.float32), float(hand.pixels.max()))
         both = np.asarray(case_picture(grey, resized(cam.numpy(), grey.shape), grey.shape))
         wide = (both.shape[1] - GAP) // 2
         ends = f" ({low[number]:.0f} to {high[number]:.0f})" if low[number] == low[number] else ""
-        told = [f"true {hand.bone_age_months:.0f} months", f"predicted {answer.months[number]:.0f}{ends}"]
+        told = [
+            f"true {hand.bone_age_months:.0f} months",
+            f"predicted {answer.months[number]:.0f}{ends}",
+        ]
         cells.append(np.asarray(panel([[both[:, :wide], both[:, wide + GAP :]]], told)))
     rows = [np.concatenate(cells[at : at + 3], axis=1) for at in range(0, len(cells), 3)]
     return Image.fromarray(np.concatenate(rows)).quantize(256)  # half the bytes
@@ -200,7 +249,8 @@ def centred(tile, side: int):
 
     from evaluation.pages.pictures import BACKGROUND
 
-    picture, square = Image.fromarray(tile).convert("RGB"), Image.new("RGB", (side, side), BACKGROUND)
+    picture = Image.fromarray(tile).convert("RGB")
+    square = Image.new("RGB", (side, side), BACKGROUND)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return np.asarray(square)

@@ -28,15 +28,21 @@ class Config:
     test: str = flag(help="folder of labelled phantoms of other patients to score on")
     out: str = flag(help="folder for index.html, results.csv, results.md and comparisons.csv")
     parts: list[str] = flag(list(PARTS), "what to measure: " + ", ".join(PARTS))
-    tasks: list[str] = flag(["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning")
+    tasks: list[str] = flag(
+        ["implant", "tumour", "bone_age"], "tasks of the probes and of fine-tuning"
+    )
     labels: list[int] = flag([50, 200, 1000], "numbers of labelled radiographs to fine-tune with")
     starts: list[str] = flag(list(STARTS), "what to fine-tune: " + ", ".join(STARTS))
     steps: int = flag(400, "optimizer steps of each fine-tuning")
     batch_size: int = flag(32, "radiographs per step of fine-tuning")
     lr: float = flag(1e-3, "peak learning rate of fine-tuning, for both starts")
-    layer_decay: float = flag(0.75, "learning-rate decay per block when starting from pretrained weights")
+    layer_decay: float = flag(
+        0.75, "learning-rate decay per block when starting from pretrained weights"
+    )
     passes: int = flag(12, "masked passes of the error maps (complementary masks)")
-    most_maps: int = flag(150, "radiographs with a finding to localise, and half as many for reconstruction")
+    most_maps: int = flag(
+        150, "radiographs with a finding to localise, and half as many for reconstruction"
+    )
     seed: int = flag(0, "draws the labelled subsets, masks, untrained networks and intervals")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
     precision: str = flag("auto", "of fine-tuning and features: auto, fp32, tf32, bf16 or fp16")

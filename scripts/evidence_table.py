@@ -23,7 +23,9 @@ class Config:
     """Pool the results.csv of several seeds into a page of tables."""
 
     runs: list[str] = flag(help="run folders of scripts/evidence.sh, one per seed")
-    out: str = flag("docs/evidence.md", "the page to write; what stands there below the line of dashes is kept")
+    out: str = flag(
+        "docs/evidence.md", "the page to write; what stands there below the line of dashes is kept"
+    )
 
 
 def main(config: Config) -> int:
@@ -43,16 +45,21 @@ def main(config: Config) -> int:
             parts.append(read_table(path).assign(share=share))
     table = pd.concat(parts, ignore_index=True)
     out = Path(config.out)
-    text = "\n".join([
-        markdown(table[table["share"] == 1], title=f"What pretraining buys on phantoms, {len(config.runs)} seeds"),
-        curve(table, SHARES),
-        "A tenth and a third are states of the same run, while its learning rate was still high.",
-        "",
-        "Made by `bash scripts/evidence.sh`: figures are means over seeds (phantoms, initial weights and labelled "
-        "subsets differ); brackets span the seeds' 95 % intervals (patients resampled). The network of "
-        "`configs/phantom_mae.yaml` and the phantoms are small: nothing here speaks of patients.",
-        "",
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            markdown(
+                table[table["share"] == 1],
+                title=f"What pretraining buys on phantoms, {len(config.runs)} seeds",
+            ),
+            curve(table, SHARES),
+            "A tenth and a third are states of the same run, while its learning rate was still high.",
+            "",
+            "Made by `bash scripts/evidence.sh`: figures are means over seeds (phantoms, initial weights and labelled "
+            "subsets differ); brackets span the seeds' 95 % intervals (patients resampled). The network of "
+            "`configs/phantom_mae.yaml` and the phantoms are small: nothing here speaks of patients.",
+            "",
+        ]
+    )
     words = out.read_text(encoding="utf-8").split("\n---\n", 1)[1:] if out.is_file() else []
     write_text(out, text + "".join("\n---\n" + w for w in words))
     say(*text.splitlines())

@@ -30,13 +30,19 @@ class Config:
     model_path: str = flag(help="backbone: alias, checkpoint folder or file, or timm name")
     out: Path = flag(help="file to write, .npz, .csv or .parquet")
     in_dirs: list[Path] = flag(
-        [], "folders of radiographs, files, or .txt/.csv lists of files; default: those of --csv", alias="data_path"
+        [],
+        "folders of radiographs, files, or .txt/.csv lists of files; default: those of --csv",
+        alias="data_path",
     )
     csv: Path | None = flag(None, "table of labels to join, .csv or .xlsx")
-    data_root: Path | None = flag(None, "of --csv: the folder that its paths start from; default: the table's")
+    data_root: Path | None = flag(
+        None, "of --csv: the folder that its paths start from; default: the table's"
+    )
     image_col: str = flag("image", "of --csv: column of the paths or ids")
     target_col: str = flag("target", "of --csv: column of the labels")
-    patient_col: str | None = flag(None, "of --csv: column of the patients; without it near-duplicates are grouped")
+    patient_col: str | None = flag(
+        None, "of --csv: column of the patients; without it near-duplicates are grouped"
+    )
     task: str = flag("binary", "of --csv", choices=("binary", "multiclass", "regression"))
     patch: bool = flag(False, "also the patch tokens (.npz only)")
     input_size: list[int] = flag(
@@ -47,7 +53,9 @@ class Config:
     batch_size: int = flag(32, "radiographs that go through the network together")
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
+    precision: str = flag(
+        "fp32", "of the network", choices=("fp32", "auto", "tf32", "bf16", "fp16")
+    )
     weights: str = weights_flag()
 
 

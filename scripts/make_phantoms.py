@@ -22,10 +22,39 @@ from core.flags import Parser, finish
 from core.system.os_errors import naming
 from core.progress import bar, say
 
-REGION_NAMES = ("hand", "wrist", "elbow", "shoulder", "hip", "femur", "knee", "ankle", "foot", "chest")
-LAYOUT_NAMES = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
+REGION_NAMES = (
+    "hand",
+    "wrist",
+    "elbow",
+    "shoulder",
+    "hip",
+    "femur",
+    "knee",
+    "ankle",
+    "foot",
+    "chest",
+)
+LAYOUT_NAMES = (
+    "folder",
+    "fracatlas",
+    "btxrd",
+    "mura",
+    "grazpedwri",
+    "rsna_bone_age",
+    "knee_oa",
+    "pes_planus",
+    "snuh",
+)
 PICTURES = (".png", ".jpg", ".jpeg")
-CONDITION_NAMES = ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant", "arthrosis")
+CONDITION_NAMES = (
+    "normal",
+    "fracture",
+    "lytic",
+    "sclerotic",
+    "osteochondroma",
+    "implant",
+    "arthrosis",
+)
 
 
 def names(choices: tuple[str, ...]):
@@ -35,7 +64,9 @@ def names(choices: tuple[str, ...]):
         chosen = tuple(word for word in text.replace(" ", ",").split(",") if word)
         for word in chosen:
             if word not in choices:
-                raise argparse.ArgumentTypeError(f"must be one or several of {', '.join(choices)}, not {word!r}")
+                raise argparse.ArgumentTypeError(
+                    f"must be one or several of {', '.join(choices)}, not {word!r}"
+                )
         return chosen
 
     return parse
@@ -71,7 +102,9 @@ def fraction(text: str) -> float:
 def picture_name(text: str) -> Path:
     """Argument type: the name of a picture to write."""
     if Path(text).suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"must be a name that ends in {' or '.join(PICTURES)}, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a name that ends in {' or '.join(PICTURES)}, not {text!r}"
+        )
     return Path(text)
 
 
@@ -84,7 +117,12 @@ def build_parser() -> Parser:
     add("--n", type=at_least(1), default=100, help="number of images [100]")
     add("--seed", type=at_least(0), default=0, help="everything is drawn from it [0]")
     add("--size", type=at_least(32), default=512, help="long side in pixels [512]")
-    add("--format", choices=("png16", "png8", "jpeg", "dicom"), default=None, help="of the folder layout [png16]")
+    add(
+        "--format",
+        choices=("png16", "png8", "jpeg", "dicom"),
+        default=None,
+        help="of the folder layout [png16]",
+    )
     add(
         "--difficulty",
         choices=("clear", "hard"),
@@ -95,16 +133,40 @@ def build_parser() -> Parser:
         ("--regions", REGION_NAMES, "the difficulty's"),
         ("--conditions", CONDITION_NAMES, "all"),
     ):
-        add(flag, type=names(known), default=(), metavar="A,B", help=f"of {', '.join(known)}; default: {default}")
-    add("--condition_fraction", "--condition-fraction", type=fraction, default=None, metavar="FLOAT",
-        help="share of patients that are not normal, 0 to 1; default: all conditions alike")  # fmt: skip
-    add("--field", type=float, default=1.0, metavar="FLOAT",
+        add(
+            flag,
+            type=names(known),
+            default=(),
+            metavar="A,B",
+            help=f"of {', '.join(known)}; default: {default}",
+        )
+    add(
+        "--condition_fraction",
+        "--condition-fraction",
+        type=fraction,
+        default=None,
+        metavar="FLOAT",
+        help="share of patients that are not normal, 0 to 1; default: all conditions alike",
+    )
+    add(
+        "--field",
+        type=float,
+        default=1.0,
+        metavar="FLOAT",
         help="side of the field as a share of the whole radiograph's: squares near the finding, or where one might be, "
-        "as a small detector sees them; 0.1 to 1, the whole radiograph [1]")  # fmt: skip
-    add("--traps", action="store_true",
-        help="plant what real releases hold: copies, a patient in two studies, a lost picture, ...")  # fmt: skip
+        "as a small detector sees them; 0.1 to 1, the whole radiograph [1]",
+    )
+    add(
+        "--traps",
+        action="store_true",
+        help="plant what real releases hold: copies, a patient in two studies, a lost picture, ...",
+    )
     add("--workers", type=at_least(1), default=1, help="processes [1]")
-    add("--overwrite", action="store_true", help="write into a folder that holds files; others than ours stay")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="write into a folder that holds files; others than ours stay",
+    )
     add(
         "--sheet",
         type=picture_name,
@@ -119,10 +181,14 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     if args.layout != "folder" and args.format is not None:
-        parser.error(f"layout {args.layout} has its own format; --format {args.format} is for the folder layout")
+        parser.error(
+            f"layout {args.layout} has its own format; --format {args.format} is for the folder layout"
+        )
 
     if args.layout != "folder" and args.field != 1:
-        parser.error(f"layout {args.layout} has whole radiographs; --field {args.field:g} is for the folder layout")
+        parser.error(
+            f"layout {args.layout} has whole radiographs; --field {args.field:g} is for the folder layout"
+        )
     if args.layout == "folder" and args.traps:
         parser.error("the folder layout has no traps; --traps is for the layouts of real data sets")
 
@@ -136,7 +202,13 @@ def main() -> None:
     from core.files import check_output, make_folder
 
     plan = Plan(
-        args.seed, args.size, args.difficulty, args.regions, args.conditions, args.condition_fraction, field=args.field
+        args.seed,
+        args.size,
+        args.difficulty,
+        args.regions,
+        args.conditions,
+        args.condition_fraction,
+        field=args.field,
     )
     kind = args.format or ("png16" if args.layout == "folder" else "jpeg")
     examples = []
@@ -146,8 +218,12 @@ def main() -> None:
         make_folder(args.sheet.parent)
         check_output(args.sheet)
     with naming(args.out):
-        writer = WRITERS[args.layout](args.out, kind, args.seed, **({"traps": True} if args.traps else {}))
-        for phantom in bar("phantoms", "radiograph")(phantoms(plan, args.n, args.workers), total=args.n):
+        writer = WRITERS[args.layout](
+            args.out, kind, args.seed, **({"traps": True} if args.traps else {})
+        )
+        for phantom in bar("phantoms", "radiograph")(
+            phantoms(plan, args.n, args.workers), total=args.n
+        ):
             writer.add(phantom)
             if args.sheet and len(examples) < 24:
                 examples.append(phantom)

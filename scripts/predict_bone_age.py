@@ -37,21 +37,29 @@ class Config:
     """Bone age of children's hands from radiograph and sex. Research use only."""
 
     line: list[str] = flag([], "BoneXage's form: IMAGE_LIST SEX [SIZE [MODEL]]", positional=True)
-    images: list[Path] = flag([], "radiographs, folders, .txt lists, tables (.csv, .xlsx) with a sex for each")
+    images: list[Path] = flag(
+        [], "radiographs, folders, .txt lists, tables (.csv, .xlsx) with a sex for each"
+    )
     model_path: Path = flag(
         MODEL,
         "model folder of train_bone_age.py, the folder of a training with --k_folds (the mean of its networks), or "
         "BoneXage's best_model.pth",
     )
-    output_dir: Path | None = flag(None, "folder of the results [outputs/bone_age; none for BoneXage's form]")
+    output_dir: Path | None = flag(
+        None, "folder of the results [outputs/bone_age; none for BoneXage's form]"
+    )
     sex: str = flag("", "of radiographs for which nothing else says it")
     sex_from_dicom: bool = flag(False, "PatientSex of DICOM files, where no table says it")
-    age_from_dicom: bool = flag(False, "chronological age in months from DICOM files, where no table says it")
+    age_from_dicom: bool = flag(
+        False, "chronological age in months from DICOM files, where no table says it"
+    )
     recursive: bool = flag(True, "also radiographs in subfolders")
     image_size: int | None = flag(None, "side of the input, pixels; default the checkpoint's")
     tta: bool = flag(False, "mean with the flipped radiograph")
     level: float = flag(0.9, "chance with which an interval holds the true bone age")
-    age_sd: Path | None = flag(None, "table sex,age_months,sd_months: one SD of the deviation, by sex and age")
+    age_sd: Path | None = flag(
+        None, "table sex,age_months,sd_months: one SD of the deviation, by sex and age"
+    )
     saliency: bool = flag(True, "Grad-CAM maps on the page")
     most_shown: int = flag(200, "radiographs shown on the page")
     overwrite: bool = flag(False, "replace the results in OUTPUT_DIR")
@@ -60,7 +68,9 @@ class Config:
     batch_size: int = flag(16, "radiographs that go through the network together")
     num_workers: int = flag(2, "loader processes")
     device: str = flag("auto", "auto, cpu, cuda or cuda:N")
-    precision: str = flag("fp32", "of the backbone", choices=("fp32", "auto", "tf32", "bf16", "fp16"))
+    precision: str = flag(
+        "fp32", "of the backbone", choices=("fp32", "auto", "tf32", "bf16", "fp16")
+    )
     weights: str = weights_flag()
 
 

@@ -21,7 +21,9 @@ from core.progress import say
 class Config:
     """Summarise benchmark runs: tasks x backbones, ranks, label efficiency."""
 
-    runs: list[Path] = flag(help="folders given to train_downstream.py as --outdir", positional=True)
+    runs: list[Path] = flag(
+        help="folders given to train_downstream.py as --outdir", positional=True
+    )
     out: Path = flag(Path("runs/summary"), "folder of the summary")
     backbones: list[str] = flag([], "only these, in this order; default: all")
 
@@ -46,7 +48,9 @@ def main(config: Config) -> int:
         say(f"note: {notice}")
     for found in rankings:
         if len(found.backbones) > 1:
-            say(f"{found.setting.title}: {tests_text(found, [shown[name] for name in found.backbones])}")
+            say(
+                f"{found.setting.title}: {tests_text(found, [shown[name] for name in found.backbones])}"
+            )
     say(f"written: {config.out}")
     return 0
 

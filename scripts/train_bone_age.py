@@ -22,27 +22,51 @@ from core.flags import audit_flag, flag, run, weights_flag
 class Config:
     """Train a bone-age network (BoneXage: GeM pooling, the sex, 240 x sigmoid) on RSNA's hands or your own."""
 
-    data_root: Path | None = flag(None, "folder of the release; default data or data/boneage; with --csv the table's")
+    data_root: Path | None = flag(
+        None, "folder of the release; default data or data/boneage; with --csv the table's"
+    )
     csv: Path | None = flag(None, "a table of your own instead of RSNA's")
     image_col: str = flag("image", "for --csv: column of the paths, below the table's folder")
     target_col: str = flag("boneage", "for --csv: column of the bone ages in months")
-    sex_col: str = flag("sex", "for --csv: column of the sex: M or F, male or female; true or false if it is `male`")
-    patient_col: str | None = flag(None, "for --csv: column of the patients; without it near-duplicates are grouped")
-    group_distance: int | None = flag(None, "for --csv without patients: most bits (of 576) in which pictures of one "
-                                      "group differ; default 58")  # fmt: skip
-    split: str = flag("random", "what chooses the epoch: --val_split of the training patients, or the release's "
-                      "validation set", choices=("random", "official"))  # fmt: skip
-    val_split: float = flag(0.2, "share of the training radiographs that choose the epoch, by patient")
-    k_folds: int = flag(
-        0, "instead: so many parts by patient, each left out by one network (as many as patients: leave one out)"
+    sex_col: str = flag(
+        "sex", "for --csv: column of the sex: M or F, male or female; true or false if it is `male`"
     )
-    fold: int | None = flag(None, "train only this fold, from 0 (for job arrays); the last one made writes the results")
+    patient_col: str | None = flag(
+        None, "for --csv: column of the patients; without it near-duplicates are grouped"
+    )
+    group_distance: int | None = flag(
+        None,
+        "for --csv without patients: most bits (of 576) in which pictures of one "
+        "group differ; default 58",
+    )
+    split: str = flag(
+        "random",
+        "what chooses the epoch: --val_split of the training patients, or the release's "
+        "validation set",
+        choices=("random", "official"),
+    )
+    val_split: float = flag(
+        0.2, "share of the training radiographs that choose the epoch, by patient"
+    )
+    k_folds: int = flag(
+        0,
+        "instead: so many parts by patient, each left out by one network (as many as patients: leave one out)",
+    )
+    fold: int | None = flag(
+        None, "train only this fold, from 0 (for job arrays); the last one made writes the results"
+    )
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
-    backbone: str = flag("convnext_tiny", "a timm name, alias of configs/backbones.yaml, checkpoint, or none:NAME for "
-                         "random weights", alias="backbone_name")  # fmt: skip
+    backbone: str = flag(
+        "convnext_tiny",
+        "a timm name, alias of configs/backbones.yaml, checkpoint, or none:NAME for random weights",
+        alias="backbone_name",
+    )
     input_size: int = flag(512, "side of the network's square input in pixels", alias="image_size")
-    loss: str = flag("hybrid", "hybrid: .7 absolute + .3 relative error; l1l2: half each; laplace: learns its own "
-                     "spread", choices=("hybrid", "l1", "l1l2", "laplace"))  # fmt: skip
+    loss: str = flag(
+        "hybrid",
+        "hybrid: .7 absolute + .3 relative error; l1l2: half each; laplace: learns its own spread",
+        choices=("hybrid", "l1", "l1l2", "laplace"),
+    )
     batch_size: int = flag(80, "radiographs per optimizer step, of all processes together")
     accum_iter: int = flag(1, "passes that make a step, for little memory")
     epochs: float = flag(200, "passes over the training radiographs")

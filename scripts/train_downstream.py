@@ -17,8 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from core.flags import audit_flag, flag, run, weights_flag
 
-DATA = ("pesplanus", "boneage", "mura", "fracatlas", "fracatlas_implant", "kneeoa", "pediatricfx",
-        "pediatricfx_implant", "pediatricfx_ao", "btxrd", "btxrd_mb", "btxrd_subtype", "csv")  # fmt: skip
+DATA = (
+    "pesplanus",
+    "boneage",
+    "mura",
+    "fracatlas",
+    "fracatlas_implant",
+    "kneeoa",
+    "pediatricfx",
+    "pediatricfx_implant",
+    "pediatricfx_ao",
+    "btxrd",
+    "btxrd_mb",
+    "btxrd_subtype",
+    "csv",
+)
 PROTOCOLS = ("finetune", "linear", "knn", "fewshot")
 
 
@@ -31,7 +44,9 @@ class Config:
         help="aliases of configs/backbones.yaml, checkpoints, timm names; random: none:NAME, none:FOLDER; "
         "NAME=BACKBONE calls it NAME in all results"
     )
-    data_root: Path | None = flag(None, "folder of the release; default ./data/<its name>, for csv the table's folder")
+    data_root: Path | None = flag(
+        None, "folder of the release; default ./data/<its name>, for csv the table's folder"
+    )
     cv: int = flag(5, "folds")
     epochs: float = flag(50, "passes over the training radiographs of a fold")
     bs: int = flag(64, "radiographs per optimizer step, of all processes together")
@@ -50,21 +65,44 @@ class Config:
     layer_decay: float = flag(0.75, "learning rate of each layer relative to the one above")
     warmup_epochs: float = flag(5, "linear warm-up, then cosine to 0")
     drop_path: float = flag(0.0, "stochastic depth while fine-tuning")
-    input_size: int | None = flag(None, "side of the network's square input in pixels; default: the backbone's own")
-    pool: str | None = flag(None, "cls, or mean of the patch tokens, for all; default: each backbone's own",
-                            choices=("cls", "mean"))  # fmt: skip
-    protocol: str = flag("finetune", "finetune all weights; or on frozen features a linear model, nearest neighbours, "
-                         "or a linear model from --shots", choices=PROTOCOLS)  # fmt: skip
-    label_fraction: list[float] = flag([1.0], "shares of the training patients to learn from, nested")
-    shots: list[int] = flag([1, 5, 10, 20], "for fewshot: labelled radiographs per class (of a regression: in all); "
-                            "each fold draws its own, so --cv says how often is drawn")  # fmt: skip
-    split: str = flag("random", "by patient, or as the release splits it", choices=("random", "official"))
+    input_size: int | None = flag(
+        None, "side of the network's square input in pixels; default: the backbone's own"
+    )
+    pool: str | None = flag(
+        None,
+        "cls, or mean of the patch tokens, for all; default: each backbone's own",
+        choices=("cls", "mean"),
+    )
+    protocol: str = flag(
+        "finetune",
+        "finetune all weights; or on frozen features a linear model, nearest neighbours, "
+        "or a linear model from --shots",
+        choices=PROTOCOLS,
+    )
+    label_fraction: list[float] = flag(
+        [1.0], "shares of the training patients to learn from, nested"
+    )
+    shots: list[int] = flag(
+        [1, 5, 10, 20],
+        "for fewshot: labelled radiographs per class (of a regression: in all); "
+        "each fold draws its own, so --cv says how often is drawn",
+    )
+    split: str = flag(
+        "random", "by patient, or as the release splits it", choices=("random", "official")
+    )
     splits: Path | None = flag(None, "splits.csv of an earlier run to use again")
-    fold: int | None = flag(None, "make only this fold, from 0 (for job arrays); the last one made writes the summary")
-    meta_cols: list[str] = flag([], "columns of the data set to keep beside the predictions, and to score by subgroup")
+    fold: int | None = flag(
+        None, "make only this fold, from 0 (for job arrays); the last one made writes the summary"
+    )
+    meta_cols: list[str] = flag(
+        [], "columns of the data set to keep beside the predictions, and to score by subgroup"
+    )
     class_weight: str = flag("none", "weights of classes in the loss", choices=("none", "balanced"))
-    sampler: str = flag("shuffle", "every radiograph once an epoch, or classes equally often (with replacement)",
-                        choices=("shuffle", "balanced"))  # fmt: skip
+    sampler: str = flag(
+        "shuffle",
+        "every radiograph once an epoch, or classes equally often (with replacement)",
+        choices=("shuffle", "balanced"),
+    )
     use_sex: bool = flag(False, "bone age: the head also sees the sex")
     specificity: float = flag(0.95, "at which the sensitivity is given")
     csv: Path | None = flag(None, "for --data csv: the table")
@@ -75,8 +113,11 @@ class Config:
     )
     task: str = flag("binary", "for --data csv", choices=("binary", "multiclass", "regression"))
     unit: str = flag("", "for --data csv: of a regression's target, for tables and pictures")
-    group_distance: int | None = flag(None, "where no patients are known: most bits (of 576) in which pictures of one "
-                                      "group differ; default 58; more joins what was cut out anew")  # fmt: skip
+    group_distance: int | None = flag(
+        None,
+        "where no patients are known: most bits (of 576) in which pictures of one "
+        "group differ; default 58; more joins what was cut out anew",
+    )
     on_bad_image: str = flag("stop", "radiographs that cannot be read", choices=("stop", "skip"))
     audit: Path | None = audit_flag()
     cache_gb: float = flag(8.0, "most memory for decoded radiographs, in GB")

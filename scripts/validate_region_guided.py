@@ -29,30 +29,48 @@ REGIONS = ("none", "annotation", "sliding", "error_map", "csv")
 class Config(RegionSources):
     """Validate a region-guided tumour classifier on other radiographs."""
 
-    model_path: Path = flag(help="folder of a fold, or the training's --output_dir: the mean of all its folds")
+    model_path: Path = flag(
+        help="folder of a fold, or the training's --output_dir: the mean of all its folds"
+    )
     output_dir: Path = flag(Path("outputs/validation"), "folder of the results")
     centers: list[int] = flag([], "BTXRD: only these centres, of 1, 2, 3; default: all")
     regions: str = flag("sliding", "what is looked at beside the whole radiograph", choices=REGIONS)
-    rule: str = flag("guided", "how whole and regions become one answer",
-                     choices=("guided", "suspicious", "mean", "whole"))  # fmt: skip
+    rule: str = flag(
+        "guided",
+        "how whole and regions become one answer",
+        choices=("guided", "suspicious", "mean", "whole"),
+    )
     window: float = flag(0.5, "sliding: side of a window, as a fraction of the radiograph's")
     overlap: float = flag(0.5, "sliding: what neighbours share, as a fraction of a window")
     boxes: Path | None = flag(None, "csv: table of boxes, see workflows/regions/records/views.py")
     skip_labels: list[str] = flag([], "csv: labels of boxes that are left out, as left right")
     most_boxes: int = flag(10, "csv: most boxes of a radiograph, by score")
     peaks: int = flag(3, "error_map: most regions of a radiograph")
-    error_map_model: Path | None = flag(None, "masked autoencoder whose error map points at regions, and is shown")
+    error_map_model: Path | None = flag(
+        None, "masked autoencoder whose error map points at regions, and is shown"
+    )
     error_map_passes: int = flag(4, "error map: how often each radiograph is masked and predicted")
-    intermediate: str = flag("benign", "normal, benign or malignant: where intermediate tumours belong",
-                             choices=("benign", "malignant", "out"))  # fmt: skip
+    intermediate: str = flag(
+        "benign",
+        "normal, benign or malignant: where intermediate tumours belong",
+        choices=("benign", "malignant", "out"),
+    )
     tumour_threshold: float = flag(0.5, "probability from which on a tumour is decided")
-    malignant_threshold: float = flag(0.5, "share of the tumour's probability from which on it is malignant")
-    splits: Path | None = flag(None, "splits.csv of the training; default: the one in its --output_dir")
-    on_leak: str = flag("stop", "radiographs or patients that the training knew", choices=("stop", "skip", "keep"))
+    malignant_threshold: float = flag(
+        0.5, "share of the tumour's probability from which on it is malignant"
+    )
+    splits: Path | None = flag(
+        None, "splits.csv of the training; default: the one in its --output_dir"
+    )
+    on_leak: str = flag(
+        "stop", "radiographs or patients that the training knew", choices=("stop", "skip", "keep")
+    )
     against: list[str] = flag(
         [], "other validations of the same radiographs to compare with: NAME=FOLDER or FOLDER ..."
     )
-    meta_cols: list[str] = flag([], "columns of the data to score by; default: center, if there is one")
+    meta_cols: list[str] = flag(
+        [], "columns of the data to score by; default: center, if there is one"
+    )
     draws: int = flag(2000, "bootstrap draws of the intervals")
     seed: int = flag(0, "of draws, pseudo-boxes and masks")
     batch_size: int = flag(64, "views that are predicted together")

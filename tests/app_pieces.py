@@ -64,10 +64,21 @@ def remember(folder: Path, count: int = 60) -> None:
     with torch.no_grad():
         features = loaded.model.features(images).numpy()
     looks, half = np.stack([look(one[0].numpy()) for one in images]), count // 2
-    Likeness.fit(features=features[half:], training_features=features[:half], looks=looks[half:],
-                 training_looks=looks[:half]).save(folder / FILE)  # fmt: skip
-    score = {"metric": "AUROC", "value": 0.41, "unit": "", "against": "chance", "baseline": 0.5, "verdict": "loses to",
-             "radiographs": 30}  # fmt: skip
+    Likeness.fit(
+        features=features[half:],
+        training_features=features[:half],
+        looks=looks[half:],
+        training_looks=looks[:half],
+    ).save(folder / FILE)
+    score = {
+        "metric": "AUROC",
+        "value": 0.41,
+        "unit": "",
+        "against": "chance",
+        "baseline": 0.5,
+        "verdict": "loses to",
+        "radiographs": 30,
+    }
     about = loaded.about | {"training": {"data": "phantoms", "radiographs": 600, "score": score}}
     save_finetuned(loaded.model, folder, loaded.preprocessor, about, "card")
 

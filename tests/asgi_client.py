@@ -70,7 +70,11 @@ async def asked(
         "headers": [(name.lower().encode(), value.encode()) for name, value in given.items()],
     }
     await app(scope, receive, send)
-    pairs = [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]] if sent else []
+    pairs = (
+        [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]]
+        if sent
+        else []
+    )
     cookies = [value for name, value in pairs if name == "set-cookie"]
     return Answer(
         sent[0]["status"] if sent else 0,

@@ -11,12 +11,25 @@ import subprocess
 import time
 from pathlib import Path
 
-EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+EXECUTABLE = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
-    "--disable-extensions", "--hide-scrollbars", "--window-size=1300,1000", "--remote-debugging-pipe", "about:blank",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--hide-scrollbars",
+    "--window-size=1300,1000",
+    "--remote-debugging-pipe",
+    "about:blank",
+)
 
 
 class Browser:
@@ -28,9 +41,11 @@ class Browser:
         # copies beyond the numbers 3 and 4, at which Chromium expects its pipes, so that neither overwrites the other
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_child, from_child)]
         self._process = subprocess.Popen(
-            [EXECUTABLE, f"--user-data-dir={profile}", *FLAGS], stderr=subprocess.DEVNULL, close_fds=False,
+            [EXECUTABLE, f"--user-data-dir={profile}", *FLAGS],
+            stderr=subprocess.DEVNULL,
+            close_fds=False,
             preexec_fn=lambda: [os.dup2(end, place) for end, place in zip(ends, (3, 4))],
-        )  # fmt: skip
+        )
         for end in (to_child, from_child, *ends):
             os.close(end)
         self._numbers, self._kept = itertools.count(1), b""
@@ -38,7 +53,9 @@ class Browser:
         self.errors: list[str] = []
         self._session = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Runtime", "DOM", "Log"):
             self.ask(f"{domain}.enable")
 
@@ -72,7 +89,9 @@ class Browser:
         if told.get("method") == "Network.requestWillBeSent":
             self.requests.append(told["params"]["request"]["url"])
         elif told.get("method") == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
-            self.errors.append(f"{told['params']['entry']['text']} {told['params']['entry'].get('url', '')}")
+            self.errors.append(
+                f"{told['params']['entry']['text']} {told['params']['entry'].get('url', '')}"
+            )
         elif told.get("method") == "Runtime.exceptionThrown":
             self.errors.append(told["params"]["exceptionDetails"]["text"])
         return told
@@ -85,7 +104,9 @@ class Browser:
 
     def value(self, expression: str):
         """What a JavaScript expression gives, as a plain value."""
-        told = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        told = self.ask(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
@@ -96,7 +117,9 @@ class Browser:
             if found := self.value(expression):
                 return found
             time.sleep(0.1)
-        raise AssertionError(f"not within {seconds} s: {expression}\n{self.value('document.body.innerText')}")
+        raise AssertionError(
+            f"not within {seconds} s: {expression}\n{self.value('document.body.innerText')}"
+        )
 
     def choose_file(self, selector: str, file: Path) -> None:
         """Put a file into an <input type=file>, as the file dialogue does."""
@@ -111,7 +134,9 @@ class Browser:
 
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        return base64.b64decode(self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"])
+        return base64.b64decode(
+            self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        )
 
     def close(self) -> None:
         """End the browser and all that it started."""

@@ -47,8 +47,26 @@ def python_package(name: str, wanted: str, *, source: bool = True) -> list[Path]
 
     def fetch(folder: Path) -> None:
         kind = ["--no-binary", ":all:"] if source else ["--only-binary", ":all:"]
-        _run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-              "--retries", "1", "--timeout", "10", *kind, "--dest", str(folder), name], folder)  # fmt: skip
+        _run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--retries",
+                "1",
+                "--timeout",
+                "10",
+                *kind,
+                "--dest",
+                str(folder),
+                name,
+            ],
+            folder,
+        )
 
     return _corpus(name, wanted, fetch)
 
@@ -60,14 +78,22 @@ def debian_source(name: str, wanted: str) -> list[Path]:
         options = _private_apt(folder / "apt")
         _run(["apt-get", *options, "-qq", "update"], folder)
         # patches that have left the archive fail the command; the original source, checked by apt, is all we need
-        _run(["apt-get", *options, "-qq", "source", "--download-only", name], folder, needs="*.orig.tar.*")
+        _run(
+            ["apt-get", *options, "-qq", "source", "--download-only", name],
+            folder,
+            needs="*.orig.tar.*",
+        )
 
     return _corpus(f"debian-{name}", wanted, fetch)
 
 
 def files_below(root: Path, wanted: Callable[[Path], bool] = lambda path: True) -> list[Path]:
     """All regular files below a folder in the order of their names."""
-    return sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink() and wanted(path))
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not path.is_symlink() and wanted(path)
+    )
 
 
 def _corpus(name: str, wanted: str, fetch: Callable[[Path], None]) -> list[Path]:
@@ -98,7 +124,9 @@ def _fetch(root: Path, wanted: str, fetch: Callable[[Path], None]) -> None:
     for left in CACHE.glob(".unfinished-*"):
         if time.time() - left.stat().st_mtime > STALE:
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=CACHE, ignore_cleanup_errors=True) as unfinished:
+    with tempfile.TemporaryDirectory(
+        prefix=".unfinished-", dir=CACHE, ignore_cleanup_errors=True
+    ) as unfinished:
         folder, content = Path(unfinished) / "download", Path(unfinished) / "content"
         folder.mkdir()
         content.mkdir()
@@ -132,7 +160,10 @@ def _extract(archive: Path, target: Path, wanted: re.Pattern) -> None:
 @cache
 def _distribution_sources() -> list[Path]:
     """Where the machine gets its own packages: not the sources that somebody has added."""
-    named = [APT / "sources.list", *(APT / "sources.list.d" / f"{name}.sources" for name in ("debian", "ubuntu"))]
+    named = [
+        APT / "sources.list",
+        *(APT / "sources.list.d" / f"{name}.sources" for name in ("debian", "ubuntu")),
+    ]
     return [path for path in named if path.is_file()]
 
 
@@ -151,13 +182,20 @@ def _private_apt(folder: Path) -> list[str]:
         )
     places = {"sourcelist": os.devnull, "sourceparts": str(parts)}
     options = [f"Dir::Etc::{key}={place}" for key, place in places.items()]
-    options += [f"Dir::State::lists={lists}", f"Dir::Cache={cached}", "Debug::NoLocking=1", "APT::Sandbox::User="]
+    options += [
+        f"Dir::State::lists={lists}",
+        f"Dir::Cache={cached}",
+        "Debug::NoLocking=1",
+        "APT::Sandbox::User=",
+    ]
     return [word for option in options for word in ("-o", option)]
 
 
 def _run(command: list[str], folder: Path, needs: str = "") -> None:
     """Run a command in a folder; OSError with its last words if it fails, and what it `needs` to leave is not there."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
     if done.returncode and not (needs and any(folder.glob(needs))):
         words = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         raise OSError(f"{Path(command[0]).name} ended with status {done.returncode}: {words[-1]}")

@@ -22,19 +22,33 @@ CANARY = "CANARY^PATIENT"
 
 
 def write(
-    path: Path, pixels, *, syntax=ExplicitVRLittleEndian, preamble=True, raw: bytes | None = None, **elements
+    path: Path,
+    pixels,
+    *,
+    syntax=ExplicitVRLittleEndian,
+    preamble=True,
+    raw: bytes | None = None,
+    **elements,
 ) -> Path:
     """A minimal radiograph; `elements` replaces or (None) removes attributes, `raw` replaces the pixel bytes."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = (
+        ComputedRadiographyImageStorage
+    )
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
     dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = CANARY, CANARY, "19010203"
     bits = pixels.dtype.itemsize * 8
-    dataset.Rows, dataset.Columns = pixels.shape[-2:] if pixels.ndim < 4 and pixels.shape[-1] != 3 else pixels.shape[:2]
+    dataset.Rows, dataset.Columns = (
+        pixels.shape[-2:] if pixels.ndim < 4 and pixels.shape[-1] != 3 else pixels.shape[:2]
+    )
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, min(bits, 12), min(bits, 12) - 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
+        bits,
+        min(bits, 12),
+        min(bits, 12) - 1,
+    )
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,7 +58,9 @@ def write(
                 delattr(dataset, key)
     order = ">" if syntax == ExplicitVRBigEndian else "<"
     if raw != b"":
-        dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() if raw is None else raw
+        dataset.PixelData = (
+            pixels.astype(pixels.dtype.newbyteorder(order)).tobytes() if raw is None else raw
+        )
         dataset["PixelData"].VR = "OW" if bits > 8 and not syntax.is_encapsulated else "OB"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of what it is made to write
@@ -52,7 +68,9 @@ def write(
             dataset.save_as(path, enforce_file_format=True)
         else:
             del dataset.file_meta
-            dataset.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=order == "<")
+            dataset.save_as(
+                path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=order == "<"
+            )
     return path
 
 

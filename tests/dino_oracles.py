@@ -11,7 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SIZES = {"dinov2": ((70, 70), (84, 112)), "dinov3": ((64, 64), (48, 80))}  # native, another
-CASES = ("dinov2", "dinov2-giant", "dinov2-registers", "dinov2-giant-registers", "dinov3", "dinov3-plus", "dinov3-7b")
+CASES = (
+    "dinov2",
+    "dinov2-giant",
+    "dinov2-registers",
+    "dinov2-giant-registers",
+    "dinov3",
+    "dinov3-plus",
+    "dinov3-7b",
+)
 _META = {
     "embeddings.cls_token": "cls_token",
     "embeddings.mask_token": "mask_token",
@@ -58,7 +66,12 @@ def oracle(case: str, **changes) -> nn.Module:
         return randomised(Dinov2Model(Dinov2Config(**arguments)))
     gated = {} if case == "dinov3" else {"use_gated_mlp": True, "hidden_act": "silu"}
     biases = {"query_bias": False, "value_bias": False} if case == "dinov3-7b" else {}
-    arguments = {"image_size": 64, "patch_size": 16, "intermediate_size": 104, "num_register_tokens": 4}
+    arguments = {
+        "image_size": 64,
+        "patch_size": 16,
+        "intermediate_size": 104,
+        "num_register_tokens": 4,
+    }
     return randomised(DINOv3ViTModel(DINOv3ViTConfig(**(arguments | gated | biases | common))))
 
 
@@ -77,18 +90,29 @@ def as_meta(folder: Path) -> dict[str, Tensor]:
         if re.search(r"attention\.(attention\.)?(key|value|k_proj|v_proj)\.", key):
             continue
         if match := re.search(r"attention\.(attention\.query|q_proj)\.(weight|bias)", key):
-            names = [key.replace("query", name).replace("q_proj", f"{name[0]}_proj") for name in ("key", "value")]
+            names = [
+                key.replace("query", name).replace("q_proj", f"{name[0]}_proj")
+                for name in ("key", "value")
+            ]
             parts = [value, *(theirs.get(name, torch.zeros_like(value)) for name in names)]
-            stem = key[: match.start()].replace("encoder.layer.", "blocks.").replace("layer.", "blocks.")
+            stem = (
+                key[: match.start()]
+                .replace("encoder.layer.", "blocks.")
+                .replace("layer.", "blocks.")
+            )
             meta[f"{stem}attn.qkv.{match[2]}"] = torch.cat(parts)
             if third and match[2] == "bias":
                 ones = torch.ones_like(value)
                 meta[f"{stem}attn.qkv.bias_mask"] = torch.cat([ones, 0 * ones, ones])
-                meta[f"{stem}attn.qkv.bias"][len(ones) : 2 * len(ones)] = 7.0  # masked, so that it may be anything
+                meta[f"{stem}attn.qkv.bias"][len(ones) : 2 * len(ones)] = (
+                    7.0  # masked, so that it may be anything
+                )
             continue
         for old, new in _META.items():
             key = key.replace(old, new)
-        key = key.replace("embeddings.register_tokens", "storage_tokens" if third else "register_tokens")
+        key = key.replace(
+            "embeddings.register_tokens", "storage_tokens" if third else "register_tokens"
+        )
         if third:
             inner = (
                 {"gate_proj": "w1", "up_proj": "w2", "down_proj": "w3"}
@@ -105,4 +129,6 @@ def as_meta(folder: Path) -> dict[str, Tensor]:
 
 def chunked(meta: dict[str, Tensor]) -> dict[str, Tensor]:
     """As a training of DINOv2 names its blocks, which it splits into chunks: chunk, then the number of the block."""
-    return {re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", key): value for key, value in meta.items()}
+    return {
+        re.sub(r"^blocks\.(\d+)\.", r"blocks.\1.\1.", key): value for key, value in meta.items()
+    }

@@ -22,7 +22,9 @@ def spawn(function: Callable[[], int]) -> int:
     status = 1
     try:
         torch.set_num_threads(1)
-        tqdm.set_lock(threading.RLock())  # the shared one stays locked if a child is killed while it draws a bar
+        tqdm.set_lock(
+            threading.RLock()
+        )  # the shared one stays locked if a child is killed while it draws a bar
         status = function() or 0
     except BaseException as error:  # the child must never return into pytest
         os.write(2, f"child: {type(error).__name__}: {error}\n".encode())
@@ -52,9 +54,12 @@ def group(ranks: int, function: Callable[[], int]) -> list[int]:
     def member(rank: int) -> Callable[[], int]:
         def run() -> int:
             os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-            }  # fmt: skip
+            }
             from core.system import distributed
 
             with distributed.process_group(torch.device("cpu")):
@@ -80,7 +85,9 @@ def run_with_kills(
         if landed < kills:
             while not began.exists() and not ended:
                 done = [(pid, *os.waitpid(pid, os.WNOHANG)) for pid in pids]
-                ended = {pid: os.waitstatus_to_exitcode(status) for pid, reaped, status in done if reaped}
+                ended = {
+                    pid: os.waitstatus_to_exitcode(status) for pid, reaped, status in done if reaped
+                }
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, span))
             for pid in pids:

@@ -39,7 +39,15 @@ def guarded(function: Callable[[], object], seconds: float = 20) -> Report:
                 opened.append(path)
                 if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                     changed.append(path)
-            elif event in ("os.mkdir", "os.remove", "os.rename", "os.link", "os.symlink", "os.rmdir", "os.truncate"):
+            elif event in (
+                "os.mkdir",
+                "os.remove",
+                "os.rename",
+                "os.link",
+                "os.symlink",
+                "os.rmdir",
+                "os.truncate",
+            ):
                 names = [a for a in arguments[:2] if isinstance(a, (str, bytes, os.PathLike))]
                 changed.extend(os.path.abspath(os.fsdecode(name)) for name in names)
 
@@ -53,7 +61,13 @@ def guarded(function: Callable[[], object], seconds: float = 20) -> Report:
             error = f"{type(caught).__name__}: {caught}"
         spent, opens, changes = time.process_time() - began, opened[-20_000:], changed[-20_000:]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        report = (error[:2000], spent, peak - pages * resource.getpagesize() / 2**20, opens, changes)
+        report = (
+            error[:2000],
+            spent,
+            peak - pages * resource.getpagesize() / 2**20,
+            opens,
+            changes,
+        )
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(json.dumps(report).encode("utf-8", "surrogatepass"))
         return 0

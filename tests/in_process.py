@@ -19,7 +19,9 @@ def script(module: ModuleType, *flags: object) -> subprocess.CompletedProcess:
     return _run(module, flags, lambda: cli.finish(module.main, set()))
 
 
-def _run(module: ModuleType, flags: Sequence[object], work: Callable[[], object]) -> subprocess.CompletedProcess:
+def _run(
+    module: ModuleType, flags: Sequence[object], work: Callable[[], object]
+) -> subprocess.CompletedProcess:
     words = [str(flag) for flag in flags]
     output, errors = io.StringIO(), io.StringIO()
     with (
@@ -30,4 +32,6 @@ def _run(module: ModuleType, flags: Sequence[object], work: Callable[[], object]
     ):
         patch.setattr(sys, "argv", [f"{module.__name__.rpartition('.')[2]}.py", *words])
         work()
-    return subprocess.CompletedProcess(words, ended.value.code or 0, output.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(
+        words, ended.value.code or 0, output.getvalue(), errors.getvalue()
+    )

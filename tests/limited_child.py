@@ -18,7 +18,9 @@ class Failure:
     detail: str
 
 
-def in_child(function: Callable, items: Iterable, *, seconds: float = 10, memory: int = 4 << 30) -> list:
+def in_child(
+    function: Callable, items: Iterable, *, seconds: float = 10, memory: int = 4 << 30
+) -> list:
     """`function(item)` for every item, or a Failure, in order; a child that died is replaced for the next item.
 
     function: importable by name. seconds: processor time for one item, and six times as much on the wall: a busy

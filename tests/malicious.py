@@ -50,13 +50,20 @@ def forms(marker: Path) -> dict[str, bytes]:
     array, dump = io.BytesIO(), io.BytesIO()
     np.save(array, np.array([payload, 1], dtype=object))
     joblib.dump({"weights": payload}, dump)
-    code = {"auto_map": {"AutoModel": "planted.Model"}, "trust_remote_code": True, "hidden_size": 8,
-            "architectures": ["planted.Model"], "_name_or_path": PLANTED.format(marker=str(marker))}  # fmt: skip
+    code = {
+        "auto_map": {"AutoModel": "planted.Model"},
+        "trust_remote_code": True,
+        "hidden_size": 8,
+        "architectures": ["planted.Model"],
+        "_name_or_path": PLANTED.format(marker=str(marker)),
+    }
     return {
         "zip.pt": saved(state),
         "legacy.pth": saved(state, _use_new_zipfile_serialization=False),
         "torchscript.pt": archive(constants__pkl=pickled, data__pkl=pickled, version=b"3\n"),
-        "program.pt2": archive(archive_format=b"pt2", data__pkl=pickled, version=b"0\n", byteorder=b"little"),
+        "program.pt2": archive(
+            archive_format=b"pt2", data__pkl=pickled, version=b"0\n", byteorder=b"little"
+        ),
         "array.npy": array.getvalue(),
         "plain.pkl": pickled,
         "recipe.yaml": f"model: !!python/object/apply:os.mkdir ['{marker}']\n".encode(),

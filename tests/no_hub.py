@@ -37,8 +37,17 @@ from models.networks.supervised import Supervised
 from models.weights.checkpoint import load_mae, save_mae
 from models.weights.timm_weights import build_timm, create
 
-NAMES = ("hf-hub:evil/model", "hf_hub:evil/model", "local-dir:evil", "https://127.0.0.1/evil", "evil/model",
-         "resnet18.evil", "../resnet18", "HF-HUB:evil/model", "hf-hub:resnet18")  # fmt: skip
+NAMES = (
+    "hf-hub:evil/model",
+    "hf_hub:evil/model",
+    "local-dir:evil",
+    "https://127.0.0.1/evil",
+    "evil/model",
+    "resnet18.evil",
+    "../resnet18",
+    "HF-HUB:evil/model",
+    "hf-hub:resnet18",
+)
 SIZE = (32, 32)
 PREPROCESSOR = {"size": {"height": 32, "width": 32}}
 
@@ -54,8 +63,11 @@ def outcome(read: Callable) -> str:
 def written(folder: Path, name: str) -> dict[str, Path]:
     """Folders whose config.json says `name`."""
     backbone = build_backbone("none:test_convnext", input_size=SIZE)
-    models = {"supervised": Supervised(backbone, "binary", 1), "regions": RegionGuided(backbone),
-              "bone_age": BoneAge(build_backbone("none:test_convnext", input_size=SIZE))}  # fmt: skip
+    models = {
+        "supervised": Supervised(backbone, "binary", 1),
+        "regions": RegionGuided(backbone),
+        "bone_age": BoneAge(build_backbone("none:test_convnext", input_size=SIZE)),
+    }
     folders = {kind: folder / kind for kind in (*models, "architecture", "mae")}
     for kind, model in models.items():
         save_finetuned(model, folders[kind], PREPROCESSOR, {}, "card")
@@ -68,7 +80,12 @@ def written(folder: Path, name: str) -> dict[str, Path]:
     shape = MAEConfig(SIZE, 8, 48, 2, 3, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     save_mae(MaskedAutoencoder(shape), folders["mae"], PREPROCESSOR, "card")
     told = json.loads((folders["mae"] / "config.json").read_text())
-    told |= {"_name_or_path": name, "architectures": [name], "auto_map": {"AutoModel": name}, "architecture": name}
+    told |= {
+        "_name_or_path": name,
+        "architectures": [name],
+        "auto_map": {"AutoModel": name},
+        "architecture": name,
+    }
     (folders["mae"] / "config.json").write_text(json.dumps(told))
     return folders
 
@@ -92,7 +109,9 @@ def library(name: str, folders: dict[str, Path], weights: Path) -> dict[str, Cal
         "load_finetuned": lambda: load_finetuned(folders["supervised"]),
         "region-guided": lambda: load_finetuned(folders["regions"], "region-guided"),
         "load_bone_age": lambda: load_bone_age(folders["bone_age"]),
-        "app": lambda: workflows.regions.web.service.Networks(scripts.app.Config([folders["regions"]], device="cpu")),
+        "app": lambda: workflows.regions.web.service.Networks(
+            scripts.app.Config([folders["regions"]], device="cpu")
+        ),
     }
 
 
@@ -112,15 +131,35 @@ def flags(name: str, folders: dict[str, Path], out: Path) -> dict[str, Callable]
 
     bone_age = ("--images", pictures, "--sex", "F", "--device", "cpu", "--output_dir", out / "b")
     return {
-        "predict_bone_age": run(scripts.predict_bone_age, "--model_path", folders["bone_age"], *bone_age),
-        "extract_features": run(scripts.extract_features, "--model-path", name, "--out", out / "f.npz", *common),
-        "features of a folder": run(scripts.extract_features, "--model-path", folders["architecture"], "--out",
-                                    out / "g.npz", *common),
-        "draw_attention": run(scripts.draw_attention, "--model-path", folders["supervised"], "--out", out / "c",
-                              *common),
-        "convert_checkpoint": run(scripts.convert_checkpoint, "--in", name, "--to", "timm", "--out", out / "d"),
-        "zero_shot_heatmap": run(zero_shot_heatmap, "--model-path", name, "--out", out / "e", *common),
-    }  # fmt: skip
+        "predict_bone_age": run(
+            scripts.predict_bone_age, "--model_path", folders["bone_age"], *bone_age
+        ),
+        "extract_features": run(
+            scripts.extract_features, "--model-path", name, "--out", out / "f.npz", *common
+        ),
+        "features of a folder": run(
+            scripts.extract_features,
+            "--model-path",
+            folders["architecture"],
+            "--out",
+            out / "g.npz",
+            *common,
+        ),
+        "draw_attention": run(
+            scripts.draw_attention,
+            "--model-path",
+            folders["supervised"],
+            "--out",
+            out / "c",
+            *common,
+        ),
+        "convert_checkpoint": run(
+            scripts.convert_checkpoint, "--in", name, "--to", "timm", "--out", out / "d"
+        ),
+        "zero_shot_heatmap": run(
+            zero_shot_heatmap, "--model-path", name, "--out", out / "e", *common
+        ),
+    }
 
 
 def main(folder: Path) -> None:
@@ -133,7 +172,9 @@ def main(folder: Path) -> None:
         if number < 2:
             cases |= flags(name, folders, folder / "out" / str(number))
         outcomes |= {f"{name} {case}": outcome(read) for case, read in cases.items()}
-        outcomes[f"{name} harmless keys"] = outcome(lambda folders=folders: load_mae(folders["mae"]))
+        outcomes[f"{name} harmless keys"] = outcome(
+            lambda folders=folders: load_mae(folders["mae"])
+        )
     print(json.dumps(outcomes), flush=True)
     address = os.environ["HF_ENDPOINT"]
     outcome(lambda: urllib.request.urlopen(f"{address}/all-done"))

@@ -27,7 +27,11 @@ from training.sampling import Plan
 from training.schedules import constant, warmup_cosine
 
 SEED, GLOBAL_BATCH, STEPS, SAVE_EVERY = 5, 8, 40, 3
-CLOCK = ("unix_time", "radiographs_per_s", "waiting_share")  # of a record: not the same in a second run
+CLOCK = (
+    "unix_time",
+    "radiographs_per_s",
+    "waiting_share",
+)  # of a record: not the same in a second run
 PREPROCESSING = Preprocessing(32, 32)
 
 
@@ -51,7 +55,9 @@ class Dropping(Objective):
 
 def autoencoder() -> MaskedAutoencoder:
     """16 patches, two blocks of width 48: 0.1 million weights."""
-    config = MAEConfig((32, 32), 8, dim=48, depth=2, heads=3, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    config = MAEConfig(
+        (32, 32), 8, dim=48, depth=2, heads=3, decoder_dim=32, decoder_depth=1, decoder_heads=2
+    )
     return MaskedAutoencoder(config, PREPROCESSING.normalise)
 
 
@@ -70,17 +76,30 @@ def write_radiographs(folder: Path, count: int = 32) -> Path:
 
 def dataset(radiographs: Path) -> UnlabelledRadiographs:
     """Random crops, flips and hidden patches of the PNGs."""
-    return UnlabelledRadiographs(sorted(radiographs.glob("*.png")), PREPROCESSING, CropFlip(32, 32), SEED, patches=16)
+    return UnlabelledRadiographs(
+        sorted(radiographs.glob("*.png")), PREPROCESSING, CropFlip(32, 32), SEED, patches=16
+    )
 
 
 def seen(batch: dict) -> dict:
     """Which samples a batch holds, and a sha256 of how they were cropped, flipped and hidden."""
-    views = hashlib.sha256(batch["image"].numpy().tobytes() + batch["noise"].numpy().tobytes()).hexdigest()
+    views = hashlib.sha256(
+        batch["image"].numpy().tobytes() + batch["noise"].numpy().tobytes()
+    ).hexdigest()
     return {"samples": batch["index"].tolist(), "views": views}
 
 
-def train(radiographs: Path, folder: Path, method: str = "mae", *, accumulate: int = 1, steps: int = STEPS,
-          workers: int = 0, before: Callable[[int], None] = lambda step: None, **changes) -> str:  # fmt: skip
+def train(
+    radiographs: Path,
+    folder: Path,
+    method: str = "mae",
+    *,
+    accumulate: int = 1,
+    steps: int = STEPS,
+    workers: int = 0,
+    before: Callable[[int], None] = lambda step: None,
+    **changes,
+) -> str:
     """Train in this process or group, with global batches of 8 whatever their number.
 
     FOLDER/order_RANK.jsonl gets a line for each micro-batch. FOLDER/began is there when a step has been made since the
@@ -90,7 +109,13 @@ def train(radiographs: Path, folder: Path, method: str = "mae", *, accumulate: i
     objective, rank, processes = METHODS[method](), distributed.rank(), distributed.world_size()
     data = dataset(radiographs)
     per_epoch = len(data) // GLOBAL_BATCH
-    plan = Plan(len(data), GLOBAL_BATCH // processes // accumulate, accumulate, processes, epochs=steps / per_epoch)
+    plan = Plan(
+        len(data),
+        GLOBAL_BATCH // processes // accumulate,
+        accumulate,
+        processes,
+        epochs=steps / per_epoch,
+    )
 
     def noted(start: int) -> Iterator[dict]:
         batches = step_batches(data, plan, seed=SEED, rank=rank, num_workers=workers)(start)
@@ -98,16 +123,27 @@ def train(radiographs: Path, folder: Path, method: str = "mae", *, accumulate: i
             step = start + number // accumulate + 1
             if step > start + 1:
                 (folder / "began").touch()
-            append_line(folder / f"order_{rank}.jsonl", json.dumps({"run": os.getpid(), "step": step} | seen(batch)))
+            append_line(
+                folder / f"order_{rank}.jsonl",
+                json.dumps({"run": os.getpid(), "step": step} | seen(batch)),
+            )
             before(step)
             yield batch
 
     schedules = {"lr": warmup_cosine(1e-3, warmup=0.1), "weight_decay": constant(0.05)}
     run = RunFolder(folder, {"seed": SEED})
     settings = dict(
-        plan=plan, optimizer=adamw(parameter_groups(objective)), schedules=schedules, batches=noted, seed=SEED, run=run,
-        save_every=SAVE_EVERY, log_every=4, progress_bar=False, name_of=lambda i: Path(data.paths[i]).name,
-    )  # fmt: skip
+        plan=plan,
+        optimizer=adamw(parameter_groups(objective)),
+        schedules=schedules,
+        batches=noted,
+        seed=SEED,
+        run=run,
+        save_every=SAVE_EVERY,
+        log_every=4,
+        progress_bar=False,
+        name_of=lambda i: Path(data.paths[i]).name,
+    )
     return fit(objective, Fit(**settings | changes))
 
 
@@ -143,4 +179,8 @@ def order(folder: Path, rank: int) -> tuple[dict[int, dict], list[tuple[int, int
 def outcome(folder: Path, ranks: int) -> tuple:
     """All that must not depend on interruptions: training state, log, order and views of the samples."""
     assert (folder / "DONE").exists() and not list(folder.rglob("*.part"))
-    return digest(checkpoint(folder)), records(folder), [order(folder, rank)[0] for rank in range(ranks)]
+    return (
+        digest(checkpoint(folder)),
+        records(folder),
+        [order(folder, rank)[0] for rank in range(ranks)],
+    )

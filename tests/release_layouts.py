@@ -10,7 +10,9 @@ from phantoms.plan import Plan, phantoms
 from phantoms.study import Phantom
 
 
-def write_release(layout: str, folder: Path, count: int, *, traps: bool = False, seed: int = 1) -> dict[str, Phantom]:
+def write_release(
+    layout: str, folder: Path, count: int, *, traps: bool = False, seed: int = 1
+) -> dict[str, Phantom]:
     """Write `count` small phantoms; path below the folder -> phantom."""
     writer = WRITERS[layout](folder, seed=seed, traps=traps)
     plan = fit_plan(layout, Plan(seed=seed, size=48, difficulty="clear"))
@@ -24,7 +26,9 @@ def by_path(records: pd.DataFrame, folder: Path) -> dict[str, dict]:
     """Records as path below the folder -> row; each once, and there."""
     assert records["image"].is_unique and all(Path(path).is_file() for path in records["image"])
     assert records.index.tolist() == list(range(len(records)))
-    return {Path(row["image"]).relative_to(folder).as_posix(): row for row in records.to_dict("records")}
+    return {
+        Path(row["image"]).relative_to(folder).as_posix(): row for row in records.to_dict("records")
+    }
 
 
 def refusal(read, *told: str) -> str:

@@ -63,17 +63,31 @@ def pretraining(radiographs: Path, out: Path, **changes) -> Callable[[], int]:
     """pretrain_mae.py on 32 radiographs: 2 epochs of 4 steps, a checkpoint, a panel and held-out loss after each."""
     held_out = sorted(radiographs.glob("*.png"))[::8]
     flags = {
-        "data_path": radiographs, "val_path": held_out, "output_dir": out, "model": "mae_vit_mini_patch16_dec64d1b",
-        "input_size": 32, "batch_size": 7, "epochs": 2, "warmup_epochs": 0.5, "lr": 1e-3, "num_workers": 0,
-        "precision": "fp32", "strict_fp32": True, "device": "cpu", "log_steps": 1, "panel_freq": 1,
-    }  # fmt: skip
+        "data_path": radiographs,
+        "val_path": held_out,
+        "output_dir": out,
+        "model": "mae_vit_mini_patch16_dec64d1b",
+        "input_size": 32,
+        "batch_size": 7,
+        "epochs": 2,
+        "warmup_epochs": 0.5,
+        "lr": 1e-3,
+        "num_workers": 0,
+        "precision": "fp32",
+        "strict_fp32": True,
+        "device": "cpu",
+        "log_steps": 1,
+        "panel_freq": 1,
+    }
 
     def run() -> int:
         models.networks.vit.SIZES["mini"], evaluation.pages.panel.TILE = (
             (48, 2, 3),
             32,
         )  # none of its 3 million weights is needed here
-        matplotlib.figure.Figure.savefig = lambda self, file, **_: Image.new("L", (9, 9)).save(file, "PNG")  # nor axes
+        matplotlib.figure.Figure.savefig = lambda self, file, **_: Image.new("L", (9, 9)).save(
+            file, "PNG"
+        )  # nor axes
         return script(pretrain_mae, **flags | changes)()
 
     return run

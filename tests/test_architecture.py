@@ -36,13 +36,34 @@ CODE_FOLDERS = {  # of the folders that hold downloads, too
     "models": {"backbones", "networks", "weights"},
 }
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
-STEPS = [path for path in EXPERIMENTS if "__main__" not in path.read_text(encoding="utf-8")]  # of experiments
-SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), *(set(EXPERIMENTS) - set(STEPS))])
+STEPS = [
+    path for path in EXPERIMENTS if "__main__" not in path.read_text(encoding="utf-8")
+]  # of experiments
+SCRIPTS = sorted(
+    [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py"), *(set(EXPERIMENTS) - set(STEPS))]
+)
 LIBRARY = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 SOURCES = [*SCRIPTS, *STEPS, *LIBRARY]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-HEAVY = {"torch", "numpy", "pandas", "PIL", "scipy", "sklearn", "matplotlib", "timm", "torchvision", "transformers",
-         "pydicom", "yaml", "tqdm", "safetensors", "starlette", "uvicorn", "jinja2"}  # fmt: skip
+HEAVY = {
+    "torch",
+    "numpy",
+    "pandas",
+    "PIL",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "timm",
+    "torchvision",
+    "transformers",
+    "pydicom",
+    "yaml",
+    "tqdm",
+    "safetensors",
+    "starlette",
+    "uvicorn",
+    "jinja2",
+}
 
 
 def name(path: Path) -> str:
@@ -78,7 +99,11 @@ def imported(path: Path) -> set[str]:
 @cache
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     """(dotted name, node) of every call."""
-    return [(ast.unparse(node.func), node) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    return [
+        (ast.unparse(node.func), node)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def test_the_lists_are_not_empty():
@@ -134,7 +159,9 @@ def test_workflows_do_not_import_each_other():
     for path in sorted((ROOT / "workflows").rglob("*.py")):
         own = folder_of(module_of(path))
         for module in imported_modules(path):
-            assert not module.startswith("workflows.") or folder_of(module) == own, f"{name(path)} imports {module}"
+            assert not module.startswith("workflows.") or folder_of(module) == own, (
+                f"{name(path)} imports {module}"
+            )
 
 
 def test_no_circle_of_imports():
@@ -152,7 +179,9 @@ def test_scripts_do_not_import_each_other():
 def test_the_comparison_of_revisions_imports_nothing_of_ours():
     """It judges results of code that may be elsewhere in another revision."""
     path = ROOT / "experiments" / "output_trees.py"
-    assert not imported(path) & ({*ROOMS, "scripts", "experiments"} | {path.stem for path in SCRIPTS})
+    assert not imported(path) & (
+        {*ROOMS, "scripts", "experiments"} | {path.stem for path in SCRIPTS}
+    )
 
 
 def test_rooms_are_packages_with_a_docstring():
@@ -168,7 +197,9 @@ def test_tests_mirror_the_rooms():
         ROOT / name for name in ("scripts", "benchmarks", "experiments", "golden")
     }
     mirrored = {path.parent for path in TESTS if path.name.startswith("test_")} - {ROOT / "tests"}
-    assert not {folder for folder in mirrored if ROOT / folder.relative_to(ROOT / "tests") not in folders}
+    assert not {
+        folder for folder in mirrored if ROOT / folder.relative_to(ROOT / "tests") not in folders
+    }
 
 
 @pytest.mark.parametrize(
@@ -184,7 +215,9 @@ def test_tests_mirror_the_rooms():
     ],
 )
 def test_downloads_stay_out_of_the_repository(path, ignored):
-    done = subprocess.run(["git", "-C", ROOT, "check-ignore", "--no-index", "-q", path], check=False)
+    done = subprocess.run(
+        ["git", "-C", ROOT, "check-ignore", "--no-index", "-q", path], check=False
+    )
     if done.returncode == 128:
         pytest.skip("not a git checkout")
     assert (done.returncode == 0) == ignored
@@ -192,11 +225,21 @@ def test_downloads_stay_out_of_the_repository(path, ignored):
 
 def test_no_documented_folder_is_one_of_the_code():
     for room, own in CODE_FOLDERS.items():
-        assert {path.name for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()} == own
-        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "scripts").glob("*.sh")]:
+        assert {
+            path.name for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()
+        } == own
+        for page in [
+            ROOT / "README.md",
+            *(ROOT / "docs").glob("*.md"),
+            *(ROOT / "scripts").glob("*.sh"),
+        ]:
             text = page.read_text(encoding="utf-8")
             documented = set(re.findall(rf"(?<![\w/])\.?/?{room}/([\w.-]+)(?=/|\s|`)", text))
-            assert not {folder for folder in documented & own if not re.search(rf"{room}/{folder}/[a-z_/]+\.py", text)}
+            assert not {
+                folder
+                for folder in documented & own
+                if not re.search(rf"{room}/{folder}/[a-z_/]+\.py", text)
+            }
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)
@@ -208,19 +251,34 @@ def test_nothing_that_executes_what_it_reads(path):
         assert keywords.get("allow_pickle", "False") == "False", where
         assert keywords.get("trust_remote_code", "False") == "False", where
         assert keywords.get("shell", "False") == "False", where
-        assert function not in ("eval", "exec", "builtins.eval", "builtins.exec", "os.system") or path in TESTS, where
+        assert (
+            function not in ("eval", "exec", "builtins.eval", "builtins.exec", "os.system")
+            or path in TESTS
+        ), where
         assert last != "extractall", where
-        assert function not in ("pickle.load", "pickle.Unpickler", "joblib.load", "torch.hub.load"), where
+        assert function not in (
+            "pickle.load",
+            "pickle.Unpickler",
+            "joblib.load",
+            "torch.hub.load",
+        ), where
         assert function != "yaml.load" or "Safe" in ast.unparse(node), where
         assert function not in ("yaml.full_load", "yaml.unsafe_load"), where
-        if function == "pickle.loads":  # only to show that an object of ours survives the way between processes
+        if (
+            function == "pickle.loads"
+        ):  # only to show that an object of ours survives the way between processes
             assert path in TESTS, where
         if function == "torch.load":
             assert "weights_only" in keywords, where
 
 
 def test_training_state_is_saved_and_loaded_in_two_places():
-    users = {name(path) for path in SOURCES for function, _ in calls(path) if function in ("torch.save", "torch.load")}
+    users = {
+        name(path)
+        for path in SOURCES
+        for function, _ in calls(path)
+        if function in ("torch.save", "torch.load")
+    }
     assert users == {
         "training/run.py",
         "models/weights/checkpoint.py",
@@ -232,9 +290,13 @@ def test_no_global_seeding_or_printing_in_the_library():
     for path in LIBRARY:
         for function, node in calls(path):
             where = f"{name(path)}:{node.lineno}"
-            assert not re.fullmatch(r"((np|numpy)\.random\.(?!default_rng)[a-z_]+|random\.\w+)", function), where
+            assert not re.fullmatch(
+                r"((np|numpy)\.random\.(?!default_rng)[a-z_]+|random\.\w+)", function
+            ), where
             if function == "print" and name(path) != "core/progress.py":
-                assert any(k.arg == "file" and ast.unparse(k.value) == "sys.stderr" for k in node.keywords), where
+                assert any(
+                    k.arg == "file" and ast.unparse(k.value) == "sys.stderr" for k in node.keywords
+                ), where
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -268,7 +330,9 @@ def test_help_comes_without_heavy_imports(path):
         "sys.path.insert(0, path.rpartition('/')[0])\n"
         "runpy.run_path(path, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd="/"
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     shown, _, modules = done.stdout.partition("MODULES ")
     assert "usage" in shown.lower() and "--" in shown
@@ -281,19 +345,35 @@ def test_every_script_stays_offline(path):
     assert {"run", "stay_offline"} & {function for function, _ in calls(path)}
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "requirements-app.txt"])
+@pytest.mark.parametrize(
+    "file", ["requirements.txt", "requirements-dev.txt", "requirements-app.txt"]
+)
 def test_every_requirement_has_a_floor_and_no_pin(file):
     lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("-r ")]
-    assert lines and not [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+>=[0-9.]+", line)]
+    assert lines and not [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+>=[0-9.]+", line)
+    ]
 
 
 def test_requirements_name_what_is_imported():
-    distribution = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "scipy": "scikit-learn"}
+    distribution = {
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "scipy": "scikit-learn",
+    }
     given = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements.txt").read_text(), re.M))
     own = {*ROOMS, "experiments"} | {path.stem for path in SCRIPTS}
-    page = {"starlette", "uvicorn", "jinja2", "markupsafe"}  # of requirements-app.txt; jinja2 brings markupsafe
-    of_page = set(re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements-app.txt").read_text(), re.M))
+    page = {
+        "starlette",
+        "uvicorn",
+        "jinja2",
+        "markupsafe",
+    }  # of requirements-app.txt; jinja2 brings markupsafe
+    of_page = set(
+        re.findall(r"^([A-Za-z0-9._-]+)>=", (ROOT / "requirements-app.txt").read_text(), re.M)
+    )
     assert page - {"markupsafe"} <= of_page
     users = {name(path) for path in SOURCES if imported(path) & page}
     assert users == {"workflows/regions/web/server.py", "workflows/regions/web/connections.py"}
@@ -306,19 +386,38 @@ def test_requirements_name_what_is_imported():
 def test_shares_are_written_by_one_function():
     """`core.text.percent`: "75 %" everywhere."""
     own = re.compile(r"\{100 \* [^{}]*\} %|\{[^{}]*:\.\d%\}")
-    found = [name(path) for path in SOURCES if path.name != "text.py" and own.search(path.read_text(encoding="utf-8"))]
+    found = [
+        name(path)
+        for path in SOURCES
+        if path.name != "text.py" and own.search(path.read_text(encoding="utf-8"))
+    ]
     assert not found
 
 
 def test_no_message_gives_the_name_of_an_exception():
     """`core.files.reason_of` says what went wrong; the others compare names, or log a defect with its traceback."""
-    users = {name(path) for path in SOURCES if "type(error).__name__" in path.read_text(encoding="utf-8")}
-    assert users <= {"core/flags.py", "data/reading/dicom/image.py", "workflows/regions/web/middleware.py"}
+    users = {
+        name(path) for path in SOURCES if "type(error).__name__" in path.read_text(encoding="utf-8")
+    }
+    assert users <= {
+        "core/flags.py",
+        "data/reading/dicom/image.py",
+        "workflows/regions/web/middleware.py",
+    }
 
 
 def test_nobody_lists_folders_without_counting_the_other_files():
-    found = [(name(path), node) for path in SOURCES for function, node in calls(path) if function == "list_radiographs"]
-    silent = {where for where, node in found if "passed_over" not in {keyword.arg for keyword in node.keywords}}
+    found = [
+        (name(path), node)
+        for path in SOURCES
+        for function, node in calls(path)
+        if function == "list_radiographs"
+    ]
+    silent = {
+        where
+        for where, node in found
+        if "passed_over" not in {keyword.arg for keyword in node.keywords}
+    }
     assert len(found) >= 7 and not silent
 
 
@@ -339,7 +438,9 @@ def test_no_recipe_states_what_only_its_user_knows():
     recipes = [path for path in (ROOT / "configs").glob("*.yaml") if path.name != "backbones.yaml"]
     assert len(recipes) >= 8
     for path in recipes:
-        assert not {"licence", "data_path", "output_dir"} & set(yaml.safe_load(path.read_text())), path.name
+        assert not {"licence", "data_path", "output_dir"} & set(yaml.safe_load(path.read_text())), (
+            path.name
+        )
 
 
 def test_recipes_have_only_keys_that_are_flags():
@@ -358,4 +459,6 @@ def test_recipes_have_only_keys_that_are_flags():
         assert set(yaml.safe_load(path.read_text())) <= known, path.name
         config = cli.parse(pretrain_mae.Config, ["--config", str(path), "--data_path", "x"])
         assert isinstance(config.input_size, list) and isinstance(config.epochs, float)
-        assert path.read_text().startswith("# "), f"{path.name}: the first comment says where it comes from"
+        assert path.read_text().startswith("# "), (
+            f"{path.name}: the first comment says where it comes from"
+        )

@@ -32,7 +32,10 @@ def png(height: int, width: int, bits: int = 8, colour: int = 0) -> bytes:
     press = zlib.compressobj(9)
     body = b"".join(press.compress(row) for _ in range(height)) + press.flush()
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
         for name, content in (
             (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)),
             (b"IDAT", body),
@@ -55,12 +58,22 @@ def tiff(*tags: tuple[int, int, int, int], after: int = 0) -> bytes:
         279: (4, 1, 4096),
     } | {tag: rest for tag, *rest in tags}
     entries = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(given.items()))
-    return b"II*\0" + struct.pack("<IH", 8, len(given)) + entries + struct.pack("<I", after) + bytes(4096)
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(given))
+        + entries
+        + struct.pack("<I", after)
+        + bytes(4096)
+    )
 
 
 def chained_tiff(pages: int) -> bytes:
     one = tiff()[8:-4096]
-    return tiff()[:8] + b"".join(one[:-4] + struct.pack("<I", 8 + len(one) * i) for i in range(1, pages)) + one
+    return (
+        tiff()[:8]
+        + b"".join(one[:-4] + struct.pack("<I", 8 + len(one) * i) for i in range(1, pages))
+        + one
+    )
 
 
 def pages_that_share_a_list() -> bytes:
@@ -68,7 +81,9 @@ def pages_that_share_a_list() -> bytes:
     size = 2 + 12 + 4
     first = 8 + 4 * 2**20
     chain = [
-        struct.pack("<HHHIII", 1, 273, 4, 2**20, 8, first + size * (number + 1) if number < 999 else 0)
+        struct.pack(
+            "<HHHIII", 1, 273, 4, 2**20, 8, first + size * (number + 1) if number < 999 else 0
+        )
         for number in range(1000)
     ]
     return b"II*\0" + struct.pack("<I", first) + bytes(4 * 2**20) + b"".join(chain)
@@ -85,8 +100,18 @@ def wide_samples(side: int) -> bytes:
     strip = zlib.compress(bytes(8 * side * 100), 9)
     strips = side // 100
     head = 8 + 10 * 12 + 6
-    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 64), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
-            (273, 4, strips, head), (278, 4, 1, 100), (279, 4, strips, head + 4 * strips), (339, 3, 1, 3)]  # fmt: skip
+    tags = [
+        (256, 4, 1, side),
+        (257, 4, 1, side),
+        (258, 3, 1, 64),
+        (259, 3, 1, 8),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+        (273, 4, strips, head),
+        (278, 4, 1, 100),
+        (279, 4, strips, head + 4 * strips),
+        (339, 3, 1, 3),
+    ]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
     start = head + 8 * strips
     offsets = [start + len(strip) * number for number in range(strips)]
@@ -106,14 +131,21 @@ def bmp(side: int) -> bytes:
 
 
 def dicom(
-    body: bytes, syntax: bytes = b"1.2.840.10008.1.2.1", meta: bytes = b"", preamble: bytes = bytes(128) + b"DICM"
+    body: bytes,
+    syntax: bytes = b"1.2.840.10008.1.2.1",
+    meta: bytes = b"",
+    preamble: bytes = bytes(128) + b"DICM",
 ):
     uid = syntax + b"\0" * (len(syntax) % 2)
     return preamble + meta + b"\2\0\x10\0UI" + struct.pack("<H", len(uid)) + uid + body
 
 
 def element(group: int, number: int, kind: bytes, value: bytes) -> bytes:
-    long = struct.pack("<HI", 0, len(value)) if kind in (b"OW", b"OB") else struct.pack("<H", len(value))
+    long = (
+        struct.pack("<HI", 0, len(value))
+        if kind in (b"OW", b"OB")
+        else struct.pack("<H", len(value))
+    )
     return struct.pack("<HH", group, number) + kind + long + value
 
 
@@ -136,7 +168,11 @@ def deflated(gibibytes: float) -> bytes:
     press = zlib.compressobj(1, zlib.DEFLATED, -15)
     head = picture_elements(5000, 5000, b"")[:-4] + struct.pack("<I", int(gibibytes * 2**30))
     zeros = bytes(1 << 20)
-    pieces = [press.compress(head), *(press.compress(zeros) for _ in range(int(gibibytes * 1024))), press.flush()]
+    pieces = [
+        press.compress(head),
+        *(press.compress(zeros) for _ in range(int(gibibytes * 1024))),
+        press.flush(),
+    ]
     return b"".join(pieces)
 
 
@@ -146,13 +182,21 @@ def workbook(sheet: bytes | list[bytes], head: bytes = b"") -> bytes:
 
     plain, made = io.BytesIO(), io.BytesIO()
     Workbook().save(plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+    ):
         for name in source.namelist():
             if name != "xl/worksheets/sheet1.xml":
                 target.writestr(name, source.read(name))
         with target.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as entry:
             space = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>'
-            for piece in (head, space, *([sheet] if isinstance(sheet, bytes) else sheet), b"</sheetData></worksheet>"):
+            for piece in (
+                head,
+                space,
+                *([sheet] if isinstance(sheet, bytes) else sheet),
+                b"</sheetData></worksheet>",
+            ):
                 entry.write(piece)
     return made.getvalue()
 
@@ -166,7 +210,10 @@ LAUGHS = (
 
 def zipped(name: str, megabytes: int) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file, file.open(name, "w") as entry:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+        file.open(name, "w") as entry,
+    ):
         for _ in range(megabytes):
             entry.write(bytes(1 << 20))
     return buffer.getvalue()
@@ -176,7 +223,10 @@ def deflated_weights() -> bytes:
     """A .pt file whose entries are compressed again, 640 into three megabytes."""
     plain, made = io.BytesIO(), io.BytesIO()
     torch.save({"model": {"cls_token": torch.zeros(1)}}, plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+    ):
         for name in source.namelist():
             if name.endswith("data/0"):
                 with target.open(name, "w") as entry:
@@ -207,13 +257,21 @@ def weights_header(**tensors) -> bytes:
 
 
 def yaml_laughs(key: str) -> bytes:
-    lines = ["a0: &a0 [ha]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    lines = ["a0: &a0 [ha]"] + [
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)
+    ]
     return "\n".join(
         [*lines, f"{key}: *a11"]
         if key == "unknown"
         else [
             f"{key}:",
-            *(f"- {x}" for x in ("&a0 [ha]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)))),
+            *(
+                f"- {x}"
+                for x in (
+                    "&a0 [ha]",
+                    *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)),
+                )
+            ),
         ]
     ).encode()
 
@@ -242,7 +300,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "square_10k.tif": (lambda: tiff((256, 4, 1, 10_000), (257, 4, 1, 10_000)), load_radiograph),
     "count.tif": (lambda: tiff((273, 4, 2**30, 8), (279, 4, 2**30, 8)), load_radiograph),
     "samples.tif": (lambda: tiff((277, 3, 1, 65535), (258, 3, 65535, 8)), load_radiograph),
-    "tiles.tif": (lambda: tiff((322, 4, 1, 2**31 - 1), (323, 4, 1, 2**31 - 1), (324, 4, 1, 8)), load_radiograph),
+    "tiles.tif": (
+        lambda: tiff((322, 4, 1, 2**31 - 1), (323, 4, 1, 2**31 - 1), (324, 4, 1, 8)),
+        load_radiograph,
+    ),
     "text.tif": (lambda: tiff((270, 2, 2**32 - 1, 8)), load_radiograph),
     "pages.tif": (lambda: chained_tiff(20_000), load_radiograph),
     "lists.tif": (pages_that_share_a_list, load_radiograph),
@@ -261,15 +322,26 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "nested.dcm": (
         lambda: dicom(
             struct.pack("<HH2sHI", 0x28, 0x3010, b"SQ", 0, 0xFFFFFFFF)
-            + struct.pack("<HHIHH2sHI", 0xFFFE, 0xE000, 0xFFFFFFFF, 0x28, 0x3010, b"SQ", 0, 0xFFFFFFFF) * 20_000
+            + struct.pack(
+                "<HHIHH2sHI", 0xFFFE, 0xE000, 0xFFFFFFFF, 0x28, 0x3010, b"SQ", 0, 0xFFFFFFFF
+            )
+            * 20_000
         ),
         load_radiograph,
     ),
-    "laughs.xlsx": (lambda: workbook(b'<row><c t="inlineStr"><is><t>&a10;</t></is></c></row>', LAUGHS), read_table),
+    "laughs.xlsx": (
+        lambda: workbook(b'<row><c t="inlineStr"><is><t>&a10;</t></is></c></row>', LAUGHS),
+        read_table,
+    ),
     "cells.xlsx": (lambda: workbook([CELLS] * 20_000), read_table),
-    "corner.xlsx": (lambda: workbook(b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'), read_table),
+    "corner.xlsx": (
+        lambda: workbook(b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>'),
+        read_table,
+    ),
     "wide.xlsx": (
-        lambda: workbook(b'<row r="1"><c r="XFD1"><v>1</v></c></row><row r="99999"><c><v>1</v></c></row>'),
+        lambda: workbook(
+            b'<row r="1"><c r="XFD1"><v>1</v></c></row><row r="99999"><c><v>1</v></c></row>'
+        ),
         read_table,
     ),
     "deep.xlsx": (lambda: workbook(b"<row>" * 30_000), read_table),
@@ -279,7 +351,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "mask_10k/a.png": (lambda: png(10_000, 10_000, bits=1), mask_truth),
     "mask_20k/a.png": (lambda: png(20_000, 20_000, bits=1), mask_truth),
     "labelme/a.json": (lambda: b'{"shapes":' + b"[" * 100_000, mask_truth),
-    "number/a.json": (lambda: b'{"shapes":[{"points":[[1' + b"0" * 400 + b",1],[1,1],[2,2]]}]}", mask_truth),
+    "number/a.json": (
+        lambda: b'{"shapes":[{"points":[[1' + b"0" * 400 + b",1],[1,1],[2,2]]}]}",
+        mask_truth,
+    ),
     "inflated.npz": (lambda: zipped("settings.npy", 640), NormalReference.load),
     "claims.npz": (lambda: array_that_claims(10**12), NormalReference.load),
     "claims_less.npz": (lambda: array_that_claims(10**10), NormalReference.load),
@@ -288,7 +363,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "long.safetensors": (lambda: struct.pack("<Q", 90_000_000) + b"{" * 100, load_mae),
     "deep.safetensors": (lambda: struct.pack("<Q", 100_000) + b"[" * 100_000, load_mae),
     "claims.safetensors": (
-        lambda: weights_header(x={"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}),
+        lambda: weights_header(
+            x={"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}
+        ),
         load_mae,
     ),
     "config.json": (lambda: b'{"a":' + b"[" * 100_000, read_json),
@@ -304,7 +381,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
 }
 
 
-HARMLESS = ("tiles.tif", "text.tif", "circle.tif")  # absurd tags that no reader needs: the picture is as good as any
+HARMLESS = (
+    "tiles.tif",
+    "text.tif",
+    "circle.tif",
+)  # absurd tags that no reader needs: the picture is as good as any
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -313,7 +394,9 @@ def everything_is_imported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("warm")
     Image.new("L", (20, 20)).save(folder / "a.png")
     (folder / "a.xlsx").write_bytes(workbook(b"<row><c><v>1</v></c></row>"))
-    (folder / "a.dcm").write_bytes(dicom(picture_elements(20, 20, np.arange(400, dtype="<u2").tobytes())))
+    (folder / "a.dcm").write_bytes(
+        dicom(picture_elements(20, 20, np.arange(400, dtype="<u2").tobytes()))
+    )
     (folder / "a.yaml").write_text("epochs: 1\n")
     read_table(folder / "a.xlsx"), load_radiograph(folder / "a.dcm"), mask_truth(folder / "a.png")
     recipe(folder / "a.yaml")
@@ -330,6 +413,12 @@ def test_bombs_are_refused(name, tmp_path, capfd):
     if report.error == "SystemExit: 2":
         told = capfd.readouterr().err.strip()
     if name not in HARMLESS:
-        assert report.error.startswith(("ValueError", "UnreadableRadiograph", "SystemExit: 2")), report
+        assert report.error.startswith(("ValueError", "UnreadableRadiograph", "SystemExit: 2")), (
+            report
+        )
         assert path.name in told and len(told.splitlines()) == 1 and len(told) < 1200, told
-    assert report.seconds < SECONDS and report.megabytes < MEGABYTES, (report.seconds, report.megabytes, report.error)
+    assert report.seconds < SECONDS and report.megabytes < MEGABYTES, (
+        report.seconds,
+        report.megabytes,
+        report.error,
+    )

@@ -83,11 +83,23 @@ def cuda_memory() -> None:
 
 
 FAULTS = {
-    "worker killed": (lambda: in_a_worker(kill_oneself), "most often for want of memory; use fewer --num_workers"),
-    "worker stuck": (lambda: in_a_worker(lambda: time.sleep(99)), "the folder of the radiographs does not answer"),
+    "worker killed": (
+        lambda: in_a_worker(kill_oneself),
+        "most often for want of memory; use fewer --num_workers",
+    ),
+    "worker stuck": (
+        lambda: in_a_worker(lambda: time.sleep(99)),
+        "the folder of the radiographs does not answer",
+    ),
     "shared memory": (fill_shared_memory, "/dev/shm is full; use fewer --num_workers"),
-    "memory of a GPU": (lambda: in_a_step(cuda_memory), "a smaller --batch_size (a larger --accum_iter"),
-    "memory": (lambda: in_a_step(lambda: torch.empty(1 << 50)), "out of memory; try a machine with more"),
+    "memory of a GPU": (
+        lambda: in_a_step(cuda_memory),
+        "a smaller --batch_size (a larger --accum_iter",
+    ),
+    "memory": (
+        lambda: in_a_step(lambda: torch.empty(1 << 50)),
+        "out of memory; try a machine with more",
+    ),
 }
 
 
@@ -95,9 +107,12 @@ QUICK = ("worker killed", "shared memory", "memory")
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in QUICK)) for fault in FAULTS]
+    "fault",
+    [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in QUICK)) for fault in FAULTS],
 )
-def test_the_remedy_is_named_the_checkpoint_is_intact_and_the_run_goes_on(radiographs, whole, tmp_path, fault):
+def test_the_remedy_is_named_the_checkpoint_is_intact_and_the_run_goes_on(
+    radiographs, whole, tmp_path, fault
+):
     prepare, remedy = FAULTS[fault]
     out = tmp_path / "run"
     out.mkdir()
@@ -106,7 +121,9 @@ def test_the_remedy_is_named_the_checkpoint_is_intact_and_the_run_goes_on(radiog
 
     def faulty() -> int:
         os.environ["PROCESS_GROUP_TIMEOUT"] = "2"  # the loader gives up after half of it
-        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.3  # how long workers may take to end, usually 5 s
+        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = (
+            0.3  # how long workers may take to end, usually 5 s
+        )
         prepare()
         return pretraining(radiographs, out, epochs=EPOCHS, **workers)()
 
@@ -124,7 +141,9 @@ def test_the_remedy_is_named_the_checkpoint_is_intact_and_the_run_goes_on(radiog
     assert end_of(out) == end_of(whole)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(radiographs, whole, tmp_path):
+def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(
+    radiographs, whole, tmp_path
+):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     (out / "DONE").unlink()
@@ -132,6 +151,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_run_goes_on_from_the_one_b
     newest.write_bytes(newest.read_bytes()[:-100])
     (status,), told = spoken(pretraining(radiographs, out, epochs=EPOCHS))
     assert status == 0
-    assert f"{newest.name} is not used: its content does not match its sha256 (damaged or cut short)" in told
+    assert (
+        f"{newest.name} is not used: its content does not match its sha256 (damaged or cut short)"
+        in told
+    )
     assert f"continuing from {older.name}" in told
     assert end_of(out) == end_of(whole)

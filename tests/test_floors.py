@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CORE = ("tests/models", "tests/training", "tests/data", "tests/scripts/test_convert_checkpoint.py",
-        "tests/test_malicious_files.py")  # fmt: skip
+CORE = (
+    "tests/models",
+    "tests/training",
+    "tests/data",
+    "tests/scripts/test_convert_checkpoint.py",
+    "tests/test_malicious_files.py",
+)
 GIGABYTES = 12  # torch and its libraries, unpacked and as downloads
 
 
@@ -24,8 +29,15 @@ def floors() -> list[str]:
 
 def run(*command, seconds: int) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(["nice", "-n", "10", *map(str, command)], cwd=ROOT, env=environment, timeout=seconds,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    return subprocess.run(
+        ["nice", "-n", "10", *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        timeout=seconds,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.slow
@@ -38,9 +50,13 @@ def test_the_floors_work_together(tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     try:
         assert run(sys.executable, "-m", "venv", python.parents[1], seconds=120).returncode == 0
-        installed = run(python, "-m", "pip", "install", "--disable-pip-version-check", *wanted, seconds=1500)
+        installed = run(
+            python, "-m", "pip", "install", "--disable-pip-version-check", *wanted, seconds=1500
+        )
         told = installed.stdout + installed.stderr
-        if re.search(r"NewConnectionError|Temporary failure in name resolution|Network is unreachable", told):
+        if re.search(
+            r"NewConnectionError|Temporary failure in name resolution|Network is unreachable", told
+        ):
             pytest.skip("the package index cannot be reached")
         assert installed.returncode == 0, told[-3000:]
         assert "is a yanked version" not in told, re.findall("candidate: .*", told)

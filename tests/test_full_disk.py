@@ -41,10 +41,16 @@ def watched(work: Callable[[], int], out: Path, opened: Callable[[str], None]) -
     """
 
     def hook(event: str, arguments: tuple) -> None:
-        if event == "open" and isinstance(arguments[0], (str, bytes)) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        if (
+            event == "open"
+            and isinstance(arguments[0], (str, bytes))
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             path = Path(os.fsdecode(arguments[0]))
             if path.is_relative_to(out) and path.name != ".lock":
-                name = re.sub(r"^\.(.*)\.\w+\.part$", r"\1", path.name) + "+" * bool(arguments[2] & os.O_APPEND)
+                name = re.sub(r"^\.(.*)\.\w+\.part$", r"\1", path.name) + "+" * bool(
+                    arguments[2] & os.O_APPEND
+                )
                 opened(re.sub(r"\d{4,}", "*", str(path.relative_to(out).with_name(name))))
 
     def run() -> int:
@@ -91,7 +97,10 @@ def assert_whole(folder: Path) -> None:
         elif path.suffix in (".json", ".jsonl"):
             text = path.read_text()
             assert text == "" or text.endswith("\n") or path.name == "overlays.json"
-            [json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+            [
+                json.loads(part)
+                for part in (text.splitlines() if path.suffix == ".jsonl" else [text])
+            ]
         elif path.suffix == ".pt":
             assert damage(path) is None and torch.load(path, weights_only=True)["step"]
         elif path.suffix in (".csv", ".tsv", ".html", ".svg"):
@@ -100,7 +109,9 @@ def assert_whole(folder: Path) -> None:
 
 def assert_said(told: str, *targets: str) -> None:
     named = "|".join(re.escape(target.rstrip("+")).replace(r"\*", r"\d+") for target in targets)
-    sentence = rf"\.py: no room to write \S*/({named}): (it needs at least [\d.]+ \w+, )?[\d.]+ \w+ free; "
+    sentence = (
+        rf"\.py: no room to write \S*/({named}): (it needs at least [\d.]+ \w+, )?[\d.]+ \w+ free; "
+    )
     assert re.search(sentence, last_words(told)), told
     assert "Traceback" not in told and told.count("no room") == 1
 
@@ -113,7 +124,9 @@ def steps_saved(out: Path) -> list[int]:
 def whole(radiographs, tmp_path_factory):
     """(names of all files of an uninterrupted run, what it leaves)."""
     folder = tmp_path_factory.mktemp("whole")
-    names = files_written(pretraining(radiographs, folder / "run"), folder / "run", folder / "names")
+    names = files_written(
+        pretraining(radiographs, folder / "run"), folder / "run", folder / "names"
+    )
     return names, end_of(folder / "run")
 
 
@@ -121,11 +134,23 @@ def whole(radiographs, tmp_path_factory):
 def test_pretraining_meets_a_full_disk_at_each_of_its_files(radiographs, whole, tmp_path):
     names, expected = whole
     assert set(names) >= {
-        "audit.csv", "identity.json", "config.json", "environment.json", "quarantine.csv", "manifest.tsv",
-        "metrics.jsonl+", "checkpoints/step_*.pt", "checkpoints/step_*.pt.sha256", "model/config.json",
-        "model/preprocessor_config.json", "model/README.md", "model/model.safetensors", "curves.png",
-        "panels/epoch_*.png", "DONE",
-    }  # fmt: skip
+        "audit.csv",
+        "identity.json",
+        "config.json",
+        "environment.json",
+        "quarantine.csv",
+        "manifest.tsv",
+        "metrics.jsonl+",
+        "checkpoints/step_*.pt",
+        "checkpoints/step_*.pt.sha256",
+        "model/config.json",
+        "model/preprocessor_config.json",
+        "model/README.md",
+        "model/model.safetensors",
+        "curves.png",
+        "panels/epoch_*.png",
+        "DONE",
+    }
     out, saved = tmp_path / "run", []
     for target in [*names, "metrics.jsonl"]:  # which is also written anew when the run is continued
         status, told = spoken(watched(pretraining(radiographs, out), out, full_from(target)))
@@ -170,7 +195,11 @@ def with_small_disk(folder: Path, megabytes: int, work: Callable[[], None]) -> N
 @pytest.mark.parametrize("times", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_disk_that_is_really_full(radiographs, whole, tmp_path, times):
     """A random part of what a run needs is free; whatever fails first, the same command goes on later."""
-    out, filler, rng = tmp_path / "disk" / "run", tmp_path / "disk" / "filler", np.random.default_rng(times)
+    out, filler, rng = (
+        tmp_path / "disk" / "run",
+        tmp_path / "disk" / "filler",
+        np.random.default_rng(times),
+    )
     out.parent.mkdir()
 
     def work() -> None:
@@ -178,7 +207,11 @@ def test_a_disk_that_is_really_full(radiographs, whole, tmp_path, times):
         for _ in range(times):
             stat = os.statvfs(out.parent)
             with filler.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, stat.f_bavail * stat.f_frsize - int(rng.integers(1, 1_000)) * 4096)
+                os.posix_fallocate(
+                    file.fileno(),
+                    0,
+                    stat.f_bavail * stat.f_frsize - int(rng.integers(1, 1_000)) * 4096,
+                )
             (status,), told = spoken(pretraining(radiographs, out))
             filler.unlink()
             assert_whole(out)
@@ -187,7 +220,9 @@ def test_a_disk_that_is_really_full(radiographs, whole, tmp_path, times):
                 shutil.rmtree(out)
                 continue
             assert status == 2 and "Traceback" not in told, told
-            failed.append(re.search(r"no room to write \S+/(\S+): .* free; |$", last_words(told))[1])
+            failed.append(
+                re.search(r"no room to write \S+/(\S+): .* free; |$", last_words(told))[1]
+            )
             assert failed[-1], told
         assert failed
         (status,), told = spoken(pretraining(radiographs, out))
@@ -205,10 +240,25 @@ def heat_maps(folder: Path, out: Path, **changes) -> Callable[[], int]:
     """zero_shot_heatmap.py on two radiographs, with a reference, findings and a second format."""
 
     def run() -> int:
-        heatmap_figures.OVERLAY_SIDE, heatmap_figures.TILE_SIDE, report.MOST_EMBEDDED = (160, 240), 64, 0
-        flags = {"model-path": folder / "model", "in-dirs": folder / "in", "out": out, "passes": 4, "device": "cpu",
-                 "masks": "complementary", "reference": folder / "normal", "truth": folder / "truth.csv",
-                 "panel-passes": 1, "format": "svg", "num-workers": 1, "resume": True}  # fmt: skip
+        heatmap_figures.OVERLAY_SIDE, heatmap_figures.TILE_SIDE, report.MOST_EMBEDDED = (
+            (160, 240),
+            64,
+            0,
+        )
+        flags = {
+            "model-path": folder / "model",
+            "in-dirs": folder / "in",
+            "out": out,
+            "passes": 4,
+            "device": "cpu",
+            "masks": "complementary",
+            "reference": folder / "normal",
+            "truth": folder / "truth.csv",
+            "panel-passes": 1,
+            "format": "svg",
+            "num-workers": 1,
+            "resume": True,
+        }
         return script(zero_shot_heatmap, **flags | changes)()
 
     return run
@@ -216,24 +266,46 @@ def heat_maps(folder: Path, out: Path, **changes) -> Callable[[], int]:
 
 @pytest.mark.slow
 def test_heat_maps_meet_a_full_disk_at_each_of_their_files(tmp_path):
-    config = MAEConfig((32, 32), 8, dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+    config = MAEConfig(
+        (32, 32), 8, dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2
+    )
     save_mae(MaskedAutoencoder(config), tmp_path / "model", Preprocessing(32, 32).to_dict(), "test")
     write_radiographs(tmp_path / "in", 2)
     write_radiographs(tmp_path / "normal" / "hand", 5)
-    (tmp_path / "truth.csv").write_text("image,xmin,ymin,xmax,ymax,condition\nr01.png,5,5,20,20,lytic\n")
+    (tmp_path / "truth.csv").write_text(
+        "image,xmin,ymin,xmax,ymax,condition\nr01.png,5,5,20,20,lytic\n"
+    )
     whole, out = tmp_path / "whole", tmp_path / "out"
     names = files_written(heat_maps(tmp_path, whole), whole, tmp_path / "names")
     assert {Path(name.rstrip("+")).suffix for name in names} == {
-        ".json", ".jsonl", ".npz", ".npy", ".png", ".svg", ".jpg", ".csv", ".html"
-    }  # fmt: skip
-    drawn = [name for name in names if Path(name).parent != Path(".") and Path(name).suffix in (".png", ".jpg", ".svg")]
+        ".json",
+        ".jsonl",
+        ".npz",
+        ".npy",
+        ".png",
+        ".svg",
+        ".jpg",
+        ".csv",
+        ".html",
+    }
+    drawn = [
+        name
+        for name in names
+        if Path(name).parent != Path(".") and Path(name).suffix in (".png", ".jpg", ".svg")
+    ]
     assert len(drawn) >= 4
     for target in [*names, "records.jsonl"]:
         status, told = spoken(watched(heat_maps(tmp_path, out), out, full_from(target)))
         assert status == [2], f"{target}: {told}"
-        beside = [name for name in names if target in drawn and name in drawn]  # threads write them at the same time
-        assert_said(told, target, "records.jsonl", *beside)  # records.jsonl: of the radiograph before
+        beside = [
+            name for name in names if target in drawn and name in drawn
+        ]  # threads write them at the same time
+        assert_said(
+            told, target, "records.jsonl", *beside
+        )  # records.jsonl: of the radiograph before
         assert_whole(out)
     assert spoken(heat_maps(tmp_path, out))[0] == [0]
-    for path in (p for p in whole.rglob("*") if p.is_file() and p.name not in ("index.html", "records.jsonl")):
+    for path in (
+        p for p in whole.rglob("*") if p.is_file() and p.name not in ("index.html", "records.jsonl")
+    ):
         assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes(), path

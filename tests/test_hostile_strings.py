@@ -33,9 +33,14 @@ FORBIDDEN = re.compile(r"<img src|<script>x|[^\\]\]\(http|\n# Licence\n|\n\| MIT
 
 def cards(text: str) -> list[str]:
     provenance = Provenance(
-        recipe={"model": text, "init_from": text, "seed": text}, radiographs=1, step=1, last_step=1, licence=text,
-        initial_licence=text, figures={text: 0.5},
-    )  # fmt: skip
+        recipe={"model": text, "init_from": text, "seed": text},
+        radiographs=1,
+        step=1,
+        last_step=1,
+        licence=text,
+        initial_licence=text,
+        figures={text: 0.5},
+    )
     SIZES.setdefault("tiny", (48, 2, 3))
     return [
         converted_card(text, "huggingface-mae", "3", "timm", True, text),
@@ -64,9 +69,13 @@ def test_pages(kind, tmp_path):
     text = HOSTILE[kind]
     table = Table(text, (text,), [[text]], text)
     pictures = Pictures(text, [Picture("data:,", text, [text], width=10)], text)
-    write_page(tmp_path / "page.html", text, text, {text: text}, [table, pictures], {text: text}, text)
+    write_page(
+        tmp_path / "page.html", text, text, {text: text}, [table, pictures], {text: text}, text
+    )
     card = Card(text, 1.0, [text], "", {text: "a.png"})
-    report = Report(text, text, {text: text}, {text: text}, [card], text, [table], [(text, text, text)])
+    report = Report(
+        text, text, {text: text}, {text: text}, [card], text, [table], [(text, text, text)]
+    )
     write_report(tmp_path / "report.html", report)
     for page in ((tmp_path / "page.html").read_bytes(), (tmp_path / "report.html").read_bytes()):
         shown = page.decode()
@@ -102,8 +111,12 @@ def test_figures_are_drawn_whatever_the_names(text, tmp_path):
     import numpy as np
 
     numbers = np.array([1.0, 2.0, 3.0])
-    assert benchmark_figures.truth_picture(numbers, numbers, text, text, [text, "b", "c"]).startswith(b"\x89PNG")
+    assert benchmark_figures.truth_picture(
+        numbers, numbers, text, text, [text, "b", "c"]
+    ).startswith(b"\x89PNG")
     log = tmp_path / "metrics.jsonl"
-    log.write_text("".join(json.dumps({"step": s, "epoch": s, "loss": 1.0 + s}) + "\n" for s in range(3)))
+    log.write_text(
+        "".join(json.dumps({"step": s, "epoch": s, "loss": 1.0 + s}) + "\n" for s in range(3))
+    )
     curves.draw_curves(log, tmp_path / "curves.png", title=text)
     assert (tmp_path / "curves.png").exists()

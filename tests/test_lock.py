@@ -11,7 +11,10 @@ LISTS = ("requirements.txt", "requirements-dev.txt", "requirements-app.txt")
 
 
 def read(name: str) -> list[Requirement]:
-    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.partition("#")[0].strip()
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    )
     return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
 
 
@@ -41,4 +44,6 @@ def test_every_requirement_is_locked_at_an_allowed_version(python, name):
     for requirement in read(name):
         package = canonicalize_name(requirement.name)
         assert package in versions, f"{package} is not in requirements-lock.txt"
-        assert requirement.specifier.contains(versions[package]), f"{requirement}: locked at {versions[package]}"
+        assert requirement.specifier.contains(versions[package]), (
+            f"{requirement}: locked at {versions[package]}"
+        )

@@ -38,8 +38,17 @@ from training.run import RunFolder
 from workflows.bone_age.reference import BoneAgeReference
 from workflows.heatmaps.normal_reference import NormalReference
 
-FORMS = ("zip.pt", "legacy.pth", "torchscript.pt", "program.pt2", "array.npy", "plain.pkl", "recipe.yaml",
-         "dump.joblib", "config.json")  # fmt: skip
+FORMS = (
+    "zip.pt",
+    "legacy.pth",
+    "torchscript.pt",
+    "program.pt2",
+    "array.npy",
+    "plain.pkl",
+    "recipe.yaml",
+    "dump.joblib",
+    "config.json",
+)
 SECONDS = 1.0  # of work on one file
 SIZE = (32, 32)
 
@@ -61,7 +70,9 @@ def content(request, marker) -> bytes:
 
 def picture(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 44), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 44), dtype=np.uint8)).save(
+        path
+    )
     return path
 
 
@@ -143,42 +154,90 @@ def model(tmp_path_factory) -> Path:
 
 
 SCRIPTS = {
-    "convert": scripts.convert_checkpoint, "heatmap": zero_shot_heatmap, "pretrain": pretrain_mae,
-    "dino": scripts.pretrain_dino, "features": scripts.extract_features, "attention": scripts.draw_attention,
-}  # fmt: skip
+    "convert": scripts.convert_checkpoint,
+    "heatmap": zero_shot_heatmap,
+    "pretrain": pretrain_mae,
+    "dino": scripts.pretrain_dino,
+    "features": scripts.extract_features,
+    "attention": scripts.draw_attention,
+}
 
 
 @pytest.mark.parametrize(
     "script, flag, name",
     [
-        ("convert", "--in", "w.pt"), ("heatmap", "--model-path", "w.pth"), ("heatmap", "--reference", "r.npz"),
-        ("heatmap", "--truth", "t.csv"), ("heatmap", "--in-dirs", "a.png"), ("pretrain", "--init_from", "w.pt"),
-        ("pretrain", "--resume", "s.pt"), ("pretrain", "--config", "c.yaml"), ("pretrain", "--data_path", "a.dcm"),
-        ("dino", "--init_from", "w.pth"), ("dino", "--resume", "s.pt"), ("dino", "--config", "c.yaml"),
-        ("dino", "--data_path", "a.dcm"), ("features", "--model-path", "w.pt"), ("features", "--in-dirs", "a.png"),
-        ("attention", "--model-path", "w.pth"), ("attention", "--in-dirs", "a.png"),
+        ("convert", "--in", "w.pt"),
+        ("heatmap", "--model-path", "w.pth"),
+        ("heatmap", "--reference", "r.npz"),
+        ("heatmap", "--truth", "t.csv"),
+        ("heatmap", "--in-dirs", "a.png"),
+        ("pretrain", "--init_from", "w.pt"),
+        ("pretrain", "--resume", "s.pt"),
+        ("pretrain", "--config", "c.yaml"),
+        ("pretrain", "--data_path", "a.dcm"),
+        ("dino", "--init_from", "w.pth"),
+        ("dino", "--resume", "s.pt"),
+        ("dino", "--config", "c.yaml"),
+        ("dino", "--data_path", "a.dcm"),
+        ("features", "--model-path", "w.pt"),
+        ("features", "--in-dirs", "a.png"),
+        ("attention", "--model-path", "w.pth"),
+        ("attention", "--in-dirs", "a.png"),
     ],
-)  # fmt: skip
-def test_scripts_end_with_one_sentence(script, flag, name, marker, content, model, tmp_path, capsys, monkeypatch):
+)
+def test_scripts_end_with_one_sentence(
+    script, flag, name, marker, content, model, tmp_path, capsys, monkeypatch
+):
     path = tmp_path / name
     path.write_bytes(content)
-    path.with_name(name + ".sha256").write_text(hashlib.sha256(content).hexdigest())  # a stranger can give that, too
+    path.with_name(name + ".sha256").write_text(
+        hashlib.sha256(content).hexdigest()
+    )  # a stranger can give that, too
     radiographs, out = picture(tmp_path / "in" / "b.png").parent, tmp_path / "out"
     flags = {
         "convert": {"--to": "hf"},
-        "heatmap": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu", "--passes": 16},
-        "pretrain": {"--data_path": radiographs, "--model": "mae_vit_tiny_patch16_dec64d1b", "--input_size": 32,
-                     "--batch_size": 1, "--epochs": 1, "--num_workers": 0, "--device": "cpu"},
-        "dino": {"--data_path": radiographs, "--arch": "vit_tiny", "--global_size": 32, "--local_size": 16,
-                 "--out_dim": 8, "--head_width": 8, "--batch_size": 1, "--epochs": 1, "--warmup_epochs": 0,
-                 "--num_workers": 0, "--device": "cpu"},
-        "features": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu", "--num_workers": 0},
+        "heatmap": {
+            "--model-path": model,
+            "--in-dirs": radiographs,
+            "--device": "cpu",
+            "--passes": 16,
+        },
+        "pretrain": {
+            "--data_path": radiographs,
+            "--model": "mae_vit_tiny_patch16_dec64d1b",
+            "--input_size": 32,
+            "--batch_size": 1,
+            "--epochs": 1,
+            "--num_workers": 0,
+            "--device": "cpu",
+        },
+        "dino": {
+            "--data_path": radiographs,
+            "--arch": "vit_tiny",
+            "--global_size": 32,
+            "--local_size": 16,
+            "--out_dim": 8,
+            "--head_width": 8,
+            "--batch_size": 1,
+            "--epochs": 1,
+            "--warmup_epochs": 0,
+            "--num_workers": 0,
+            "--device": "cpu",
+        },
+        "features": {
+            "--model-path": model,
+            "--in-dirs": radiographs,
+            "--device": "cpu",
+            "--num_workers": 0,
+        },
         "attention": {"--model-path": model, "--in-dirs": radiographs, "--device": "cpu"},
-    }[script] | {flag: path}  # fmt: skip
+    }[script] | {flag: path}
     flags["--output_dir" if script in ("pretrain", "dino") else "--out"] = (
         out / "f.npz" if script == "features" else out
     )
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *(str(word) for pair in flags.items() for word in pair)])
+    monkeypatch.setattr(
+        sys, "argv", [f"{script}.py", *(str(word) for pair in flags.items() for word in pair)]
+    )
     module = SCRIPTS[script]
     with pytest.raises(SystemExit) as caught:
         cli.run(module.main, module.Config)
@@ -200,7 +259,9 @@ def test_code_beside_a_good_checkpoint_is_not_looked_at(model, marker, tmp_path)
     shutil.copytree(model, tmp_path / "m")
     (tmp_path / "m" / "planted.py").write_text(f"import os; os.mkdir({str(marker)!r})")
     config = (tmp_path / "m" / "config.json").read_text()
-    (tmp_path / "m" / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoModel": "planted.Model"},', 1))
+    (tmp_path / "m" / "config.json").write_text(
+        config.replace("{", '{"auto_map": {"AutoModel": "planted.Model"},', 1)
+    )
     load_mae(tmp_path / "m")
     assert not marker.exists()
 
@@ -208,18 +269,37 @@ def test_code_beside_a_good_checkpoint_is_not_looked_at(model, marker, tmp_path)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_flags_paths_and_numpy_numbers_of_published_checkpoints_are_read(zipped, tmp_path):
     """By an allow-list: the same file with one more class in it is refused."""
-    network = MaskedAutoencoder(named_config("mae_vit_tiny_patch16_dec512d1b"))  # 48 wide: no known size
-    args = argparse.Namespace(mask_ratio=np.float64(0.6), norm_pix_loss=True, output_dir=Path("/data/run"),
-                              epochs=np.int64(800), lr=np.float32(0.5), resume=None, betas=(0.9, 0.95))  # fmt: skip
-    content = {"model": network.state_dict(), "args": args, "epoch": np.int32(7), "best": np.bool_(True)}
+    network = MaskedAutoencoder(
+        named_config("mae_vit_tiny_patch16_dec512d1b")
+    )  # 48 wide: no known size
+    args = argparse.Namespace(
+        mask_ratio=np.float64(0.6),
+        norm_pix_loss=True,
+        output_dir=Path("/data/run"),
+        epochs=np.int64(800),
+        lr=np.float32(0.5),
+        resume=None,
+        betas=(0.9, 0.95),
+    )
+    content = {
+        "model": network.state_dict(),
+        "args": args,
+        "epoch": np.int32(7),
+        "best": np.bool_(True),
+    }
     (tmp_path / "w.pth").write_bytes(saved(content, _use_new_zipfile_serialization=zipped))
     read = read_tensors(tmp_path / "w.pth")
     told = vars(read["args"])
     assert told == vars(args) | {"output_dir": PurePosixPath("/data/run")}
-    assert type(told["mask_ratio"]) is float and type(told["epochs"]) is int and read["best"] is True
+    assert (
+        type(told["mask_ratio"]) is float and type(told["epochs"]) is int and read["best"] is True
+    )
     for stranger in (np.zeros(2), np.datetime64("2001-01-01"), slice(1), Exception("x")):
         (tmp_path / "w.pth").write_bytes(
-            saved(content | {"args": argparse.Namespace(x=stranger)}, _use_new_zipfile_serialization=zipped)
+            saved(
+                content | {"args": argparse.Namespace(x=stranger)},
+                _use_new_zipfile_serialization=zipped,
+            )
         )
         with pytest.raises(ValueError, match=r"w\.pth: "):
             read_tensors(tmp_path / "w.pth")
@@ -250,9 +330,16 @@ def test_a_small_file_that_claims_a_huge_network_takes_no_memory(model, tmp_path
     claims = {
         "expanded": {k: torch.zeros(1).expand(v.shape[:-1] + (10**12,)) for k, v in state.items()},
         "one": state | {"mask_token": torch.zeros(1).expand(1, 1, 10**12)},
-        "wide": state | {"patch_embed.proj.weight": torch.zeros(10**5, 3, 1, 1), "pos_embed": torch.zeros(1, 2, 10**5)},
+        "wide": state
+        | {
+            "patch_embed.proj.weight": torch.zeros(10**5, 3, 1, 1),
+            "pos_embed": torch.zeros(1, 2, 10**5),
+        },
         "meta": {k: v.to("meta") for k, v in state.items()},
-        "sparse": state | {"mask_token": torch.sparse_coo_tensor(torch.zeros(3, 0), torch.zeros(0), (1, 1, 10**12))},
+        "sparse": state
+        | {
+            "mask_token": torch.sparse_coo_tensor(torch.zeros(3, 0), torch.zeros(0), (1, 1, 10**12))
+        },
     }
     for name, content in claims.items():
         path = tmp_path / f"{name}.pth"

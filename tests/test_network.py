@@ -38,11 +38,22 @@ def hub():
 def test_no_name_reaches_a_hub(hub, tmp_path):
     """Every reader and flag. At its end the program asks timm itself for a network, which the server does notice."""
     address, asked = hub
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"),
-                                "HF_TOKEN": "hf_secret", "OMP_NUM_THREADS": "1",
-                                "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}  # fmt: skip
-    done = subprocess.run([sys.executable, TESTS / "no_hub.py", tmp_path], capture_output=True, text=True,
-                          env=environment, cwd=tmp_path, check=False)  # fmt: skip
+    environment = os.environ | {
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_secret",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
+    }
+    done = subprocess.run(
+        [sys.executable, TESTS / "no_hub.py", tmp_path],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = json.loads(done.stdout.splitlines()[0])
     assert len(outcomes) > 130
@@ -50,8 +61,14 @@ def test_no_name_reaches_a_hub(hub, tmp_path):
         if case.endswith("harmless keys"):
             assert outcome == "read", (case, outcome)
         else:
-            assert outcome.startswith(("ValueError: ", "FileNotFoundError: ", "SystemError: 2: ")), (case, outcome)
+            assert outcome.startswith(
+                ("ValueError: ", "FileNotFoundError: ", "SystemError: 2: ")
+            ), (case, outcome)
             assert "Traceback" not in outcome and len(outcome.splitlines()) == 1, (case, outcome)
-    named = [case for case, outcome in outcomes.items() if "evil" in case and "is not a network of timm" in outcome]
+    named = [
+        case
+        for case, outcome in outcomes.items()
+        if "evil" in case and "is not a network of timm" in outcome
+    ]
     assert len(named) > 20
     assert asked[0] == "/all-done" and any("evil/control" in path for path in asked), asked

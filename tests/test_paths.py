@@ -84,7 +84,10 @@ def table(path: Path, columns: list[str], *rows: list[str]) -> Path:
 
 
 def region_table(root: Path, name: str) -> None:
-    rows = [mask(root / "images" / "other.png").relative_to(root), "p", "benign"], [name, "q", "benign"]
+    rows = (
+        [mask(root / "images" / "other.png").relative_to(root), "p", "benign"],
+        [name, "q", "benign"],
+    )
     file = table(root / "regions.csv", ["image", "patient", "tumour"], *rows)
     for path in read_region_table(file, on_bad="skip")["image"]:
         load_radiograph(path, allow_constant=True)
@@ -101,7 +104,9 @@ class Workbook(Sheet):
 
 
 def truth_table(root: Path, name: str) -> None:
-    truth = read_truth(table(root / "truth.csv", ["image", "mask"], ["a", "images/good.png"], ["b", name]))
+    truth = read_truth(
+        table(root / "truth.csv", ["image", "mask"], ["a", "images/good.png"], ["b", name])
+    )
     for image in "ab":
         truth.lookup(Path(f"/x/{image}.png"), SIZE)
 
@@ -116,7 +121,9 @@ def phantom_table(root: Path, name: str, column: str) -> None:
 
 
 def sheet(kind: type[Sheet], name: str) -> bytes:
-    stem = "../" * name.startswith("..") + name.removesuffix(".png")  # from the folder of the pictures
+    stem = "../" * name.startswith("..") + name.removesuffix(
+        ".png"
+    )  # from the folder of the pictures
     rows, buffer = pd.DataFrame({"name": ["good", stem], "y": [0, 1]}), io.BytesIO()
     rows.to_excel(buffer, index=False) if kind is Workbook else rows.to_csv(buffer, index=False)
     return buffer.getvalue()
@@ -146,7 +153,9 @@ def test_tables_open_nothing_outside_their_data_set(kind, root):
         names = [name for name in names if name.isprintable() and len(name) < 5000]
     given = {"csv": Sheet, "xlsx": Workbook}.get(kind)
     contents = [sheet(given, name) for name in names] if given else names
-    NAMERS[kind](root, sheet(given, "good") if given else "images/good.png")  # opens what libraries open once
+    NAMERS[kind](
+        root, sheet(given, "good") if given else "images/good.png"
+    )  # opens what libraries open once
 
     def attack() -> None:
         for name, content in zip(names, contents):
@@ -163,12 +172,20 @@ def test_tables_open_nothing_outside_their_data_set(kind, root):
 
 def test_names_that_stay_inside_are_taken(root):
     (root / "inner.png").symlink_to("images/good.png")
-    for name in ("images/good.png", "images/../images/good.png", "inner.png", "./images//good.png", "..a/b.png"):
+    for name in (
+        "images/good.png",
+        "images/../images/good.png",
+        "inner.png",
+        "./images//good.png",
+        "..a/b.png",
+    ):
         assert below(root, name) == root / name
     for name in ("link.png", "../set-elsewhere/secret.png", "up/secret.png", "..", "/"):
         with pytest.raises(ValueError, match="leads out of") as refused:
             below(root, name)
-        assert ("through a link, to" in str(refused.value)) == (name == "link.png" or name.startswith("up/"))
+        assert ("through a link, to" in str(refused.value)) == (
+            name == "link.png" or name.startswith("up/")
+        )
     whole = root.with_name("whole")
     whole.symlink_to(root)
     assert below(whole, "images/good.png") == whole / "images/good.png"
@@ -190,7 +207,12 @@ def test_lists_are_taken_literally_and_open_no_special_file(kind, root):
             except (ValueError, FileNotFoundError) as error:
                 assert len(str(error).splitlines()) == 1, (name, error)
         real = [str(root.parent / name) for name in ("secret.png", "set-elsewhere/secret.png")]
-        assert set(taken) <= {*real, "/etc/passwd", "/etc/shadow", f"/proc/{os.getpid()}/environ"}, taken
+        assert set(taken) <= {
+            *real,
+            "/etc/passwd",
+            "/etc/shadow",
+            f"/proc/{os.getpid()}/environ",
+        }, taken
         assert str(root.parent / "secret.png") in taken
 
     report = guarded(attack)
@@ -228,7 +250,9 @@ def test_pipes_and_devices_keep_nobody_waiting(special, tmp_path):
     for name, read in readers.items():
         path = place(name)
         report = guarded(lambda read=read, path=path: read(path), seconds=10)
-        assert report.error.startswith(("ValueError", "UnreadableRadiograph", "FileNotFound", "SystemExit: 2")), report
+        assert report.error.startswith(
+            ("ValueError", "UnreadableRadiograph", "FileNotFound", "SystemExit: 2")
+        ), report
         assert str(path) not in report.opened and report.seconds < 1, (name, report)
 
 
@@ -242,7 +266,9 @@ def test_tags_of_a_dicom_file_name_no_other_file(root):
     def attack() -> None:
         for name in filter(str.isascii, attacks(root)):
             dataset.SOPInstanceUID = dataset.StudyInstanceUID = name[:64]
-            dataset.add_new(0x00041500, "CS", name[:900].split("/"))  # where a DICOMDIR says that a file lies
+            dataset.add_new(
+                0x00041500, "CS", name[:900].split("/")
+            )  # where a DICOMDIR says that a file lies
             dataset.RetrieveURL = "file://" + str(root.parent / "secret.png")
             dataset.save_as(path)
             try:
@@ -273,13 +299,21 @@ def test_outputs_stay_in_the_output_folder(tmp_path, monkeypatch):
             tmp_path / "list.txt",
             Path(str(tmp_path / "in") + "/."),
         ]
-        settings = zero_shot_heatmap.Config(tmp_path / "model", names, out, passes=8, panel_passes=0, device="cpu")
+        settings = zero_shot_heatmap.Config(
+            tmp_path / "model", names, out, passes=8, panel_passes=0, device="cpu"
+        )
         assert zero_shot_heatmap.main(settings) == 0
 
     report = guarded(run, seconds=60)
     assert not report.error, report.error
-    assert {path for path in report.changed if not (path + "/").startswith(f"{out}/")} <= {"/dev/null"}
+    assert {path for path in report.changed if not (path + "/").startswith(f"{out}/")} <= {
+        "/dev/null"
+    }
     assert len(list(out.rglob("*_error.npy"))) == len(HOSTILE)
     page = (out / "index.html").read_text()
-    assert "<img src=x" not in page and 'href="javascript' not in page and "index.html.png" not in os.listdir(out)
+    assert (
+        "<img src=x" not in page
+        and 'href="javascript' not in page
+        and "index.html.png" not in os.listdir(out)
+    )
     shutil.rmtree(out)

@@ -46,7 +46,9 @@ def small_and_without_curves(monkeypatch):
     """
     monkeypatch.setitem(models.networks.vit.SIZES, "tiny", (48, 2, 3))
     monkeypatch.setattr(
-        evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves")
+        evaluation.pages.training_curves,
+        "draw_curves",
+        lambda log, picture, **_: picture.write_bytes(b"curves"),
     )
 
 
@@ -74,7 +76,11 @@ def picture(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
 
 def write_dicom(path: Path, pixels: np.ndarray | None) -> None:
     import pydicom
-    from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import (
+        DigitalXRayImageStorageForPresentation,
+        ExplicitVRLittleEndian,
+        generate_uid,
+    )
 
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -82,7 +88,10 @@ def write_dicom(path: Path, pixels: np.ndarray | None) -> None:
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[path.name])
     dataset = pydicom.Dataset()
     dataset.file_meta = meta
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.SOPClassUID, dataset.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
     dataset.Modality = "DX"
     if pixels is not None:
         dataset.Rows, dataset.Columns = pixels.shape
@@ -96,9 +105,19 @@ def write_dicom(path: Path, pixels: np.ndarray | None) -> None:
 def settings(radiographs, out, **changes) -> pretrain_mae.Config:
     """5 steps of 8 an epoch, 3 epochs, a checkpoint after each."""
     given = dict(
-        data_path=[str(radiographs)], output_dir=str(out), model=MODEL, input_size=[32], batch_size=8, epochs=3,
-        warmup_epochs=0.5, lr=1e-3, num_workers=0, precision="fp32", strict_fp32=True, log_steps=2,
-    )  # fmt: skip
+        data_path=[str(radiographs)],
+        output_dir=str(out),
+        model=MODEL,
+        input_size=[32],
+        batch_size=8,
+        epochs=3,
+        warmup_epochs=0.5,
+        lr=1e-3,
+        num_workers=0,
+        precision="fp32",
+        strict_fp32=True,
+        log_steps=2,
+    )
     return pretrain_mae.Config(**given | changes)
 
 
@@ -136,9 +155,13 @@ def refusal(monkeypatch, capsys, *argv) -> str:
     with pytest.raises(SystemExit) as caught:
         cli.run(pretrain_mae.main, pretrain_mae.Config)
     told = [
-        line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.startswith("reading files")
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.strip() and not line.startswith("reading files")
     ]
-    assert caught.value.code == 2 and len(told) == 1 and told[0].startswith("pretrain_mae.py: "), told
+    assert caught.value.code == 2 and len(told) == 1 and told[0].startswith("pretrain_mae.py: "), (
+        told
+    )
     return told[0]
 
 
@@ -148,7 +171,10 @@ def flags(config) -> list[str]:
     for key, value in vars(config).items():
         if value is not None and value != []:
             shown = value if isinstance(value, list) else [value]
-            words += [f"--{'' if value is not False else 'no-'}{key}", *(map(str, shown) if value is not True else ())]
+            words += [
+                f"--{'' if value is not False else 'no-'}{key}",
+                *(map(str, shown) if value is not True else ()),
+            ]
             words = words[:-1] if value is False else words
     return words
 
@@ -171,8 +197,18 @@ def held_out(radiographs) -> dict:
 
 def test_the_run_folder_tells_everything(radiographs, whole):
     files = {p.name for p in whole.iterdir()}
-    assert {"config.json", "environment.json", "manifest.tsv", "quarantine.csv", "metrics.jsonl", "curves.png",
-            "checkpoints", "panels", "model", "DONE"} <= files  # fmt: skip
+    assert {
+        "config.json",
+        "environment.json",
+        "manifest.tsv",
+        "quarantine.csv",
+        "metrics.jsonl",
+        "curves.png",
+        "checkpoints",
+        "panels",
+        "model",
+        "DONE",
+    } <= files
     assert not list(whole.rglob("*.part"))
     told = json.loads((whole / "config.json").read_text())
     assert told == vars(settings(radiographs, whole, **held_out(radiographs)))
@@ -199,7 +235,9 @@ def test_metrics_and_curves(whole):
     assert [r["epoch"] for r in records] == [s / 4 for s in steps]
     assert all(np.isfinite([r["loss"], r["grad_norm"], r["lr"]]).all() for r in records)
     assert records[-1]["loss"] < records[0]["loss"]
-    assert records[0]["lr"] == pytest.approx(1e-3 * (1 / 12) / (0.5 / 3))  # the value used at the second step
+    assert records[0]["lr"] == pytest.approx(
+        1e-3 * (1 / 12) / (0.5 / 3)
+    )  # the value used at the second step
     with Image.open(whole / "curves.png") as curves:
         curves.load()
         assert curves.width > 600
@@ -209,13 +247,23 @@ def test_a_short_run_says_what_to_expect_of_it(radiographs, tmp_path, capfd):
     """Before it begins, at the first panel and at the end, each once, by the steps that it really makes."""
     config = settings(radiographs, tmp_path / "two", batch_size=4, **held_out(radiographs))
     assert [exit_status(pid) for pid in group(2, child(config))] == [0, 0]
-    told = [line for line in capfd.readouterr().out.splitlines() if "step" in line and "mean picture" in line]
-    assert told[0] == ("12 steps are few: reconstructions will be a blur, perhaps a mean picture; "
-                       "--epochs 500 makes at least 2,000")  # fmt: skip
+    told = [
+        line
+        for line in capfd.readouterr().out.splitlines()
+        if "step" in line and "mean picture" in line
+    ]
+    assert told[0] == (
+        "12 steps are few: reconstructions will be a blur, perhaps a mean picture; "
+        "--epochs 500 makes at least 2,000"
+    )
     losses = [r["val_loss"] for r in metrics(tmp_path / "two") if "val_loss" in r]
     early, end = told[1:]
-    assert early.startswith(f"4 steps: a mean picture is normal this early (held-out loss {losses[0]:.3g}; ")
-    assert end.startswith("12 steps: the run ends with little more than a mean picture; it needs more --epochs (")
+    assert early.startswith(
+        f"4 steps: a mean picture is normal this early (held-out loss {losses[0]:.3g}; "
+    )
+    assert end.startswith(
+        "12 steps: the run ends with little more than a mean picture; it needs more --epochs ("
+    )
     assert f"(held-out loss {losses[2]:.3g}; " in end
 
 
@@ -223,7 +271,10 @@ def test_advice_follows_the_plan(radiographs, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(evaluation.pages.panel, "EARLY_STEPS", 5)
     train(settings(radiographs, tmp_path / "cut", max_steps=1))
     told = capfd.readouterr().out
-    assert "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n" in told
+    assert (
+        "1 step is few: reconstructions will be a blur, perhaps a mean picture; --max_steps ends it early\n"
+        in told
+    )
     assert "1 step: a blur is normal after so few steps (training loss" in told
     train(settings(radiographs, tmp_path / "long", epochs=1.25, panel_freq=0))
     assert "mean picture" not in capfd.readouterr().out
@@ -278,10 +329,14 @@ def noticed(config):
 
 def test_killed_at_random_moments_and_continued_is_bit_identical(radiographs, whole, tmp_path):
     rng, landed, run = np.random.default_rng(3), 0, tmp_path / "none"
-    for attempt in range(4):  # on a busy machine a whole run can slip between two kills; then once more
+    for attempt in range(
+        4
+    ):  # on a busy machine a whole run can slip between two kills; then once more
         run = tmp_path / f"run{attempt}"
         config = settings(radiographs, run, **held_out(radiographs))
-        landed = run_with_kills(lambda c=config: [spawn(noticed(c))], run / "began", 4, rng, span=0.25)
+        landed = run_with_kills(
+            lambda c=config: [spawn(noticed(c))], run / "began", 4, rng, span=0.25
+        )
         if landed >= 2:
             break
     assert landed >= 2
@@ -304,8 +359,12 @@ def test_two_processes_or_two_passes_equal_one(radiographs, tmp_path):
     for other in ("passes", "two"):
         reached = state(tmp_path / other)["objective"]
         for key in one:
-            torch.testing.assert_close(effective(key, reached[key]), effective(key, one[key]), rtol=0, atol=1e-5)
-        assert metrics(tmp_path / other)[-1]["loss"] == pytest.approx(metrics(tmp_path / "one")[-1]["loss"], abs=1e-5)
+            torch.testing.assert_close(
+                effective(key, reached[key]), effective(key, one[key]), rtol=0, atol=1e-5
+            )
+        assert metrics(tmp_path / other)[-1]["loss"] == pytest.approx(
+            metrics(tmp_path / "one")[-1]["loss"], abs=1e-5
+        )
     moved = load_mae(tmp_path / "one" / "model").model.state_dict()["decoder_pred.bias"]
     assert moved.abs().max() > 1e-3  # it started at zero: the runs have trained
 
@@ -357,13 +416,17 @@ def stop_and_continue(config, kill, whole):
     assert metrics(whole) == metrics(out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_same_command_continues(radiographs, whole, tmp_path, number):
     config = settings(radiographs, tmp_path / "run", **held_out(radiographs))
     stop_and_continue(config, lambda pid: os.kill(pid, number), whole)
 
 
-def test_a_signal_to_the_whole_process_group_does_not_kill_the_loader_first(radiographs, whole, tmp_path):
+def test_a_signal_to_the_whole_process_group_does_not_kill_the_loader_first(
+    radiographs, whole, tmp_path
+):
     (tmp_path / "run").mkdir()
     shutil.copy(whole / "audit.csv", tmp_path / "run")
     config = settings(radiographs, tmp_path / "run", num_workers=2, **held_out(radiographs))
@@ -394,15 +457,23 @@ def test_killed_between_the_last_checkpoint_and_its_export(radiographs, whole, t
 
 
 def test_a_finished_run_is_left_alone(radiographs, whole, capfd):
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*.*") if p.name != "quarantine.csv"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.stat().st_size)
+        for p in whole.rglob("*.*")
+        if p.name != "quarantine.csv"
+    }
     train(settings(radiographs, whole, **held_out(radiographs)))
     assert "this run has finished; nothing to do" in capfd.readouterr().out
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in before} == before
 
 
 def test_checkpoints_in_between_by_fraction_of_an_epoch_and_by_time(radiographs, tmp_path):
-    train(settings(radiographs, tmp_path / "a", epochs=1, save_freq=0.01))  # less than a step: every step
-    assert [p.name for p in sorted((tmp_path / "a" / "checkpoints").glob("*.pt"))][0] == "step_0000000004.pt"
+    train(
+        settings(radiographs, tmp_path / "a", epochs=1, save_freq=0.01)
+    )  # less than a step: every step
+    assert [p.name for p in sorted((tmp_path / "a" / "checkpoints").glob("*.pt"))][
+        0
+    ] == "step_0000000004.pt"
     train(settings(radiographs, tmp_path / "b", epochs=1, save_freq=0, save_minutes=1e-9))
     assert len(list((tmp_path / "b" / "checkpoints").glob("*.pt"))) == 2
 
@@ -426,7 +497,13 @@ def test_an_attempt_without_checkpoint_leaves_no_log_lines_behind(radiographs, w
         {"input_size": [32, 48]},
         {"intensity": "percentile"},
         {"intensity": "neglog", "panel_freq": 1},
-        {"mask_ratio": 0.5, "flip": 0.0, "crop_scale": [1.0, 1.0], "clip_grad": 0.01, "weight_decay": 0.0},
+        {
+            "mask_ratio": 0.5,
+            "flip": 0.0,
+            "crop_scale": [1.0, 1.0],
+            "clip_grad": 0.01,
+            "weight_decay": 0.0,
+        },
         {"precision": "bf16", "tensorboard": True},
     ],
     ids=lambda c: next(iter(c)),
@@ -446,7 +523,9 @@ def test_options_train_and_travel_with_the_export(radiographs, tmp_path, changes
 
 
 def test_panels_without_held_out_radiographs_and_at_an_end_inside_an_epoch(radiographs, tmp_path):
-    config = settings(radiographs, tmp_path / "a", epochs=2, max_steps=7, panel_freq=1)  # an epoch has 5 steps
+    config = settings(
+        radiographs, tmp_path / "a", epochs=2, max_steps=7, panel_freq=1
+    )  # an epoch has 5 steps
     train(config)
     assert sorted(p.name for p in (tmp_path / "a" / "panels").iterdir()) == [
         "epoch_00001.png",
@@ -454,25 +533,49 @@ def test_panels_without_held_out_radiographs_and_at_an_end_inside_an_epoch(radio
     ]
     assert not [r for r in metrics(tmp_path / "a") if "val_loss" in r]  # nothing was held out
     config = settings(
-        radiographs, tmp_path / "b", epochs=2, max_steps=7, panel_freq=5, **{"val_path": [str(radiographs / "dicom")]}
+        radiographs,
+        tmp_path / "b",
+        epochs=2,
+        max_steps=7,
+        panel_freq=5,
+        **{"val_path": [str(radiographs / "dicom")]},
     )
     train(config)
-    assert [(r["step"], r["epoch"]) for r in metrics(tmp_path / "b") if "val_loss" in r] == [(7, 1.75)]
+    assert [(r["step"], r["epoch"]) for r in metrics(tmp_path / "b") if "val_loss" in r] == [
+        (7, 1.75)
+    ]
 
 
 def test_starting_from_our_own_export(radiographs, whole, tmp_path, monkeypatch, capsys):
     source = str(whole / "model")
-    train(settings(radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=source))
-    assert weights(tmp_path / "run") == weights(whole)  # a learning rate of 0: what came in goes out
-    assert "another checkpoint, whose licence applies" in (tmp_path / "run" / "model" / "README.md").read_text()
+    train(
+        settings(
+            radiographs, tmp_path / "run", epochs=0.2, warmup_epochs=0.1, lr=0.0, init_from=source
+        )
+    )
+    assert weights(tmp_path / "run") == weights(
+        whole
+    )  # a learning rate of 0: what came in goes out
+    assert (
+        "another checkpoint, whose licence applies"
+        in (tmp_path / "run" / "model" / "README.md").read_text()
+    )
     larger = settings(radiographs, tmp_path / "no", model="mae_vit_small_patch16_dec64d1b")
-    assert "does not fit --model" in refusal(monkeypatch, capsys, *flags(larger), "--init_from", whole / "model")
+    assert "does not fit --model" in refusal(
+        monkeypatch, capsys, *flags(larger), "--init_from", whole / "model"
+    )
 
 
 def test_a_run_folder_among_the_radiographs(radiographs, tmp_path):
     shutil.copytree(radiographs / "hand", tmp_path / "hand")
-    config = settings(tmp_path, tmp_path / "runs" / "mae", max_steps=2, panel_freq=1, epochs=2,
-                      val_path=[str(radiographs / "dicom")])  # fmt: skip
+    config = settings(
+        tmp_path,
+        tmp_path / "runs" / "mae",
+        max_steps=2,
+        panel_freq=1,
+        epochs=2,
+        val_path=[str(radiographs / "dicom")],
+    )
     train(config)
     config.max_steps = None
     train(config)  # curves and panels are pictures too, and must not become training data
@@ -487,11 +590,20 @@ def test_another_run_in_the_folder_is_refused(radiographs, whole, tmp_path, monk
         if out != whole:
             shutil.copytree(whole, out)
             (out / "DONE").unlink()
-        told = refusal(monkeypatch, capsys, *flags(settings(radiographs, out, seed=1, **held_out(radiographs))))
-        assert "belongs to another run (seed was 0 and is 1)" in told and "another --output_dir" in told
+        told = refusal(
+            monkeypatch, capsys, *flags(settings(radiographs, out, seed=1, **held_out(radiographs)))
+        )
+        assert (
+            "belongs to another run (seed was 0 and is 1)" in told
+            and "another --output_dir" in told
+        )
         told = refusal(monkeypatch, capsys, *flags(settings(radiographs, out)))
         assert "radiographs was '36 files" in told and "and is '40 files" in told
-    told = refusal(monkeypatch, capsys, *flags(settings(radiographs, whole, **held_out(radiographs), resume="none")))
+    told = refusal(
+        monkeypatch,
+        capsys,
+        *flags(settings(radiographs, whole, **held_out(radiographs), resume="none")),
+    )
     assert "already holds a run at step 12; --resume auto continues it" in told
 
 
@@ -501,7 +613,9 @@ def test_a_second_trainer_is_refused_before_it_writes_anything(radiographs, whol
 
     def content() -> dict:
         files = (p for p in (tmp_path / "run").rglob("*") if p.is_file())
-        return {p: p.read_bytes() for p in files if p.name != ".lock"}  # closing it would give the lock up
+        return {
+            p: p.read_bytes() for p in files if p.name != ".lock"
+        }  # closing it would give the lock up
 
     before = content()
 
@@ -549,7 +663,9 @@ def test_a_second_trainer_is_refused_before_it_writes_anything(radiographs, whol
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_a_user_can_mend_is_one_sentence(radiographs, tmp_path, monkeypatch, capsys, argv, told):
+def test_what_a_user_can_mend_is_one_sentence(
+    radiographs, tmp_path, monkeypatch, capsys, argv, told
+):
     import re
 
     (tmp_path / "empty").mkdir()
@@ -564,9 +680,24 @@ def test_what_a_user_can_mend_is_one_sentence(radiographs, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
-    command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(radiographs), "--output_dir",
-               str(tmp_path / "run"), "--model", "mae_vit_tiny_patch16_dec64d1b", "--input_size", "32",
-               "--batch_size", "8", "--epochs", "1", "--num_workers", "2"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "pretrain_mae.py"),
+        "--data_path",
+        str(radiographs),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--model",
+        "mae_vit_tiny_patch16_dec64d1b",
+        "--input_size",
+        "32",
+        "--batch_size",
+        "8",
+        "--epochs",
+        "1",
+        "--num_workers",
+        "2",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr[-500:]
     assert "finished" in result.stdout and (tmp_path / "run" / "DONE").exists()
@@ -574,8 +705,15 @@ def test_the_real_script_ends_with_its_loader_processes(radiographs, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_script_refuses_without_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "pretrain_mae.py"), "--data_path", str(tmp_path / "nowhere")]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        str(ROOT / "pretrain_mae.py"),
+        "--data_path",
+        str(tmp_path / "nowhere"),
+    ]
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"pretrain_mae.py: {tmp_path / 'nowhere'}: no such folder or file\n"
 
@@ -585,7 +723,9 @@ def test_in_a_group_only_the_main_process_speaks(tmp_path, capfd):
         try:
             return pretrain_mae.main(settings(tmp_path / "nowhere", tmp_path / "run"))
         except (FileNotFoundError, SystemExit) as error:
-            os.write(2, f"{type(error).__name__} {error}\n".encode())  # whole lines, though two processes write
+            os.write(
+                2, f"{type(error).__name__} {error}\n".encode()
+            )  # whole lines, though two processes write
             return 2
 
     assert [exit_status(pid) for pid in group(2, member)] == [2, 2]
@@ -603,10 +743,18 @@ def rubbish(radiographs, tmp_path) -> tuple[Path, dict[str, str]]:
     shutil.copytree(radiographs, folder)
     good = (radiographs / "hand" / "r00.png").read_bytes()
     grey = Image.fromarray(np.uint8(picture(1) >> 8))
-    reasons = {"truncated.png": "truncated", "zero.png": "empty-file", "text.jpg": "not-an-image",
-               "thin.png": "too-small", "constant.png": "constant", "nan.tif": "non-finite",
-               "cmyk.jpg": "unsupported-colour", "apng.png": "several-frames", "pages.tif": "several-frames",
-               "report.dcm": "no-pixels"}  # fmt: skip
+    reasons = {
+        "truncated.png": "truncated",
+        "zero.png": "empty-file",
+        "text.jpg": "not-an-image",
+        "thin.png": "too-small",
+        "constant.png": "constant",
+        "nan.tif": "non-finite",
+        "cmyk.jpg": "unsupported-colour",
+        "apng.png": "several-frames",
+        "pages.tif": "several-frames",
+        "report.dcm": "no-pixels",
+    }
     (folder / "truncated.png").write_bytes(good[: len(good) // 2])
     (folder / "zero.png").write_bytes(b"")
     (folder / "text.jpg").write_text("patient moved away\n" * 50)
@@ -628,18 +776,28 @@ def test_bad_radiographs_are_named_with_reasons_and_the_rest_trains(rubbish, who
     out = train(settings(folder, tmp_path / "run", val_path=[str(folder / "dicom")], panel_freq=1))
     assert quarantine(out) == reasons
     assert_same(whole, out)  # as if they had never been there
-    train(settings(folder, tmp_path / "run", val_path=[str(folder / "dicom")], panel_freq=1))  # from the kept verdicts
+    train(
+        settings(folder, tmp_path / "run", val_path=[str(folder / "dicom")], panel_freq=1)
+    )  # from the kept verdicts
     assert quarantine(out) == reasons
 
 
 def reads_nothing(patch) -> None:
     """From here on, also in children, the audit fails where it decodes a file."""
-    patch.setattr("data.reading.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read"))
+    patch.setattr(
+        "data.reading.audit.load_radiograph", lambda path: pytest.fail(f"{path} was read")
+    )
 
 
-def test_an_audit_from_elsewhere_saves_the_reading_and_changes_no_bit(rubbish, whole, tmp_path, monkeypatch):
+def test_an_audit_from_elsewhere_saves_the_reading_and_changes_no_bit(
+    rubbish, whole, tmp_path, monkeypatch
+):
     folder, reasons = rubbish
-    options = {"val_path": [str(folder / "dicom")], "panel_freq": 1, "audit": tmp_path / "audit.csv"}
+    options = {
+        "val_path": [str(folder / "dicom")],
+        "panel_freq": 1,
+        "audit": tmp_path / "audit.csv",
+    }
     audit(list_radiographs(folder), cache=options["audit"])
     reads_nothing(monkeypatch)
     one = train(settings(folder, tmp_path / "one", **options))
@@ -659,7 +817,8 @@ def test_only_what_has_changed_since_the_audit_is_read(radiographs, tmp_path, mo
     with monkeypatch.context() as patch:
         load = load_radiograph
         patch.setattr(
-            "data.reading.audit.load_radiograph", lambda p: load(p) if p.name == "r00.png" else pytest.fail(str(p))
+            "data.reading.audit.load_radiograph",
+            lambda p: load(p) if p.name == "r00.png" else pytest.fail(str(p)),
         )
         out = train(settings(folder, tmp_path / "run", audit=tmp_path / "audit.csv", max_steps=1))
     assert quarantine(out) == {"r00.png": "not-an-image"}
@@ -672,15 +831,25 @@ def test_an_audit_of_another_folder_is_refused(radiographs, tmp_path, monkeypatc
     other.mkdir()
     Image.fromarray(picture(1)).save(other / "a.png")
     audit(list_radiographs(other), cache=tmp_path / "audit.csv")
-    told = refusal(monkeypatch, capsys, *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "audit.csv")))
+    told = refusal(
+        monkeypatch,
+        capsys,
+        *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "audit.csv")),
+    )
     assert "has verdicts on none of the 40 files here; it is about other files, the first " in told
-    told = refusal(monkeypatch, capsys, *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "none.csv")))
+    told = refusal(
+        monkeypatch,
+        capsys,
+        *flags(settings(radiographs, tmp_path / "run", audit=tmp_path / "none.csv")),
+    )
     assert told.endswith("none.csv: no such table of verdicts")
 
 
 def test_bad_radiographs_stop_the_run_if_asked(rubbish, tmp_path, monkeypatch, capsys):
     folder, reasons = rubbish
-    told = refusal(monkeypatch, capsys, *flags(settings(folder, tmp_path / "run", on_bad_image="stop")))
+    told = refusal(
+        monkeypatch, capsys, *flags(settings(folder, tmp_path / "run", on_bad_image="stop"))
+    )
     assert "10 unreadable radiographs, the first " in told and "quarantine.csv" in told
     assert any(name in told and reason in told for name, reason in reasons.items())
     for path in [p for p in folder.rglob("*.*") if p.name not in reasons]:
@@ -696,13 +865,20 @@ def test_the_quarantine_takes_any_name_and_holds_no_formula(rubbish, tmp_path, m
         (folder / name).write_bytes(b"no picture")
     monkeypatch.chdir(folder)
     refusal(monkeypatch, capsys, *flags(settings(".", tmp_path / "run", on_bad_image="stop")))
-    assert quarantine(tmp_path / "run") == reasons | {"'=1+1.png": "not-an-image", "odd\\xff.png": "not-an-image"}
+    assert quarantine(tmp_path / "run") == reasons | {
+        "'=1+1.png": "not-an-image",
+        "odd\\xff.png": "not-an-image",
+    }
 
 
 def test_a_bad_held_out_radiograph_is_quarantined_too(radiographs, tmp_path):
     shutil.copytree(radiographs / "dicom", tmp_path / "val")
     (tmp_path / "val" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    out = train(settings(radiographs, tmp_path / "run", epochs=1, val_path=[str(tmp_path / "val")], panel_freq=1))
+    out = train(
+        settings(
+            radiographs, tmp_path / "run", epochs=1, val_path=[str(tmp_path / "val")], panel_freq=1
+        )
+    )
     assert list(quarantine(out)) == ["a.png"]
     assert "val_loss" in metrics(out)[-1]
 
@@ -729,15 +905,18 @@ def test_files_that_rot_after_the_audit_are_replaced_and_noted(radiographs, tmp_
         assert exit_status(spawn(lambda folder=folder, config=config: rot(folder, config))) == 0
         lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
         assert {(Path(r["path"]).name, r["reason"]) for r in lines} == {
-            ("r04.png", "not-an-image"), ("r06.png", "not-an-image")
-        }  # fmt: skip
+            ("r04.png", "not-an-image"),
+            ("r06.png", "not-an-image"),
+        }
         assert len(lines) <= 2 * max(1, workers)  # not once an epoch
         ends.append(weights(out))
     assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_rots_stops_the_run_if_asked_with_its_name(radiographs, tmp_path, workers, capfd):
+def test_a_file_that_rots_stops_the_run_if_asked_with_its_name(
+    radiographs, tmp_path, workers, capfd
+):
     folder = tmp_path / "data"
     shutil.copytree(radiographs, folder)
     config = settings(folder, tmp_path / "run", num_workers=workers, on_bad_image="stop")
@@ -751,8 +930,12 @@ def test_a_file_that_rots_stops_the_run_if_asked_with_its_name(radiographs, tmp_
 
     assert exit_status(spawn(told)) == 2
     last = capfd.readouterr().err.splitlines()[-1]
-    assert last.endswith(("r04.png: not-an-image: no PNG, JPEG, TIFF, BMP or DICOM",
-                          "r06.png: not-an-image: no PNG, JPEG, TIFF, BMP or DICOM"))  # fmt: skip
+    assert last.endswith(
+        (
+            "r04.png: not-an-image: no PNG, JPEG, TIFF, BMP or DICOM",
+            "r06.png: not-an-image: no PNG, JPEG, TIFF, BMP or DICOM",
+        )
+    )
     assert last.startswith("pretrain_mae.py: ")
 
 
@@ -762,12 +945,18 @@ def test_a_file_that_rots_stops_the_run_if_asked_with_its_name(radiographs, tmp_
 def test_a_loss_that_is_not_finite_names_the_files(radiographs, tmp_path, monkeypatch, capsys):
     plain = MaskedAutoencoder.loss
     monkeypatch.setattr(MaskedAutoencoder, "loss", lambda self, *a: plain(self, *a) * float("nan"))
-    with pytest.raises(TrainingStopped, match=r"5 steps in a row were not finite.*r\d\d\.(png|dcm)"):
+    with pytest.raises(
+        TrainingStopped, match=r"5 steps in a row were not finite.*r\d\d\.(png|dcm)"
+    ):
         pretrain_mae.main(settings(radiographs, tmp_path / "run", batch_size=4))
     assert "step 1: loss or gradient is not finite" in capsys.readouterr().err
     skipped = metrics(tmp_path / "run")
-    assert [r["step"] for r in skipped] == [1, 2, 3, 4, 5] and all(len(r["samples"]) == 4 for r in skipped)
-    assert all(torch.isfinite(value).all() for value in state(tmp_path / "run")["objective"].values())
+    assert [r["step"] for r in skipped] == [1, 2, 3, 4, 5] and all(
+        len(r["samples"]) == 4 for r in skipped
+    )
+    assert all(
+        torch.isfinite(value).all() for value in state(tmp_path / "run")["objective"].values()
+    )
 
 
 def test_one_poisoned_radiograph_does_not_stop_a_run(radiographs, tmp_path, monkeypatch):
@@ -781,7 +970,10 @@ def test_one_poisoned_radiograph_does_not_stop_a_run(radiographs, tmp_path, monk
     assert pretrain_mae.main(settings(radiographs, tmp_path / "run", epochs=1)) == 0
     records = metrics(tmp_path / "run")
     assert [r["step"] for r in records if "skipped" in r] == [2, 3]
-    assert all(np.isfinite(r["loss"]) for r in records if "loss" in r) and (tmp_path / "run" / "DONE").exists()
+    assert (
+        all(np.isfinite(r["loss"]) for r in records if "loss" in r)
+        and (tmp_path / "run" / "DONE").exists()
+    )
 
 
 def test_git_need_not_be_installed(monkeypatch):
@@ -793,16 +985,37 @@ def test_git_need_not_be_installed(monkeypatch):
 
 @pytest.mark.slow
 def test_torchrun_with_two_processes_equals_one(radiographs, tmp_path):
-    argv = flags(settings(radiographs, tmp_path / "two", epochs=1, lr=1e-4, batch_size=4, num_workers=1))
+    argv = flags(
+        settings(radiographs, tmp_path / "two", epochs=1, lr=1e-4, batch_size=4, num_workers=1)
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(ROOT / "pretrain_mae.py"), *argv], capture_output=True, text=True, env=environment, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(ROOT / "pretrain_mae.py"),
+            *argv,
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished; the model is in") == 1
     argv = flags(settings(radiographs, tmp_path / "one", epochs=1, lr=1e-4))
-    subprocess.run([sys.executable, str(ROOT / "pretrain_mae.py"), *argv], check=True, env=environment, timeout=300)
+    subprocess.run(
+        [sys.executable, str(ROOT / "pretrain_mae.py"), *argv],
+        check=True,
+        env=environment,
+        timeout=300,
+    )
     one, two = state(tmp_path / "one")["objective"], state(tmp_path / "two")["objective"]
     for key in one:
-        torch.testing.assert_close(effective(key, two[key]), effective(key, one[key]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            effective(key, two[key]), effective(key, one[key]), rtol=0, atol=1e-5
+        )

@@ -47,13 +47,19 @@ DATES = {
     "AcquisitionDate": "18470215",
     "ContentDate": "18470216",
 }
-UIDS = {"SOPInstanceUID": "1.2.18470217.1", "StudyInstanceUID": "1.2.18470218.1", "SeriesInstanceUID": "1.2.18470219.1"}
+UIDS = {
+    "SOPInstanceUID": "1.2.18470217.1",
+    "StudyInstanceUID": "1.2.18470218.1",
+    "SeriesInstanceUID": "1.2.18470219.1",
+}
 CANARIES = (WORD.encode(), b"1847021", WORD.lower().encode(), WORD.encode("utf-16-le"))
 
 
 def pixels(seed: int) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 60000, (6, 6)).astype(np.int32)
-    return np.uint16(np.asarray(Image.fromarray(coarse).resize((44, 40), Image.Resampling.BILINEAR)))
+    return np.uint16(
+        np.asarray(Image.fromarray(coarse).resize((44, 40), Image.Resampling.BILINEAR))
+    )
 
 
 def write_dicom(path: Path, seed: int, **changes) -> Path:
@@ -93,7 +99,9 @@ def radiographs(tmp_path, monkeypatch) -> Path:
     for seed in range(4):
         write_dicom(folder / f"good{seed}.dcm", seed)
     write_dicom(folder / "bad_words.dcm", 5, PhotometricInterpretation=WORD)
-    write_dicom(folder / "bad_window.dcm", 5, WindowCenter="1", WindowWidth="0", VOILUTFunction=WORD)
+    write_dicom(
+        folder / "bad_window.dcm", 5, WindowCenter="1", WindowWidth="0", VOILUTFunction=WORD
+    )
     write_dicom(folder / "no_rows.dcm", 5, Rows=None)
     whole = write_dicom(folder / "cut.dcm", 5).read_bytes()
     (folder / "cut.dcm").write_bytes(whole[:-900])
@@ -112,7 +120,9 @@ def radiographs(tmp_path, monkeypatch) -> Path:
     for name in ("a.png", "b.jpg", "c.tif"):
         content = (folder / name).read_bytes()
         (folder / f"cut_{name}").write_bytes(content[: len(content) * 2 // 3])
-        (folder / f"flipped_{name}").write_bytes(content[:40] + bytes([content[40] ^ 255]) + content[41:])
+        (folder / f"flipped_{name}").write_bytes(
+            content[:40] + bytes([content[40] ^ 255]) + content[41:]
+        )
     return tmp_path / "in"
 
 
@@ -128,7 +138,11 @@ def loosened(content: bytes) -> bytes:
             (length,), kind = struct.unpack(">I", content[at : at + 4]), content[at + 4 : at + 8]
             chunk, at = content[at + 8 : at + 8 + length], at + 12 + length
             if kind in (b"zTXt", b"iTXt", b"iCCP"):
-                tail = chunk.rsplit(b"\0", 1)[-1] if kind == b"iTXt" else chunk[chunk.index(b"\0") + 2 :]
+                tail = (
+                    chunk.rsplit(b"\0", 1)[-1]
+                    if kind == b"iTXt"
+                    else chunk[chunk.index(b"\0") + 2 :]
+                )
                 found.append(zlib.decompressobj().decompress(tail) if tail[:1] == b"x" else tail)
     return b"\n".join(found)
 
@@ -137,7 +151,9 @@ def hits(folder: Path) -> dict[str, bytes]:
     """Each written file that holds a canary."""
     files = {path: loosened(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     assert files
-    return {path.name: word for path, content in files.items() for word in CANARIES if word in content}
+    return {
+        path.name: word for path, content in files.items() for word in CANARIES if word in content
+    }
 
 
 def talkative(log: Path) -> None:
@@ -168,8 +184,12 @@ def test_errors_say_no_word_of_it(radiographs, tmp_path):
             except UnreadableRadiograph as error:
                 cause, refused = error, refused + 1
                 while cause is not None:
-                    assert not any(word.decode("latin-1") in f"{cause} {cause.args}" for word in CANARIES), path.name
-                    cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+                    assert not any(
+                        word.decode("latin-1") in f"{cause} {cause.args}" for word in CANARIES
+                    ), path.name
+                    cause = cause.__cause__ or (
+                        None if cause.__suppress_context__ else cause.__context__
+                    )
         logging.shutdown()
         return 0 if refused >= 8 else 1
 
@@ -182,7 +202,9 @@ def test_sex_and_age_are_read_without_a_word(radiographs, tmp_path):
         talkative(tmp_path / "log.txt")
         facts = [patient_facts(path) for path in sorted(radiographs.rglob("*.*"))]
         logging.shutdown()
-        return 0 if sum(one.age_months == 12 for one in facts) >= 4 else 1  # only the days between two dates
+        return (
+            0 if sum(one.age_months == 12 for one in facts) >= 4 else 1
+        )  # only the days between two dates
 
     for path in radiographs.rglob("good*.dcm"):
         dataset = pydicom.dcmread(path)
@@ -200,9 +222,14 @@ def test_checking_a_data_set_tells_no_word_of_it(radiographs, tmp_path, capfd):
 
     def work() -> int:
         talkative(out / "log.txt")
-        done = scripts.check_data.main(scripts.check_data.Config(
-            [radiographs], report=out / "report.csv", audit=out / "audit.csv", num_workers=0,
-        ))  # fmt: skip
+        done = scripts.check_data.main(
+            scripts.check_data.Config(
+                [radiographs],
+                report=out / "report.csv",
+                audit=out / "audit.csv",
+                num_workers=0,
+            )
+        )
         logging.shutdown()
         return 0 if done == 3 else 1
 
@@ -210,7 +237,10 @@ def test_checking_a_data_set_tells_no_word_of_it(radiographs, tmp_path, capfd):
     told = capfd.readouterr()
     (out / "said.txt").write_text(told.out + told.err)
     assert hits(out) == {}
-    assert re.search(r"tags hold patient names: in 1\d of 1\d DICOM files", told.out) and "1 other" in told.out
+    assert (
+        re.search(r"tags hold patient names: in 1\d of 1\d DICOM files", told.out)
+        and "1 other" in told.out
+    )
 
 
 def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
@@ -222,13 +252,32 @@ def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
 
     def work() -> int:
         talkative(out / "log.txt")
-        done = pretrain_mae.main(pretrain_mae.Config(
-            [str(radiographs)], str(out / "run"), model="mae_vit_tiny_patch16_dec64d1b", input_size=[32], batch_size=2,
-            epochs=2, max_steps=2, num_workers=0, device="cpu", panel_freq=1, log_steps=1, warmup_epochs=0.5,
-        ))  # fmt: skip
-        mapped = zero_shot_heatmap.main(zero_shot_heatmap.Config(
-            out / "run" / "model", [radiographs], out / "maps", passes=4, masks="complementary", device="cpu",
-        ))  # fmt: skip
+        done = pretrain_mae.main(
+            pretrain_mae.Config(
+                [str(radiographs)],
+                str(out / "run"),
+                model="mae_vit_tiny_patch16_dec64d1b",
+                input_size=[32],
+                batch_size=2,
+                epochs=2,
+                max_steps=2,
+                num_workers=0,
+                device="cpu",
+                panel_freq=1,
+                log_steps=1,
+                warmup_epochs=0.5,
+            )
+        )
+        mapped = zero_shot_heatmap.main(
+            zero_shot_heatmap.Config(
+                out / "run" / "model",
+                [radiographs],
+                out / "maps",
+                passes=4,
+                masks="complementary",
+                device="cpu",
+            )
+        )
         logging.shutdown()
         return 0 if (done, mapped) == (0, 3) else 9
 
@@ -238,10 +287,15 @@ def test_runs_write_no_word_of_it(radiographs, tmp_path, capfd, monkeypatch):
     (out / "screen.txt").write_text(told.out + told.err)
     assert hits(out) == {}
     assert len((out / "maps" / "failed.csv").read_text().splitlines()) > 8
-    assert any(path.suffix == ".pt" for path in out.rglob("*")) and (out / "maps" / "index.html").exists()
+    assert (
+        any(path.suffix == ".pt" for path in out.rglob("*"))
+        and (out / "maps" / "index.html").exists()
+    )
     assert (out / "log.txt").stat().st_size > 0
     for passed_on in [*(out / "run" / "model").iterdir(), out / "maps" / "index.html"]:
-        assert str(tmp_path).encode() not in passed_on.read_bytes(), f"{passed_on}: a path of this machine"
+        assert str(tmp_path).encode() not in passed_on.read_bytes(), (
+            f"{passed_on}: a path of this machine"
+        )
 
 
 def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
@@ -253,7 +307,9 @@ def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
     def work() -> int:
         talkative(out / "log.txt")
         readers = [
-            service.build_reader(app().Config(model_path=one, mae_path=mae, regions="map", device="cpu"))
+            service.build_reader(
+                app().Config(model_path=one, mae_path=mae, regions="map", device="cpu")
+            )
             for one in ([guided], [])
         ]
         results = 0
@@ -274,27 +330,50 @@ def test_the_web_page_says_no_word_of_it(radiographs, tmp_path, capfd):
     told = capfd.readouterr()
     assert status == 0, told.err[-2000:]
     (out / "screen.txt").write_text(told.out + told.err)
-    assert hits(out) == {} and len(list(out.glob("*.html"))) > 15 and len(list(out.glob("*_*"))) > 40
+    assert (
+        hits(out) == {} and len(list(out.glob("*.html"))) > 15 and len(list(out.glob("*_*"))) > 40
+    )
 
 
 @pytest.mark.parametrize(
     "value, shown",
     [
-        ("/home/anna/studies/knee/images", ".../knee/images"), (Path("/data/chexpert"), ".../data/chexpert"),
-        ("/data", ".../data"), ("convnext_tiny@/home/anna/best.pth", "convnext_tiny@.../anna/best.pth"),
-        ("study=/mnt/x/y/z.csv", "study=.../y/z.csv"), ("https://example.org/a/b", "https://example.org/a/b"),
-        ("images/knee", "images/knee"), ("../knee", "../knee"), ("none:resnet50", "none:resnet50"), ("1/2", "1/2"),
-        (0.5, "0.5"), (None, "None"), (Path.cwd() / "data" / "BTXRD", "data/BTXRD"), (b"/a/b/c", ".../b/c"),
+        ("/home/anna/studies/knee/images", ".../knee/images"),
+        (Path("/data/chexpert"), ".../data/chexpert"),
+        ("/data", ".../data"),
+        ("convnext_tiny@/home/anna/best.pth", "convnext_tiny@.../anna/best.pth"),
+        ("study=/mnt/x/y/z.csv", "study=.../y/z.csv"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("images/knee", "images/knee"),
+        ("../knee", "../knee"),
+        ("none:resnet50", "none:resnet50"),
+        ("1/2", "1/2"),
+        (0.5, "0.5"),
+        (None, "None"),
+        (Path.cwd() / "data" / "BTXRD", "data/BTXRD"),
+        (b"/a/b/c", ".../b/c"),
     ],
-)  # fmt: skip
+)
 def test_paths_are_shortened(value, shown):
     assert shortened(value) == shown
 
 
 def test_settings_of_pages_hold_no_paths_of_this_machine(tmp_path):
-    settings = {"one": tmp_path / "a", "several": [tmp_path / "b", "plain"], "text": f"x@{tmp_path}/c", "number": 3}
+    settings = {
+        "one": tmp_path / "a",
+        "several": [tmp_path / "b", "plain"],
+        "text": f"x@{tmp_path}/c",
+        "number": 3,
+    }
     write_page(tmp_path / "page.html", "title", "lead", {}, [], settings)
-    report = Report("title", "lead", {}, settings, [], failed=[(f"{tmp_path}/lost.png", "missing", "no such file")])
+    report = Report(
+        "title",
+        "lead",
+        {},
+        settings,
+        [],
+        failed=[(f"{tmp_path}/lost.png", "missing", "no such file")],
+    )
     write_report(tmp_path / "report.html", report)
     for page in ("page.html", "report.html"):
         shown = (tmp_path / page).read_text()

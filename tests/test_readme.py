@@ -61,7 +61,7 @@ SMALLER = {
     "app.py": "--device cpu",
     "evaluate_pretraining.py": "--device cpu --precision fp32 --labels 8 --steps 2 --batch_size 4 --most_maps 12 "
     "--passes 4 --tasks tumour",
-}  # fmt: skip
+}
 NOT_RUN = (  # they make, fill or enter the environment that this test runs in
     "python3 -m venv .venv",
     "python3 -m pip install -r requirements-app.txt",
@@ -75,7 +75,11 @@ NOT_RUN = (  # they make, fill or enter the environment that this test runs in
 def shell_blocks(text: str) -> list[str]:
     """The commands of all ```bash blocks, one string each."""
     blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
-    return [" ".join(line.split()) for line in blocks.splitlines() if line.strip() and not line.startswith("#")]
+    return [
+        " ".join(line.split())
+        for line in blocks.splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def without_foreign_cells(text: str) -> str:
@@ -113,7 +117,11 @@ def module(script: str):
 def understood(script: str, arguments: list[str]):
     """The arguments as the script's own parser reads them; SystemExit if it refuses."""
     own = module(script)
-    return parse(own.Config, arguments) if hasattr(own, "Config") else own.build_parser().parse_args(arguments)
+    return (
+        parse(own.Config, arguments)
+        if hasattr(own, "Config")
+        else own.build_parser().parse_args(arguments)
+    )
 
 
 def spellings(script: str) -> set[str]:
@@ -121,17 +129,27 @@ def spellings(script: str) -> set[str]:
     own = module(script)
     if not hasattr(own, "Config"):
         return set(own.build_parser()._option_string_actions)
-    names = {name for f in dataclasses.fields(own.Config) for name in (f.name, *f.metadata.get("alias", ()))}
+    names = {
+        name
+        for f in dataclasses.fields(own.Config)
+        for name in (f.name, *f.metadata.get("alias", ()))
+    }
     names |= {name.replace("_", "-") for name in names}
-    negated = {f"no-{n}" for f in dataclasses.fields(own.Config) if "bool" in str(f.type)
-               for n in (f.name, f.name.replace("_", "-"))}  # fmt: skip
+    negated = {
+        f"no-{n}"
+        for f in dataclasses.fields(own.Config)
+        if "bool" in str(f.type)
+        for n in (f.name, f.name.replace("_", "-"))
+    }
     return {f"--{name}" for name in names | negated | {"config", "help"}}
 
 
 def small(command: str) -> tuple[str, list[str]]:
     """(script, arguments) on places that exist, at a size that takes seconds."""
     script, arguments = split(command)
-    return script, [PLACES.get(word, word) for word in arguments] + SMALLER[Path(script).name].split()
+    return script, [PLACES.get(word, word) for word in arguments] + SMALLER[
+        Path(script).name
+    ].split()
 
 
 def run(command: str, monkeypatch, *more: str) -> int:
@@ -161,7 +179,9 @@ def desk(tmp_path_factory):
         (desk / name).symlink_to(ROOT / name)
     for name, seed, count in (("radiographs", 1, 24), ("films", 2, 12)):
         writer = FolderWriter(desk / name, "dicom" if name == "films" else "png16", seed)
-        for phantom in phantoms(Plan(seed, 48, "clear", ("knee", "hand"), ("normal", "lytic")), count):
+        for phantom in phantoms(
+            Plan(seed, 48, "clear", ("knee", "hand"), ("normal", "lytic")), count
+        ):
             writer.add(phantom)
         writer.close()
     torch.manual_seed(0)
@@ -174,7 +194,9 @@ def test_the_page_is_read_as_meant():
     """Guards the guards: a changed heading or fence must not empty the lists below."""
     assert sum(bool(split(c)[0]) for c in shell_blocks(README)) >= 8
     inline = inline_commands(without_foreign_cells(README))
-    assert sum(c.startswith("torchrun") for c in inline) >= 4 and any("--passes 10" in c for c in inline)
+    assert sum(c.startswith("torchrun") for c in inline) >= 4 and any(
+        "--passes 10" in c for c in inline
+    )
     assert "main_pretrain" in README and "main_pretrain" not in without_foreign_cells(README)
 
 
@@ -199,7 +221,12 @@ def test_every_flag_exists():
     known = set().union(*(spellings(path.relative_to(ROOT).as_posix()) for path in scripts))
     known |= set(get_args_parser()._option_string_actions)
     for part in ("install", "download"):
-        pip = subprocess.run([sys.executable, "-m", "pip", part, "--help"], capture_output=True, text=True, check=True)
+        pip = subprocess.run(
+            [sys.executable, "-m", "pip", part, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         known |= set(re.findall(r"--[a-z][\w-]*", pip.stdout))
     pages = without_foreign_cells(README) + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", pages))
@@ -246,17 +273,25 @@ def named_files(section: str) -> set[str]:
 def test_checking_as_documented(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
     (command,) = [c for c in shell_blocks(README) if split(c)[0] == "scripts/check_data.py"]
-    assert run(command, monkeypatch) == 0 and "written: manifest.csv, 24 files" in capsys.readouterr().out
+    assert (
+        run(command, monkeypatch) == 0
+        and "written: manifest.csv, 24 files" in capsys.readouterr().out
+    )
     assert run(command, monkeypatch) == 0
     told = capsys.readouterr().out
-    assert "manifest: all is as manifest.csv has noted" in told and "duplicates: no exact copies among " in told
+    assert (
+        "manifest: all is as manifest.csv has noted" in told
+        and "duplicates: no exact copies among " in told
+    )
     assert Path("report.csv").read_text() == "path,reason,detail\n"
     assert len(Path("audit.csv").read_text().splitlines()) == 25
 
 
 def test_pretraining_as_documented(desk, monkeypatch, capsys):
     monkeypatch.chdir(desk)
-    commands = [c for c in all_commands() if split(c)[0] == "pretrain_mae.py" and c.startswith("python")]
+    commands = [
+        c for c in all_commands() if split(c)[0] == "pretrain_mae.py" and c.startswith("python")
+    ]
     assert len(commands) == 3
     for command in commands:
         assert run(command, monkeypatch) == 0
@@ -267,7 +302,9 @@ def test_pretraining_as_documented(desk, monkeypatch, capsys):
     section = README.split("| in the run folder | |")[1].split("\n## ")[0]
     listed = {name.rstrip("/") for name in named_files(section)}
     written = {p.name for p in Path("runs/mae").iterdir() if not p.name.startswith(".")}
-    assert written <= listed and listed - written == {"quarantine.jsonl"}  # only where there is a cause
+    assert written <= listed and listed - written == {
+        "quarantine.jsonl"
+    }  # only where there is a cause
 
 
 def test_dino_as_documented(desk, monkeypatch):
@@ -280,34 +317,56 @@ def test_dino_as_documented(desk, monkeypatch):
     for command in commands:
         assert run(command, monkeypatch) == 0
     examples = re.findall(
-        r"^```python\n(import .*?)^```", README.split("## Features")[1].split("\n## ")[0], re.M | re.S
+        r"^```python\n(import .*?)^```",
+        README.split("## Features")[1].split("\n## ")[0],
+        re.M | re.S,
     )
     assert len(examples) == 2
     names: dict = {}
     for example in examples:
-        exec(example.replace("StratifiedGroupKFold(5)", "StratifiedGroupKFold(2)"), names)  # a dozen patients
+        exec(
+            example.replace("StratifiedGroupKFold(5)", "StratifiedGroupKFold(2)"), names
+        )  # a dozen patients
     listed = named_files(README.split("### Where does a network look?")[1].split("\n## ")[0])
     written = {path.name for path in Path("runs/dino/attention").rglob("*") if path.is_file()}
     names_of = {re.sub(r"^.*_(attention|heads)\.", r"NAME_\1.", name) for name in written}
     assert names_of == listed
     table = names["table"]
-    assert len(table) == 24 and set(table["sex"]) == {"F", "M"} and names["features"].shape == (24, 192)
+    assert (
+        len(table) == 24
+        and set(table["sex"]) == {"F", "M"}
+        and names["features"].shape == (24, 192)
+    )
     assert ((0 <= names["scores"]) & (names["scores"] <= 1)).all()
     found = names["found"]
-    assert len(found["path"]) == len(found["cls"]) == len(found["mean"]) == 24 and found["cls"].shape[1] == 192
+    assert (
+        len(found["path"]) == len(found["cls"]) == len(found["mean"]) == 24
+        and found["cls"].shape[1] == 192
+    )
 
 
 def test_heat_maps_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
     commands = [c for c in shell_blocks(README) if split(c)[0] == "zero_shot_heatmap.py"]
     assert len(commands) == 4
-    assert commands[0] in inline_commands(without_foreign_cells(README))  # the table repeats the page's first command
+    assert commands[0] in inline_commands(
+        without_foreign_cells(README)
+    )  # the table repeats the page's first command
     for command in commands:
         assert run(command, monkeypatch) == 0
-    written = {p.relative_to(folder).as_posix() for folder in Path("out").iterdir() for p in folder.rglob("*")}
-    written = {re.sub(r"^images/.*?(_error|_hotspot|_z)?(\.\w+)$", r"FOLDER/NAME\1\2", name) for name in written}
+    written = {
+        p.relative_to(folder).as_posix()
+        for folder in Path("out").iterdir()
+        for p in folder.rglob("*")
+    }
+    written = {
+        re.sub(r"^images/.*?(_error|_hotspot|_z)?(\.\w+)$", r"FOLDER/NAME\1\2", name)
+        for name in written
+    }
     section = README.split("## Heat maps")[1].split("\n## ")[0]
-    assert written - {"images"} == named_files(section) - {".overlays/"}  # that one goes when the run ends
+    assert written - {"images"} == named_files(section) - {
+        ".overlays/"
+    }  # that one goes when the run ends
 
 
 def test_phantoms_as_documented(desk, monkeypatch):
@@ -340,7 +399,9 @@ def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
 
     monkeypatch.chdir(desk)
     writer = WRITERS["fracatlas"](desk / "data" / "FracAtlas", "jpeg", 5)
-    for phantom in phantoms(fit_plan("fracatlas", Plan(5, 48, "clear", (), ("normal", "fracture"))), 60):
+    for phantom in phantoms(
+        fit_plan("fracatlas", Plan(5, 48, "clear", (), ("normal", "fracture"))), 60
+    ):
         writer.add(phantom)
     writer.close()
     network = timm.create_model("resnet10t", num_classes=0)
@@ -359,12 +420,17 @@ def test_comparing_backbones_as_documented(desk, no_pictures, monkeypatch):
         for backbone in places:
             place = name.replace("BACKBONE", backbone).replace("foldK", "fold1")
             assert "COLUMN" in name or (out / place).exists(), place
-    (example,) = [c for c in shell_blocks(README) if "data/phantom_fracatlas" in c and "make_phantoms" in c]
+    (example,) = [
+        c for c in shell_blocks(README) if "data/phantom_fracatlas" in c and "make_phantoms" in c
+    ]
     assert run(example, monkeypatch, "--n", "90", "--overwrite") == 0
     for command in (*commands[1:], *summaries()):
         assert run(command, monkeypatch) == 0
     section = README.split("| in `--out` | |")[1].split("\n\n")[0]
-    for name in named_files(section) - {"table_SETTING.csv", "rank_pairs.csv"}:  # pairs: of three backbones or more
+    for name in named_files(section) - {
+        "table_SETTING.csv",
+        "rank_pairs.csv",
+    }:  # pairs: of three backbones or more
         assert (Path("runs/summary") / name).is_file(), name
     assert list(Path("runs/summary").glob("table_*.csv"))
 
@@ -393,9 +459,13 @@ def test_bone_age_as_documented(desk, no_pictures, monkeypatch, capsys):
     for command in commands:
         assert run(command, monkeypatch) == 0
     said = capsys.readouterr().out
-    assert re.search(rf"^{re.escape(str(images[0]))}: \d+ years? \d+ months? \(\d+\.\d months\)$", said, re.M)
-    for head, folder in (("| in `--output_dir` (`checkpoints`) | |", "checkpoints"),
-                         ("| in `--output_dir` | |\n|---|---|\n| `index.html`", "outputs/bone_age")):  # fmt: skip
+    assert re.search(
+        rf"^{re.escape(str(images[0]))}: \d+ years? \d+ months? \(\d+\.\d months\)$", said, re.M
+    )
+    for head, folder in (
+        ("| in `--output_dir` (`checkpoints`) | |", "checkpoints"),
+        ("| in `--output_dir` | |\n|---|---|\n| `index.html`", "outputs/bone_age"),
+    ):
         listed = named_files(head.split("\n")[-1] + README.split(head)[1].split("\n\n")[0])
         lost = {name for name in listed if not (Path(folder) / name).exists()}
         assert len(listed) >= 3 and lost <= {
@@ -423,7 +493,9 @@ def test_page_as_documented(desk, monkeypatch, capsys):
     def serve(app, listener, ready):
         ready()
         headers = {"content-type": "application/octet-stream"}
-        answers.append((ask(app).text, ask(app, "POST", "/radiograph", chunks=[film], headers=headers).text))
+        answers.append(
+            (ask(app).text, ask(app, "POST", "/radiograph", chunks=[film], headers=headers).text)
+        )
 
     monkeypatch.setattr("workflows.regions.web.server.serve", serve)
     monkeypatch.setattr("workflows.regions.web.service.forbid_core_dumps", lambda: None)
@@ -437,7 +509,11 @@ def test_page_as_documented(desk, monkeypatch, capsys):
         assert f"http://127.0.0.1:{free}" in capsys.readouterr().out
     (guided, case), (alone, error_map) = answers
     assert 'id="regions"' in guided and "data-part='tumour'" in case and "alt='error map'" in case
-    assert 'id="regions"' not in alone and "What the map cannot say" in error_map and "data-part" not in error_map
+    assert (
+        'id="regions"' not in alone
+        and "What the map cannot say" in error_map
+        and "data-part" not in error_map
+    )
 
 
 def summaries() -> list[str]:
@@ -450,7 +526,9 @@ def test_other_commands_are_accounted_for():
     for command in (c for c in others if not is_offline_installation(c)):
         assert command in NOT_RUN, command
     for command in (c for c in others if c.startswith("bash ")):
-        checked = subprocess.run(["bash", "-n", ROOT / command.split()[1]], capture_output=True, text=True)
+        checked = subprocess.run(
+            ["bash", "-n", ROOT / command.split()[1]], capture_output=True, text=True
+        )
         assert checked.returncode == 0, checked.stderr
 
 
@@ -466,7 +544,9 @@ def test_offline_installation_as_documented(tmp_path):
     assert commands
     (tmp_path / "wheels").mkdir()
     for command in commands:
-        arguments = [str(ROOT / word) if word.endswith(".txt") else word for word in shlex.split(command)[1:]]
+        arguments = [
+            str(ROOT / word) if word.endswith(".txt") else word for word in shlex.split(command)[1:]
+        ]
         arguments = [sys.executable, *arguments, "--no-index", "--dry-run"]
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -484,7 +564,9 @@ def test_conversion_as_documented(desk, monkeypatch, capsys):
 @pytest.mark.slow
 def test_evaluation_as_documented(desk, monkeypatch):
     monkeypatch.chdir(desk)
-    (command,) = [c for c in shell_blocks(README) if split(c)[0] == "scripts/evaluate_pretraining.py"]
+    (command,) = [
+        c for c in shell_blocks(README) if split(c)[0] == "scripts/evaluate_pretraining.py"
+    ]
     assert run(command, monkeypatch) == 0
     assert Path("runs/mae/evaluation/results.md").stat().st_size > 0
 
@@ -518,10 +600,23 @@ def test_many_processes_as_documented(desk, number):
     launcher = [word.replace("HOST:29500", f"127.0.0.1:{free}") for word in launcher]
     launcher += [] if nodes == 2 else ["--master_port", str(free)]
     out = f"runs/processes{number}"
-    line = [sys.executable, "-m", "torch.distributed.run", *launcher, ROOT / script, *arguments, "--output_dir", out]
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *launcher,
+        ROOT / script,
+        *arguments,
+        "--output_dir",
+        out,
+    ]
     line += ["--batch_size", "2"]
-    running = [subprocess.Popen(line, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-               for _ in range(nodes)]  # fmt: skip
+    running = [
+        subprocess.Popen(
+            line, cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(nodes)
+    ]
     told = [process.communicate(timeout=240)[0] for process in running]
     assert [process.returncode for process in running] == [0] * nodes, told
     assert (desk / out / "DONE").exists()
@@ -530,7 +625,12 @@ def test_many_processes_as_documented(desk, number):
 @pytest.mark.slow
 def test_figures_can_be_run_again():
     """Each `pytest` line of CONTRIBUTING's table of figures selects at least one test."""
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| figure |")[1].split("\n\n")[0]
+    table = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text(encoding="utf-8")
+        .split("| figure |")[1]
+        .split("\n\n")[0]
+    )
     lines = re.findall(r"\| `([^`]+)` \| [^|]+ \|$", table, re.M)
     assert len(lines) >= 12
     collect = (  # all lines in one process, which imports the test files once
@@ -540,5 +640,7 @@ def test_figures_can_be_run_again():
         "sys.exit('selects no test: ' + str(failed) if failed else 0)"
     )
     words = json.dumps([(line, shlex.split(line)) for line in lines])
-    done = subprocess.run([sys.executable, "-c", collect, words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", collect, words], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,16 @@ import workflows.features
 import zero_shot_heatmap
 from core import files
 from core import flags as cli
-from core.files import append_line, atomic, check_output, lock_folder, make_folder, read_small, sha256_of, write_text
+from core.files import (
+    append_line,
+    atomic,
+    check_output,
+    lock_folder,
+    make_folder,
+    read_small,
+    sha256_of,
+    write_text,
+)
 from data.datasets.loader import ordered_batches
 from data.reading import audit, radiograph
 from data.reading.manifest import fingerprints
@@ -28,8 +37,10 @@ from data.reading.refusal import UnreadableRadiograph
 from scripts import check_data, convert_checkpoint, extract_features
 
 ROOT = Path(__file__).parents[1]
-NUMBERS = ("EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EMFILE ENFILE EACCES EPERM ESTALE EIO ENOTDIR EISDIR EBUSY "
-           "EEXIST ENOENT ENOTCONN EREMOTEIO ETIMEDOUT EHOSTDOWN ENODEV EINVAL").split()  # fmt: skip
+NUMBERS = (
+    "EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG EMFILE ENFILE EACCES EPERM ESTALE EIO ENOTDIR EISDIR EBUSY "
+    "EEXIST ENOENT ENOTCONN EREMOTEIO ETIMEDOUT EHOSTDOWN ENODEV EINVAL"
+).split()
 
 
 @dataclasses.dataclass
@@ -54,7 +65,9 @@ def test_each_refusal_is_a_sentence_with_the_path(monkeypatch, capsys, name):
 
     status, told = ending(monkeypatch, capsys, work)
     assert status == 2 and told.count("\n") == 1
-    assert told.startswith(f"script.py: some/file.png: {os.strerror(number)}") and "Errno" not in told
+    assert (
+        told.startswith(f"script.py: some/file.png: {os.strerror(number)}") and "Errno" not in told
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EROFS, errno.EBUSY])
@@ -93,7 +106,9 @@ def test_a_long_name_is_written_as_long_as_the_file_system_allows(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["content"]
     with pytest.raises(OSError) as refused:
         write_text(tmp_path / ("n" * 300), "content")
-    assert refused.value.errno == errno.ENAMETOOLONG and refused.value.filename == str(tmp_path / ("n" * 300))
+    assert refused.value.errno == errno.ENAMETOOLONG and refused.value.filename == str(
+        tmp_path / ("n" * 300)
+    )
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -105,11 +120,18 @@ def test_no_link_is_followed_where_we_write(tmp_path, kind):
         other.write_text("not ours")
     for name in (".lock", "metrics.jsonl"):
         (folder / name).symlink_to(folder / name if kind == "itself" else other)
-    for work in (lambda: lock_folder(folder, "in use"), lambda: append_line(folder / "metrics.jsonl", "line")):
+    for work in (
+        lambda: lock_folder(folder, "in use"),
+        lambda: append_line(folder / "metrics.jsonl", "line"),
+    ):
         with pytest.raises(OSError) as refused:
             work()
         assert refused.value.errno == errno.ELOOP
-    assert not other.exists() if kind == "nothing" else kind == "itself" or other.read_text() == "not ours"
+    assert (
+        not other.exists()
+        if kind == "nothing"
+        else kind == "itself" or other.read_text() == "not ours"
+    )
 
 
 # radiographs ----------------------------------------------------------------------------------------------------------
@@ -125,10 +147,19 @@ def picture(tmp_path) -> Path:
 
 @pytest.mark.parametrize(
     "name, reason",
-    [("EIO", "io-error"), ("ESTALE", "io-error"), ("EBUSY", "io-error"), ("ENOTCONN", "io-error"),
-     ("ELOOP", "missing"), ("ENAMETOOLONG", "missing"), ("EACCES", "no-permission")],
-)  # fmt: skip
-def test_a_radiograph_that_the_system_does_not_give_is_refused_by_reason(picture, monkeypatch, name, reason):
+    [
+        ("EIO", "io-error"),
+        ("ESTALE", "io-error"),
+        ("EBUSY", "io-error"),
+        ("ENOTCONN", "io-error"),
+        ("ELOOP", "missing"),
+        ("ENAMETOOLONG", "missing"),
+        ("EACCES", "no-permission"),
+    ],
+)
+def test_a_radiograph_that_the_system_does_not_give_is_refused_by_reason(
+    picture, monkeypatch, name, reason
+):
     number = getattr(errno, name)
 
     def fail(path):
@@ -179,21 +210,37 @@ def bad(tmp_path) -> dict[str, Path]:
     for name in ("loop", "loop.npz"):
         (folder / name).symlink_to(folder / name)
     (folder / "file").write_text("x")
-    return {"long": folder / ("n" * 300), "loop": folder / "loop", "below a file": folder / "file" / "x",
-            "dangling": folder / "dangling", "file": folder / "file"}  # fmt: skip
+    return {
+        "long": folder / ("n" * 300),
+        "loop": folder / "loop",
+        "below a file": folder / "file" / "x",
+        "dangling": folder / "dangling",
+        "file": folder / "file",
+    }
 
 
 RUNS = {
-    "check_data": (check_data, ("--in_dirs", "IN", "--report", "OUT/report.csv", "--num_workers", 0)),
+    "check_data": (
+        check_data,
+        ("--in_dirs", "IN", "--report", "OUT/report.csv", "--num_workers", 0),
+    ),
     "convert_checkpoint": (convert_checkpoint, ("--source", "IN", "--to", "hf", "--out", "OUT")),
-    "extract_features": (extract_features, ("--model_path", "none:resnet18", "--in_dirs", "IN", "--out", "OUT/f.npz")),
-    "zero_shot_heatmap": (zero_shot_heatmap, ("--model-path", "IN", "--in-dirs", "IN", "--out", "OUT")),
+    "extract_features": (
+        extract_features,
+        ("--model_path", "none:resnet18", "--in_dirs", "IN", "--out", "OUT/f.npz"),
+    ),
+    "zero_shot_heatmap": (
+        zero_shot_heatmap,
+        ("--model-path", "IN", "--in-dirs", "IN", "--out", "OUT"),
+    ),
 }
 
 
 def run(name: str, given: Path, out: Path) -> subprocess.CompletedProcess:
     module, flags = RUNS[name]
-    return script(module, *(str(flag).replace("IN", str(given)).replace("OUT", str(out)) for flag in flags))
+    return script(
+        module, *(str(flag).replace("IN", str(given)).replace("OUT", str(out)) for flag in flags)
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -209,8 +256,20 @@ def test_inputs_that_cannot_be_reached(name, bad, tmp_path):
 def test_output_folders_that_cannot_be_made(kind, bad, picture):
     done = run("check_data", picture.parent, bad[kind])
     assert done.returncode == 2 and str(bad[kind]) in done.stderr and "Errno" not in done.stderr
-    out = subprocess.run([sys.executable, ROOT / "scripts" / "make_phantoms.py", "--out", bad[kind], "--n", "1",
-                          "--size", "48"], capture_output=True, text=True)  # fmt: skip
+    out = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "scripts" / "make_phantoms.py",
+            "--out",
+            bad[kind],
+            "--n",
+            "1",
+            "--size",
+            "48",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 2 and str(bad[kind]) in out.stderr and "Traceback" not in out.stderr
 
 
@@ -219,7 +278,9 @@ def disk(tmp_path, request) -> Iterator[tuple[Path, str]]:
     """A small file system: read-only, without inodes for many files, or without room."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system is not permitted here")
     try:
         yield folder, request.param
@@ -236,15 +297,34 @@ def test_disks_that_take_no_file(disk, picture):
     if kind == "size=4k":
         (folder / "large").write_bytes(b"x" * 4096)
     done = run("check_data", picture.parent, folder)
-    assert done.returncode == 2 and f"{folder}/report.csv: " in done.stderr.replace("write ", "", 1) + ": "
+    assert (
+        done.returncode == 2
+        and f"{folder}/report.csv: " in done.stderr.replace("write ", "", 1) + ": "
+    )
     assert words in done.stderr and ".part" not in done.stderr and "Traceback" not in done.stderr
-    out = subprocess.run([sys.executable, ROOT / "scripts" / "make_phantoms.py", "--out", folder / "set", "--n", "4",
-                          "--size", "48"], capture_output=True, text=True)  # fmt: skip
-    assert out.returncode == 2 and str(folder / "set") in out.stderr and "Traceback" not in out.stderr
+    out = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "scripts" / "make_phantoms.py",
+            "--out",
+            folder / "set",
+            "--n",
+            "4",
+            "--size",
+            "48",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        out.returncode == 2 and str(folder / "set") in out.stderr and "Traceback" not in out.stderr
+    )
 
 
 @pytest.mark.parametrize("kind", ["read-only", "a folder", "below a file", "too long"])
-def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, picture, tmp_path, monkeypatch):
+def test_outputs_that_cannot_be_written_end_a_script_before_its_work(
+    kind, bad, picture, tmp_path, monkeypatch
+):
     """Reading a data set or computing features takes hours: what follows must not be refused then."""
     if kind == "read-only":
         monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse_to_write)
@@ -259,7 +339,16 @@ def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, 
     for done in (
         script(check_data, *common, "--report", file),
         script(check_data, *common, "--manifest", file),
-        script(extract_features, *common, "--model_path", "none:test_vit", "--input_size", 160, "--out", file),
+        script(
+            extract_features,
+            *common,
+            "--model_path",
+            "none:test_vit",
+            "--input_size",
+            160,
+            "--out",
+            file,
+        ),
     ):
         assert done.returncode == 2 and "Traceback" not in done.stderr and worked == [], done.stderr
         named = file if kind == "a folder" else parent
@@ -270,9 +359,16 @@ def test_outputs_that_cannot_be_written_end_a_script_before_its_work(kind, bad, 
         if kind == "a folder" and name != "scripts.evidence_table":
             continue
         done = script(module, *flags.split(), flag, file)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stdout == "", (name, done.stderr)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stdout == "", (
+            name,
+            done.stderr,
+        )
         assert str(named) in done.stderr and "nowhere" not in done.stderr, (name, done.stderr)
-    assert {path.name for path in tmp_path.iterdir()} <= {"bad", "folder.npz", picture.parent.name}  # nothing was made
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "bad",
+        "folder.npz",
+        picture.parent.name,
+    }  # nothing was made
 
 
 WITH_OUTPUT_DIR = ("scripts.predict_bone_age", "scripts.validate_region_guided")
@@ -322,4 +418,6 @@ def test_limits_of_a_shell(limit, picture, tmp_path):
     script, words = LIMITED[limit]
     command = f"ulimit {limit}; exec {sys.executable} {ROOT}/scripts/{script}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr[-500:]
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr[-500:]
+    )

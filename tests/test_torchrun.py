@@ -18,18 +18,40 @@ STEPS = 75
 
 def command(radiographs: Path, out: Path, *launcher: str) -> list[str]:
     flags = {
-        "data_path": radiographs, "output_dir": out, "model": "mae_vit_mini_patch16_dec64d1b", "input_size": 32,
-        "batch_size": 4, "epochs": STEPS / 3, "warmup_epochs": 1, "num_workers": 0, "device": "cpu",
-        "precision": "fp32", "save_freq": 4, "panel_freq": 0, "log_steps": 1,
-    }  # fmt: skip
+        "data_path": radiographs,
+        "output_dir": out,
+        "model": "mae_vit_mini_patch16_dec64d1b",
+        "input_size": 32,
+        "batch_size": 4,
+        "epochs": STEPS / 3,
+        "warmup_epochs": 1,
+        "num_workers": 0,
+        "device": "cpu",
+        "precision": "fp32",
+        "save_freq": 4,
+        "panel_freq": 0,
+        "log_steps": 1,
+    }
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *launcher]
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *launcher,
+    ]
     return [*start, str(ROOT / "pretrain_mae.py"), *words]
 
 
 def launch(line: list[str], **changes: str) -> subprocess.Popen:
-    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"} | changes
-    return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = (
+        os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"} | changes
+    )
+    return subprocess.Popen(
+        line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def steps_made(out: Path) -> int:
@@ -107,7 +129,9 @@ def lose(radiographs, out: Path, rank: int, at_step: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_job_that_loses_a_process_goes_on_and_ends_bit_identical(radiographs, uninterrupted, tmp_path, rank):
+def test_a_job_that_loses_a_process_goes_on_and_ends_bit_identical(
+    radiographs, uninterrupted, tmp_path, rank
+):
     lose(radiographs, tmp_path / "run", rank, at_step=20)
     assert final(tmp_path / "run") == uninterrupted
 

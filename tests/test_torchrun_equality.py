@@ -45,22 +45,39 @@ def run(script: str, out: Path, flags: dict, processes: int) -> None:
     driver = out.with_suffix(".py")
     driver.write_text(LOGGED.format(root=str(ROOT)))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    words = [str(word) for name, value in flags.items()
-             for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,))) if word != ""]  # fmt: skip
-    line = [sys.executable, *(launcher if processes > 1 else []), str(driver), str(ROOT / script), *words]
+    words = [
+        str(word)
+        for name, value in flags.items()
+        for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))
+        if word != ""
+    ]
+    line = [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        str(driver),
+        str(ROOT / script),
+        *words,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=900, cwd=ROOT)
+    done = subprocess.run(
+        line, capture_output=True, text=True, env=environment, timeout=900, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def assert_equal_logs(one: Path, two: Path) -> None:
     """Loss of each of the steps and each validation score within 1e-5."""
-    logs = [[json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()] for out in (one, two)]
+    logs = [
+        [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for out in (one, two)
+    ]
     for name in ("loss", "validation", "val_loss"):
         first, second = ([record[name] for record in log if name in record] for log in logs)
         assert len(first) == len(second) and (len(first) >= STEPS or name != "loss")
         if first:
-            print(f"{name}: {len(first)} values, largest difference {np.abs(np.subtract(first, second)).max():.1e}")
+            print(
+                f"{name}: {len(first)} values, largest difference {np.abs(np.subtract(first, second)).max():.1e}"
+            )
             np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-5)
     assert any("validation" in record or "val_loss" in record for record in logs[1])
 
@@ -88,17 +105,30 @@ def both(tmp_path: Path, script: str, flags: dict, out: str) -> tuple[Path, Path
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
 def test_the_benchmark(fracatlas, tmp_path, name):
     flags = COMMON | {
-        "data": "fracatlas", "data_root": fracatlas, "backbones": f"none:{name}", "input_size": 64, "cv": 2,
-        "test_split": 0.2, "fold": 0, "bs": 8, "epochs": 8, "lr": 1e-4, "warmup_epochs": 1, "layer_decay": 1.0,
-        "drop_path": 0.1, "no-verbose": "",
-    }  # fmt: skip
+        "data": "fracatlas",
+        "data_root": fracatlas,
+        "backbones": f"none:{name}",
+        "input_size": 64,
+        "cv": 2,
+        "test_split": 0.2,
+        "fold": 0,
+        "bs": 8,
+        "epochs": 8,
+        "lr": 1e-4,
+        "warmup_epochs": 1,
+        "layer_decay": 1.0,
+        "drop_path": 0.1,
+        "no-verbose": "",
+    }
     one, two = both(tmp_path, "scripts/train_downstream.py", flags, "outdir")
     study = f"none-{name}"
     assert_equal_logs(*(out / "fracatlas" / study / "fold0" for out in (one, two)))
     out = two / "fracatlas"
     table = pd.read_csv(out / "predictions" / study / "fold0.csv")
     loaded = load_finetuned(out / "ckpts" / study / "fold0")
-    assert_predicts(loaded, table, lambda model, images: model.predict(images), table["probability"], fracatlas)
+    assert_predicts(
+        loaded, table, lambda model, images: model.predict(images), table["probability"], fracatlas
+    )
 
 
 def assert_predicts(loaded, table, predict, expected, root: Path) -> None:
@@ -111,11 +141,19 @@ def assert_predicts(loaded, table, predict, expected, root: Path) -> None:
 
 def test_the_region_guided_classifier(fracatlas, tmp_path):
     flags = COMMON | {
-        "fracatlas_image_dir": fracatlas / "images", "fracatlas_metadata": fracatlas / "dataset.csv",
-        "fracatlas_annotation_dir": fracatlas / "Annotations" / "YOLO", "pretrained_path": "none:resnet18",
-        "input_size": 64, "batch_size": 8, "epochs": 8, "lr": 1e-4, "n_splits": 2, "test_fraction": 0.2, "fold": 0,
+        "fracatlas_image_dir": fracatlas / "images",
+        "fracatlas_metadata": fracatlas / "dataset.csv",
+        "fracatlas_annotation_dir": fracatlas / "Annotations" / "YOLO",
+        "pretrained_path": "none:resnet18",
+        "input_size": 64,
+        "batch_size": 8,
+        "epochs": 8,
+        "lr": 1e-4,
+        "n_splits": 2,
+        "test_fraction": 0.2,
+        "fold": 0,
         "no-verbose": "",
-    }  # fmt: skip
+    }
     one, two = both(tmp_path, "train_region_guided.py", flags, "output_dir")
     assert_equal_logs(*(out / "training" / "fold0" for out in (one, two)))
     table = pd.read_csv(two / "predictions" / "fold0.csv")
@@ -127,28 +165,56 @@ def test_the_region_guided_classifier(fracatlas, tmp_path):
 def test_bone_age(tmp_path):
     release = phantom_release(tmp_path / "release", "rsna_bone_age", 50)
     flags = COMMON | {
-        "data_root": release, "backbone": "none:resnet18", "input_size": 32, "batch_size": 8, "accum_iter": 2,
-        "epochs": 6, "no-verbose": "", "no-settle": "",
-    }  # fmt: skip
+        "data_root": release,
+        "backbone": "none:resnet18",
+        "input_size": 32,
+        "batch_size": 8,
+        "accum_iter": 2,
+        "epochs": 6,
+        "no-verbose": "",
+        "no-settle": "",
+    }
     one, two = both(tmp_path, "scripts/train_bone_age.py", flags, "output_dir")
     assert_equal_logs(*(out / "training" / "fold0" for out in (one, two)))
     table = pd.read_csv(two / "predictions.csv")
     male = torch.tensor((table["sex"] == "M").to_numpy(np.float32))
-    assert_predicts(load_bone_age(two / "model"), table,
-                    lambda model, images: model.months(model.features(images), male).months, table["months"],
-                    Path())  # fmt: skip
+    assert_predicts(
+        load_bone_age(two / "model"),
+        table,
+        lambda model, images: model.months(model.features(images), male).months,
+        table["months"],
+        Path(),
+    )
 
 
 def test_dino(fracatlas, tmp_path):
     held_out = sorted((fracatlas / "images").rglob("*.jpg"))[::10]
     flags = COMMON | {
-        "data_path": fracatlas, "val_path": tuple(held_out), "arch": "resnet18", "global_size": 48, "local_size": 24,
-        "local_crops_number": 2, "out_dim": 40, "head_width": 24, "use_bn_in_head": True, "epochs": 4, "max_steps": 20,
-        "lr": 0.02, "freeze_last_layer": 1, "panel_freq": 1, "strict_fp32": "", "optimizer": "sgd",
-    }  # fmt: skip
+        "data_path": fracatlas,
+        "val_path": tuple(held_out),
+        "arch": "resnet18",
+        "global_size": 48,
+        "local_size": 24,
+        "local_crops_number": 2,
+        "out_dim": 40,
+        "head_width": 24,
+        "use_bn_in_head": True,
+        "epochs": 4,
+        "max_steps": 20,
+        "lr": 0.02,
+        "freeze_last_layer": 1,
+        "panel_freq": 1,
+        "strict_fp32": "",
+        "optimizer": "sgd",
+    }
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        run("scripts/pretrain_dino.py", out, flags | {"output_dir": out, "batch_size": 8 // processes}, processes)
+        run(
+            "scripts/pretrain_dino.py",
+            out,
+            flags | {"output_dir": out, "batch_size": 8 // processes},
+            processes,
+        )
     assert_equal_logs(tmp_path / "1", tmp_path / "2")
     weights = [(tmp_path / name / "model").exists() for name in "12"]
     assert all(weights)

@@ -48,8 +48,21 @@ COMMAND = """
   --output_dir ./outputs/skelex_result
   --num_workers 4
 """
-SMALLER = ("--batch_size", 8, "--epochs", 1, "--n_splits", 2, "--test_fraction", 0.2, "--num_workers", 0,
-           "--precision", "fp32", "--no-verbose")  # fmt: skip
+SMALLER = (
+    "--batch_size",
+    8,
+    "--epochs",
+    1,
+    "--n_splits",
+    2,
+    "--test_fraction",
+    0.2,
+    "--num_workers",
+    0,
+    "--precision",
+    "fp32",
+    "--no-verbose",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +72,31 @@ def home(tmp_path_factory):
     from models.weights.checkpoint import save_mae
 
     home = tmp_path_factory.mktemp("home")
-    for layout, name, count in (("btxrd", "BTXRD", 120), ("fracatlas", "FracAtlas", 48), ("snuh", "SNUH-bonetu", 60)):
+    for layout, name, count in (
+        ("btxrd", "BTXRD", 120),
+        ("fracatlas", "FracAtlas", 48),
+        ("snuh", "SNUH-bonetu", 60),
+    ):
         kind = getattr(WRITERS[layout], "kind", "png8")
         writer = WRITERS[layout](home / "data" / name, kind, 3)
         for phantom in phantoms(fit_plan(layout, Plan(3, 40, "clear")), count):
             writer.add(phantom)
         writer.close()
-    mark_phantoms(home / "data" / "BTXRD")  # what make_phantoms.py does; the others do not say what they are
+    mark_phantoms(
+        home / "data" / "BTXRD"
+    )  # what make_phantoms.py does; the others do not say what they are
     config = MAEConfig((32, 32), 8, 32, 1, 2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     torch.manual_seed(0)
-    save_mae(MaskedAutoencoder(config), home / "models" / "skelex", Preprocessing(32, 32).to_dict(), "card")
+    save_mae(
+        MaskedAutoencoder(config),
+        home / "models" / "skelex",
+        Preprocessing(32, 32).to_dict(),
+        "card",
+    )
     (home / "configs").mkdir()
-    (home / "configs" / "classes.txt").write_bytes((Path(__file__).parents[1] / "configs/classes.txt").read_bytes())
+    (home / "configs" / "classes.txt").write_bytes(
+        (Path(__file__).parents[1] / "configs/classes.txt").read_bytes()
+    )
     return home
 
 
@@ -87,7 +113,9 @@ def trained(*more):
 
 def test_the_readme_has_this_command():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^```bash\npython train_region_guided.py \\\n(.*?)^```", readme, re.M | re.S)
+    (shown,) = re.findall(
+        r"^```bash\npython train_region_guided.py \\\n(.*?)^```", readme, re.M | re.S
+    )
     assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(COMMAND)
 
 
@@ -101,22 +129,32 @@ def test_the_command_of_skelex(there, monkeypatch):
     labels = pd.read_csv(out / "labels.csv")
     assert sorted(labels["label"]) == sorted(LABELS) and (labels["answer"] == "ensemble").all()
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "Region-guided tumour classifier: 2 folds" in page and str(there) not in page.partition("Settings")[0]
+    assert (
+        "Region-guided tumour classifier: 2 folds" in page
+        and str(there) not in page.partition("Settings")[0]
+    )
     summary = json.loads((out / "summary.json").read_text())
     assert len(summary["folds"]) == 2 and np.isfinite(summary["ensemble"])
     for number in range(2):
         table = pd.read_csv(out / "predictions" / f"fold{number}.csv")
         assert np.allclose(table[[f"p {label}" for label in LABELS[1:5]]].sum(axis=1), 1)
         assert (
-            set(table["split"]) == {"val", "test"} and not (out / "training" / f"fold{number}" / "checkpoints").exists()
+            set(table["split"]) == {"val", "test"}
+            and not (out / "training" / f"fold{number}" / "checkpoints").exists()
         )
         loaded = load_finetuned(out / "models" / f"fold{number}", "region-guided")
-        assert set(loaded.about["temperatures"]) == set(PARTS) and "tumour" in kept_temperatures(loaded.about)
+        assert set(loaded.about["temperatures"]) == set(PARTS) and "tumour" in kept_temperatures(
+            loaded.about
+        )
         facts = read_facts(loaded.about)
         learnt = splits[(splits["fold"] == number) & (splits["split"] == "train")]
         assert facts.radiographs == len(learnt) and facts.data == (
-            "phantoms, a set in the layout of fracatlas, a set in the layout of snuh")  # fmt: skip
-        assert facts.score.radiographs == (table["split"] == "val").sum() and facts.score.baseline == 0.5
+            "phantoms, a set in the layout of fracatlas, a set in the layout of snuh"
+        )
+        assert (
+            facts.score.radiographs == (table["split"] == "val").sum()
+            and facts.score.baseline == 0.5
+        )
         assert facts.trained_on in (out / "models" / f"fold{number}" / "README.md").read_text()
         likeness = Likeness.of_folder(out / "models" / f"fold{number}", loaded.model.width)
         assert likeness.known and len(likeness.novelty["network"].kept) == len(learnt)
@@ -142,7 +180,9 @@ def test_warmup_takes_whole_steps_as_skelex_does():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
     oracle = get_cosine_schedule_with_warmup(optimizer, 2, 27)
     for step in range(27):
-        assert schedule(step / 27) == pytest.approx(oracle.get_last_lr()[0], rel=1e-9, abs=1e-18), step
+        assert schedule(step / 27) == pytest.approx(oracle.get_last_lr()[0], rel=1e-9, abs=1e-18), (
+            step
+        )
         optimizer.step()
         oracle.step()
 
@@ -151,14 +191,28 @@ def test_warmup_takes_whole_steps_as_skelex_does():
 def test_single_folds_give_the_same_and_a_recipe_gives_way_to_flags(there):
     """`--config configs/region_guided.yaml` works, and flags win over it."""
     recipe = Path(__file__).parents[1] / "configs" / "region_guided.yaml"
-    flags = re.sub(r"--(pretrained_path|num_classes|batch_size|epochs|lr|n_splits|test_fraction) \S+", "", COMMAND)
+    flags = re.sub(
+        r"--(pretrained_path|num_classes|batch_size|epochs|lr|n_splits|test_fraction) \S+",
+        "",
+        COMMAND,
+    )
     for number in (1, 0):
-        done = script(train_region_guided, *shlex.split(flags), "--config", recipe, *SMALLER, "--fold", number,
-                      "--output_dir", "outputs/single")  # fmt: skip
+        done = script(
+            train_region_guided,
+            *shlex.split(flags),
+            "--config",
+            recipe,
+            *SMALLER,
+            "--fold",
+            number,
+            "--output_dir",
+            "outputs/single",
+        )
         assert done.returncode == 0, done.stderr
     assert trained("--output_dir", "outputs/whole").returncode == 0
     single, whole = (
-        json.loads((there / "outputs" / name / "summary.json").read_text()) for name in ("single", "whole")
+        json.loads((there / "outputs" / name / "summary.json").read_text())
+        for name in ("single", "whole")
     )
     assert single == whole
 
@@ -185,7 +239,10 @@ def test_what_cannot_be_is_told_in_one_sentence(there, more, told):
 
 def test_sources_are_asked_for_whole(there):
     done = script(train_region_guided, "--btxrd_image_dir", "data/BTXRD/images")
-    assert done.returncode == 2 and "--btxrd_metadata, --btxrd_annotation_dir is missing" in done.stderr
+    assert (
+        done.returncode == 2
+        and "--btxrd_metadata, --btxrd_annotation_dir is missing" in done.stderr
+    )
     done = script(train_region_guided, "--output_dir", "outputs/none")
     assert done.returncode == 2 and "no radiographs: give --btxrd_" in done.stderr
     assert not os.path.exists("outputs/none") and build_backbone("./models/skelex").dim == 32
@@ -201,7 +258,9 @@ def test_a_copy_in_another_source_is_on_the_same_side(there):
     rows = [f"c{number}.jpg,p{number},0" for number in range(len(originals))]
     (folder / "mine.csv").write_text("\n".join(["image,patient,implant", *rows]) + "\n")
     done = trained("--tables", "mine/mine.csv", "--fold", 9, "--output_dir", "outputs/copies")
-    assert done.returncode == 2 and re.search(r"note: \d+ patients hold copies of files of other patients", done.stdout)
+    assert done.returncode == 2 and re.search(
+        r"note: \d+ patients hold copies of files of other patients", done.stdout
+    )
     splits = pd.read_csv(there / "outputs" / "copies" / "splits.csv")
     copies = splits[splits["path"].str.contains("mine/c")]
     assert copies["sha256"].nunique() == 12

@@ -43,9 +43,16 @@ def save_model(folder, seed=0, preprocessing=None, **changes):
     torch.manual_seed(seed)
     preprocessing = preprocessing or Preprocessing(height=32, width=48)
     config = MAEConfig(
-        input_size=(32, 48), patch_size=8, dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2,
+        input_size=(32, 48),
+        patch_size=8,
+        dim=32,
+        depth=1,
+        heads=2,
+        decoder_dim=32,
+        decoder_depth=1,
+        decoder_heads=2,
         **changes,
-    )  # fmt: skip
+    )
     save_mae(MaskedAutoencoder(config), folder, preprocessing.to_dict(), "test")
     return folder
 
@@ -78,7 +85,10 @@ def heatmap(model, folders, out, **flags):
 
 
 def contents(folder, pattern="**/*.png"):
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob(pattern)}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.glob(pattern)
+    }
 
 
 def maps(out):
@@ -106,7 +116,9 @@ def test_every_radiograph_gets_its_outputs(model, images, tmp_path, capsys):
             with Image.open(tmp_path / "out" / f"{stem}{ending}") as figure:
                 assert min(figure.size) > 100
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 4 and "http:" not in page and "https:" not in page
+    assert (
+        page.count("data:image/jpeg;base64,") == 4 and "http:" not in page and "https:" not in page
+    )
     assert table(tmp_path / "out" / "failed.csv") == []
     assert "matched" in capsys.readouterr().out
 
@@ -119,7 +131,9 @@ def test_bad_files_are_listed_and_change_nothing_else(model, images, tmp_path):
     assert heatmap(model, images, tmp_path / "mixed") == 3
     failed = {Path(row["path"]).name: row for row in table(tmp_path / "mixed" / "failed.csv")}
     assert set(failed) == {"a2.png", "0.png", "constant.png"}
-    assert failed["constant.png"]["reason"] == "constant" and all(row["detail"] for row in failed.values())
+    assert failed["constant.png"]["reason"] == "constant" and all(
+        row["detail"] for row in failed.values()
+    )
     for pattern in ("**/*.png", "**/*.npy", "err_mean_summary.csv"):
         assert contents(tmp_path / "mixed", pattern) == contents(tmp_path / "good", pattern)
     assert "3 files could not be read" in (tmp_path / "mixed" / "index.html").read_text()
@@ -132,13 +146,18 @@ def test_bad_files_of_other_projects_change_nothing_either(model, images, tmp_pa
     _, refused = audit([*corpora.pillow_images(), *corpora.pydicom_files()])
     reasons = {}
     for number, (path, reason) in enumerate(zip(refused["path"], refused["reason"])):
-        place, extension = ("knee/0", "b", "z")[number % 3], ("png", "jpg", "tif", "dcm")[number % 4]
+        place, extension = (
+            ("knee/0", "b", "z")[number % 3],
+            ("png", "jpg", "tif", "dcm")[number % 4],
+        )
         name = f"{place}{number}.{extension}"
         shutil.copyfile(path, images / name)
         reasons[str(images / name)] = reason
     assert len(reasons) > 500 and len(set(reasons.values())) >= 12
     assert heatmap(model, images, tmp_path / "mixed") == 3
-    assert {row["path"]: row["reason"] for row in table(tmp_path / "mixed" / "failed.csv")} == reasons
+    assert {
+        row["path"]: row["reason"] for row in table(tmp_path / "mixed" / "failed.csv")
+    } == reasons
     for pattern in ("**/*.png", "**/*.npy", "err_mean_summary.csv"):
         assert contents(tmp_path / "mixed", pattern) == contents(tmp_path / "good", pattern)
     assert len(contents(tmp_path / "mixed", "**/*.npy")) == len(SIZES)
@@ -206,19 +225,33 @@ def test_plot_norm_fixes_the_scale_as_in_the_seed(model, images, tmp_path):
     for plot_norm, name in ((False, "own"), (True, "unit")):
         heatmap(model, images / "c.png", tmp_path / name, **same[name])
         heatmap(model, images / "c.png", tmp_path / "plot", plot_norm=plot_norm, overwrite=True)
-        assert contents(tmp_path / "plot", "in/*_hotspot.png") == contents(tmp_path / name, "in/*_hotspot.png")
+        assert contents(tmp_path / "plot", "in/*_hotspot.png") == contents(
+            tmp_path / name, "in/*_hotspot.png"
+        )
 
 
 def test_never_hidden_is_nan_and_clear(model, images, tmp_path):
-    heatmap(model, images / "c.png", tmp_path / "out", passes=1, mask_ratio=0.25, scale="image", alpha=1.0)
+    heatmap(
+        model,
+        images / "c.png",
+        tmp_path / "out",
+        passes=1,
+        mask_ratio=0.25,
+        scale="image",
+        alpha=1.0,
+    )
     error = np.load(tmp_path / "out" / "in" / "c_error.npy")  # 48 x 64 pixels of 4 x 6 patches
     cells = np.isnan(error).reshape(4, 12, 64)[:, :, np.arange(6) * 64 // 6 + 5].mean(1)
     assert set(np.unique(cells)) == {0, 1} and cells.sum() == 18
     row = table(tmp_path / "out" / "err_mean_summary.csv")[0]
-    assert float(row["coverage"]) == 0.25 and float(row["mean_error"]) == pytest.approx(np.nanmean(error), rel=0.1)
+    assert float(row["coverage"]) == 0.25 and float(row["mean_error"]) == pytest.approx(
+        np.nanmean(error), rel=0.1
+    )
     for flags in ({"truth": tmp_path / "t.csv"}, {"reference": images / "knee"}):
         (tmp_path / "t.csv").write_text("image,xmin,ymin,xmax,ymax\nc.png,5,5,20,20\n")
-        with pytest.raises(ValueError, match="1 random masks never hide .* 1 of 1 .*--masks complementary or"):
+        with pytest.raises(
+            ValueError, match="1 random masks never hide .* 1 of 1 .*--masks complementary or"
+        ):
             heatmap(model, images / "c.png", tmp_path / "refused", passes=1, **flags)
 
 
@@ -228,7 +261,9 @@ def test_unknown_patches_do_not_dilute_known_ones():
     known = np.random.default_rng(0).random((4, 6)) > 0.4
     values = np.kron(np.where(known, 0.5, 0.0), np.ones((8, 8)))
     for resize in ("squash", "pad", "crop"):
-        full = mapped_back(Preprocessing(height=32, width=48, resize=resize), values, known, (75, 90))
+        full = mapped_back(
+            Preprocessing(height=32, width=48, resize=resize), values, known, (75, 90)
+        )
         assert np.isnan(full).any() and np.nanmin(full) == pytest.approx(0.5) == np.nanmax(full)
 
 
@@ -245,23 +280,33 @@ def test_a_folder_without_radiographs_spoils_nothing_else(model, images, tmp_pat
     for name in ("empty", "locked"):
         (tmp_path / name).mkdir()
     assert heatmap(model, [tmp_path / "empty", images, tmp_path / "locked"], tmp_path / "out") == 3
-    failed = {Path(row["path"]).name: row["reason"] for row in table(tmp_path / "out" / "failed.csv")}
+    failed = {
+        Path(row["path"]).name: row["reason"] for row in table(tmp_path / "out" / "failed.csv")
+    }
     assert failed == {"empty": "no-radiographs", "locked": "no-permission"}
     assert len(maps(tmp_path / "out")) == 4
-    with pytest.raises(ValueError, match="no radiographs in .*empty.*locked: this folder cannot be listed"):
+    with pytest.raises(
+        ValueError, match="no radiographs in .*empty.*locked: this folder cannot be listed"
+    ):
         heatmap(model, [tmp_path / "empty", tmp_path / "locked"], tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         heatmap(model, [images, tmp_path / "nowhere"], tmp_path / "nothing")
 
 
 def test_a_radiograph_without_contrast_is_one_failure(images, tmp_path):
-    model = save_model(tmp_path / "neglog", preprocessing=Preprocessing(height=32, width=48, intensity="neglog"))
+    model = save_model(
+        tmp_path / "neglog", preprocessing=Preprocessing(height=32, width=48, intensity="neglog")
+    )
     frame = np.full((64, 64), 128, np.uint8)
     frame[:4] = frame[-4:] = np.arange(64) * 4
     Image.fromarray(frame).save(images / "flat.png")
     assert heatmap(model, images, tmp_path / "out") == 3
     (row,) = table(tmp_path / "out" / "failed.csv")
-    assert Path(row["path"]).name == "flat.png" and row["reason"] == "constant" and "flat" in row["detail"]
+    assert (
+        Path(row["path"]).name == "flat.png"
+        and row["reason"] == "constant"
+        and "flat" in row["detail"]
+    )
     assert len(maps(tmp_path / "out")) == 4
 
 
@@ -274,7 +319,9 @@ def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
     (out / "in" / "d_error.npy").unlink()
     seen = []
     forward = MaskedAutoencoder.embed
-    monkeypatch.setattr(MaskedAutoencoder, "embed", lambda self, x: seen.append(len(x)) or forward(self, x))
+    monkeypatch.setattr(
+        MaskedAutoencoder, "embed", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
     assert heatmap(model, images, out, resume=True) == 0
     assert sum(seen) == 3  # new, changed, incomplete
     after = contents(out, "in/**/*.npy")
@@ -291,14 +338,18 @@ def test_resume_skips_what_is_finished(model, images, tmp_path, monkeypatch):
     assert heatmap(model, images, out, l1=True, overwrite=True) == 0
 
 
-def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(model, images, tmp_path, monkeypatch):
+def test_each_radiograph_is_decoded_once_and_overlays_do_not_depend_on_it(
+    model, images, tmp_path, monkeypatch
+):
     """What an overlay needs is kept until it is drawn; a stopped run's leftovers are used by its resumption only."""
     from data.views import preprocessing
     from workflows.heatmaps import figures as heatmap_figures
     from workflows.heatmaps import report as heatmap_report
 
     decoded, original = [], preprocessing.load_radiograph
-    monkeypatch.setattr(preprocessing, "load_radiograph", lambda path: decoded.append(path) or original(path))
+    monkeypatch.setattr(
+        preprocessing, "load_radiograph", lambda path: decoded.append(path) or original(path)
+    )
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     heatmap(model, images, whole)
     assert len(decoded) == len(set(decoded)) == 4
@@ -335,7 +386,9 @@ def test_two_runs_into_one_folder(model, images, tmp_path):
     lock = lock_folder(tmp_path / "out", "taken")
 
     def second() -> int:
-        with pytest.raises(FileExistsError, match=r"out: another run is writing into this folder; .* another --out"):
+        with pytest.raises(
+            FileExistsError, match=r"out: another run is writing into this folder; .* another --out"
+        ):
             heatmap(model, images, tmp_path / "out")
         return 0
 
@@ -354,9 +407,11 @@ def test_outputs_of_equal_names_stay_apart(model, tmp_path):
     found = maps(tmp_path / "out")
     assert len(found) == 4 and len({m.tobytes() for m in found.values()}) == 4
     assert set(found) == {
-        "one_images/a_bmp_error.npy", "one_images/a_png_error.npy", "one_images/a_hotspot_error.npy",
+        "one_images/a_bmp_error.npy",
+        "one_images/a_png_error.npy",
+        "one_images/a_hotspot_error.npy",
         "two_images/a_error.npy",
-    }  # fmt: skip
+    }
     # outputs inside an input folder are not read as radiographs
     heatmap(model, tmp_path / "one", tmp_path / "one" / "out")
     heatmap(model, tmp_path / "one", tmp_path / "one" / "out", overwrite=True)
@@ -367,14 +422,19 @@ def test_second_format_and_no_panel(model, images, tmp_path):
     heatmap(model, images / "c.png", tmp_path / "out", format="pdf")
     assert (tmp_path / "out" / "in" / "c_hotspot.pdf").read_bytes().startswith(b"%PDF")
     heatmap(model, images / "c.png", tmp_path / "bare", panel_passes=0)
-    assert {p.name for p in (tmp_path / "bare" / "in").iterdir()} == {"c_error.npy", "c_hotspot.png"}
+    assert {p.name for p in (tmp_path / "bare" / "in").iterdir()} == {
+        "c_error.npy",
+        "c_hotspot.png",
+    }
 
 
 def test_padding_and_cropping_are_undone(images, tmp_path):
     truth = tmp_path / "truth.csv"
     truth.write_text("image,xmin,ymin,xmax,ymax\nc.png,5,5,20,20\n")
     for resize in ("pad", "crop"):
-        model = save_model(tmp_path / resize, preprocessing=Preprocessing(height=32, width=48, resize=resize))
+        model = save_model(
+            tmp_path / resize, preprocessing=Preprocessing(height=32, width=48, resize=resize)
+        )
         out = tmp_path / f"out_{resize}"
         assert heatmap(model, images, out, truth=truth, masks="complementary") == 0
         for name, size in SIZES.items():  # none has the aspect of the network's input
@@ -397,7 +457,9 @@ def test_reference_gives_z_maps_and_can_be_reused(model, images, tmp_path):
         picture(tmp_path / "normal" / "hand" / f"{number}.png", (50, 50), 300 + number)
     heatmap(model, images, tmp_path / "out", reference=tmp_path / "normal", masks="complementary")
     rows = {row["outputs"]: row for row in table(tmp_path / "out" / "err_mean_summary.csv")}
-    assert rows["in/knee/a"]["reference_group"] == "knee" and rows["in/c"]["reference_group"] == "all"
+    assert (
+        rows["in/knee/a"]["reference_group"] == "knee" and rows["in/c"]["reference_group"] == "all"
+    )
     z = np.load(tmp_path / "out" / "in" / "c_z.npy")
     assert z.shape == (48, 64) and z.dtype == np.float32 and np.isfinite(z).all()
     assert float(rows["in/c"]["z_max"]) == pytest.approx(z.max(), rel=0.3)
@@ -459,7 +521,11 @@ def test_folders_name_their_normals(model, parts, capsys):
     np.testing.assert_array_equal(z["several"], z["one"])
     assert np.nanmax(np.abs(z["out"])) < 100
     page = (parts / "out" / "index.html").read_text()
-    assert "mixture" not in page and "6 by hand, 6 by pelvis" in page and "by pelvis \u00b7 mean z" in page
+    assert (
+        "mixture" not in page
+        and "6 by hand, 6 by pelvis" in page
+        and "by pelvis \u00b7 mean z" in page
+    )
     assert re.search(r"\d+ % \(limit \d+ %\)", page)
 
 
@@ -469,21 +535,49 @@ def test_lists_and_the_flag_name_the_normals(model, parts, capsys):
     (parts / "normals.csv").write_text(
         "image,group\n" + "\n".join(f'{r.split(",")[0]},"{r.split(",", 1)[1]}"' for r in rows)
     )
-    (parts / "new.csv").write_text('image,group\nhand/0.png,"Hand, adult"\npelvis/0.png,Pelvis\npelvis/1.png,\n')
+    (parts / "new.csv").write_text(
+        'image,group\nhand/0.png,"Hand, adult"\npelvis/0.png,Pelvis\npelvis/1.png,\n'
+    )
     heatmap(model, parts / "new.csv", parts / "out", reference=parts / "normals.csv", **EVEN)
     used = {
-        Path(row["path"]).parts[-2:]: row["reference_group"] for row in table(parts / "out" / "err_mean_summary.csv")
+        Path(row["path"]).parts[-2:]: row["reference_group"]
+        for row in table(parts / "out" / "err_mean_summary.csv")
     }
-    assert used == {("hand", "0.png"): "Hand, adult", ("pelvis", "0.png"): "Pelvis", ("pelvis", "1.png"): "all"}
+    assert used == {
+        ("hand", "0.png"): "Hand, adult",
+        ("pelvis", "0.png"): "Pelvis",
+        ("pelvis", "1.png"): "all",
+    }
     assert "1 by Hand, adult, 1 by Pelvis, 1 by all: no group pelvis" in capsys.readouterr().out
     page = (parts / "out" / "index.html").read_text()
-    assert "z-scores say little: 1 of 3 radiographs are compared with a mixture of Hand, adult, Pelvis." in page
-    heatmap(model, parts / "pelvis", parts / "flag", reference=parts / "normals.csv", group="Pelvis", **EVEN)
+    assert (
+        "z-scores say little: 1 of 3 radiographs are compared with a mixture of Hand, adult, Pelvis."
+        in page
+    )
+    heatmap(
+        model,
+        parts / "pelvis",
+        parts / "flag",
+        reference=parts / "normals.csv",
+        group="Pelvis",
+        **EVEN,
+    )
     assert set(groups_of(parts / "flag").values()) == {"Pelvis"}
-    with pytest.raises(ValueError, match="--group hip: the reference has no two .* it has Hand, adult, Pelvis"):
-        heatmap(model, parts / "pelvis", parts / "typo", reference=parts / "normals.csv", group="hip", **EVEN)
+    with pytest.raises(
+        ValueError, match="--group hip: the reference has no two .* it has Hand, adult, Pelvis"
+    ):
+        heatmap(
+            model,
+            parts / "pelvis",
+            parts / "typo",
+            reference=parts / "normals.csv",
+            group="hip",
+            **EVEN,
+        )
     (parts / "twice.csv").write_text("image,group\nhand/0.png,a\nhand/0.png,b\n")
-    with pytest.raises(ValueError, match=r"twice\.csv: row 3 puts hand/0\.png into a second group, b"):
+    with pytest.raises(
+        ValueError, match=r"twice\.csv: row 3 puts hand/0\.png into a second group, b"
+    ):
         heatmap(model, parts / "twice.csv", parts / "typo", reference=parts / "normals.csv", **EVEN)
     for flags in ({"group": "Pelvis"}, {"force_reference": True}):
         with pytest.raises(ValueError, match="--group and --force_reference need .* --reference"):
@@ -495,13 +589,19 @@ def test_the_wrong_body_part_is_refused(model, parts, wrong, monkeypatch, capsys
     """No page comes of it; --force_reference goes on from what was measured and says so on the page."""
     shutil.rmtree(parts / "normals" / "pelvis")
     folders = [parts / "pelvis"] if wrong == "all of them" else [parts / "hand", parts / "pelvis"]
-    flags = EVEN | {"reference": parts / "normals"} | ({"group": "hand"} if wrong == "by the flag" else {})
+    flags = (
+        EVEN
+        | {"reference": parts / "normals"}
+        | ({"group": "hand"} if wrong == "by the flag" else {})
+    )
     told = "6 of 6 of pelvis|6 of 12 of hand|6 of 6 radiographs"
     if wrong == "by the flag":  # more than half, so that no folder has to say so
         shutil.rmtree(parts / "hand")
         folders = [parts / "pelvis"]
         told = "6 of 6 of hand"
-    with pytest.raises(ValueError, match=f"are unlike the normal .*({told}).*--force_reference --resume"):
+    with pytest.raises(
+        ValueError, match=f"are unlike the normal .*({told}).*--force_reference --resume"
+    ):
         heatmap(model, folders, parts / "out", **flags)
     assert not (parts / "out" / "index.html").exists()
     monkeypatch.setattr(MaskedAutoencoder, "embed", lambda *_: pytest.fail("measured again"))
@@ -509,9 +609,17 @@ def test_the_wrong_body_part_is_refused(model, parts, wrong, monkeypatch, capsys
     assert heatmap(model, folders, parts / "out", force_reference=True, resume=True, **flags) == 0
     assert "do not use their z-scores" in capsys.readouterr().err
     page = (parts / "out" / "index.html").read_text()
-    assert "class=banner role=note>Do not use these z-scores: 6 of" in page and "unlike these normals" in page
-    rows = {row["outputs"]: row["outside_reference"] for row in table(parts / "out" / "err_mean_summary.csv")}
-    assert {name for name, outside in rows.items() if outside == "True"} == {f"pelvis/{n}" for n in range(6)}
+    assert (
+        "class=banner role=note>Do not use these z-scores: 6 of" in page
+        and "unlike these normals" in page
+    )
+    rows = {
+        row["outputs"]: row["outside_reference"]
+        for row in table(parts / "out" / "err_mean_summary.csv")
+    }
+    assert {name for name, outside in rows.items() if outside == "True"} == {
+        f"pelvis/{n}" for n in range(6)
+    }
 
 
 def test_findings_of_the_same_part_are_not_refused(model, parts):
@@ -533,7 +641,10 @@ def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
     with Image.open(normals / "2.png") as picture:
         picture.save(new / "2.bmp")
     heatmap(model, new, parts / "out", reference=normals, **EVEN)
-    assert "3 of 3 radiographs are in the reference, or near-duplicates of them" in capsys.readouterr().out
+    assert (
+        "3 of 3 radiographs are in the reference, or near-duplicates of them"
+        in capsys.readouterr().out
+    )
     rows = {row["outputs"]: row for row in table(parts / "out" / "err_mean_summary.csv")}
     for name, member in (("0", "0.png"), ("renamed", "1.png"), ("2", "2.png")):
         row = rows[f"new/{name}"]
@@ -541,9 +652,13 @@ def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
         others = parts / f"without_{name}"
         shutil.copytree(normals, others)
         (others / member).unlink()
-        heatmap(model, new / Path(row["path"]).name, parts / f"out_{name}", reference=others, **EVEN)
+        heatmap(
+            model, new / Path(row["path"]).name, parts / f"out_{name}", reference=others, **EVEN
+        )
         expected = np.load(parts / f"out_{name}" / "new" / f"{name}_z.npy")
-        np.testing.assert_allclose(np.load(parts / "out" / "new" / f"{name}_z.npy"), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            np.load(parts / "out" / "new" / f"{name}_z.npy"), expected, rtol=1e-3, atol=1e-4
+        )
     # a saved reference knows them, too; a folder compared with itself leaves each out in turn
     written = (parts / "out" / "reference.npz").read_bytes()
     assert "hand".encode("utf-32-le") in written  # the group, as numpy writes text
@@ -554,7 +669,10 @@ def test_members_of_the_reference_are_left_out_of_it(model, parts, capsys):
     rows = table(parts / "itself" / "err_mean_summary.csv")
     assert len(rows) == 8 and {row["left_out"] for row in rows} == {"1"}
     page = (parts / "itself" / "index.html").read_text()
-    assert "z from 8 normal radiographs (hand) is coarse" in page and "could reach z = 2.47 at most" in page
+    assert (
+        "z from 8 normal radiographs (hand) is coarse" in page
+        and "could reach z = 2.47 at most" in page
+    )
 
 
 def test_a_member_of_a_pair_of_normals_has_no_map(model, parts):
@@ -566,8 +684,13 @@ def test_a_member_of_a_pair_of_normals_has_no_map(model, parts):
     shutil.copy(parts / "hand" / "0.png", new / "other.png")
     assert heatmap(model, new, parts / "out", reference=pair, **EVEN) == 3
     failed = {Path(row["path"]).name: row for row in table(parts / "out" / "failed.csv")}
-    assert set(failed) == {"0.png", "1.png"} and {row["reason"] for row in failed.values()} == {"too-few-normals"}
-    assert "without this radiograph and its near-duplicates the reference has 1 other" in failed["0.png"]["detail"]
+    assert set(failed) == {"0.png", "1.png"} and {row["reason"] for row in failed.values()} == {
+        "too-few-normals"
+    }
+    assert (
+        "without this radiograph and its near-duplicates the reference has 1 other"
+        in failed["0.png"]["detail"]
+    )
     assert groups_of(parts / "out") == {"new/other": "all"}
 
 
@@ -604,17 +727,34 @@ def test_truth_is_measured_beside_baselines(model, images, tmp_path, capsys):
     heatmap(model, images, tmp_path / "out", truth=truth, masks="complementary")
     rows = table(tmp_path / "out" / "localisation.csv")
     methods = {
-        "error map", "untrained network", "local contrast", "edge magnitude", "smoothed intensity", "chance",
-    }  # fmt: skip
-    assert {row["method"] for row in rows} == methods and len(rows) == 12  # nothing for the normal and the unknown
+        "error map",
+        "untrained network",
+        "local contrast",
+        "edge magnitude",
+        "smoothed intensity",
+        "chance",
+    }
+    assert {row["method"] for row in rows} == methods and len(
+        rows
+    ) == 12  # nothing for the normal and the unknown
     assert {row["condition"] for row in rows} == {"lytic", "fracture"}
-    assert all(0 <= float(row[m]) <= 1 for row in rows for m in ("pixel_auroc", "aupro", "pointing_game", "iou"))
+    assert all(
+        0 <= float(row[m]) <= 1
+        for row in rows
+        for m in ("pixel_auroc", "aupro", "pointing_game", "iou")
+    )
     summary = table(tmp_path / "out" / "localisation_summary.csv")
     mean = np.mean([float(row["iou"]) for row in rows if row["method"] == "error map"])
-    (line,) = [r for r in summary if (r["condition"], r["method"], r["metric"]) == ("all", "error map", "iou")]
+    (line,) = [
+        r
+        for r in summary
+        if (r["condition"], r["method"], r["metric"]) == ("all", "error map", "iou")
+    ]
     assert float(line["estimate"]) == pytest.approx(mean)
     assert "untrained network" in capsys.readouterr().out
-    assert "Localisation: all findings, 2 radiographs" in (tmp_path / "out" / "index.html").read_text()
+    assert (
+        "Localisation: all findings, 2 radiographs" in (tmp_path / "out" / "index.html").read_text()
+    )
     truth.write_text("image,xmin,ymin,xmax,ymax\nknee/zzz.png,5,5,20,20\n")
     with pytest.raises(ValueError, match="mentions none of the 4 radiographs"):
         heatmap(model, images, tmp_path / "none", truth=truth, masks="complementary")
@@ -632,7 +772,12 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
         "chance": 0.5,
     }
     rows = [
-        {"path": f"{number}.png", "patient": "", "method": method, "pixel_auroc": area + 0.02 * rng.normal()}
+        {
+            "path": f"{number}.png",
+            "patient": "",
+            "method": method,
+            "pixel_auroc": area + 0.02 * rng.normal(),
+        }
         for number in range(12)
         for method, area in areas.items()
     ]
@@ -649,7 +794,9 @@ def test_the_first_line_says_whether_maps_beat_what_needs_no_network():
 def test_a_run_that_finished_nothing_does_not_bind_the_next(images, model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises((FileNotFoundError, ValueError), match="empty"):
-        heatmap(model, images, tmp_path / "maps", masks="complementary", reference=tmp_path / "empty")
+        heatmap(
+            model, images, tmp_path / "maps", masks="complementary", reference=tmp_path / "empty"
+        )
     assert heatmap(model, images, tmp_path / "maps", masks="complementary") == 0
 
 
@@ -704,7 +851,14 @@ def test_wrong_values_are_one_sentence(model, images, tmp_path, flags, message):
 
 
 def test_command_line_of_the_paper_works(model, images, tmp_path):
-    command = [sys.executable, ROOT / "zero_shot_heatmap.py", "--model-path", model, "--in-dirs", images]
+    command = [
+        sys.executable,
+        ROOT / "zero_shot_heatmap.py",
+        "--model-path",
+        model,
+        "--in-dirs",
+        images,
+    ]
     command += ["--out", tmp_path / "out", "--passes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -713,8 +867,25 @@ def test_command_line_of_the_paper_works(model, images, tmp_path):
 
 def test_both_spellings_of_the_seed_flags_parse(tmp_path):
     common = ["--model_path", "m", "--in_dirs", "a", "b", "--out", "o"]
-    config = parse(Config, [*common, "--l2", "--plot-norm", "--imagenet-norm", "--alpha", "0.5", "--mask_ratio", "0.5"])
-    assert config.in_dirs == [Path("a"), Path("b")] and config.plot_norm and config.imagenet_norm and config.l2
+    config = parse(
+        Config,
+        [
+            *common,
+            "--l2",
+            "--plot-norm",
+            "--imagenet-norm",
+            "--alpha",
+            "0.5",
+            "--mask_ratio",
+            "0.5",
+        ],
+    )
+    assert (
+        config.in_dirs == [Path("a"), Path("b")]
+        and config.plot_norm
+        and config.imagenet_norm
+        and config.l2
+    )
     assert not parse(Config, [*common, "--no-imagenet-norm"]).imagenet_norm
     assert parse(Config, [*common, "--l1"]).l1
 

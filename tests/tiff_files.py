@@ -56,7 +56,11 @@ def stored_rows(samples: np.ndarray, order: str, predictor: int, bits: int | Non
         return np.packbits(spread.reshape(height, -1), axis=1).tobytes()
     if predictor == 3:
         size = samples.dtype.itemsize
-        high_first = samples.astype(samples.dtype.newbyteorder(">")).view(np.uint8).reshape(height, width * count, size)
+        high_first = (
+            samples.astype(samples.dtype.newbyteorder(">"))
+            .view(np.uint8)
+            .reshape(height, width * count, size)
+        )
         ranks = high_first.transpose(0, 2, 1).reshape(height, -1, count)
         return np.diff(ranks, axis=1, prepend=np.zeros_like(ranks[:, :1])).tobytes()
     if predictor == 2:
@@ -71,10 +75,16 @@ def segments(plane: np.ndarray, rows: int, tile: tuple[int, int] | None) -> list
     if tile is None:
         return [plane[top : top + rows] for top in range(0, height, rows)]
     down, across = tile
-    filled = np.full((-(-height // down) * down, -(-width // across) * across, count), 7, plane.dtype)
+    filled = np.full(
+        (-(-height // down) * down, -(-width // across) * across, count), 7, plane.dtype
+    )
     filled[:height, :width] = plane
     tops = range(0, height, down)
-    return [filled[top : top + down, left : left + across] for top in tops for left in range(0, width, across)]
+    return [
+        filled[top : top + down, left : left + across]
+        for top in tops
+        for left in range(0, width, across)
+    ]
 
 
 def page(
@@ -98,7 +108,10 @@ def page(
     height, width, count = samples.shape
     planes = [samples[..., s : s + 1] for s in range(count)] if separate else [samples]
     pieces = [piece for plane in planes for piece in segments(plane, rows or height, tile)]
-    stored = [COMPRESSIONS[compression](stored_rows(np.ascontiguousarray(p), order, predictor, bits)) for p in pieces]
+    stored = [
+        COMPRESSIONS[compression](stored_rows(np.ascontiguousarray(p), order, predictor, bits))
+        for p in pieces
+    ]
     described = {
         256: ("I", (width,)),
         257: ("I", (height,)),
@@ -112,7 +125,9 @@ def page(
         324 if tile else 273: ("I", None),
         325 if tile else 279: ("I", tuple(map(len, stored))),
     }
-    described |= {323: ("I", tile[:1]), 322: ("I", tile[1:])} if tile else {278: ("I", (rows or height,))}
+    described |= (
+        {323: ("I", tile[:1]), 322: ("I", tile[1:])} if tile else {278: ("I", (rows or height,))}
+    )
     return {"tags": described | (tags or {}), "stored": stored}
 
 
@@ -141,7 +156,11 @@ def tiff(*pages: dict, order: str = "<", big: bool = False) -> bytes:
             entries += field.ljust(struct.calcsize(offset), b"\0")
         start = len(content)
         count = struct.pack(f"{order}{'Q' if big else 'H'}", len(described["tags"]))
-        content = content[:link] + struct.pack(f"{order}{offset}", start) + content[link + struct.calcsize(offset) :]
+        content = (
+            content[:link]
+            + struct.pack(f"{order}{offset}", start)
+            + content[link + struct.calcsize(offset) :]
+        )
         content += count + entries
         link = len(content)
         content += bytes(struct.calcsize(offset))

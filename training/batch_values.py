@@ -28,7 +28,11 @@ def starved_batch_norm(objective: Objective, batch: dict) -> str | None:
 
         return hook
 
-    layers = [(name, module) for name, module in objective.named_modules() if isinstance(module, _BatchNorm)]
+    layers = [
+        (name, module)
+        for name, module in objective.named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
     hooks = [module.register_forward_pre_hook(count(name)) for name, module in layers]
     training = objective.training
     try:

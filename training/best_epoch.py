@@ -17,11 +17,15 @@ class BestEpoch:
     """
 
     def __init__(self, folder: str | Path, larger_is_better: bool):
-        self.path, self.sign = Path(folder) / "best.pt", 1.0 if larger_is_better else -1.0
-        self.epoch, self.score, self._new = -1.0, math.nan, None
+        self.path = Path(folder) / "best.pt"
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.epoch = -1.0
+        self.score = math.nan
+        self._new = None
         if self.path.exists():
             state = read_state(self.path)
-            self.epoch, self.score = state["epoch"], state["score"]
+            self.epoch = state["epoch"]
+            self.score = state["score"]
 
     def offer(self, epoch: float, score: float, weights: dict[str, Any]) -> bool:
         """Keep `weights` if `score` is the best so far; returns whether it is. `epoch` counts from 0, may be broken."""
@@ -30,8 +34,11 @@ class BestEpoch:
         else:
             better = math.isnan(self.score) or self.sign * score > self.sign * self.score
         if better:
-            self.epoch, self.score = float(epoch), float(score)
-            self._new = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+            self.epoch = float(epoch)
+            self.score = float(score)
+            self._new = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()
+            }
         return better
 
     def keep(self) -> None:

@@ -25,7 +25,10 @@ class CrossValidation:
 
     def __init__(self, config, device, out: Path, say: Callable[[str], None]):
 
-        self.config, self.device, self.out, self.say = config, device, out, say
+        self.config = config
+        self.device = device
+        self.out = out
+        self.say = say
         self.precision = resolve_precision(config.precision, device)
         self.notices: list[str] = []
 
@@ -84,7 +87,8 @@ class CrossValidation:
         for notice in self.notices:
             self.say(f"note: {notice}")
         self.say(self.sizes())
-        only, folds = self.config.fold, len(self.splits.folds)
+        only = self.config.fold
+        folds = len(self.splits.folds)
         if only is not None and not 0 <= only < folds:
             raise ValueError(f"--fold {only}: there are {folds} folds, counted from 0")
         for what in self.rounds():

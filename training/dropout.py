@@ -24,7 +24,9 @@ class Draws:
     def begin(self, seed: int, *, rows: int, slot: int, slots: int) -> None:
         """The next pass is micro-batch `slot` of `slots` of a step with this seed and has `rows` radiographs."""
         self.generator.manual_seed(seed)
-        self.rows, self.slot, self.slots = rows, slot, slots
+        self.rows = rows
+        self.slot = slot
+        self.slots = slots
 
     def keep(self, values: Tensor, shape: tuple[int, ...], probability: float) -> Tensor:
         """A mask [V * B, *shape] for `values` [V * B, ...]: 1 with this probability, else 0.
@@ -33,7 +35,9 @@ class Draws:
         """
         views, rest = divmod(len(values), self.rows)
         if rest:
-            return values.new_empty(len(values), *shape).bernoulli_(probability, generator=self.generator)
+            return values.new_empty(len(values), *shape).bernoulli_(
+                probability, generator=self.generator
+            )
         mask = values.new_empty(views, self.slots, self.rows, *shape)
         mask.bernoulli_(probability, generator=self.generator)
         return mask[:, self.slot].flatten(0, 1)

@@ -32,7 +32,9 @@ from training.run import RunFolder, bytes_of, tensors_in
 from training.sampling import Plan
 from training.schedules import Schedule
 
-SCALE_HALVINGS = 16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
+SCALE_HALVINGS = (
+    16  # steps more that fp16 may need until its loss scale, 65,536 at first, has come down
+)
 # torch renamed the flag in 2.13, and the new one copies buffers at the start
 _BUFFERS_FLAG = next(
     name
@@ -52,7 +54,9 @@ class Fit:
     plan: Plan
     optimizer: torch.optim.Optimizer
     schedules: dict[str, Schedule]  # "lr", "weight_decay": value over progress
-    batches: Callable[[int], Iterable[dict]]  # first step -> this process's micro-batches from there on
+    batches: Callable[
+        [int], Iterable[dict]
+    ]  # first step -> this process's micro-batches from there on
     device: torch.device = torch.device("cpu")
     precision: str = "fp32"
     seed: int = 0
@@ -66,7 +70,9 @@ class Fit:
     name_of: Callable[[int], str] = str  # sample index -> file name, for messages
     before_save: Callable[[], None] | None = None  # main process, before each checkpoint
     on_save: Callable[[int], None] | None = None  # main process, after each checkpoint
-    on_epoch: Callable[[float, int], None] | None = None  # every process, after each epoch and at the end: epochs, step
+    on_epoch: Callable[[float, int], None] | None = (
+        None  # every process, after each epoch and at the end: epochs, step
+    )
     on_log: Callable[[dict[str, Any]], None] | None = None  # main process
     progress_bar: bool = True
     batch_flag: str = "--batch_size"  # what users call the batch size, for messages
@@ -84,11 +90,15 @@ def fit(objective: Objective, settings: Fit) -> str:
 
 class _Loop:
     def __init__(self, objective: Objective, settings: Fit):
-        self.objective, self.s = objective, settings
+        self.objective = objective
+        self.s = settings
         precision = resolve_precision(settings.precision, settings.device)
         self.autocast = lambda: autocast(settings.device, precision)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=precision == "fp16")
-        self.step, self.bad_steps, self.totals, self.counted = 0, 0, {}, 0
+        self.step = 0
+        self.bad_steps = 0
+        self.totals = {}
+        self.counted = 0
         self.epoch_pending = False  # whether `on_epoch` of this step is still to be called
         self.scheduled: dict[str, float] = {}
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
@@ -98,7 +108,8 @@ class _Loop:
         self._resume()
         model = wrap(self.objective, self.s.device)
         self.objective.train()
-        plan, outcome = self.s.plan, "finished"
+        plan = self.s.plan
+        outcome = "finished"
         self.saved_at = time.monotonic()
         with (
             _Signals().handled() as signals,
@@ -120,9 +131,15 @@ class _Loop:
                 self.step += 1
                 self.pace.steps += 1
                 self._log(bar)
-                save = save or bool(self.s.save_every and self.step % self.s.save_every == 0) and self._long_ago()
+                save = (
+                    save
+                    or bool(self.s.save_every and self.step % self.s.save_every == 0)
+                    and self._long_ago()
+                )
                 stop = stop and self.step < plan.last_step
-                self.epoch_pending = self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step
+                self.epoch_pending = (
+                    self.step % plan.steps_per_epoch == 0 or self.step == plan.last_step
+                )
                 if stop:
                     self._save()  # first: whoever sent the signal may not wait for the rest
                 if self.epoch_pending:
@@ -166,10 +183,13 @@ class _Loop:
 
     # one step ------------------------------------------------------------------------------------------------
 
-    def _forward_backward(self, model: nn.Module, batches) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _forward_backward(
+        self, model: nn.Module, batches
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Gradients of the mean loss over the micro-batches; of each, whether its loss is finite (on the device: a GPU
         is waited for once a step, by `_agree`)."""
-        plan, device = self.s.plan, self.s.device
+        plan = self.s.plan
+        device = self.s.device
         progress = self.step / plan.total_steps
         means: dict[str, Tensor] = {}
         finite: list[Tensor] = []
@@ -179,10 +199,15 @@ class _Loop:
             slot = plan.slot(k, distributed.rank())
             torch.manual_seed(_seed(self.s.seed, self.step, slot))
             self.draws.begin(
-                _seed(self.s.seed, self.step), rows=plan.batch_size, slot=slot, slots=plan.accumulate * plan.processes
+                _seed(self.s.seed, self.step),
+                rows=plan.batch_size,
+                slot=slot,
+                slots=plan.accumulate * plan.processes,
             )
             if isinstance(model, DistributedDataParallel):
-                model.require_backward_grad_sync = k + 1 == plan.accumulate  # exchange gradients once per step
+                model.require_backward_grad_sync = (
+                    k + 1 == plan.accumulate
+                )  # exchange gradients once per step
             with self.autocast():
                 losses = model(batch, progress)
             self.scaler.scale(losses["loss"] / plan.accumulate).backward()
@@ -198,8 +223,13 @@ class _Loop:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.grad_norm = norm
         bad = ~torch.stack([*finite, torch.isfinite(norm).to(self.s.device)]).all()
-        due = self.s.save_seconds is not None and time.monotonic() - self.saved_at > self.s.save_seconds
-        told = torch.tensor([float(signalled), float(due and distributed.is_main())], device=self.s.device)
+        due = (
+            self.s.save_seconds is not None
+            and time.monotonic() - self.saved_at > self.s.save_seconds
+        )
+        told = torch.tensor(
+            [float(signalled), float(due and distributed.is_main())], device=self.s.device
+        )
         flags = distributed.maximum(torch.cat([told, bad.float()[None]])).tolist()
         return flags[0] > 0, flags[1] > 0, flags[2] > 0
 
@@ -216,7 +246,9 @@ class _Loop:
         self.bad_steps = 0
         for name, value in losses.items():
             self.totals[name] = self.totals.get(name, 0.0) + value
-        self.totals["grad_norm"] = self.totals.get("grad_norm", 0.0) + self.grad_norm.detach().float()
+        self.totals["grad_norm"] = (
+            self.totals.get("grad_norm", 0.0) + self.grad_norm.detach().float()
+        )
         self.counted += 1
 
     def _skip(self, finite: list[Tensor]) -> None:
@@ -226,11 +258,14 @@ class _Loop:
         if self.scaler.is_enabled():
             self.scaler.update()
         self.bad_steps += 1
-        names, number = self._names(bad_indices), self.step + 1
+        names = self._names(bad_indices)
+        number = self.step + 1
         self._note({"step": number, "skipped": "not finite", "samples": names})
         message = f"step {number}: loss or gradient is not finite, nothing was updated; samples: {', '.join(names)}"
         warn(message)
-        if self.bad_steps >= self.s.max_bad_steps + (SCALE_HALVINGS if self.scaler.is_enabled() else 0):
+        if self.bad_steps >= self.s.max_bad_steps + (
+            SCALE_HALVINGS if self.scaler.is_enabled() else 0
+        ):
             self._save()
             raise TrainingStopped(
                 f"{self.bad_steps} steps in a row were not finite; the last good state is saved. Last: {message}"
@@ -239,7 +274,9 @@ class _Loop:
     def _names(self, bad_indices: list[int]) -> list[str]:
         """File names of the bad samples of all processes; of the whole step if only a gradient was not finite."""
         bad = distributed.gathered([self.s.name_of(i) for i in bad_indices if i >= 0])
-        return bad or distributed.gathered([self.s.name_of(int(i)) for part in self.used for i in part])
+        return bad or distributed.gathered(
+            [self.s.name_of(int(i)) for part in self.used for i in part]
+        )
 
     # log, save, resume ------------------------------------------------------------------------------------------
 
@@ -255,11 +292,14 @@ class _Loop:
         record = {"step": self.step, "epoch": round(self.step / self.s.plan.steps_per_epoch, 4)}
         record |= dict(zip(names, means)) | self.scheduled
         record |= {
-            "radiographs_per_s": float(f"{self.pace.steps_per_second() * self.s.plan.global_batch:.4g}"),
+            "radiographs_per_s": float(
+                f"{self.pace.steps_per_second() * self.s.plan.global_batch:.4g}"
+            ),
             "waiting_share": round(waiting_share, 4),
             "unix_time": round(time.time(), 1),
         }
-        self.totals, self.counted = {}, 0
+        self.totals = {}
+        self.counted = 0
         self.pace.begin()
         state = f"epoch {record['epoch']:.1f}, training loss {record['loss']:.4g}, lr {record.get('lr', 0):.2e}"
         bar.set_postfix_str(state, refresh=sys.stderr.isatty())
@@ -277,7 +317,9 @@ class _Loop:
         if self.s.run is None:
             return
         with self.pace.paused():
-            self.totals = {name: distributed.mean(value) for name, value in sorted(self.totals.items())}
+            self.totals = {
+                name: distributed.mean(value) for name, value in sorted(self.totals.items())
+            }
             distributed.from_main(self._write)
         self.saved_at = time.monotonic()
 
@@ -294,7 +336,11 @@ class _Loop:
             "epoch_pending": self.epoch_pending,
         }
         spoilt = [n for n, t in tensors_in(state["objective"]) if not torch.isfinite(t).all()]
-        spoilt = spoilt or [f"optimizer {n}" for n, t in tensors_in(state["optimizer"]) if not torch.isfinite(t).all()]
+        spoilt = spoilt or [
+            f"optimizer {n}"
+            for n, t in tensors_in(state["optimizer"])
+            if not torch.isfinite(t).all()
+        ]
         if spoilt:
             raise TrainingStopped(
                 f"step {self.step}: {len(spoilt)} tensors of the training state are no longer finite, e.g. "
@@ -326,9 +372,14 @@ class _Loop:
             self.s.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            folder, reason = self.s.run.folder, printable(reason_of(error))
-            raise ValueError(f"{folder}: its checkpoint is of another network or optimizer ({reason})") from None
-        self.step, self.counted, self.bad_steps = state["step"], state["counted"], state["bad_steps"]
+            folder = self.s.run.folder
+            reason = printable(reason_of(error))
+            raise ValueError(
+                f"{folder}: its checkpoint is of another network or optimizer ({reason})"
+            ) from None
+        self.step = state["step"]
+        self.counted = state["counted"]
+        self.bad_steps = state["bad_steps"]
         self.totals = {k: v.to(self.s.device) for k, v in state["totals"].items()}
         self.epoch_pending = state.get("epoch_pending", False)
         self.s.run.forget_log_after(self.step)
@@ -336,13 +387,21 @@ class _Loop:
             distributed.from_main(self._export)  # killed between the last checkpoint and its export
 
     def _bar(self):
-        total, done = self.s.plan.last_step * self.s.plan.global_batch, self.step * self.s.plan.global_batch
+        total = self.s.plan.last_step * self.s.plan.global_batch
+        done = self.step * self.s.plan.global_batch
         hidden = not (self.s.progress_bar and distributed.is_main())
         seconds = 1 if sys.stderr.isatty() else 30  # a log file is no terminal
         return load_tqdm()(
-            total=total, initial=done, unit="radiograph", disable=hidden, smoothing=0.05, dynamic_ncols=True,
-            mininterval=seconds, maxinterval=max(seconds, 10), file=bar_stream(),
-        )  # fmt: skip
+            total=total,
+            initial=done,
+            unit="radiograph",
+            disable=hidden,
+            smoothing=0.05,
+            dynamic_ncols=True,
+            mininterval=seconds,
+            maxinterval=max(seconds, 10),
+            file=bar_stream(),
+        )
 
 
 class _Pace:
@@ -431,7 +490,9 @@ def wrap(objective: Objective, device: torch.device) -> nn.Module:
         return objective
     distributed.broadcast(objective.buffers())
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True, **{_BUFFERS_FLAG: False})
+    return DistributedDataParallel(
+        objective, device_ids=ids, gradient_as_bucket_view=True, **{_BUFFERS_FLAG: False}
+    )
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -29,7 +29,9 @@ def fold_plan(samples: int, batch_size: int, epochs: float, accumulate: int = 1)
     """
     world = distributed.world_size()
     if samples < world * accumulate:
-        remedy = f"start at most {samples} processes" + (" with --accum_iter 1" if accumulate > 1 else "")
+        remedy = f"start at most {samples} processes" + (
+            " with --accum_iter 1" if accumulate > 1 else ""
+        )
         remedy = remedy if samples < world else f"use --accum_iter {samples // world} or less"
         raise ValueError(
             f"{samples} radiographs to train on are fewer than the {world} processes x {accumulate} passes of a step; "
@@ -40,9 +42,16 @@ def fold_plan(samples: int, batch_size: int, epochs: float, accumulate: int = 1)
 
 
 def train_fold(
-    model: Objective, folder: RunFolder, recipe: dict[str, float], *, score: Callable[[], float],
-    larger_is_better: bool, about: dict[str, Any], plan: Plan, **settings,
-) -> dict[str, Any] | None:  # fmt: skip
+    model: Objective,
+    folder: RunFolder,
+    recipe: dict[str, float],
+    *,
+    score: Callable[[], float],
+    larger_is_better: bool,
+    about: dict[str, Any],
+    plan: Plan,
+    **settings,
+) -> dict[str, Any] | None:
     """Train `model` (with AdamW, layer decay, warm-up and cosine: `RECIPE`) and leave it with the weights of its best
     epoch. Continues where an earlier process was; None after a signal, with everything saved.
 
@@ -62,24 +71,41 @@ def train_fold(
         folder.describe(about)
         groups = parameter_groups(model, recipe["layer_decay"])
         warmup = min(recipe["warmup_epochs"] / recipe["epochs"], 1.0)
-        outcome = fit(model, Fit(
-            plan=plan, optimizer=adamw(groups, (recipe["beta1"], recipe["beta2"])),
-            schedules={"lr": warmup_cosine(recipe["lr"], recipe.get("min_lr", 0.0), warmup),
-                       "weight_decay": constant(recipe["weight_decay"])},
-            run=folder, save_every=plan.steps_per_epoch, save_gap=SAVE_GAP, on_epoch=validate,
-            before_save=best.keep if best else None, batch_of_step=True, **settings,
-        ))  # fmt: skip
+        outcome = fit(
+            model,
+            Fit(
+                plan=plan,
+                optimizer=adamw(groups, (recipe["beta1"], recipe["beta2"])),
+                schedules={
+                    "lr": warmup_cosine(recipe["lr"], recipe.get("min_lr", 0.0), warmup),
+                    "weight_decay": constant(recipe["weight_decay"]),
+                },
+                run=folder,
+                save_every=plan.steps_per_epoch,
+                save_gap=SAVE_GAP,
+                on_epoch=validate,
+                before_save=best.keep if best else None,
+                batch_of_step=True,
+                **settings,
+            ),
+        )
         if outcome == "stopped":
             return None
-    chosen = distributed.from_main(lambda: {"weights": best.weights(), "epoch": best.epoch, "score": best.score})
+    chosen = distributed.from_main(
+        lambda: {"weights": best.weights(), "epoch": best.epoch, "score": best.score}
+    )
     model.load_state_dict(chosen["weights"])
     return {"epoch": chosen["epoch"], "validation": chosen["score"], "steps": plan.last_step}
 
 
 def predictions(
-    model: Objective, rows: Sequence[int], batches_of: Callable[[Sequence[int]], Iterable[dict]],
-    device: torch.device, precision: str, given: Sequence[str] = ("image",),
-) -> np.ndarray:  # fmt: skip
+    model: Objective,
+    rows: Sequence[int],
+    batches_of: Callable[[Sequence[int]], Iterable[dict]],
+    device: torch.device,
+    precision: str,
+    given: Sequence[str] = ("image",),
+) -> np.ndarray:
     """`model.predict` of `rows`, in their order, [R, ...] float64: every process predicts its share, none twice.
 
     `batches_of(some rows)` yields batches in their order; `predict` gets the parts `given` of a batch that are there.

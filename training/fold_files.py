@@ -20,7 +20,9 @@ class FoldPredictions:
     val_target: np.ndarray  # [V]
     val: np.ndarray  # [V] or [V, C]
     test: np.ndarray  # [R] or [R, C]
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # best epoch, chosen penalty, ...
+    facts: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # best epoch, chosen penalty, ...
     rows: np.ndarray | None = None  # which of the R rows `test` is about; None: all
 
 
@@ -28,9 +30,13 @@ PREDICTION_COLUMNS = ("path", "patient", "split", "target")
 
 
 def write_predictions(
-    file: Path, sides: Sequence[tuple[str, pd.DataFrame, np.ndarray]], names: Sequence[str], metadata: Sequence[str],
-    identity: dict[str, Any], facts: dict[str, Any],
-) -> None:  # fmt: skip
+    file: Path,
+    sides: Sequence[tuple[str, pd.DataFrame, np.ndarray]],
+    names: Sequence[str],
+    metadata: Sequence[str],
+    identity: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
     """Write FOLD.csv and FOLD.json, the second last: with it the fold is made.
 
     `sides`: "val" and "test", each with its records (columns image, patient, target and the `metadata`) and predictions
@@ -39,13 +45,19 @@ def write_predictions(
     rows = []
     for side, records, values in sides:
         for record, value in zip(records.to_dict("records"), values):
-            row = {"path": printable(record["image"]), "patient": record["patient"], "split": side,
-                   "target": float(record["target"])}  # fmt: skip
+            row = {
+                "path": printable(record["image"]),
+                "patient": record["patient"],
+                "split": side,
+                "target": float(record["target"]),
+            }
             row |= dict(zip(names, np.atleast_1d(value).tolist()))
             rows.append(row | {column: record[column] for column in metadata})
     file.parent.mkdir(parents=True, exist_ok=True)
     write_table(file, [*PREDICTION_COLUMNS, *names, *metadata], rows)
-    note = {"identity": identity, "facts": facts} | {side: np.asarray(values).tolist() for side, _, values in sides}
+    note = {"identity": identity, "facts": facts} | {
+        side: np.asarray(values).tolist() for side, _, values in sides
+    }
     write_text(file.with_suffix(".json"), json.dumps(note, default=str) + "\n")
 
 
@@ -88,8 +100,12 @@ def check_metadata(metadata: Sequence[str], has: Sequence[str], written: Sequenc
     that has the name of a column that is `written` anyway."""
     for column in metadata:
         if column not in has:
-            raise ValueError(f"--meta_cols {column}: no such column; the records have {list_names(has)}")
+            raise ValueError(
+                f"--meta_cols {column}: no such column; the records have {list_names(has)}"
+            )
         if list(metadata).count(column) > 1:
             raise ValueError(f"--meta_cols {column}: given twice")
         if column in written:
-            raise ValueError(f"--meta_cols {column}: predictions have a column of this name; rename it in the table")
+            raise ValueError(
+                f"--meta_cols {column}: predictions have a column of this name; rename it in the table"
+            )

@@ -16,7 +16,9 @@ from typing import Any
 from core.text import escaped
 
 NOT_STATED = "not stated"
-BEATS, UNSHOWN, LOSES = "beats", "is not shown to beat", "loses to"
+BEATS = "beats"
+UNSHOWN = "is not shown to beat"
+LOSES = "loses to"
 VERDICTS = (BEATS, UNSHOWN, LOSES)  # best first
 LONGEST = 200  # characters of a text
 _MOST = 10**9  # radiographs
@@ -42,8 +44,10 @@ class KeptScore:
         """`mean absolute error 41.2 months on 120 validation radiographs: the network loses to one age for all (38.9
         months)`."""
         unit = f" {self.unit}" * bool(self.unit)
-        return (f"{self.metric} {_number(self.value)}{unit} on {self.radiographs:,} validation radiographs: "
-                f"the network {self.verdict} {self.against} ({_number(self.baseline)}{unit})")  # fmt: skip
+        return (
+            f"{self.metric} {_number(self.value)}{unit} on {self.radiographs:,} validation radiographs: "
+            f"the network {self.verdict} {self.against} ({_number(self.baseline)}{unit})"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ class KeptFacts:
     @property
     def rows(self) -> dict[str, str]:
         """Rows of a model card."""
-        return {"trained on": self.trained_on, "validation score": self.score.words if self.score else NOT_STATED}
+        return {
+            "trained on": self.trained_on,
+            "validation score": self.score.words if self.score else NOT_STATED,
+        }
 
     def kept(self) -> dict[str, Any]:
         """What `read_facts` reads, as plain values; NaN is not among them."""
@@ -89,8 +96,11 @@ def read_facts(about: Mapping[str, Any]) -> KeptFacts:
     told = about.get("training", {})
     if not isinstance(told, Mapping):
         raise ValueError(f"training is {str(told)[:50]!r}; expected an object")
-    return KeptFacts(_text("training.data", told.get("data", "")),
-                     _count("training.radiographs", told.get("radiographs", 0)), _score(told.get("score")))  # fmt: skip
+    return KeptFacts(
+        _text("training.data", told.get("data", "")),
+        _count("training.radiographs", told.get("radiographs", 0)),
+        _score(told.get("score")),
+    )
 
 
 def network_sentences(name: str, several: Sequence[KeptFacts]) -> list[str]:
@@ -128,11 +138,22 @@ def _score(told: Any) -> KeptScore | None:
         raise ValueError(f"training.score is {str(told)[:50]!r}; expected an object")
     verdict = told.get("verdict")
     if verdict not in VERDICTS:
-        raise ValueError(f"training.score.verdict {str(verdict)[:50]!r}; choices {', '.join(VERDICTS)}")
-    texts = {name: _text(f"training.score.{name}", told.get(name, "")) for name in ("metric", "unit", "against")}
-    numbers = {name: _finite(f"training.score.{name}", told.get(name)) for name in ("value", "baseline")}
-    return KeptScore(**texts, **numbers, verdict=verdict,
-                     radiographs=_count("training.score.radiographs", told.get("radiographs", 0)))  # fmt: skip
+        raise ValueError(
+            f"training.score.verdict {str(verdict)[:50]!r}; choices {', '.join(VERDICTS)}"
+        )
+    texts = {
+        name: _text(f"training.score.{name}", told.get(name, ""))
+        for name in ("metric", "unit", "against")
+    }
+    numbers = {
+        name: _finite(f"training.score.{name}", told.get(name)) for name in ("value", "baseline")
+    }
+    return KeptScore(
+        **texts,
+        **numbers,
+        verdict=verdict,
+        radiographs=_count("training.score.radiographs", told.get("radiographs", 0)),
+    )
 
 
 def _text(name: str, value: Any) -> str:
@@ -143,7 +164,9 @@ def _text(name: str, value: Any) -> str:
 
 def _count(name: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value <= _MOST:
-        raise ValueError(f"{name} is {str(value)[:50]!r}; expected a whole number from 0 to {_MOST:,}")
+        raise ValueError(
+            f"{name} is {str(value)[:50]!r}; expected a whole number from 0 to {_MOST:,}"
+        )
     return value
 
 

@@ -11,7 +11,12 @@ Layers = tuple[
 ]  # from the embedding on: the names (or beginnings of names) of each layer's parameters
 
 _STACKS = ("blocks", "stages", "layers")  # Vision Transformers, EfficientNet; ConvNeXt; Swin
-_TOKENS = ("_token", "pos_embed", "relative_position_bias_table", "weight.original0")  # the last: lengths of vectors
+_TOKENS = (
+    "_token",
+    "pos_embed",
+    "relative_position_bias_table",
+    "weight.original0",
+)  # the last: lengths of vectors
 
 
 def parameter_groups(module: nn.Module, layer_decay: float = 1.0) -> list[dict]:
@@ -28,24 +33,31 @@ def parameter_groups(module: nn.Module, layer_decay: float = 1.0) -> list[dict]:
     layers = getattr(backbone, "layers", None)
     layers = layers if isinstance(layers, tuple) else layers_of(backbone)
     if layer_decay != 1.0 and not layers:
-        raise ValueError(f"layer decay {layer_decay}: {type(backbone).__name__} has no .blocks, .stages or layer1 to "
-                         "decay over; use 1.0")  # fmt: skip
+        raise ValueError(
+            f"layer decay {layer_decay}: {type(backbone).__name__} has no .blocks, .stages or layer1 to "
+            "decay over; use 1.0"
+        )
     groups: dict[tuple[float, float], dict] = {}
     seen = set()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer = layer_of(name.removeprefix(prefix), layers) if name.startswith(prefix) else len(layers)
+        layer = (
+            layer_of(name.removeprefix(prefix), layers) if name.startswith(prefix) else len(layers)
+        )
         seen.add(layer)
         lr_scale = layer_decay ** (len(layers) - layer)
         decay_scale = 0.0 if parameter.ndim <= 1 or name.endswith(_TOKENS) else 1.0
         group = groups.setdefault(
-            (lr_scale, decay_scale), {"params": [], "lr_scale": lr_scale, "weight_decay_scale": decay_scale}
+            (lr_scale, decay_scale),
+            {"params": [], "lr_scale": lr_scale, "weight_decay_scale": decay_scale},
         )
         group["params"].append(parameter)
     if all(parameter.requires_grad for parameter in module.parameters()):
         empty = set(range(len(layers))) - seen
-        assert not empty, f"the layers {sorted(empty)} of {type(backbone).__name__} have no parameters"
+        assert not empty, (
+            f"the layers {sorted(empty)} of {type(backbone).__name__} have no parameters"
+        )
     return list(groups.values())
 
 
@@ -59,14 +71,19 @@ def layers_of(network: nn.Module) -> Layers:
     decays over its stages, a transformer over its blocks.
     """
     children = dict(network.named_children())
-    stack = next((name for name in _STACKS if len(list(children.get(name, nn.Identity()).children()))), None)
+    stack = next(
+        (name for name in _STACKS if len(list(children.get(name, nn.Identity()).children()))), None
+    )
     if stack is not None:
         stacked = [[f"{stack}.{name}."] for name, _ in children[stack].named_children()]
         first = stack
     elif "layer1" in children:
         stacked = [[f"{name}."] for name in children if re.fullmatch(r"layer\d+", name)]
         first = "layer1"
-    elif any(name.startswith("denseblock") for name, _ in children.get("features", nn.Identity()).named_children()):
+    elif any(
+        name.startswith("denseblock")
+        for name, _ in children.get("features", nn.Identity()).named_children()
+    ):
         return _dense_layers(children["features"])
     else:
         return ()
@@ -89,7 +106,10 @@ def _dense_layers(features: nn.Module) -> Layers:
 def layer_of(name: str, layers: Layers) -> int:
     """The number of the layer that the parameter `name` belongs to: 0 the embedding, len(layers) what follows."""
     for number, prefixes in enumerate(layers):
-        if any(name == prefix or (prefix.endswith(".") and name.startswith(prefix)) for prefix in prefixes):
+        if any(
+            name == prefix or (prefix.endswith(".") and name.startswith(prefix))
+            for prefix in prefixes
+        ):
             return number
     return len(layers)
 
@@ -112,7 +132,9 @@ class LARS(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict], momentum: float = 0.9, trust: float = 0.001):
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": trust})
+        super().__init__(
+            groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": trust}
+        )
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -125,9 +147,13 @@ class LARS(torch.optim.Optimizer):
             matrices = [i for i, p in enumerate(moving) if p.ndim > 1]
             if matrices:
                 weights = [moving[i] for i in matrices]
-                decayed = torch._foreach_add([directions[i] for i in matrices], weights, alpha=group["weight_decay"])
+                decayed = torch._foreach_add(
+                    [directions[i] for i in matrices], weights, alpha=group["weight_decay"]
+                )
                 lengths = zip(torch._foreach_norm(weights), torch._foreach_norm(decayed))
-                ratios = [torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0) for w, d in lengths]
+                ratios = [
+                    torch.where((w > 0) & (d > 0), group["trust"] * w / d, 1.0) for w, d in lengths
+                ]
                 torch._foreach_mul_(decayed, ratios)
                 for i, direction in zip(matrices, decayed):
                     directions[i] = direction
@@ -151,7 +177,9 @@ def clip_each(parameters: Iterable[nn.Parameter], largest: float) -> None:
         torch._foreach_mul_(gradients, list((largest / (norms + 1e-6)).clamp(max=1.0).unbind()))
 
 
-def set_schedules(optimizer: torch.optim.Optimizer, schedules: dict, progress: float) -> dict[str, float]:
+def set_schedules(
+    optimizer: torch.optim.Optimizer, schedules: dict, progress: float
+) -> dict[str, float]:
     """Write each schedule's value at `progress` into every group (times its scale); returns the plain values."""
     values = {name: schedule(progress) for name, schedule in schedules.items()}
     for group in optimizer.param_groups:

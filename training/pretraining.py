@@ -20,9 +20,27 @@ from training.run import RunFolder
 from training.sampling import Plan
 
 # flags that do not decide the numbers: a run may be continued with others
-FREE = {"output_dir", "data_path", "val_path", "resume", "num_workers", "pin_mem", "save_freq", "save_minutes",
-        "panel_freq", "log_steps", "tensorboard", "licence", "max_steps", "batch_size", "accum_iter", "device",
-        "compile", "on_bad_image", "audit"}  # fmt: skip
+FREE = {
+    "output_dir",
+    "data_path",
+    "val_path",
+    "resume",
+    "num_workers",
+    "pin_mem",
+    "save_freq",
+    "save_minutes",
+    "panel_freq",
+    "log_steps",
+    "tensorboard",
+    "licence",
+    "max_steps",
+    "batch_size",
+    "accum_iter",
+    "device",
+    "compile",
+    "on_bad_image",
+    "audit",
+}
 
 
 class Pretraining:
@@ -36,7 +54,9 @@ class Pretraining:
     network: str = ""  # what is trained, for the user
 
     def __init__(self, config, device, say: Callable[[str], None]):
-        self.config, self.device, self.say = config, device, say
+        self.config = config
+        self.device = device
+        self.say = say
 
     # what a method fills in ----------------------------------------------------------------------------------
 
@@ -100,7 +120,9 @@ class Pretraining:
         # resume
         self.folder.claim(self.identity(paths))
         if self.folder.finished(self.plan.last_step):
-            self.say(f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)")
+            self.say(
+                f"{config.output_dir}: this run has finished; nothing to do (a new --output_dir starts another)"
+            )
             return 0
         self.folder.describe(asdict(config))
         distributed.from_main(lambda: self.write_tables(quarantined, paths))
@@ -108,8 +130,12 @@ class Pretraining:
             distributed.from_main(lambda: self.prepare(paths))
         self.tensorboard = self.open_tensorboard()
         plan = self.plan
-        several = f"{distributed.world_size()} processes, the first " * (distributed.world_size() > 1)
-        unreadable = f"{len(quarantined)} unreadable" + ": see quarantine.csv" * (len(quarantined) > 0)
+        several = f"{distributed.world_size()} processes, the first " * (
+            distributed.world_size() > 1
+        )
+        unreadable = f"{len(quarantined)} unreadable" + ": see quarantine.csv" * (
+            len(quarantined) > 0
+        )
         self.say(
             f"{len(paths):,} radiographs ({unreadable}), {plan.steps_per_epoch} steps of {plan.global_batch} per "
             f"epoch, {plan.last_step:,} in all; {self.network} on {several}{self.device}"
@@ -119,12 +145,25 @@ class Pretraining:
 
         # fit
         settings = Fit(
-            plan=plan, optimizer=optimizer, schedules=schedules, batches=self.batches(paths), device=self.device,
-            precision=config.precision, seed=config.seed, clip_norm=self.clip_norm(), run=self.folder,
-            save_every=max(1, round(config.save_freq * plan.steps_per_epoch)) if config.save_freq else None,
-            save_seconds=config.save_minutes * 60 or None, log_every=config.log_steps,
-            name_of=lambda i: str(paths[i]), on_save=self.export, on_epoch=self.after_epoch, on_log=self.logged,
-        )  # fmt: skip
+            plan=plan,
+            optimizer=optimizer,
+            schedules=schedules,
+            batches=self.batches(paths),
+            device=self.device,
+            precision=config.precision,
+            seed=config.seed,
+            clip_norm=self.clip_norm(),
+            run=self.folder,
+            save_every=max(1, round(config.save_freq * plan.steps_per_epoch))
+            if config.save_freq
+            else None,
+            save_seconds=config.save_minutes * 60 or None,
+            log_every=config.log_steps,
+            name_of=lambda i: str(paths[i]),
+            on_save=self.export,
+            on_epoch=self.after_epoch,
+            on_log=self.logged,
+        )
         if getattr(config, "compile", False):
             self.objective.compile()
         outcome = fit(self.objective, settings)
@@ -146,7 +185,9 @@ class Pretraining:
     def make_plan(self, count: int):
         """Steps and batches of `count` radiographs."""
         c = self.config
-        return Plan(count, c.batch_size, c.accum_iter, distributed.world_size(), c.epochs, c.max_steps)
+        return Plan(
+            count, c.batch_size, c.accum_iter, distributed.world_size(), c.epochs, c.max_steps
+        )
 
     def identity(self, paths) -> dict:
         """What decides the numbers; a run folder accepts only its own."""
@@ -154,7 +195,10 @@ class Pretraining:
         if fixed.get("weights") == "ema":  # runs of before this flag go on
             del fixed["weights"]
         files = short_hash([(Path(p).name, Path(p).stat().st_size) for p in paths])
-        return fixed | {"global_batch": self.plan.global_batch, "radiographs": f"{len(paths)} files ({files})"}
+        return fixed | {
+            "global_batch": self.plan.global_batch,
+            "radiographs": f"{len(paths)} files ({files})",
+        }
 
     def write_tables(self, bad, paths) -> None:
         """Main process."""

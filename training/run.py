@@ -37,7 +37,12 @@ from core.plain_values import check_plain
 from core.system import distributed
 
 KEEP = 2
-WRITTEN = (".", "checkpoints", "model", "panels")  # folders of a run; others below it may belong to other runs
+WRITTEN = (
+    ".",
+    "checkpoints",
+    "model",
+    "panels",
+)  # folders of a run; others below it may belong to other runs
 
 
 class RunFolder:
@@ -48,8 +53,11 @@ class RunFolder:
     is a checkpoint file or another run folder to continue from.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any] | None = None, resume: str = "auto"):
-        self.folder, self.identity = Path(folder), {}
+    def __init__(
+        self, folder: str | Path, identity: dict[str, Any] | None = None, resume: str = "auto"
+    ):
+        self.folder = Path(folder)
+        self.identity = {}
         self.checkpoints = self.folder / "checkpoints"
         self.notices: list[str] = []
         self._damaged: set[Path] = set()
@@ -70,7 +78,9 @@ class RunFolder:
         self._lock = lock_folder(self.folder, told)
         for place in WRITTEN:
             remove_leftovers(self.folder / place)
-        for alone in (p for p in self.checkpoints.glob("step_*.sha256") if not p.with_suffix("").exists()):
+        for alone in (
+            p for p in self.checkpoints.glob("step_*.sha256") if not p.with_suffix("").exists()
+        ):
             alone.unlink(missing_ok=True)
         if resume == "none" and self.saved():
             raise FileExistsError(
@@ -111,7 +121,9 @@ class RunFolder:
         """Write config.json and environment.json."""
 
         def write() -> None:
-            write_text(self.folder / "config.json", json.dumps(config, indent=2, default=str) + "\n")
+            write_text(
+                self.folder / "config.json", json.dumps(config, indent=2, default=str) + "\n"
+            )
             write_text(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
         distributed.from_main(write)
@@ -125,18 +137,28 @@ class RunFolder:
         if path is None:
             return None
         state = _load(path)
-        spoilt = [name for name, tensor in tensors_in(state.get("objective")) if not torch.isfinite(tensor).all()]
+        spoilt = [
+            name
+            for name, tensor in tensors_in(state.get("objective"))
+            if not torch.isfinite(tensor).all()
+        ]
         if spoilt:
-            raise ValueError(f"{path}: NaN or infinite values in {len(spoilt)} tensors, first {printable(spoilt[0])}")
+            raise ValueError(
+                f"{path}: NaN or infinite values in {len(spoilt)} tensors, first {printable(spoilt[0])}"
+            )
         return state
 
     def _newest(self) -> Path | None:
         candidates = self.saved()
         if self.resume_from is not None and not candidates:
             source = self.resume_from
-            candidates = sorted((source / "checkpoints").glob("step_*.pt")) if source.is_dir() else [source]
+            candidates = (
+                sorted((source / "checkpoints").glob("step_*.pt")) if source.is_dir() else [source]
+            )
             if not candidates or not candidates[-1].is_file():
-                raise FileNotFoundError(f"--resume {source}: no checkpoint there (expected a run folder or a .pt file)")
+                raise FileNotFoundError(
+                    f"--resume {source}: no checkpoint there (expected a run folder or a .pt file)"
+                )
         for path in reversed(candidates):
             problem = damage(path)
             if problem is None:
@@ -147,14 +169,18 @@ class RunFolder:
             self._damaged.add(path)
             self.notices.append(f"{path.name} is not used: {problem}")
         if candidates:
-            raise ValueError(f"{candidates[-1].parent}: no valid checkpoint: " + "; ".join(self.notices))
+            raise ValueError(
+                f"{candidates[-1].parent}: no valid checkpoint: " + "; ".join(self.notices)
+            )
         return None
 
     def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
         keys = sorted(set(saved) | set(self.identity))
         differing = [k for k in keys if saved.get(k) != self.identity.get(k)]
         if differing:
-            told = ", ".join(f"{k} was {saved.get(k)!r} and is {self.identity.get(k)!r}" for k in differing)
+            told = ", ".join(
+                f"{k} was {saved.get(k)!r} and is {self.identity.get(k)!r}" for k in differing
+            )
             raise ValueError(
                 f"{path}: belongs to another run ({told}); use another --output_dir, or --init_from its model folder"
             )
@@ -201,7 +227,9 @@ class RunFolder:
         """
 
         def look() -> None:
-            need = model_bytes * (3 * (KEEP + 1) + 1) - sum(path.stat().st_size for path in self.saved())
+            need = model_bytes * (3 * (KEEP + 1) + 1) - sum(
+                path.stat().st_size for path in self.saved()
+            )
             if (free := free_bytes(self.folder)) < need:
                 told = f"{self.folder} has {readable(free)} free, and the run's checkpoints need {readable(need)} more"
                 self.notices.append(told)
@@ -256,8 +284,12 @@ def _identity_in(path: Path) -> dict[str, Any]:
     """What decided the numbers of a checkpoint; ValueError if the file is none that `write_state` made."""
     try:
         identity = _load(path, "meta")["identity"]  # tensors without memory
-    except Exception as error:  # a file made by others raises a dozen types; none of its code is ever run
-        raise ValueError(f"{path}: not a checkpoint of a run of this program ({reason_of(error)})") from None
+    except (
+        Exception
+    ) as error:  # a file made by others raises a dozen types; none of its code is ever run
+        raise ValueError(
+            f"{path}: not a checkpoint of a run of this program ({reason_of(error)})"
+        ) from None
     if not isinstance(identity, dict):
         raise ValueError(f"{path}: not a checkpoint of a run of this program")
     return identity
@@ -297,7 +329,10 @@ def _git_revision() -> str | None:
     root = Path(__file__).resolve().parents[1]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            or None
+        )
     except FileNotFoundError:
         return None
 

@@ -62,7 +62,9 @@ class Plan:
         rows = self.samples // (passes * self.processes)
         if passes == self.accumulate:
             return f"use --batch_size {min(rows, self.batch_size)} or less"
-        return f"use --accum_iter {passes} or less" + (" with --batch_size 1" if self.batch_size > 1 else "")
+        return f"use --accum_iter {passes} or less" + (
+            " with --batch_size 1" if self.batch_size > 1 else ""
+        )
 
     def larger_pass(self, flag: str, of_step: bool) -> str:
         """What to change so that a pass has two radiographs; `flag`: of the batch size, `of_step`: of a whole step."""
@@ -101,22 +103,33 @@ class StepSampler:
     is then that of the draw.
     """
 
-    def __init__(self, plan: Plan, seed: int, rank: int = 0, start: int = 0, shares: np.ndarray | None = None):
-        self.plan, self.seed, self.rank, self.start, self.shares = plan, seed, rank, start, shares
+    def __init__(
+        self, plan: Plan, seed: int, rank: int = 0, start: int = 0, shares: np.ndarray | None = None
+    ):
+        self.plan = plan
+        self.seed = seed
+        self.rank = rank
+        self.start = start
+        self.shares = shares
 
     def __iter__(self) -> Iterator[list[Key]]:
-        plan, order, epoch_of_order = self.plan, None, -1
+        plan = self.plan
+        order = None
+        epoch_of_order = -1
         for step in range(self.start, plan.last_step):
             epoch, position = divmod(step, plan.steps_per_epoch)
             if epoch != epoch_of_order:
-                order, epoch_of_order = epoch_order(self.seed, epoch, plan.samples, self.shares), epoch
+                order = epoch_order(self.seed, epoch, plan.samples, self.shares)
+                epoch_of_order = epoch
             for part in range(plan.accumulate):
                 begin = position * plan.global_batch + plan.slot(part, self.rank) * plan.batch_size
                 for_pass = order[begin : begin + plan.batch_size]
                 if self.shares is None:
                     yield [(epoch, int(i)) for i in for_pass]
                 else:  # a sample drawn twice in an epoch is augmented twice
-                    yield [(epoch * plan.samples + begin + k, int(i)) for k, i in enumerate(for_pass)]
+                    yield [
+                        (epoch * plan.samples + begin + k, int(i)) for k, i in enumerate(for_pass)
+                    ]
 
     def __len__(self) -> int:
         return (self.plan.last_step - self.start) * self.plan.accumulate

@@ -54,7 +54,9 @@ def per_epoch(schedule: Schedule, epochs: int) -> Schedule:
     return lambda progress: schedule(min(math.floor(progress * epochs + 1e-9) + 1, epochs) / epochs)
 
 
-def cosine_by_step(peak: float, end: float, steps: int, warmup_steps: int = 0, start: float = 0.0) -> Schedule:
+def cosine_by_step(
+    peak: float, end: float, steps: int, warmup_steps: int = 0, start: float = 0.0
+) -> Schedule:
     """DINO's schedule of `steps` steps: `start` to `peak` in `warmup_steps` equal ones, then half a cosine to `end`.
 
     Step i of W warm-up steps is at i / (W - 1), so that the last of them has the peak, and the cosine begins with the

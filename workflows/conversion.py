@@ -28,27 +28,35 @@ def convert(config) -> int:
     out = Path(config.out)
     check_empty(out)
 
-    notes, name, licence = [], Path(config.source).name, stated_licence(config.source)
+    notes = []
+    name = Path(config.source).name
+    licence = stated_licence(config.source)
     checkpoint = read_weights(config.source, config.weights)
     if is_dino(checkpoint) and config.to != "mae":
         return convert_dino(config, checkpoint, licence)
     checkpoint = as_transformer(checkpoint)
     if config.to == "timm":
         network, matched = vision_transformer(checkpoint)
-        report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
+        report = "; ".join(
+            [f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]
+        )
         say(f"{config.source}: {report}; 0 missing, 0 unexpected")
         known = checkpoint.preprocessor is not None
         card = converted_card(name, checkpoint.family, matched, config.to, known, licence)
         notes = save_timm(checkpoint, out, card)
     else:
         loaded = mae_of(checkpoint)
-        network, preprocessor = loaded.model, loaded.preprocessor
+        network = loaded.model
+        preprocessor = loaded.preprocessor
         height, width = network.input_size
         if config.to == "hf" and height != width:
-            raise ValueError(f"{config.source}: takes {height} x {width}, but transformers builds this network for "
-                             "square pictures only; --to timm and --to mae keep the rectangle")  # fmt: skip
+            raise ValueError(
+                f"{config.source}: takes {height} x {width}, but transformers builds this network for "
+                "square pictures only; --to timm and --to mae keep the rectangle"
+            )
         say(f"{config.source}: {loaded.report}; 0 missing, 0 unexpected")
-        matched, known = str(len(network.state_dict())), preprocessor is not None
+        matched = str(len(network.state_dict()))
+        known = preprocessor is not None
         card = converted_card(name, loaded.family, matched, config.to, known, licence)
         if config.to == "hf" and not known:
             preprocessor = plain_preprocessor(network.input_size)
@@ -70,8 +78,10 @@ def convert_dino(config, checkpoint, licence: str | None) -> int:
     network, report = load_dino(checkpoint)
     mask_token = to_timm(checkpoint.state).mask_token
     say(f"{config.source}: {report}")
-    preprocessor, family = checkpoint.preprocessor, network.architecture.family
-    matched, known = str(len(network.state_dict())), preprocessor is not None
+    preprocessor = checkpoint.preprocessor
+    family = network.architecture.family
+    matched = str(len(network.state_dict()))
+    known = preprocessor is not None
     card = converted_card(Path(config.source).name, family, matched, config.to, known, licence)
     try:
         notes = settle_periods(network)
@@ -98,19 +108,29 @@ def finished(config, notes: list[str], both: Callable) -> int:
     found, expected = both()
     require_finite(found, f"{out}: outputs of random pixels")
     require_finite(expected, f"{config.source}: outputs of random pixels")
-    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    difference = float((found - expected).abs().max())
+    largest = float(expected.abs().max())
     equal = difference <= config.tolerance * largest
-    say(f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
-        f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}")  # fmt: skip
+    say(
+        f"verify: largest difference {difference:.2g} where outputs reach {largest:.3g}: "
+        f"{'equal' if equal else 'NOT equal'} within {config.tolerance:g}"
+    )
     return 0 if equal else 1
 
 
 def plain_preprocessor(size: tuple[int, int]) -> dict:
     """A preprocessor_config.json for weights without one: ImageNet's statistics, pictures squashed to `size` (h, w)."""
     mean, std = statistics(None)
-    return {"image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-            "size": {"height": size[0], "width": size[1]}, "resample": 2, "image_mean": list(mean),
-            "image_std": list(std)}  # fmt: skip
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "size": {"height": size[0], "width": size[1]},
+        "resample": 2,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
 
 
 def both_outputs(to: str, out: Path, original):
@@ -121,20 +141,28 @@ def both_outputs(to: str, out: Path, original):
     noise = torch.rand(2, original.patch_embed.num_patches, generator=generator)
     with torch.no_grad():
         if to == "timm":
-            return timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), original(images)
+            return timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), original(
+                images
+            )
         expected = original.reconstruct(images, noise).patches
         if to == "hf":
-            return ViTMAEForPreTraining.from_pretrained(out).eval()(images, noise=noise).logits, expected
+            return ViTMAEForPreTraining.from_pretrained(out).eval()(
+                images, noise=noise
+            ).logits, expected
 
         return load_mae(out).model.reconstruct(images, noise).patches, expected
 
 
 def both_dino_outputs(to: str, out: Path, original):
     """All tokens that the library that OUT is for makes of random pixels, and those of the `original` network."""
-    images = torch.randn(2, 3, *original.architecture.input_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        2, 3, *original.architecture.input_size, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         expected = original.forward_features(images)
         if to == "timm":
-            return timm.create_model(f"local-dir:{out}", pretrained=True).eval().forward_features(images), expected
+            return timm.create_model(f"local-dir:{out}", pretrained=True).eval().forward_features(
+                images
+            ), expected
 
         return AutoModel.from_pretrained(out).eval()(images).last_hidden_state, expected

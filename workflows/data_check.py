@@ -39,15 +39,23 @@ def check_data(config) -> int:
     if config.num_workers < 0:
         raise ValueError(f"--num_workers {config.num_workers} is out of range")
     check_files(config)
-    known = read_manifest(config.manifest) if config.manifest is not None and config.manifest.exists() else None
+    known = (
+        read_manifest(config.manifest)
+        if config.manifest is not None and config.manifest.exists()
+        else None
+    )
     passed_over = {}
     paths, wrong = listed(config.in_dirs, config.recursive, passed_over)
     make_folders(config)
     kept = config.audit is not None and config.audit.exists()
-    good, bad = audit(paths, workers=config.num_workers, cache=config.audit, progress=bar("reading"))
+    good, bad = audit(
+        paths, workers=config.num_workers, cache=config.audit, progress=bar("reading")
+    )
     wrong += bad.itertuples(index=False, name=None)
     if kept:
-        say(f"{printable(config.audit)}: files that have not changed since were not read again; delete it to read all")
+        say(
+            f"{printable(config.audit)}: files that have not changed since were not read again; delete it to read all"
+        )
     verdicts = {"readable": f"{len(good):,} of {len(paths):,} files are usable radiographs"}
     found, told = compared(config, paths, known)
     if message := passed_over_message(passed_over):
@@ -65,7 +73,9 @@ def check_files(config) -> None:
         if file is not None and (other := named.setdefault(file.absolute(), name)) != name:
             raise ValueError(f"--{name} {printable(file)}: this file is that of --{other}, too")
     if config.manifest is not None and not config.manifest.parent.is_dir():
-        raise FileNotFoundError(f"{printable(config.manifest)}: there is no such folder to write it into")
+        raise FileNotFoundError(
+            f"{printable(config.manifest)}: there is no such folder to write it into"
+        )
     for file in filter(None, (config.report, config.audit, config.manifest)):
         check_output(file)
 
@@ -109,22 +119,32 @@ def compared(config, paths: list[Path], known: dict | None) -> tuple[list[Row], 
         return wrong, told
     content = fingerprints(paths, workers=config.num_workers, progress=bar("sha256"))
     if config.duplicates:
-        wrong += [(path, "duplicate", f"same content as {printable(first)}") for path, first in duplicates(content)]
+        wrong += [
+            (path, "duplicate", f"same content as {printable(first)}")
+            for path, first in duplicates(content)
+        ]
         told["duplicates"] = f"no exact copies among {len(content):,} files"
         if wrong:
             files = "1 file has" if len(wrong) == 1 else f"{len(wrong):,} files have"
             told["duplicates"] = f"{files} exactly the content of another one"
     if config.manifest is not None:
-        file, folder = printable(config.manifest), common_folder(config.in_dirs)
+        file = printable(config.manifest)
+        folder = common_folder(config.in_dirs)
         named = {name_below(path, folder): entry for path, entry in content.items()}
         if known is None:
             write_manifest(config.manifest, named)
-            told["manifest"] = f"written: {file}, {sum(not e.error for e in named.values()):,} files"
+            told["manifest"] = (
+                f"written: {file}, {sum(not e.error for e in named.values()):,} files"
+            )
         else:
             found = differences(known, named)
             wrong += [(Path(folder, name), kind, detail) for name, kind, detail in found]
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in Counter(kind for _, kind, _ in found).most_common())
-            told["manifest"] = f"not as {file} has noted: {kinds}" if found else f"all is as {file} has noted"
+            kinds = ", ".join(
+                f"{n:,} {kind}" for kind, n in Counter(kind for _, kind, _ in found).most_common()
+            )
+            told["manifest"] = (
+                f"not as {file} has noted: {kinds}" if found else f"all is as {file} has noted"
+            )
     return wrong, told
 
 
@@ -140,8 +160,14 @@ def summarize(config, paths: list[Path], good: set[Path]) -> None:
         say(f"  and {unknown:,} whose headers cannot be read on their own")
     tagged = [one.named for one in facts if one is not None and one.format.startswith("DICOM")]
     if tagged:
-        where = f"in {sum(tagged):,} of {len(tagged):,} DICOM files" if any(tagged) else "in no DICOM file"
-        say(f"tags hold patient names: {where} (pseudonyms count, too); text in other formats is not searched")
+        where = (
+            f"in {sum(tagged):,} of {len(tagged):,} DICOM files"
+            if any(tagged)
+            else "in no DICOM file"
+        )
+        say(
+            f"tags hold patient names: {where} (pseudonyms count, too); text in other formats is not searched"
+        )
 
 
 def described(usable: list) -> dict[str, str]:
@@ -149,14 +175,19 @@ def described(usable: list) -> dict[str, str]:
     if not usable:
         return {}
     order = sorted(usable, key=lambda one: one.width * one.height)
-    small, middle, large = (f"{one.width:,} x {one.height:,}" for one in (order[0], order[len(order) // 2], order[-1]))
+    small, middle, large = (
+        f"{one.width:,} x {one.height:,}" for one in (order[0], order[len(order) // 2], order[-1])
+    )
     size = f"{small} pixels (width x height)"
     if small != large:
         size = f"{small} to {large} pixels (width x height), median {middle}"
     told = {"format": counts(one.format for one in usable), "size": size}
     told["bits"] = counts(f"of {one.bits}" for one in usable)
     told["photometric"] = counts(one.photometric for one in usable)
-    for name, values in (("view", [one.view for one in usable]), ("body part", [one.body_part for one in usable])):
+    for name, values in (
+        ("view", [one.view for one in usable]),
+        ("body part", [one.body_part for one in usable]),
+    ):
         told[name] = counts(value or "not stated" for value in values)
     return told
 

@@ -49,7 +49,9 @@ def extract(config) -> int:
     rows, found, failed = computed(config, backbone, preprocessing, paths, device)
     if not rows:
         write_failed(config, failed)
-        raise ValueError(f"none of the {len(paths)} radiographs can be used; see {beside(config.out, 'failed.csv')}")
+        raise ValueError(
+            f"none of the {len(paths)} radiographs can be used; see {beside(config.out, 'failed.csv')}"
+        )
     used = [paths[row] for row in rows]
     joined = None if records is None else records.reindex([rows_of[row] for row in rows])
     write_features(config.out, [str(path) for path in used], found, joined)
@@ -57,7 +59,10 @@ def extract(config) -> int:
     write_about(config, backbone, preprocessing, shapes, classes)
     folder = common_folder(config.in_dirs or [config.data_root or config.csv])
     content = fingerprints(used, workers=config.num_workers, progress=bar("sha256"))
-    write_manifest(beside(config.out, "manifest.csv"), {name_below(p, folder): entry for p, entry in content.items()})
+    write_manifest(
+        beside(config.out, "manifest.csv"),
+        {name_below(p, folder): entry for p, entry in content.items()},
+    )
     write_failed(config, failed)
     told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     say(f"{config.out}: {told}" + (f"; {len(failed)} radiographs cannot be used" if failed else ""))
@@ -67,11 +72,17 @@ def extract(config) -> int:
 def check(config) -> None:
     """Refuse what could only fail later."""
     if config.out.suffix not in ENDINGS:
-        raise ValueError(f"--out {config.out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+        raise ValueError(
+            f"--out {config.out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        )
     if config.patch and config.out.suffix != ".npz":
-        raise ValueError(f"--patch: a {config.out.suffix} holds one row for each radiograph; use --out NAME.npz")
+        raise ValueError(
+            f"--patch: a {config.out.suffix} holds one row for each radiograph; use --out NAME.npz"
+        )
     if config.out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError(f"--out {config.out} needs the pyarrow package: pip install pyarrow, or use .csv or .npz")
+        raise ValueError(
+            f"--out {config.out} needs the pyarrow package: pip install pyarrow, or use .csv or .npz"
+        )
     if not config.in_dirs and config.csv is None:
         raise ValueError("give --in-dirs, or --csv with a table of the radiographs")
     if config.csv is None and config.data_root is not None:
@@ -79,7 +90,9 @@ def check(config) -> None:
     if config.out.exists() and not config.overwrite:
         raise FileExistsError(f"--out {config.out}: exists; --overwrite replaces it")
     if len(config.input_size) > 2 or any(side < 1 for side in config.input_size):
-        raise ValueError(f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels")
+        raise ValueError(
+            f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels"
+        )
     if config.batch_size < 1 or config.num_workers < 0:
         raise ValueError("--batch_size must be at least 1, --num_workers at least 0")
     check_output(config.out)
@@ -125,27 +138,46 @@ def radiographs(config, records) -> tuple[list[Path], list[int]]:
             f"start from {config.data_root or config.csv.parent} (--data_root)"
         )
     if named < len(paths):
-        say(f"note: {len(paths) - named:,} of {len(paths):,} radiographs are not in {config.csv}: they have no labels")
+        say(
+            f"note: {len(paths) - named:,} of {len(paths):,} radiographs are not in {config.csv}: they have no labels"
+        )
     if named < len(records):
-        say(f"note: {len(records) - named:,} of {len(records):,} rows of {config.csv} are about other radiographs")
+        say(
+            f"note: {len(records) - named:,} of {len(records):,} rows of {config.csv} are about other radiographs"
+        )
     return paths, rows
 
 
-def computed(config, backbone, preprocessing, paths: list, device) -> tuple[list[int], dict, list[dict]]:
+def computed(
+    config, backbone, preprocessing, paths: list, device
+) -> tuple[list[int], dict, list[dict]]:
     """(rows of `paths` that could be used, their features by kind, what failed)."""
     dataset = PreparedRadiographs(paths, preprocessing)
     batches = ordered_batches(
-        dataset, range(len(paths)), batch_size=config.batch_size, num_workers=config.num_workers, title="features"
+        dataset,
+        range(len(paths)),
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        title="features",
     )
-    rows, parts, failed = [], {}, []
+    rows = []
+    parts = {}
+    failed = []
     backbone.eval().to(device)
     for batch in batches:
         with torch.no_grad(), autocast(device, config.precision):
             tokens = backbone.tokens(batch["image"].to(device))
         good = [i for i, reason in enumerate(batch["reason"]) if not reason]
         rows += [int(batch["row"][i]) for i in good]
-        failed += [{"path": printable(paths[int(batch["row"][i])]), "reason": reason, "detail": batch["detail"][i]}
-                   for i, reason in enumerate(batch["reason"]) if reason]  # fmt: skip
+        failed += [
+            {
+                "path": printable(paths[int(batch["row"][i])]),
+                "reason": reason,
+                "detail": batch["detail"][i],
+            }
+            for i, reason in enumerate(batch["reason"])
+            if reason
+        ]
         for name, values in tokens.items():
             if name != "patch" or config.patch:
                 parts.setdefault(name, []).append(values[good].float().cpu().numpy())
@@ -187,7 +219,9 @@ def facts_of(paths: list[str], records, taken: list[str]):
     for name in ("patient", "target"):
         facts[name] = records[name].to_numpy()
     others = records.drop(columns=["image", "patient", "target"])
-    others.columns = [f"{name} (table)" if name in ("path", *taken) else name for name in others.columns]
+    others.columns = [
+        f"{name} (table)" if name in ("path", *taken) else name for name in others.columns
+    ]
     checked_names(Path("--csv"), [*facts.columns, *others.columns])
     return pd.concat([facts, others.reset_index(drop=True)], axis=1)
 
@@ -197,7 +231,9 @@ def write_csv(buffer, facts, columns: list[str], found: dict) -> None:
     buffer.write(line_text([*facts.columns, *columns]).encode())
     values = np.concatenate(list(found.values()), axis=1)
     for words, row in zip(facts.itertuples(index=False), values):
-        buffer.write(f"{line_text(list(words)).rstrip(chr(10))},{','.join(row.astype(str))}\n".encode())
+        buffer.write(
+            f"{line_text(list(words)).rstrip(chr(10))},{','.join(row.astype(str))}\n".encode()
+        )
 
 
 def write_parquet(buffer, facts, columns: list[str], found: dict) -> None:
@@ -210,12 +246,21 @@ def write_about(config, backbone, preprocessing, shapes: dict, classes: tuple[st
     """What decided the numbers."""
     versions = environment()
     told = {
-        "model": config.model_path, "report": backbone.report, "weights_sha256": weights_hash(backbone),
-        "preprocessing": preprocessing.to_dict(), "precision": config.precision, "features": shapes,
-        "packages": versions["packages"], "git_revision": versions["git_revision"],
-    }  # fmt: skip
+        "model": config.model_path,
+        "report": backbone.report,
+        "weights_sha256": weights_hash(backbone),
+        "preprocessing": preprocessing.to_dict(),
+        "precision": config.precision,
+        "features": shapes,
+        "packages": versions["packages"],
+        "git_revision": versions["git_revision"],
+    }
     if config.csv is not None:
-        told["labels"] = {"table": str(config.csv), "target": config.target_col, "classes": list(classes)}
+        told["labels"] = {
+            "table": str(config.csv),
+            "target": config.target_col,
+            "classes": list(classes),
+        }
     write_text(beside(config.out, "json"), json.dumps(told, indent=2) + "\n")
 
 

@@ -71,8 +71,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         _note_slow_bf16()
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("--precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
-    if precision == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise ValueError("--precision tf32 needs a GPU with TF32 (NVIDIA Ampere or later); choose fp32 or auto")
+    if precision == "tf32" and (
+        device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)
+    ):
+        raise ValueError(
+            "--precision tf32 needs a GPU with TF32 (NVIDIA Ampere or later); choose fp32 or auto"
+        )
     return precision
 
 
@@ -136,7 +140,8 @@ def _limit_freed_memory(blocks: int, size: int) -> None:
     of a training step on a CPU.
     """
     if platform.libc_ver()[0] == "glibc":
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+        M_TRIM_THRESHOLD = -1
+        M_MMAP_MAX = -4
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, blocks)
         libc.mallopt(M_TRIM_THRESHOLD, size)
@@ -154,11 +159,17 @@ def use_explicit_attention(module: torch.nn.Module, device: torch.device) -> Non
 
 @functools.cache
 def _note_slow_bf16() -> None:
-    warn("note: this processor has no bf16 arithmetic; --precision auto takes fp32, which is many times faster here")
+    warn(
+        "note: this processor has no bf16 arithmetic; --precision auto takes fp32, which is many times faster here"
+    )
 
 
 def _cpu_has_bf16() -> bool:
     return any(
         getattr(torch.cpu, name, lambda: False)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+        for name in (
+            "_is_avx512_bf16_supported",
+            "_is_amx_tile_supported",
+            "_is_arm_bf16_supported",
+        )
     )

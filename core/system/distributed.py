@@ -23,7 +23,9 @@ from core.system.device import choose_device, prepare_device
 from core.system.signals import Stopped, die_with_parent, say_stopped, stoppable
 
 TIMEOUT_SECONDS = 600
-VISIBLE_SECONDS = 60.0  # after which a new file must be seen on all machines (NFS keeps folders for up to 60 s)
+VISIBLE_SECONDS = (
+    60.0  # after which a new file must be seen on all machines (NFS keeps folders for up to 60 s)
+)
 
 
 @contextlib.contextmanager
@@ -197,7 +199,11 @@ def from_main(make: Callable[[], Any], seconds: float = 30 * 24 * 3600) -> Any:
             error = stop
             box = [False, stop.code]
     # processes that were stopped by the same signal may be gone already
-    with contextlib.suppress(RuntimeError) if isinstance(error, Stopped) else contextlib.nullcontext():
+    with (
+        contextlib.suppress(RuntimeError)
+        if isinstance(error, Stopped)
+        else contextlib.nullcontext()
+    ):
         dist.broadcast_object_list(box, src=0, group=patient, device=torch.device("cpu"))
     if error is not None:
         raise error

@@ -11,11 +11,20 @@ import socket
 import sys
 
 _SETTINGS = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "DO_NOT_TRACK": "1",
-}  # fmt: skip
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "DO_NOT_TRACK": "1",
+}
 _CONNECTS = ("socket.connect", "socket.sendto", "socket.sendmsg")
-_LOOKS_UP = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
+_LOOKS_UP = (
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "socket.getnameinfo",
+)
 _installed: list[bool] = []  # not empty once the hook is there; a hook cannot be removed
 
 
@@ -57,7 +66,9 @@ def _watch(event: str, arguments: tuple) -> None:
         return
     if event in _CONNECTS:
         connection, address = arguments
-        if connection.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple):
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(
+            address, tuple
+        ):
             return
         host = address[0]
     elif event in _LOOKS_UP:
@@ -67,4 +78,6 @@ def _watch(event: str, arguments: tuple) -> None:
     # torch's rendezvous of several machines
     known = host == os.environ.get("MASTER_ADDR")
     if not known and not is_this_machine(host) and host != socket.gethostname():
-        raise ConnectionRefusedError(f"{str(host)[:100]}: not contacted; scripts use files on this machine only")
+        raise ConnectionRefusedError(
+            f"{str(host)[:100]}: not contacted; scripts use files on this machine only"
+        )

@@ -54,7 +54,11 @@ def sentence_of(error: OSError) -> str | None:
         return str(error)
     if error.errno not in _ADVICE or (error.errno == errno.EINVAL and error.filename is None):
         return None
-    paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, (str, bytes))]
+    paths = [
+        os.fsdecode(path)
+        for path in (error.filename, error.filename2)
+        if isinstance(path, (str, bytes))
+    ]
     sentence = ": ".join([*([" and ".join(paths)] if paths else []), meaning_of(error)])
     advice = _advice(error)
     return f"{sentence}; {advice}" if advice else sentence

@@ -30,7 +30,11 @@ def handling(handler: Callable) -> Iterator[None]:
     previous = {}
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.getsignal(number) for number in ASKING}
-        previous = {number: former for number, former in previous.items() if former not in (signal.SIG_IGN, None)}
+        previous = {
+            number: former
+            for number, former in previous.items()
+            if former not in (signal.SIG_IGN, None)
+        }
     for number in previous:
         signal.signal(number, handler)
     try:

@@ -108,4 +108,8 @@ def _open_closed_descriptors() -> None:
                 os.close(null)
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:  # Python found the descriptor closed when it started
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+            setattr(
+                sys,
+                name,
+                open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False),
+            )

@@ -53,10 +53,25 @@ def read_labelme(file: Path, size: tuple[int, int]) -> list[Shape]:
     try:
         content = json.loads(text, object_pairs_hook=_once)
         declared = (content.get("imageHeight") or size[0], content.get("imageWidth") or size[1])
-        shapes = [Shape(s.get("shape_type") or "polygon", str(s.get("label") or ""),
-                        [tuple(map(float, p)) for p in s["points"]]) for s in content["shapes"]]  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{printable(file)}: not a LabelMe file ({printable(reason_of(error))})") from error
+        shapes = [
+            Shape(
+                s.get("shape_type") or "polygon",
+                str(s.get("label") or ""),
+                [tuple(map(float, p)) for p in s["points"]],
+            )
+            for s in content["shapes"]
+        ]
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise ValueError(
+            f"{printable(file)}: not a LabelMe file ({printable(reason_of(error))})"
+        ) from error
     if tuple(declared) != tuple(size):
         raise ValueError(
             f"{printable(file)}: drawn on a picture of {declared[0]} x {declared[1]} (height x width), the radiograph "
@@ -87,7 +102,8 @@ def read_yolo(file: Path) -> list[Mark]:
     """
     marks = []
     for number, line in enumerate(read_small(file, MOST_BYTES).splitlines(), 1):
-        where, words = f"{printable(file)}: line {number}", line.split()
+        where = f"{printable(file)}: line {number}"
+        words = line.split()
         if not words:
             continue
         shown = printable(line)[:100]
@@ -98,7 +114,9 @@ def read_yolo(file: Path) -> list[Mark]:
         if any(not -TOLERANCE <= value <= 1 + TOLERANCE for value in numbers):
             raise ValueError(f"{where}: {shown!r} has coordinates outside 0 to 1")
         if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-            raise ValueError(f"{where}: {shown!r} is neither `class cx cy w h` nor `class` and three or more points")
+            raise ValueError(
+                f"{where}: {shown!r} is neither `class cx cy w h` nor `class` and three or more points"
+            )
         marks.append(Mark(number, line, words[0], numbers, _rounding(words[1:])))
     return marks
 
@@ -126,7 +144,9 @@ def parse_boxes(where: str, text: str) -> list[Box]:
             raise ValueError("a box needs four numbers")
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         told = printable(text)[:80]
-        raise ValueError(f"{where}: boxes {told!r} are not [[x0, y0, x1, y1], ...] ({error})") from error
+        raise ValueError(
+            f"{where}: boxes {told!r} are not [[x0, y0, x1, y1], ...] ({error})"
+        ) from error
     return boxes
 
 
@@ -156,7 +176,9 @@ def reaches_over(points: list[tuple[float, float]], size: tuple[int, int]) -> bo
     """Whether a point (x, y) lies outside a radiograph of `size` (H, W) by more than a hand's slip (`checked_box`)."""
     height, width = size
     right, below = (max(PIXELS_BEYOND, BEYOND * side) for side in (width, height))
-    return any(x < -right or y < -below or x > width + right or y > height + below for x, y in points)
+    return any(
+        x < -right or y < -below or x > width + right or y > height + below for x, y in points
+    )
 
 
 def checked_box(where: str, box: Box, size: tuple[int, int]) -> Box:
@@ -172,10 +194,16 @@ def checked_box(where: str, box: Box, size: tuple[int, int]) -> Box:
         raise ValueError(f"{where}: box {shown} is empty or its corners are in the wrong order")
     height, width = size
     if max(x1, y1) <= 1 < max(height, width) and min(x0, y0) >= 0:
-        raise ValueError(f"{where}: box {shown} lies in the first pixel; expected pixels, not fractions of the sides")
+        raise ValueError(
+            f"{where}: box {shown} lies in the first pixel; expected pixels, not fractions of the sides"
+        )
     if reaches_over([(x0, y0), (x1, y1)], size):
-        raise ValueError(f"{where}: box {shown} lies outside the radiograph of {height} x {width} (height x width)")
+        raise ValueError(
+            f"{where}: box {shown} lies outside the radiograph of {height} x {width} (height x width)"
+        )
     cut = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        raise ValueError(f"{where}: box {shown} lies outside the radiograph of {height} x {width} (height x width)")
+        raise ValueError(
+            f"{where}: box {shown} lies outside the radiograph of {height} x {width} (height x width)"
+        )
     return cut

@@ -35,14 +35,25 @@ class CsvTable(RadiographDataset):
     columns ride along; one that has a name of ours (image, target, patient, study, official) is kept as "NAME (table)".
     """
 
-    table, image, target = "", "", ""
+    table = ""
+    image = ""
+    target = ""
     task = Task("multiclass")
 
     @classmethod
     def read(
-        cls, root: str | Path | None, *, csv: str | Path, image_col: str, target_col: str,
-        patient_col: str | None = None, task: str = "binary", unit: str = "", keep_missing: bool = False, **looking,
-    ) -> pd.DataFrame:  # fmt: skip
+        cls,
+        root: str | Path | None,
+        *,
+        csv: str | Path,
+        image_col: str,
+        target_col: str,
+        patient_col: str | None = None,
+        task: str = "binary",
+        unit: str = "",
+        keep_missing: bool = False,
+        **looking,
+    ) -> pd.DataFrame:
         """All records of the table `csv`, whose pictures lie below `root` (None: the folder of the table).
 
         task: one of `KINDS`. unit: of a regression, for axes and tables. keep_missing, looking: as for `FracAtlas`.
@@ -60,7 +71,13 @@ class CsvTable(RadiographDataset):
         targets, meaning, notices = read_labels(table, rows[target_col], task, unit)
         patients = ids(table, rows, patient_col) if patient_col else None
         paths = _paths(table, root, names)
-        refuse(table, image_col, names, pd.Series(paths).duplicated(), "is {!r}, a file that an earlier row names")
+        refuse(
+            table,
+            image_col,
+            names,
+            pd.Series(paths).duplicated(),
+            "is {!r}, a file that an earlier row names",
+        )
         require_images(table, paths, keep_missing)
         records = rows.rename(columns={name: f"{name} (table)" for name in _RESERVED})
         checked_names(table, records.columns)
@@ -93,7 +110,9 @@ def _paths(table: Path, root: Path, names: pd.Series) -> list[str]:
         raise ValueError(f"{printable(table)}: {reason}{remedy}") from None
 
 
-def _numbers(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.Series, Task, list[str]]:
+def _numbers(
+    table: Path, column: pd.Series, task: str, unit: str
+) -> tuple[pd.Series, Task, list[str]]:
     """A regression target; ValueError names the row of what is no finite number."""
     targets = numbers(table, column)
     if targets.dropna().nunique() < 2:
@@ -104,10 +123,16 @@ def _numbers(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.S
 def _missing_notices(column: pd.Series) -> list[str]:
     """Notices of the words among numbers that are no label."""
     words = column[missing_words(column)].dropna().str.strip().value_counts().sort_index()
-    return [f"{column.name}: {word!r} in {counted(count, 'row')} is no label" for word, count in words.items() if word]
+    return [
+        f"{column.name}: {word!r} in {counted(count, 'row')} is no label"
+        for word, count in words.items()
+        if word
+    ]
 
 
-def _classes(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.Series, Task, list[str]]:
+def _classes(
+    table: Path, column: pd.Series, task: str, unit: str
+) -> tuple[pd.Series, Task, list[str]]:
     """A target of classes: numbers in their order, words in the alphabet's; a notice says what each index means."""
     words = column.map(clean_text).astype(object)
     known = words[~missing_words(words)]
@@ -125,11 +150,18 @@ def _classes(table: Path, column: pd.Series, task: str, unit: str) -> tuple[pd.S
     if len(classes) < 2:
         wrong = f"has {f'only the class {classes[0]!r}' if classes else 'no labels'}; two classes are needed"
     elif task == "binary" and len(classes) > 2:
-        wrong = f"has {len(classes):,} values ({', '.join(map(repr, classes[:10]))}); binary needs two"
+        wrong = (
+            f"has {len(classes):,} values ({', '.join(map(repr, classes[:10]))}); binary needs two"
+        )
     elif task == "binary" and values.notna().all() and classes != ["0", "1"]:
         wrong = f"has {' and '.join(classes)}; expected 0 and 1, or two words"
     if wrong:
-        raise ValueError(f"{printable(table)}: {column.name} {'; '.join([printable(wrong), *notices])}")
+        raise ValueError(
+            f"{printable(table)}: {column.name} {'; '.join([printable(wrong), *notices])}"
+        )
     order = {name: float(index) for index, name in enumerate(classes)}
-    notices.append(f"{column.name}: " + ", ".join(f"{index} = {name}" for index, name in enumerate(classes[:50])))
+    notices.append(
+        f"{column.name}: "
+        + ", ".join(f"{index} = {name}" for index, name in enumerate(classes[:50]))
+    )
     return words.map(order).astype(float), Task(task, tuple(classes)), notices

@@ -30,41 +30,62 @@ class RadiographDataset(Dataset):
     """
 
     table: ClassVar[str]  # csv or xlsx below the root
-    image: ClassVar[str]  # path below the root; {column} is filled in from the row, and cannot lead out of it
+    image: ClassVar[
+        str
+    ]  # path below the root; {column} is filled in from the row, and cannot lead out of it
     target: ClassVar[str]  # column
     patient: ClassVar[str | None] = None  # column
     task: ClassVar[Task]
 
-    def __init__(self, records: pd.DataFrame, preprocessing: Preprocessing, transform: Callable | None = None,
-                 seed: int = 0, keep: bool | KeptRadiographs = False, extra: Sequence[str] = ()):  # fmt: skip
+    def __init__(
+        self,
+        records: pd.DataFrame,
+        preprocessing: Preprocessing,
+        transform: Callable | None = None,
+        seed: int = 0,
+        keep: bool | KeptRadiographs = False,
+        extra: Sequence[str] = (),
+    ):
         """`transform(pixels, rng)` augments scaled pixels; None for evaluation, which uses `preprocessing` alone.
 
         `keep` True holds the decoded radiographs in memory, for sets that fit; or they come from `KeptRadiographs`,
         which several data sets and loader processes share. `extra`: columns of numbers that the samples bring along.
         """
-        self.records, self.preprocessing, self.transform = records.reset_index(drop=True), preprocessing, transform
-        self._paths, self._targets = records["image"].tolist(), records["target"].astype(float).tolist()
-        self.seed, self._kept, self._shared = seed, {} if keep is True else None, None
+        self.records = records.reset_index(drop=True)
+        self.preprocessing = preprocessing
+        self.transform = transform
+        self._paths = records["image"].tolist()
+        self._targets = records["target"].astype(float).tolist()
+        self.seed = seed
+        self._kept = {} if keep is True else None
+        self._shared = None
         if isinstance(keep, KeptRadiographs):
             keep.check(preprocessing, augmented=transform is not None)
             self._shared = keep
         for column in extra:
             if column not in records:
-                raise ValueError(f"no column {column!r}; the records have {list_names(records.columns)}")
+                raise ValueError(
+                    f"no column {column!r}; the records have {list_names(records.columns)}"
+                )
         self._extra = records[list(extra)].to_numpy(np.float32, copy=True) if extra else None
         if extra and not np.isfinite(self._extra).all():
-            raise ValueError(f"the columns {', '.join(extra)} have gaps; every radiograph needs a number")
+            raise ValueError(
+                f"the columns {', '.join(extra)} have gaps; every radiograph needs a number"
+            )
 
     @classmethod
     def read(cls, root: str | Path) -> pd.DataFrame:
         """All records below `root`. FileNotFoundError or ValueError name the table and the column."""
         named = [name for _, name, _, _ in string.Formatter().parse(cls.image) if name]
-        table, owner = Path(root) / cls.table, [cls.patient] if cls.patient else []
+        table = Path(root) / cls.table
+        owner = [cls.patient] if cls.patient else []
         words = [cls.target] if cls.task.kind == "multiclass" else []
         rows = read_table(table, text=[*named, *owner, *words])
         require_columns(table, rows, [cls.target, *owner, *named])
         records = rows.assign(
-            image=paths_below(root, cls.table, [cls.image.format_map(row) for row in rows.to_dict("records")]),
+            image=paths_below(
+                root, cls.table, [cls.image.format_map(row) for row in rows.to_dict("records")]
+            ),
             target=cls.targets(rows),
         )
         return records.assign(patient=ids(table, rows, cls.patient)) if cls.patient else records
@@ -78,11 +99,15 @@ class RadiographDataset(Dataset):
             wrong = ~np.isfinite(numbers) | ((cls.task.kind == "binary") & ~numbers.isin([0, 1]))
             if wrong.any():
                 wanted = "0 or 1" if cls.task.kind == "binary" else "a number"
-                raise ValueError(f"{cls.table}: {cls.target} has {known[wrong].tolist()[0]!r}; expected {wanted}")
+                raise ValueError(
+                    f"{cls.table}: {cls.target} has {known[wrong].tolist()[0]!r}; expected {wanted}"
+                )
             return numbers.astype(float).reindex(rows.index)
         unknown = sorted(set(known) - set(cls.task.classes), key=str)
         if unknown:
-            raise ValueError(f"{cls.table}: {cls.target} has {unknown[0]!r}; choices {', '.join(cls.task.classes)}")
+            raise ValueError(
+                f"{cls.table}: {cls.target} has {unknown[0]!r}; choices {', '.join(cls.task.classes)}"
+            )
         return rows[cls.target].map({name: i for i, name in enumerate(cls.task.classes)})
 
     def __len__(self) -> int:
@@ -99,14 +124,22 @@ class RadiographDataset(Dataset):
             image = self.preprocessing.fit(pixels)
         else:
             rng = sample_generator(self.seed, epoch, index)
-            image = torch.from_numpy(np.array(self.transform(pixels, rng, **({"size": size} if size else {}))))[None]
+            image = torch.from_numpy(
+                np.array(self.transform(pixels, rng, **({"size": size} if size else {})))
+            )[None]
         sample = {"image": image, "target": torch.tensor(self._targets[index]), "index": index}
-        return sample if self._extra is None else sample | {"extra": torch.from_numpy(self._extra[index])}
+        return (
+            sample
+            if self._extra is None
+            else sample | {"extra": torch.from_numpy(self._extra[index])}
+        )
 
     def _scaled(self, index: int, path: str) -> tuple[np.ndarray, tuple[int, int] | None]:
         """Scaled pixels, and for a transform that wants it the radiograph's size if they are fitted already."""
         if self._shared is not None:
-            size = self._shared.size_of(path) if getattr(self.transform, "takes_size", False) else None
+            size = (
+                self._shared.size_of(path) if getattr(self.transform, "takes_size", False) else None
+            )
             if size or not hasattr(self.transform, "takes_size"):
                 return self._shared.read(path), size
         if self._kept is None:

@@ -14,7 +14,9 @@ from data.datasets.annotation_files import Box, around, checked_box, reaches_ove
 EXACT = 1e-3  # pixels: nobody means less
 
 
-def shape_mask(where: str, kind: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+def shape_mask(
+    where: str, kind: str, points: list[tuple[float, float]], size: tuple[int, int]
+) -> np.ndarray:
     """A shape of LabelMe, [H, W] bool: "rectangle", "circle" or "polygon"; ValueError for another kind."""
     if kind == "rectangle" and len(points) in (2, 4):
         return box_mask(where, around(points), size)
@@ -22,7 +24,9 @@ def shape_mask(where: str, kind: str, points: list[tuple[float, float]], size: t
         return circle_mask(where, points, size)
     if kind == "polygon" and len(points) >= 3:
         return polygon_mask(where, points, size)
-    raise ValueError(f"{where}: {kind!r} with {len(points)} points; only rectangles, polygons and circles are read")
+    raise ValueError(
+        f"{where}: {kind!r} with {len(points)} points; only rectangles, polygons and circles are read"
+    )
 
 
 def circle_mask(where: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
@@ -31,7 +35,9 @@ def circle_mask(where: str, points: list[tuple[float, float]], size: tuple[int, 
     place = (*points[0], *points[1])
     if reaches_over(points, size):
         shown = [round(float(value), 2) for value in place]
-        raise ValueError(f"{where}: circle {shown} lies outside the radiograph of {size[0]} x {size[1]}")
+        raise ValueError(
+            f"{where}: circle {shown} lies outside the radiograph of {size[0]} x {size[1]}"
+        )
     if max(place) <= 1 < max(size):
         raise ValueError(
             f"{where}: circle {place} lies in the first pixel; expected pixels, not fractions of the sides"
@@ -43,7 +49,9 @@ def circle_mask(where: str, points: list[tuple[float, float]], size: tuple[int, 
     return mask
 
 
-def polygon_mask(where: str, points: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray:
+def polygon_mask(
+    where: str, points: list[tuple[float, float]], size: tuple[int, int]
+) -> np.ndarray:
     """A polygon with its outline, [H, W] bool."""
     checked_box(where, around(points), size)
     canvas = Image.new("1", (size[1], size[0]))
@@ -54,7 +62,9 @@ def polygon_mask(where: str, points: list[tuple[float, float]], size: tuple[int,
     return mask
 
 
-def box_mask(where: str, box: Box, size: tuple[int, int], rounding: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+def box_mask(
+    where: str, box: Box, size: tuple[int, int], rounding: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
     """A box (x0, y0, x1, y1) in pixels, edges rounded outwards, or to the next whole pixel if that is as near as the
     box is exact: `rounding`, in pixels along x and y, and at least `EXACT`."""
     x0, y0, x1, y1 = checked_box(where, box, size)

@@ -30,19 +30,29 @@ class KeptRadiographs:
     says how many. Each process of torchrun has memory of its own. Nothing is kept before `fill`.
     """
 
-    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing, limit_gb: float, enlarge: float = 1.0):
+    def __init__(
+        self,
+        paths: Sequence[str],
+        preprocessing: Preprocessing,
+        limit_gb: float,
+        enlarge: float = 1.0,
+    ):
         if not limit_gb >= 0:
-            raise ValueError(f"a limit of {limit_gb} GB for radiographs in memory; expected 0 or more")
+            raise ValueError(
+                f"a limit of {limit_gb} GB for radiographs in memory; expected 0 or more"
+            )
         if not enlarge >= 1:
             raise ValueError(f"radiographs kept {enlarge} times as large; expected 1 or more")
-        self.preprocessing, self.enlarge = preprocessing, enlarge
+        self.preprocessing = preprocessing
+        self.enlarge = enlarge
         self.size = (round(preprocessing.height * enlarge), round(preprocessing.width * enlarge))
         self._larger = dataclasses.replace(preprocessing, height=self.size[0], width=self.size[1])
         self._paths = list(dict.fromkeys(map(str, paths)))
         self._rows = {path: row for row, path in enumerate(self._paths)}
         dtype = np.dtype(np.uint8 if preprocessing.intensity == "minmax" else np.float32)
         each = self.size[0] * self.size[1] * dtype.itemsize
-        self.count, self._filled = min(len(self._paths), int(limit_gb * 1e9 // each)), 0
+        self.count = min(len(self._paths), int(limit_gb * 1e9 // each))
+        self._filled = 0
         self.notes: list[str] = []
         if self.count < len(self._paths):
             self.notes.append(
@@ -50,10 +60,14 @@ class KeptRadiographs:
                 f"{len(self._paths) * each / 1e9:.2f} GB, the limit is {limit_gb:g} GB: {self.count:,} are kept in "
                 f"memory, {len(self._paths) - self.count:,} are decoded at every use"
             )
-        shared = mmap.mmap(-1, max(self.count * each, 1))  # anonymous: not bounded by the size of /dev/shm
+        shared = mmap.mmap(
+            -1, max(self.count * each, 1)
+        )  # anonymous: not bounded by the size of /dev/shm
         sizes = mmap.mmap(-1, max(self.count * 16, 1))
         self._sizes = np.frombuffer(sizes, np.int64, self.count * 2).reshape(-1, 2)
-        self._pixels = np.frombuffer(shared, dtype, self.count * each // dtype.itemsize).reshape(-1, *self.size)
+        self._pixels = np.frombuffer(shared, dtype, self.count * each // dtype.itemsize).reshape(
+            -1, *self.size
+        )
 
     def fill(self, num_workers: int = 0) -> "KeptRadiographs":
         """Decode all that fit, in `num_workers` processes.
@@ -61,7 +75,11 @@ class KeptRadiographs:
         Call it before loader processes are started. Raises UnreadableRadiograph for the first file that is one.
         """
         batches = ordered_batches(
-            _Filling(self), range(self.count), batch_size=32, num_workers=num_workers, title="decoding"
+            _Filling(self),
+            range(self.count),
+            batch_size=32,
+            num_workers=num_workers,
+            title="decoding",
         )
         for _ in batches:
             pass
@@ -83,20 +101,26 @@ class KeptRadiographs:
     def check(self, preprocessing: Preprocessing, augmented: bool) -> None:
         """ValueError if these pixels are not what a data set with this preprocessing needs (mean and SD may differ)."""
         if not augmented and self.enlarge != 1:
-            raise ValueError(f"radiographs kept {self.enlarge:g} times as large are for augmentation only; evaluation "
-                             "needs them at the network's own size")  # fmt: skip
+            raise ValueError(
+                f"radiographs kept {self.enlarge:g} times as large are for augmentation only; evaluation "
+                "needs them at the network's own size"
+            )
         names = ("height", "width", "intensity", "intensity_options", "resize", "interpolation")
         for name in names:
-            own, other = getattr(self.preprocessing, name), getattr(preprocessing, name)
+            own = getattr(self.preprocessing, name)
+            other = getattr(preprocessing, name)
             if own != other:
-                raise ValueError(f"the radiographs in memory were prepared with {name} {own}, not {other}")
+                raise ValueError(
+                    f"the radiographs in memory were prepared with {name} {own}, not {other}"
+                )
 
     def _decode(self, path: str) -> np.ndarray:
         return self._larger.fit(self._larger.read(path))[0].numpy()
 
     def _keep(self, row: int) -> None:
         scaled = self._larger.read(self._paths[row])
-        self._pixels[row], self._sizes[row] = self._larger.fit(scaled)[0].numpy(), scaled.shape[:2]
+        self._pixels[row] = self._larger.fit(scaled)[0].numpy()
+        self._sizes[row] = scaled.shape[:2]
 
 
 class _Filling(Dataset):

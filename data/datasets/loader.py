@@ -24,9 +24,15 @@ _TOLD = (UnreadableRadiograph, OSError)
 
 
 def step_batches(
-    dataset: Dataset, plan: Plan, *, seed: int, rank: int, num_workers: int, pin_memory: bool = False,
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    seed: int,
+    rank: int,
+    num_workers: int,
+    pin_memory: bool = False,
     shares: np.ndarray | None = None,
-) -> Callable[[int], Iterable[dict]]:  # fmt: skip
+) -> Callable[[int], Iterable[dict]]:
     """first step -> iterable of the micro-batches of this process from that step to the end of the plan.
 
     `shares`: see `StepSampler`. One set of workers, at most as many as CPUs that the process may use, serves the whole
@@ -36,15 +42,23 @@ def step_batches(
     """
 
     def from_step(start: int) -> Iterable[dict]:
-        return _batches(dataset, StepSampler(plan, seed, rank, start, shares), num_workers, pin_memory)
+        return _batches(
+            dataset, StepSampler(plan, seed, rank, start, shares), num_workers, pin_memory
+        )
 
     return from_step
 
 
 def ordered_batches(
-    dataset: Dataset, rows: Sequence[int], *, batch_size: int, num_workers: int = 0, pin_memory: bool = False,
-    title: str = "predicting", unit: str = "radiograph",
-) -> Iterable[dict]:  # fmt: skip
+    dataset: Dataset,
+    rows: Sequence[int],
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    title: str = "predicting",
+    unit: str = "radiograph",
+) -> Iterable[dict]:
     """`dataset[row]` of each of `rows`, once and in their order, in batches; the last one may be smaller.
 
     For predicting and for features. `title`: of the progress bar; without one if it is empty. `unit`: what a row is.
@@ -55,7 +69,9 @@ def ordered_batches(
     return portions(loaded, [len(batch) for batch in batches], title, unit) if title else loaded
 
 
-def _batches(dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool) -> Iterator[dict]:
+def _batches(
+    dataset: Dataset, batch_sampler: Iterable, num_workers: int, pin_memory: bool
+) -> Iterator[dict]:
     num_workers = min(num_workers, usable_cpus())
     patience = distributed.timeout_seconds() / 2
     signs = torch.zeros(num_workers, dtype=torch.float64).share_memory_() if num_workers else None
@@ -92,7 +108,8 @@ def _next(batches: Iterator, signs: torch.Tensor | None, patience: float) -> Any
         except RuntimeError as error:
             if signs is None or "DataLoader timed out" not in str(error):
                 raise
-            working, idle = signs.clamp(min=0), -signs.clamp(max=0)
+            working = signs.clamp(min=0)
+            idle = -signs.clamp(max=0)
             oldest = working[working > 0].min().item() if bool((working > 0).any()) else math.inf
             latest = max(began, idle.max().item()) if oldest == math.inf else oldest
             if time.monotonic() - latest >= patience:
@@ -119,7 +136,8 @@ class _Guarded(Dataset):
     traceback."""
 
     def __init__(self, dataset: Dataset, signs: torch.Tensor | None):
-        self.dataset, self.signs = dataset, signs
+        self.dataset = dataset
+        self.signs = signs
 
     def __getitem__(self, key: Any) -> Any:
         self._sign(time.monotonic())

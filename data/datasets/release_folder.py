@@ -50,10 +50,15 @@ def images_in(root: Path, folder: str, passed_over: PassedOver | None = None) ->
     out of the release, FileNotFoundError for a folder that is not there.
     """
     if not (root / folder).is_dir():
-        raise FileNotFoundError(f"{printable(root / folder)}: no such folder; {printable(root)} has {there(root)}")
+        raise FileNotFoundError(
+            f"{printable(root / folder)}: no such folder; {printable(root)} has {there(root)}"
+        )
     if not any(not name.startswith(".") for name in os.listdir(root / folder)):
         return []
-    paths = [path.relative_to(root).as_posix() for path in list_radiographs(root / folder, passed_over=passed_over)]
+    paths = [
+        path.relative_to(root).as_posix()
+        for path in list_radiographs(root / folder, passed_over=passed_over)
+    ]
     for path in paths:
         below(root, path)
     return paths
@@ -69,10 +74,16 @@ def pictures_in(root: Path, folders: Iterable[str]) -> dict[str, str]:
         if not (root / folder).is_dir():
             continue
         with os.scandir(root / folder) as listing:
-            names = sorted(entry.name for entry in listing if not entry.name.startswith(".") and not entry.is_dir())
+            names = sorted(
+                entry.name
+                for entry in listing
+                if not entry.name.startswith(".") and not entry.is_dir()
+            )
         for name in names:
             if name in found:
-                raise ValueError(f"{printable(root)}: {printable(name)} is both in {found[name]} and in {folder}")
+                raise ValueError(
+                    f"{printable(root)}: {printable(name)} is both in {found[name]} and in {folder}"
+                )
             found[name] = folder
     return found
 
@@ -83,7 +94,9 @@ def require_images(table: Path, images: Sequence[str], keep_missing: bool) -> No
     keep_missing: only if all are missing, for a caller that looks at every file itself.
     """
     listings = Listings()
-    lost = [image for image in steps(images, "looking for files", "file") if not listings.is_file(image)]
+    lost = [
+        image for image in steps(images, "looking for files", "file") if not listings.is_file(image)
+    ]
     if lost and (not keep_missing or len(lost) == len(images)):
         told = f"{len(lost):,} of {counted(len(images))} are not there: {first_of(lost)}"
         raise FileNotFoundError(f"{printable(table)}: {told}{near_hint(lost[0])}")
@@ -93,4 +106,6 @@ def require_once(where: Path, names: Sequence[str], what: str, many: str = "") -
     """ValueError with the number and the first of the `names` that occur more than once."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"{printable(where)}: {counted(len(twice), what, many)} more than once: {first_of(twice)}")
+        raise ValueError(
+            f"{printable(where)}: {counted(len(twice), what, many)} more than once: {first_of(twice)}"
+        )

@@ -25,7 +25,10 @@ SIDES = ("train", "val", "test")
 
 
 def file_hashes(
-    records: pd.DataFrame, *, workers: int = 0, progress: Callable[[Sequence], Iterable] | None = None
+    records: pd.DataFrame,
+    *,
+    workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
 ) -> list[str]:
     """The sha256 of each record's file, in the order of rows. FileNotFoundError says how many cannot be read."""
     paths = [Path(image) for image in records["image"]]
@@ -33,30 +36,49 @@ def file_hashes(
     lost = [path for path in content if content[path].error]
     if lost:
         told = f"{printable(lost[0])}: {content[lost[0]].error}"
-        raise FileNotFoundError(f"{len(lost)} of {len(paths)} radiographs cannot be read, first {told}")
+        raise FileNotFoundError(
+            f"{len(lost)} of {len(paths)} radiographs cannot be read, first {told}"
+        )
     return [content[path].sha256 for path in paths]
 
 
 def write_splits(
-    file: Path, records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str], *, final: bool = False,
+    file: Path,
+    records: pd.DataFrame,
+    splits: Splits,
+    root: Path,
+    sha256: Sequence[str],
+    *,
+    final: bool = False,
     flag: str = "--outdir",
-) -> None:  # fmt: skip
+) -> None:
     """Write `splits` of `records`, whose files lie below `root` and have the hashes `sha256` (one a row).
 
     final: there are results of what the file says; it is a ValueError if it says something else. flag: of its folder.
     """
     text = _told(records, splits, root, sha256)
     if final and file.exists() and file.read_bytes() != text.encode("utf-8", "surrogateescape"):
-        raise ValueError(f"{file}: the results there are of another split or other files; give another {flag}, or "
-                         f"--splits {file} to use it again")  # fmt: skip
+        raise ValueError(
+            f"{file}: the results there are of another split or other files; give another {flag}, or "
+            f"--splits {file} to use it again"
+        )
     write_text(file, text)
 
 
 def joined_splits(
-    records: pd.DataFrame, root: Path, file: Path, make: Callable[[pd.DataFrame], Splits], *, given: Path | None = None,
-    crossing: bool = False, pooled: bool = False, final: bool = False, flag: str = "--outdir", workers: int = 0,
+    records: pd.DataFrame,
+    root: Path,
+    file: Path,
+    make: Callable[[pd.DataFrame], Splits],
+    *,
+    given: Path | None = None,
+    crossing: bool = False,
+    pooled: bool = False,
+    final: bool = False,
+    flag: str = "--outdir",
+    workers: int = 0,
     progress: Callable[[Sequence], Iterable] | None = None,
-) -> tuple[pd.DataFrame, Splits, list[str], list[str]]:  # fmt: skip
+) -> tuple[pd.DataFrame, Splits, list[str], list[str]]:
     """(records whose copies of a file are of one patient, their splits, sha256 of each file, notices) for a training.
 
     The splits are those of the table `given`, if there is one (`crossing` and `pooled` as in `read_splits`), else what
@@ -65,7 +87,9 @@ def joined_splits(
     hashes = file_hashes(records, workers=workers, progress=progress)
     records, told = with_copies_joined(records, hashes)
     splits = (
-        make(records) if given is None else read_splits(given, records, root, hashes, crossing=crossing, pooled=pooled)
+        make(records)
+        if given is None
+        else read_splits(given, records, root, hashes, crossing=crossing, pooled=pooled)
     )
     write_splits(file, records, splits, root, hashes, final=final, flag=flag)
     return records, splits, hashes, [*told, *splits.notices]
@@ -73,7 +97,8 @@ def joined_splits(
 
 def _told(records: pd.DataFrame, splits: Splits, root: Path, sha256: Sequence[str]) -> str:
     """The text of the table."""
-    names, groups = _names(records, root), records["patient"].astype(str).tolist()
+    names = _names(records, root)
+    groups = records["patient"].astype(str).tolist()
     rows = [
         dict(zip(COLUMNS, (names[row], sha256[row], groups[row], number, side)))
         for number, fold in enumerate(splits.folds)
@@ -103,8 +128,10 @@ def read_splits(
     row_of = {name: row for row, name in enumerate(_names(records, root))}
     lost = [path for path in dict.fromkeys(table["path"]) if path not in row_of]
     if lost:
-        raise ValueError(f"{printable(file)}: {len(lost)} of its files are not in this data set, "
-                         f"first {printable(lost[0])}")  # fmt: skip
+        raise ValueError(
+            f"{printable(file)}: {len(lost)} of its files are not in this data set, "
+            f"first {printable(lost[0])}"
+        )
     table["row"] = table["path"].map(row_of)
     _check_content(file, table, records, sha256, pooled)
     groups = table.assign(patient=records["patient"].astype(str).to_numpy()[table["row"]])
@@ -116,14 +143,18 @@ def read_splits(
             raise ValueError(f"{printable(file)}: {told} {name!r} is on two sides of fold {number}")
     folds = []
     for _, part in table.groupby("fold"):
-        folds.append(Fold(*(np.sort(part.loc[part["split"] == side, "row"].to_numpy()) for side in SIDES)))
+        folds.append(
+            Fold(*(np.sort(part.loc[part["split"] == side, "row"].to_numpy()) for side in SIDES))
+        )
     test = folds[0].test
     if len(folds) > 1 and not np.array_equal(test, folds[1].test):
         test = np.sort(np.concatenate([fold.test for fold in folds]))
     else:
         folds = [fold._replace(test=None) for fold in folds]
     unused = len(records) - table["path"].nunique()
-    notices = (f"{unused} of {len(records)} radiographs are not in {printable(file)} and are left out",)
+    notices = (
+        f"{unused} of {len(records)} radiographs are not in {printable(file)} and are left out",
+    )
     return Splits(tuple(folds), test, notices if unused else ())
 
 
@@ -144,14 +175,20 @@ def _read(file: Path) -> pd.DataFrame:
     refuse_damaged(Path(file), "group", table["group"])
     wrong = table.loc[~table["split"].isin(SIDES), "split"]
     if len(wrong):
-        raise ValueError(f"{shown}: row {wrong.index[0] + 2}: split {wrong.iloc[0]!r}; choices {', '.join(SIDES)}")
+        raise ValueError(
+            f"{shown}: row {wrong.index[0] + 2}: split {wrong.iloc[0]!r}; choices {', '.join(SIDES)}"
+        )
     wrong = table.loc[~table["fold"].str.fullmatch("[0-9]{1,3}"), "fold"]
     if len(wrong):
-        raise ValueError(f"{shown}: row {wrong.index[0] + 2}: fold {wrong.iloc[0]!r} is no whole number from 0 on")
+        raise ValueError(
+            f"{shown}: row {wrong.index[0] + 2}: fold {wrong.iloc[0]!r} is no whole number from 0 on"
+        )
     table["fold"] = table["fold"].astype(int)
     present = sorted(table["fold"].unique())
     if present != list(range(len(present))):
-        raise ValueError(f"{shown}: folds {', '.join(map(str, present))}; they must count from 0 without a gap")
+        raise ValueError(
+            f"{shown}: folds {', '.join(map(str, present))}; they must count from 0 without a gap"
+        )
     for number, part in table.groupby("fold"):
         empty = [side for side in SIDES if side not in set(part["split"])]
         if empty:
@@ -159,23 +196,35 @@ def _read(file: Path) -> pd.DataFrame:
     return table
 
 
-def _check_content(file: Path, table: pd.DataFrame, records: pd.DataFrame, sha256: Sequence[str], pooled: bool) -> None:
+def _check_content(
+    file: Path, table: pd.DataFrame, records: pd.DataFrame, sha256: Sequence[str], pooled: bool
+) -> None:
     shown = printable(file)
     again = table[table.duplicated(["fold", "path"])]
     if len(again):
         first = again.iloc[0]
-        raise ValueError(f"{shown}: {printable(first['path'])} is in fold {first['fold']} more than once")
-    changed = table.loc[table["sha256"].to_numpy() != np.asarray(sha256, object)[table["row"]], "path"].unique()
+        raise ValueError(
+            f"{shown}: {printable(first['path'])} is in fold {first['fold']} more than once"
+        )
+    changed = table.loc[
+        table["sha256"].to_numpy() != np.asarray(sha256, object)[table["row"]], "path"
+    ].unique()
     if len(changed):
-        raise ValueError(f"{shown}: {len(changed)} files have changed since, first {printable(changed[0])}")
+        raise ValueError(
+            f"{shown}: {len(changed)} files have changed since, first {printable(changed[0])}"
+        )
     blank = table.loc[records["target"].isna().to_numpy()[table["row"]], "path"].unique()
     if len(blank):
-        raise ValueError(f"{shown}: {len(blank)} of its files have no target, first {printable(blank[0])}")
+        raise ValueError(
+            f"{shown}: {len(blank)} of its files have no target, first {printable(blank[0])}"
+        )
     tests = [frozenset(part) for _, part in table[table["split"] == "test"].groupby("fold")["path"]]
     disjoint = sum(map(len, tests)) == len(frozenset.union(*tests))
     if len(set(tests)) > 1 and not (pooled and disjoint):
         other = next(k for k, test in enumerate(tests) if test != tests[0])
-        expected = "there is one, held out once" + ", or no two have a radiograph in common" * pooled
+        expected = (
+            "there is one, held out once" + ", or no two have a radiograph in common" * pooled
+        )
         raise ValueError(f"{shown}: folds 0 and {other} have different test sets; {expected}")
 
 
@@ -186,7 +235,10 @@ def seen_in_training(
     used for training or for choosing the epoch in one of `folds` (None: any). Test radiographs are not among them.
     Patients whose names look alike, such as 007 and 7, count as one."""
     table = _read(file)
-    chosen = table[table["split"].isin(("train", "val")) & (table["fold"].isin(folds) if folds is not None else True)]
+    chosen = table[
+        table["split"].isin(("train", "val"))
+        & (table["fold"].isin(folds) if folds is not None else True)
+    ]
     sums = dict(zip(chosen["sha256"], chosen["path"]))
     groups = set(map(id_key, chosen["group"]))
     found = []

@@ -72,7 +72,9 @@ def grouped_splits(
     side = _deal(patients, strata, [1 - test_fraction, test_fraction], f"{seed}/test")
     count = len(np.unique(patients))
     if not side.any():
-        raise ValueError(f"a test set of {test_fraction:g} of {count} patients is empty; hold out a larger fraction")
+        raise ValueError(
+            f"a test set of {test_fraction:g} of {count} patients is empty; hold out a larger fraction"
+        )
     rest = side == 0
     made = _folds(rows[rest], patients[rest], strata[rest], folds, seed)
     return _checked(Splits(made, rows[side == 1], notices), records, task)
@@ -86,15 +88,22 @@ def rotating_splits(records: pd.DataFrame, task: Task, *, folds: int = 5, seed: 
     ValueError: fewer than 3 folds, fewer patients than folds, and as `grouped_splits`.
     """
     if folds < 3:
-        raise ValueError(f"{folds} folds without a test set: at least 3 are needed, to test, to validate and to train")
+        raise ValueError(
+            f"{folds} folds without a test set: at least 3 are needed, to test, to validate and to train"
+        )
     rows, patients, notices = _usable(records, task)
     if (count := len(np.unique(patients))) < folds:
         raise ValueError(f"{count} patients are fewer than {folds} folds")
-    parts = [fold.val for fold in _folds(rows, patients, _strata(records, rows, patients, task), folds, seed)]
+    parts = [
+        fold.val
+        for fold in _folds(rows, patients, _strata(records, rows, patients, task), folds, seed)
+    ]
     made = []
     for k, test in enumerate(parts):
         val = parts[(k + 1) % folds]
-        train = np.sort(np.concatenate([part for part in parts if part is not test and part is not val]))
+        train = np.sort(
+            np.concatenate([part for part in parts if part is not test and part is not val])
+        )
         made.append(Fold(train, val, test))
     return _checked(Splits(tuple(made), rows, notices), records, task)
 
@@ -115,20 +124,29 @@ def official_splits(records: pd.DataFrame, task: Task, *, folds: int = 5, seed: 
     train, val, test = (official == name for name in OFFICIAL)
     if not train.any() or not (val | test).any():
         here = ", ".join(name for name in OFFICIAL if (official == name).any()) or "none of them"
-        raise ValueError(f"an official split needs 'train' and 'val' or 'test', with known targets; there is {here}")
+        raise ValueError(
+            f"an official split needs 'train' and 'val' or 'test', with known targets; there is {here}"
+        )
     if (official == "").any():
-        notices += (f"{(official == '').sum()} radiographs belong to no part of the official split and are left out",)
+        notices += (
+            f"{(official == '').sum()} radiographs belong to no part of the official split and are left out",
+        )
     if val.any() and test.any():
-        made, held_out = (Fold(rows[train], rows[val]),), test
+        made = (Fold(rows[train], rows[val]),)
+        held_out = test
     else:
         held_out = val | test
         strata = _strata(records, rows, patients, task)
         made = _folds(rows[train], patients[train], strata[train], folds, seed)
         name = "validation" if val.any() else "test"
-        notices += (f"the official {name} set is the test set; {folds} folds are made of the official training set",)
+        notices += (
+            f"the official {name} set is the test set; {folds} folds are made of the official training set",
+        )
     crossing = _crossing(Splits(made, rows[held_out]), records)
     if crossing:
-        notices += (f"{len(crossing)} patients are on two sides of the official split, first {crossing[0]!r}",)
+        notices += (
+            f"{len(crossing)} patients are on two sides of the official split, first {crossing[0]!r}",
+        )
     return _checked(Splits(made, rows[held_out], notices), records, task)
 
 
@@ -149,15 +167,21 @@ def training_splits(
     ValueError: no official validation set, too few patients.
     """
     rows, patients, notices = _usable(records, task)
-    part = records["official"].to_numpy() if "official" in records else np.full(len(records), "train")
-    train, test = part[rows] == "train", part[rows] != "train"
+    part = (
+        records["official"].to_numpy() if "official" in records else np.full(len(records), "train")
+    )
+    train = part[rows] == "train"
+    test = part[rows] != "train"
     if not train.any():
         raise ValueError("no radiograph of the training set has a target")
     strata = _strata(records, rows[train], patients[train], task)
     if official:
-        val, test = part[rows] == "val", part[rows] == "test"
+        val = part[rows] == "val"
+        test = part[rows] == "test"
         if not val.any():
-            raise ValueError("an official split needs the release's validation set with its labels; it is not there")
+            raise ValueError(
+                "an official split needs the release's validation set with its labels; it is not there"
+            )
         made = (Fold(rows[train], rows[val]),)
     elif folds:
         made = _folds(rows[train], patients[train], strata, folds, seed)
@@ -174,7 +198,9 @@ def training_splits(
     return _checked(splits, records, task)
 
 
-def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: float, *, seed: int = 0) -> np.ndarray:
+def label_subset(
+    records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: float, *, seed: int = 0
+) -> np.ndarray:
     """About `fraction` of the training `rows`, whole patients, stratified: the few labels of a label-efficiency curve.
 
     Nested: the rows of a smaller fraction are among those of a larger one. At least one patient of each class is in it,
@@ -189,7 +215,9 @@ def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: 
     strata = _strata(records, rows, patients, task)
     names, counts = _counts(patients, strata)
     order = _hash_order(names, f"{seed}/labels")
-    sizes, main = counts.sum(1), (counts / counts.sum(0)).argmax(1)  # a group counts for its rarest class
+    # a group counts for its rarest class
+    sizes = counts.sum(1)
+    main = (counts / counts.sum(0)).argmax(1)
     place = np.empty(len(names))
     first = np.zeros(len(names), bool)
     for stratum in np.unique(main):
@@ -206,7 +234,9 @@ def label_subset(records: pd.DataFrame, task: Task, rows: np.ndarray, fraction: 
     return rows[np.isin(patients, chosen)]
 
 
-def few_shots(records: pd.DataFrame, task: Task, rows: np.ndarray, shots: int, *, seed: str = "") -> np.ndarray:
+def few_shots(
+    records: pd.DataFrame, task: Task, rows: np.ndarray, shots: int, *, seed: str = ""
+) -> np.ndarray:
     """`shots` of the training `rows` of each class (of a regression: in all), drawn by `seed`; row numbers, ascending.
 
     Of different patients as long as there are enough, then second radiographs of the same ones. Nested: fewer shots are
@@ -221,7 +251,9 @@ def few_shots(records: pd.DataFrame, task: Task, rows: np.ndarray, shots: int, *
     place = table.groupby("patient").cumcount().astype(str)  # where the files are must not matter
     table = table.iloc[_hash_order((table["patient"] + "/" + place).to_numpy(), f"{seed}/shots")]
     turn = table.groupby(["patient", "label"]).cumcount().to_numpy()
-    return np.sort(table.iloc[np.argsort(turn, kind="stable")].groupby("label").head(shots)["row"].to_numpy())
+    return np.sort(
+        table.iloc[np.argsort(turn, kind="stable")].groupby("label").head(shots)["row"].to_numpy()
+    )
 
 
 def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -229,7 +261,9 @@ def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, 
     require_columns("the records", records, ["image", "target", "patient"])
     twice = records["image"][records["image"].duplicated()]
     if len(twice):
-        raise ValueError(f"{twice.iloc[0]}: listed {(records['image'] == twice.iloc[0]).sum()} times in the table")
+        raise ValueError(
+            f"{twice.iloc[0]}: listed {(records['image'] == twice.iloc[0]).sum()} times in the table"
+        )
     target = records["target"].to_numpy(np.float64)
     rows = np.flatnonzero(~np.isnan(target))
     if not len(rows):
@@ -239,22 +273,34 @@ def _usable(records: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, 
         wrong = rows[~np.isin(target[rows], np.arange(most))]
         if len(wrong):
             image = records["image"].iloc[wrong[0]]
-            raise ValueError(f"{image}: target {target[wrong[0]]:g}; expected a whole number from 0 to {most - 1}")
+            raise ValueError(
+                f"{image}: target {target[wrong[0]]:g}; expected a whole number from 0 to {most - 1}"
+            )
     named = records["patient"].iloc[rows]
     lost = named.isna() | (named.astype(str).str.strip() == "")
     if lost.any():
         image = records["image"].iloc[rows[np.flatnonzero(lost)[0]]]
-        raise ValueError(f"{image}: no patient, nor for {lost.sum() - 1} others; without one it could be on two sides")
+        raise ValueError(
+            f"{image}: no patient, nor for {lost.sum() - 1} others; without one it could be on two sides"
+        )
     unknown = len(records) - len(rows)
-    notices = (f"{unknown} of {len(records)} radiographs have no target and are left out",) if unknown else ()
+    notices = (
+        (f"{unknown} of {len(records)} radiographs have no target and are left out",)
+        if unknown
+        else ()
+    )
     sizes = named.astype(str).value_counts()
     if sizes.iloc[0] > LARGE * len(rows) and len(sizes) > 1 / LARGE:
         share = percent(sizes.iloc[0] / len(rows))
-        notices += (f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side",)
+        notices += (
+            f"patient {sizes.index[0]!r} has {share} of all radiographs, always on one side",
+        )
     return rows, named.astype(str).to_numpy(), notices
 
 
-def _strata(records: pd.DataFrame, rows: np.ndarray, patients: np.ndarray, task: Task) -> np.ndarray:
+def _strata(
+    records: pd.DataFrame, rows: np.ndarray, patients: np.ndarray, task: Task
+) -> np.ndarray:
     """What is to be even on all sides: the class, or the quantile of the value, of each row; 0, 1, ..."""
     target = records["target"].to_numpy(np.float64)[rows]
     if task.kind != "regression":
@@ -278,12 +324,15 @@ def _hash_order(names: np.ndarray, purpose: str) -> np.ndarray:
     return np.array(sorted(range(len(names)), key=lambda g: hashlib.sha256(salted[g]).digest()))
 
 
-def _deal(patients: np.ndarray, strata: np.ndarray, shares: list[float], purpose: str) -> np.ndarray:
+def _deal(
+    patients: np.ndarray, strata: np.ndarray, shares: list[float], purpose: str
+) -> np.ndarray:
     """The side of each row, so that side p gets about `shares[p]` of every stratum and of all rows."""
     names, counts = _counts(patients, strata)
     weights = np.column_stack([counts / counts.sum(0), counts.sum(1) / counts.sum()])  # [G, C + 1]
     share = np.array(shares)[:, None]
-    held, side = np.zeros((len(shares), weights.shape[1])), np.empty(len(names), int)
+    held = np.zeros((len(shares), weights.shape[1]))
+    side = np.empty(len(names), int)
     order = _hash_order(names, purpose)
     for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
         own = weights[group]
@@ -294,19 +343,27 @@ def _deal(patients: np.ndarray, strata: np.ndarray, shares: list[float], purpose
     return side[np.searchsorted(names, patients)]
 
 
-def _folds(rows: np.ndarray, patients: np.ndarray, strata: np.ndarray, folds: int, seed: int) -> tuple[Fold, ...]:
+def _folds(
+    rows: np.ndarray, patients: np.ndarray, strata: np.ndarray, folds: int, seed: int
+) -> tuple[Fold, ...]:
     count = len(np.unique(patients))
     if folds < 2:
         raise ValueError(f"{folds} folds: at least 2 are needed")
     if count < folds:
         raise ValueError(f"{count} patients besides the test set are fewer than {folds} folds")
-    part = _deal(patients, np.unique(strata, return_inverse=True)[1], [1 / folds] * folds, f"{seed}/folds")
+    part = _deal(
+        patients, np.unique(strata, return_inverse=True)[1], [1 / folds] * folds, f"{seed}/folds"
+    )
     return tuple(Fold(rows[part != k], rows[part == k]) for k in range(folds))
 
 
 def _checked(splits: Splits, records: pd.DataFrame, task: Task) -> Splits:
     """The same splits, with notices about classes missing somewhere; ValueError where nothing could be computed."""
-    empty = [k for k, fold in enumerate(splits.folds) if not all(len(rows) for rows in fold if rows is not None)]
+    empty = [
+        k
+        for k, fold in enumerate(splits.folds)
+        if not all(len(rows) for rows in fold if rows is not None)
+    ]
     if empty:
         own = ", to validate or to test on" if splits.pooled else " or to validate on"
         raise ValueError(f"fold {empty[0]} has no radiograph to train{own}; use fewer folds")
@@ -323,16 +380,24 @@ def _checked(splits: Splits, records: pd.DataFrame, task: Task) -> Splits:
             sides = {"training": fold.train, "validation": fold.val}
             if splits.pooled:
                 sides["test"] = fold.test
-            where += [f"{side} of fold {k}" for side, rows in sides.items() if label not in target[rows]]
+            where += [
+                f"{side} of fold {k}" for side, rows in sides.items() if label not in target[rows]
+            ]
         if len(patients) == 1:
             only = min(patients)
-            raise ValueError(f"class {name!r} has radiographs of one patient only ({only!r}), who is on one side alone")
+            raise ValueError(
+                f"class {name!r} has radiographs of one patient only ({only!r}), who is on one side alone"
+            )
         if not where:
             continue
         told = f"class {name!r}, of {len(patients)} patients, is missing in {', '.join(where)}"
         told = told if patients else f"class {name!r} has no radiographs"
         if task.kind == "binary":
-            remedy = "use fewer folds" if splits.pooled else "use fewer folds or hold out another fraction"
+            remedy = (
+                "use fewer folds"
+                if splits.pooled
+                else "use fewer folds or hold out another fraction"
+            )
             raise ValueError(f"{told}; {remedy}" if patients else told)
         notices.append(told)
     return Splits(splits.folds, splits.test, tuple(notices))
@@ -341,8 +406,10 @@ def _checked(splits: Splits, records: pd.DataFrame, task: Task) -> Splits:
 def _crossing(splits: Splits, records: pd.DataFrame) -> list[str]:
     """Patients on two sides of the same fold, sorted."""
     patients = records["patient"].astype(str).to_numpy()
-    found, test = set(), set(patients[splits.test])
+    found = set()
+    test = set(patients[splits.test])
     for fold in splits.folds:
-        train, val = set(patients[fold.train]), set(patients[fold.val])
+        train = set(patients[fold.train])
+        val = set(patients[fold.val])
         found |= (train & val) | (train & test) | (val & test)
     return sorted(found)

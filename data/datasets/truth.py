@@ -25,7 +25,13 @@ import pandas as pd
 from PIL import Image
 
 from core.tables import list_names, read_cells
-from data.datasets.annotation_files import check_size, parse_boxes, read_labelme, read_yolo, yolo_box
+from data.datasets.annotation_files import (
+    check_size,
+    parse_boxes,
+    read_labelme,
+    read_yolo,
+    yolo_box,
+)
 from data.datasets.finding_masks import box_mask, polygon_mask, shape_mask
 from data.reading.listing import Listings, near_hint
 from data.reading.radiograph import is_jpeg, load_mask, radiograph_size
@@ -44,7 +50,9 @@ class Truth:
 
     def __init__(self, source: Path):
         self.source = source
-        self._entries: dict[str, dict[tuple[str, ...], list]] = {}  # last path part -> whole key -> marks
+        self._entries: dict[
+            str, dict[tuple[str, ...], list]
+        ] = {}  # last path part -> whole key -> marks
         self._facts: dict[tuple[str, ...], dict[str, str]] = {}
 
     def __len__(self) -> int:
@@ -116,15 +124,22 @@ def read_truth(path: Path | str) -> Truth:
 
 
 def _read_folder(folder: Path) -> Truth:
-    truth, seen = Truth(folder), {}
-    for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()):
+    truth = Truth(folder)
+    seen = {}
+    for file in sorted(
+        f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()
+    ):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in seen:
-            raise ValueError(f"{file}: {seen[name].name} already holds the truth of {name}; keep one of the two")
+            raise ValueError(
+                f"{file}: {seen[name].name} already holds the truth of {name}; keep one of the two"
+            )
         seen[name] = file
         truth.add(name, [_reader(file)])
     if not seen:
-        raise ValueError(f"{folder}: no masks ({', '.join(MASK_SUFFIXES)}), LabelMe .json or YOLO .txt files in it")
+        raise ValueError(
+            f"{folder}: no masks ({', '.join(MASK_SUFFIXES)}), LabelMe .json or YOLO .txt files in it"
+        )
     return truth
 
 
@@ -140,11 +155,15 @@ def _mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         rows, columns = radiograph_size(file)
         if is_jpeg(file):
-            raise ValueError(f"{file}: a JPEG, which changes the values of a mask; save masks as PNG")
+            raise ValueError(
+                f"{file}: a JPEG, which changes the values of a mask; save masks as PNG"
+            )
         unlike = abs(math.log((rows * width) / (columns * height))) > 0.02
         values = load_mask(file) if not unlike and rows * columns <= limit else None
     except UnreadableRadiograph as error:
-        raise ValueError(f"{file}: not a readable mask picture ({error.reason}: {error.detail})") from error
+        raise ValueError(
+            f"{file}: not a readable mask picture ({error.reason}: {error.detail})"
+        ) from error
     if values is None:
         detail = f"{file}: the mask is {rows} x {columns} (height x width), the radiograph {height} x {width}"
         if not unlike:
@@ -196,19 +215,29 @@ def _yolo(file: Path, size: tuple[int, int]) -> np.ndarray:
         where = f"{file}: line {mark.line}"
         if len(mark.numbers) == 4:
             rounding = 1.5 * mark.rounding
-            mask |= box_mask(where, yolo_box(mark, size), size, (rounding * width, rounding * height))
+            mask |= box_mask(
+                where, yolo_box(mark, size), size, (rounding * width, rounding * height)
+            )
         else:
-            xs, ys = mark.numbers[::2], mark.numbers[1::2]
+            xs = mark.numbers[::2]
+            ys = mark.numbers[1::2]
             mask |= polygon_mask(where, [(x * width, y * height) for x, y in zip(xs, ys)], size)
     return mask
 
 
 def _read_table(path: Path) -> Truth:
-    truth, listings = Truth(path), Listings()
+    truth = Truth(path)
+    listings = Listings()
     for where, row in table_rows(path):
-        marks = [*_row_box(where, row), *_row_boxes(where, row), *_row_mask(where, row, path.parent, listings)]
+        marks = [
+            *_row_box(where, row),
+            *_row_boxes(where, row),
+            *_row_mask(where, row, path.parent, listings),
+        ]
         marks = [_sized(where, row, mark) for mark in marks]
-        truth.add(row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", ""))
+        truth.add(
+            row["image"], marks, condition=row.get("condition", ""), patient=row.get("patient", "")
+        )
     if not len(truth):
         raise ValueError(f"{path}: the table has no rows")
     return truth
@@ -248,7 +277,9 @@ def _row_box(where: str, row: dict[str, str]) -> list:
     try:
         box = tuple(float(cell) for cell in cells)
     except ValueError as error:
-        raise ValueError(f"{where}: {', '.join(_BOX)} = {', '.join(map(repr, cells))} are not four numbers") from error
+        raise ValueError(
+            f"{where}: {', '.join(_BOX)} = {', '.join(map(repr, cells))} are not four numbers"
+        ) from error
     return [lambda size: box_mask(where, box, size)]
 
 
@@ -270,5 +301,7 @@ def _row_mask(where: str, row: dict[str, str], folder: Path, listings: Listings)
     except ValueError as error:
         raise ValueError(f"{where}: mask {error}") from None
     if not listings.is_file(file):  # also a name too long, or with a NUL
-        raise ValueError(f"{where}: mask {row['mask'][:200]!r} is not a file below {folder}{near_hint(file)}")
+        raise ValueError(
+            f"{where}: mask {row['mask'][:200]!r} is not a file below {folder}{near_hint(file)}"
+        )
     return [lambda size: _mask(file, size)]

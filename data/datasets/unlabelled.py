@@ -29,10 +29,23 @@ class UnlabelledRadiographs(Dataset):
     the next one and noted in `quarantine` (JSON lines); with `quarantine` None it is an error.
     """
 
-    def __init__(self, paths: list[Path], preprocessing: Preprocessing, transform: Callable, seed: int,
-                 patches: int = 0, quarantine: Path | None = None, vary: Callable | None = None):  # fmt: skip
-        self.paths, self.preprocessing, self.transform = [os.fspath(p) for p in paths], preprocessing, transform
-        self.seed, self.patches, self.quarantine, self.vary = seed, patches, quarantine, vary
+    def __init__(
+        self,
+        paths: list[Path],
+        preprocessing: Preprocessing,
+        transform: Callable,
+        seed: int,
+        patches: int = 0,
+        quarantine: Path | None = None,
+        vary: Callable | None = None,
+    ):
+        self.paths = [os.fspath(p) for p in paths]
+        self.preprocessing = preprocessing
+        self.transform = transform
+        self.seed = seed
+        self.patches = patches
+        self.quarantine = quarantine
+        self.vary = vary
         self._noted: set[int] = set()
 
     def __len__(self) -> int:
@@ -67,14 +80,17 @@ class UnlabelledRadiographs(Dataset):
                     _note(self.quarantine, error)
                 self._noted.add(used)
                 first = first or error
-        raise UnreadableRadiograph(first.path, first.reason, f"{first.detail}; neither can the files after it be read")
+        raise UnreadableRadiograph(
+            first.path, first.reason, f"{first.detail}; neither can the files after it be read"
+        )
 
 
 class PreparedRadiographs(Dataset):
     """Files as a network sees them, for features; item `row` is a pure function of its file."""
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing):
-        self.paths, self.preprocessing = [os.fspath(p) for p in paths], preprocessing
+        self.paths = [os.fspath(p) for p in paths]
+        self.preprocessing = preprocessing
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -84,12 +100,21 @@ class PreparedRadiographs(Dataset):
 
         A file that cannot be used has a reason (a key of `REASONS`) and a black picture.
         """
-        p, reason, detail = self.preprocessing, "", ""
+        p = self.preprocessing
+        reason = ""
+        detail = ""
         try:
             pixels = p.fit(p.read(self.paths[row]))
         except UnreadableRadiograph as error:
-            pixels, reason, detail = torch.zeros(1, p.height, p.width), error.reason, error.detail
-        return {"image": p.normalise(pixels[None])[0], "row": row, "reason": reason, "detail": detail}
+            pixels = torch.zeros(1, p.height, p.width)
+            reason = error.reason
+            detail = error.detail
+        return {
+            "image": p.normalise(pixels[None])[0],
+            "row": row,
+            "reason": reason,
+            "detail": detail,
+        }
 
 
 def usable_radiographs(
@@ -116,32 +141,54 @@ def usable_radiographs(
     held_out = list_radiographs(val_path, passed_over=passed_over) if val_path else []
     apart = {os.path.realpath(path) for path in held_out}
     own = os.path.join(os.path.realpath(output), "")
-    found = [p for p in list_radiographs(data_path, passed_over=passed_over)
-             if (real := os.path.realpath(p)) not in apart and not real.startswith(own)]  # fmt: skip
+    found = [
+        p
+        for p in list_radiographs(data_path, passed_over=passed_over)
+        if (real := os.path.realpath(p)) not in apart and not real.startswith(own)
+    ]
     if message := passed_over_message(passed_over, exclude=output):
         tell(message)
     if not found:
-        cause = f"--val_path {' '.join(val_path)} holds out" if val_path else f"the run folder {output} holds"
+        cause = (
+            f"--val_path {' '.join(val_path)} holds out"
+            if val_path
+            else f"the run folder {output} holds"
+        )
         raise ValueError(f"{cause} every radiograph of --data_path")
     held_out = evenly(held_out, most=most_held_out)
-    _, bad = audit([*found, *held_out], workers=workers, cache=output / "audit.csv", earlier=earlier, tell=tell,
-                   progress=progress)  # fmt: skip
+    _, bad = audit(
+        [*found, *held_out],
+        workers=workers,
+        cache=output / "audit.csv",
+        earlier=earlier,
+        tell=tell,
+        progress=progress,
+    )
     unreadable = set(bad["path"])
     good, readable = ([p for p in paths if str(p) not in unreadable] for paths in (found, held_out))
     if (len(bad) and stop) or not good or (held_out and not readable):
         note(bad)
     if len(bad) and stop:
-        raise ValueError(f"{len(bad)} unreadable radiographs, the first {first_of(bad)}; all are in "
-                         f"{output / 'quarantine.csv'}; remove them or use --on_bad_image skip")  # fmt: skip
+        raise ValueError(
+            f"{len(bad)} unreadable radiographs, the first {first_of(bad)}; all are in "
+            f"{output / 'quarantine.csv'}; remove them or use --on_bad_image skip"
+        )
     if not good:
-        raise ValueError(f"none of the {len(found)} files below {' '.join(data_path)} can be read; see the "
-                         f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
+        raise ValueError(
+            f"none of the {len(found)} files below {' '.join(data_path)} can be read; see the "
+            f"reasons in {output / 'quarantine.csv'}"
+        )
     if held_out and not readable:
-        raise ValueError(f"none of the radiographs of --val_path {' '.join(val_path)} can be read; see the "
-                         f"reasons in {output / 'quarantine.csv'}")  # fmt: skip
+        raise ValueError(
+            f"none of the radiographs of --val_path {' '.join(val_path)} can be read; see the "
+            f"reasons in {output / 'quarantine.csv'}"
+        )
     return good, readable, bad
 
 
 def _note(quarantine: Path, error: UnreadableRadiograph) -> None:
     """One line; several loader processes may do so at once."""
-    append_line(quarantine, json.dumps({"path": str(error.path), "reason": error.reason, "detail": error.detail}))
+    append_line(
+        quarantine,
+        json.dumps({"path": str(error.path), "reason": error.reason, "detail": error.detail}),
+    )

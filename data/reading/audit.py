@@ -62,30 +62,47 @@ def audit(
     """
     paths = [Path(path) for path in paths]
     table, given = (file and _verdicts(Path(file)) for file in (cache, earlier))
-    judged = remembered(judge, paths, table, given=given, tell=tell, workers=workers, progress=progress)
+    judged = remembered(
+        judge, paths, table, given=given, tell=tell, workers=workers, progress=progress
+    )
     bad = [(str(path), *verdict) for path, verdict in zip(paths, judged) if verdict[0]]
     good = [path for path, verdict in zip(paths, judged) if not verdict[0]]
     return good, pd.DataFrame(bad, columns=["path", "reason", "detail"], dtype=object)
 
 
 def readable_records(
-    records: pd.DataFrame, quarantine: Path, *, on_bad: str, cache: Path | None = None, earlier: Path | None = None,
-    tell: Callable[[str], None] = lambda message: None, workers: int = 0,
+    records: pd.DataFrame,
+    quarantine: Path,
+    *,
+    on_bad: str,
+    cache: Path | None = None,
+    earlier: Path | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+    workers: int = 0,
     progress: Callable[[Sequence], Iterable] | None = None,
-) -> tuple[pd.DataFrame, list[str], int]:  # fmt: skip
+) -> tuple[pd.DataFrame, list[str], int]:
     """(the records whose `image` can be read, notices, how many cannot), after reading every file once.
 
     Those that cannot are listed in the table `quarantine`; `on_bad`: "skip" leaves them out, "stop" is a ValueError.
     `cache`, `earlier`, `tell`, `workers`, `progress`: as for `audit`.
     """
-    _, bad = audit(records["image"], workers=workers, cache=cache, earlier=earlier, tell=tell, progress=progress)
+    _, bad = audit(
+        records["image"],
+        workers=workers,
+        cache=cache,
+        earlier=earlier,
+        tell=tell,
+        progress=progress,
+    )
     if not len(bad):
         return records, [], 0
     write_table(quarantine, list(bad.columns), quarantined(bad))
     first = f"first {first_of(bad)}; all are in {quarantine}"
     if on_bad == "stop":
-        raise ValueError(f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
-                         "--on_bad_image skip")  # fmt: skip
+        raise ValueError(
+            f"{len(bad)} of {len(records)} radiographs cannot be read, {first}; mend them or use "
+            "--on_bad_image skip"
+        )
     told = f"{len(bad)} of {len(records)} radiographs cannot be read and are left out, {first}"
     return records[~records["image"].isin(bad["path"])].reset_index(drop=True), [told], len(bad)
 
@@ -118,7 +135,9 @@ def _verdicts(file: Path) -> "FileTable":
         RULES,
         "verdicts",
         cells_of=lambda verdict: None if verdict[0] in PASSING else verdict,
-        value_of=lambda reason, detail: (reason, detail) if reason in REASONS or not (reason or detail) else None,
+        value_of=lambda reason, detail: (
+            (reason, detail) if reason in REASONS or not (reason or detail) else None
+        ),
     )
 
 
@@ -139,9 +158,12 @@ class FileTable:
         cells_of: Callable[[Any], Sequence[str] | None],
         value_of: Callable[..., Any],
     ):
-        self.file, self.rules, self.content = Path(file), rules, content
+        self.file = Path(file)
+        self.rules = rules
+        self.content = content
         self.columns = (*STATE, "rules", *columns)
-        self.cells_of, self.value_of = cells_of, value_of
+        self.cells_of = cells_of
+        self.value_of = value_of
 
     def read(self) -> dict[tuple, Any]:
         """File state -> value; without a last line that was cut short. ValueError if it is another table."""
@@ -169,10 +191,15 @@ class FileTable:
         if not os.path.lexists(self.file):
             raise FileNotFoundError(f"{shown}: no such table of {self.content}")
         self._check_kind()
-        states, found = set(states), {}
+        states = set(states)
+        found = {}
         paths = {path for path, _, _ in states}
-        concerned, first = 0, ""
-        with naming(self.file), open(self.file, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        concerned = 0
+        first = ""
+        with (
+            naming(self.file),
+            open(self.file, encoding="utf-8", errors="surrogateescape", newline="") as stream,
+        ):
             rows = csv.reader(_whole_lines(stream), strict=True)
             try:
                 self._check_header(next(rows, []))
@@ -189,8 +216,12 @@ class FileTable:
                 told = f"{shown}: damaged in line {line} ({error}); scripts/check_data.py --audit writes a new one"
                 raise ValueError(told) from None
         if not concerned:
-            about = f"it is about other files, the first {printable(first)}" if first else "it is empty"
-            raise ValueError(f"{shown}: has {self.content} on none of the {len(paths):,} files here; {about}")
+            about = (
+                f"it is about other files, the first {printable(first)}" if first else "it is empty"
+            )
+            raise ValueError(
+                f"{shown}: has {self.content} on none of the {len(paths):,} files here; {about}"
+            )
         return found
 
     def _parsed(self, row: list[str]) -> tuple[tuple, Any]:
@@ -206,8 +237,12 @@ class FileTable:
         return tuple(row[:3]), self.value_of(*row[4:])
 
     def _check_kind(self) -> None:
-        if self.file.exists() and not self.file.is_file() and not self.file.is_dir():  # a pipe: reading would wait
-            raise ValueError(f"{printable(self.file)}: a pipe or a device, not a table of {self.content}")
+        if (
+            self.file.exists() and not self.file.is_file() and not self.file.is_dir()
+        ):  # a pipe: reading would wait
+            raise ValueError(
+                f"{printable(self.file)}: a pipe or a device, not a table of {self.content}"
+            )
 
     def _check_header(self, header: list[str]) -> None:
         if tuple(header) != self.columns:
@@ -255,7 +290,9 @@ def remembered(
     if given:
         count = sum(state in taken for state in states)
         rest = f"; to be read: {len(states) - count:,}" if count < len(states) else ""
-        tell(f"{printable(given.file)}: {count:,} of {len(states):,} files are as they were then{rest}")
+        tell(
+            f"{printable(given.file)}: {count:,} of {len(states):,} files are as they were then{rest}"
+        )
     new = taken.keys() - known.keys()
     known |= taken
     unread = dict(zip(paths, states))
@@ -293,7 +330,9 @@ def _flush(table: FileTable | None, pending: dict[tuple, Any]) -> None:
 
 
 @contextmanager
-def spread(function: Callable[[Path], object], paths: list[Path], workers: int) -> Iterator[Iterator]:
+def spread(
+    function: Callable[[Path], object], paths: list[Path], workers: int
+) -> Iterator[Iterator]:
     """The results of `function` for each file in order, as they come, from this process or from `workers` others.
 
     Raises ChildProcessError if one of the processes dies.
@@ -303,7 +342,10 @@ def spread(function: Callable[[Path], object], paths: list[Path], workers: int) 
         return
     # spawned, not forked: safe beside the threads of torch and the same on every platform
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=die_with_parent, initargs=(os.getpid(),)
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=die_with_parent,
+        initargs=(os.getpid(),),
     ) as pool:
         try:
             yield _in_order(pool, function, paths, 8 * workers)
@@ -318,7 +360,9 @@ def spread(function: Callable[[Path], object], paths: list[Path], workers: int) 
             raise
 
 
-def _in_order(pool: ProcessPoolExecutor, function: Callable, paths: list[Path], most: int) -> Iterator:
+def _in_order(
+    pool: ProcessPoolExecutor, function: Callable, paths: list[Path], most: int
+) -> Iterator:
     """Results in the order of `paths`; at most so many chunks of files are handed out before their turn."""
     waiting: deque = deque()
     for begin in range(0, len(paths), CHUNK):

@@ -33,8 +33,12 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 or uint16 -> [H, W] of the same type: the common channel, or Rec. 601 where they differ."""
     if not _is_coloured(pixels):
         return np.ascontiguousarray(pixels[..., 0])
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    grey = red * np.uint32(19595)  # 0.299, 0.587, 0.114 in 1/65536: Pillow's "L" at 8 bits, no overflow at 16
+    red = pixels[..., 0]
+    green = pixels[..., 1]
+    blue = pixels[..., 2]
+    grey = red * np.uint32(
+        19595
+    )  # 0.299, 0.587, 0.114 in 1/65536: Pillow's "L" at 8 bits, no overflow at 16
     grey += green * np.uint32(38470)
     grey += blue * np.uint32(7471)
     grey += np.uint32(32768)
@@ -42,7 +46,9 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
     return grey.astype(pixels.dtype)
 
 
-def choose_frame(path, frame: int | None, frames: int, main: int | None = None, source: str = "") -> int:
+def choose_frame(
+    path, frame: int | None, frames: int, main: int | None = None, source: str = ""
+) -> int:
     """The index of the frame to read: the chosen one, else the one that the file declares to be its `main` picture.
 
     source: what gives the number of frames, for the message.
@@ -54,10 +60,14 @@ def choose_frame(path, frame: int | None, frames: int, main: int | None = None, 
         detail = f"{frames} frames{source}, and none is marked as the main picture; {advice}"
         raise UnreadableRadiograph(path, "several-frames", detail)
     if frames < 1 or (frame is not None and not 0 <= frame < frames):
-        raise UnreadableRadiograph(path, "no-such-frame", f"frame {frame} of {frames}{source}, counted from 0")
+        raise UnreadableRadiograph(
+            path, "no-such-frame", f"frame {frame} of {frames}{source}, counted from 0"
+        )
     return frame or 0
 
 
 def _is_coloured(pixels: np.ndarray) -> bool:
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    red = pixels[..., 0]
+    green = pixels[..., 1]
+    blue = pixels[..., 2]
     return not (np.array_equal(red, green) and np.array_equal(red, blue))

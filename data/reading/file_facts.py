@@ -37,7 +37,15 @@ SHOWN = (
     *("Rows", "Columns", "BitsStored", "BitsAllocated", "PhotometricInterpretation"),
     *("ViewPosition", "BodyPartExamined"),
 )
-MODES = {"1": "grey", "L": "grey", "LA": "grey", "I": "grey", "F": "grey", "P": "palette", "PA": "palette"}
+MODES = {
+    "1": "grey",
+    "L": "grey",
+    "LA": "grey",
+    "I": "grey",
+    "F": "grey",
+    "P": "palette",
+    "PA": "palette",
+}
 TIFF_COLOURS = {0: "white is zero", 1: "grey", 2: "colour", 3: "palette", 6: "colour"}
 OTHER = "other"
 _EMPTY = re.compile(rb"[\s\0^=\\]")
@@ -69,8 +77,14 @@ def file_facts(path) -> FileFacts | None:
             stream.seek(0)
             if looks_like_dicom(head):
                 return _of_dicom(path, stream)
-            return _of_tiff(path, stream, head) if head.startswith(TIFF_SIGNATURES) else _of_picture(stream)
-    except Exception:  # decoders raise a dozen types; what is wrong with the file is the audit's business
+            return (
+                _of_tiff(path, stream, head)
+                if head.startswith(TIFF_SIGNATURES)
+                else _of_picture(stream)
+            )
+    except (
+        Exception
+    ):  # decoders raise a dozen types; what is wrong with the file is the audit's business
         return None
 
 
@@ -90,14 +104,18 @@ def _of_tiff(path, stream, head: bytes) -> FileFacts:
     _, page = choose_page(path, stream, None)
     photometric = TIFF_COLOURS.get(page.value(Tag.PHOTOMETRIC, -1), OTHER)
     size = page.value(Tag.HEIGHT, 0), page.value(Tag.WIDTH, 0)
-    return FileFacts("BigTIFF" if b"+" in head[2:4] else "TIFF", *size, sample_type(path, page)[0], photometric)
+    return FileFacts(
+        "BigTIFF" if b"+" in head[2:4] else "TIFF", *size, sample_type(path, page)[0], photometric
+    )
 
 
 def _of_dicom(path, stream) -> FileFacts:
 
     silence(("pydicom",), QUIET)
     check_inflated_size(path, stream)
-    dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=[*NAMES, *SHOWN])
+    dataset = pydicom.dcmread(
+        stream, force=True, stop_before_pixels=True, specific_tags=[*NAMES, *SHOWN]
+    )
     named = any(_is_filled(dataset, name) for name in NAMES)
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None

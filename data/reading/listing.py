@@ -65,7 +65,9 @@ class Listings:
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, str]] = {}  # folder -> name -> see `_kind_of`
-        self._stems: dict[str, dict[str, list[str]]] = {}  # folder -> name without extension -> names
+        self._stems: dict[
+            str, dict[str, list[str]]
+        ] = {}  # folder -> name without extension -> names
         self._real: dict[str, str] = {}  # folder -> without links
 
     def is_file(self, path: str | Path) -> bool:
@@ -92,7 +94,8 @@ class Listings:
         if "\0" in name or ".." in path.parts:
             return below(root, name)
         folder, last = os.path.split(path)
-        real, real_root = self._real_of(folder), self._real_of(str(root))
+        real = self._real_of(folder)
+        real_root = self._real_of(str(root))
         if real != real_root and not real.startswith(os.path.join(real_root, "")):
             return below(root, name)
         if os.path.isabs(name):
@@ -103,7 +106,11 @@ class Listings:
         found = self._with_extension(path)
         if found is None:
             return below(root, name)
-        return found if self._kind(folder, found.name) == "file" else below(root, os.path.relpath(found, root))
+        return (
+            found
+            if self._kind(folder, found.name) == "file"
+            else below(root, os.path.relpath(found, root))
+        )
 
     def _with_extension(self, path: Path) -> Path | None:
         """The only file whose name is that of `path` and an extension, if there is one."""
@@ -139,7 +146,10 @@ class Listings:
             stems: dict[str, list[str]] = {}
             for name in sorted(self._kinds[folder]):
                 stem, extension = os.path.splitext(name)
-                if extension.lower() in EXTENSIONS and self._kinds[folder][name] in ("file", "link"):
+                if extension.lower() in EXTENSIONS and self._kinds[folder][name] in (
+                    "file",
+                    "link",
+                ):
                     stems.setdefault(stem, []).append(name)
             self._stems[folder] = stems
         return self._stems[folder]
@@ -160,7 +170,9 @@ def _kind_of(entry: os.DirEntry) -> str:
     return "file" if entry.is_file() else "folder" if entry.is_dir() else "other"
 
 
-def list_radiographs(folders_or_files, *, recursive: bool = True, passed_over: PassedOver | None = None) -> list[Path]:
+def list_radiographs(
+    folders_or_files, *, recursive: bool = True, passed_over: PassedOver | None = None
+) -> list[Path]:
     """The radiographs of folders, files and lists of files, each once.
 
     folders_or_files: a path or several. A folder contributes its files with one of `EXTENSIONS` and, whatever they are
@@ -173,14 +185,19 @@ def list_radiographs(folders_or_files, *, recursive: bool = True, passed_over: P
     that cannot be listed is never skipped in silence).
     """
     passed_over = {} if passed_over is None else passed_over
-    entries = [folders_or_files] if isinstance(folders_or_files, (str, os.PathLike)) else list(folders_or_files)
+    entries = (
+        [folders_or_files]
+        if isinstance(folders_or_files, (str, os.PathLike))
+        else list(folders_or_files)
+    )
     entries = [Path(entry) for entry in entries]
     found: list[Path] = []
     seen: set[str] = set()
     for entry in entries:
         if entry.is_dir():
             paths: Iterable[Path] = sorted(
-                _walk(entry, recursive, passed_over), key=lambda path: path.relative_to(entry).as_posix()
+                _walk(entry, recursive, passed_over),
+                key=lambda path: path.relative_to(entry).as_posix(),
             )
         elif not os.path.lexists(entry):
             raise FileNotFoundError(f"{printable(entry)}: no such folder or file")
@@ -224,7 +241,8 @@ def passed_over_message(passed_over: PassedOver, exclude: Path | None = None) ->
 def _walk(root: Path, recursive: bool, passed_over: PassedOver) -> Iterator[Path]:
     """Radiographs below a folder; linked folders come after the real ones, and none is entered twice."""
     entered: set[str] = set()
-    real, links = [root], []
+    real = [root]
+    links = []
     while real or links:
         folder = real.pop() if real else links.pop()
         if (identity := os.path.realpath(folder)) in entered:
@@ -234,10 +252,14 @@ def _walk(root: Path, recursive: bool, passed_over: PassedOver) -> Iterator[Path
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
         except PermissionError as error:
-            raise PermissionError(f"{printable(folder)}: this folder cannot be listed (permission denied)") from error
+            raise PermissionError(
+                f"{printable(folder)}: this folder cannot be listed (permission denied)"
+            ) from error
         others: Counter[str] = Counter()
         for entry in entries:
-            if entry.name.startswith("."):  # hidden, and the ._* shadows that macOS leaves on foreign disks
+            if entry.name.startswith(
+                "."
+            ):  # hidden, and the ._* shadows that macOS leaves on foreign disks
                 continue
             path = folder / entry.name
             if _is_folder(entry):
@@ -293,16 +315,24 @@ def near_hint(image: str | Path) -> str:
     extension, else ""."""
     folder, name = os.path.split(image)
     try:
-        others = sorted(os.listdir(folder or "."), key=lambda other: (_extension(Path(other)) not in EXTENSIONS, other))
+        others = sorted(
+            os.listdir(folder or "."),
+            key=lambda other: (_extension(Path(other)) not in EXTENSIONS, other),
+        )
     except (OSError, ValueError):
         return ""
     bare = _PADDING.sub("", name)
     for other in others:
-        if bare in (_PADDING.sub("", other), _PADDING.sub("", Path(other).stem)) and _stem_of(other) != _stem_of(name):
-            return (
-                f"; {printable(other)} is: a spreadsheet may have removed the zeros in front, save the column as text"
-            )
-    alike = [other for other in others if _extension(Path(other)) in EXTENSIONS and _stem_of(other) == _stem_of(name)]
+        if bare in (_PADDING.sub("", other), _PADDING.sub("", Path(other).stem)) and _stem_of(
+            other
+        ) != _stem_of(name):
+            advice = "a spreadsheet may have removed the zeros in front, save the column as text"
+            return f"; {printable(other)} is: {advice}"
+    alike = [
+        other
+        for other in others
+        if _extension(Path(other)) in EXTENSIONS and _stem_of(other) == _stem_of(name)
+    ]
     return f"; {printable(alike[0])!r} is there" if alike else ""
 
 
@@ -342,25 +372,36 @@ def listed_groups(source: Path) -> dict[str, str]:
     require_names(source, columns, ["image"])
     if "group" not in columns:
         return {}
-    image, place = columns.index("image"), columns.index("group")
+    image = columns.index("image")
+    place = columns.index("group")
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
-        name, group = row[image].strip(), row[place].strip()
-        if name and group and found.setdefault(os.path.realpath(source.parent / name), group) != group:
-            raise ValueError(f"{printable(source)}: row {number} puts {printable(name)} into a second group, "
-                             f"{printable(group)}")  # fmt: skip
+        name = row[image].strip()
+        group = row[place].strip()
+        if (
+            name
+            and group
+            and found.setdefault(os.path.realpath(source.parent / name), group) != group
+        ):
+            raise ValueError(
+                f"{printable(source)}: row {number} puts {printable(name)} into a second group, "
+                f"{printable(group)}"
+            )
     return found
 
 
 def _read_list(source: Path) -> list[Path]:
     """The files that a .txt or .csv list names; all of them must exist."""
-    listings, paths = Listings(), []
+    listings = Listings()
+    paths = []
     for number, name in named_files(source):
         try:
             paths.append((number, listings.named(source.parent, name)))
         except ValueError as error:
             raise ValueError(f"{printable(source)}: line {number}: {error}") from None
-    lost = [(number, path) for number, path in paths if not listings.is_file(path)]  # also too long, or with a NUL
+    lost = [
+        (number, path) for number, path in paths if not listings.is_file(path)
+    ]  # also too long, or with a NUL
     if lost:
         number, path = lost[0]
         raise FileNotFoundError(

@@ -34,7 +34,10 @@ class Entry:
 
 
 def fingerprints(
-    paths: Iterable[Path], *, workers: int = 0, progress: Callable[[Sequence], Iterable] | None = None
+    paths: Iterable[Path],
+    *,
+    workers: int = 0,
+    progress: Callable[[Sequence], Iterable] | None = None,
 ) -> dict[Path, Entry]:
     """Read every file, whatever is in it.
 
@@ -51,7 +54,9 @@ def fingerprints(
 
 def common_folder(entries: Sequence[Path]) -> str:
     """The folder that the names in a manifest start from, where the data set consists of folders, files or lists."""
-    return os.path.commonpath([os.path.abspath(entry if entry.is_dir() else entry.parent) for entry in entries])
+    return os.path.commonpath(
+        [os.path.abspath(entry if entry.is_dir() else entry.parent) for entry in entries]
+    )
 
 
 def name_below(path: Path, folder: str) -> str:
@@ -61,7 +66,11 @@ def name_below(path: Path, folder: str) -> str:
 
 def write_manifest(file: Path, content: Mapping[str, Entry]) -> None:
     """Write names and what they hold, sorted by name; files that could not be read have no row."""
-    readable = [(name, entry.size, entry.sha256) for name, entry in sorted(content.items()) if not entry.error]
+    readable = [
+        (name, entry.size, entry.sha256)
+        for name, entry in sorted(content.items())
+        if not entry.error
+    ]
     body = "".join(line_text(row, raw_bytes=True) for row in (COLUMNS, *readable))
     write_text(file, body + line_text(("", len(readable), _sum_of(body))))
 
@@ -70,11 +79,16 @@ def read_manifest(file: Path) -> dict[str, Entry]:
     """Names and what they held. ValueError if the manifest itself is not as it was written, FileNotFoundError."""
     text = Path(file).read_bytes().decode("utf-8", "surrogateescape")
     try:
-        body, last = text[: text.rstrip("\n").rindex("\n") + 1], text.rstrip("\n").rpartition("\n")[2]
+        body = text[: text.rstrip("\n").rindex("\n") + 1]
+        last = text.rstrip("\n").rpartition("\n")[2]
         nothing, count, expected = last.split(",")
         rows = list(csv.reader(io.StringIO(body, newline="")))
-        whole = (nothing, expected, int(count)) == ("", _sum_of(body), len(rows) - 1) and tuple(rows[0]) == COLUMNS
-        content = {name: Entry(int(size), sha256) for name, size, sha256 in rows[1:]} if whole else None
+        whole = (nothing, expected, int(count)) == ("", _sum_of(body), len(rows) - 1) and tuple(
+            rows[0]
+        ) == COLUMNS
+        content = (
+            {name: Entry(int(size), sha256) for name, size, sha256 in rows[1:]} if whole else None
+        )
     except (ValueError, csv.Error):
         content = None
     if content is None:
@@ -85,16 +99,21 @@ def read_manifest(file: Path) -> dict[str, Entry]:
     return content
 
 
-def differences(before: Mapping[str, Entry], now: Mapping[str, Entry]) -> list[tuple[str, str, str]]:
+def differences(
+    before: Mapping[str, Entry], now: Mapping[str, Entry]
+) -> list[tuple[str, str, str]]:
     """(name, kind, one sentence) of every file that is not as it was, by name.
 
     kind: "changed", "missing", "new" or "unreadable".
     """
     found = []
     for name in sorted({*before, *now}):
-        then, entry = before.get(name), now.get(name)
+        then = before.get(name)
+        entry = now.get(name)
         if entry is None:
-            found.append((name, "missing", f"{then.size} bytes by the manifest, now there is no such file"))
+            found.append(
+                (name, "missing", f"{then.size} bytes by the manifest, now there is no such file")
+            )
         elif entry.error:
             found.append((name, "unreadable", entry.error))
         elif then is None:
@@ -110,7 +129,9 @@ def duplicates(content: Mapping[Path, Entry]) -> list[tuple[Path, Path]]:
     """(file, the first one with exactly the same content) of every file that is there more than once."""
     first: dict[str, Path] = {}
     readable = [(path, entry.sha256) for path, entry in content.items() if not entry.error]
-    return [(path, first[sha256]) for path, sha256 in readable if first.setdefault(sha256, path) != path]
+    return [
+        (path, first[sha256]) for path, sha256 in readable if first.setdefault(sha256, path) != path
+    ]
 
 
 def _entry(path: Path) -> Entry:

@@ -63,12 +63,18 @@ def near_duplicate_groups(
     return groups_of(paths, looks, distance=distance, hints=hints, hint_distance=hint_distance)
 
 
-def with_copies_joined(records: pd.DataFrame, sha256: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+def with_copies_joined(
+    records: pd.DataFrame, sha256: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
     """(records whose column `patient` is that of `patients_with_copies`, a notice if that joined any)."""
     patients = records["patient"].astype(str).tolist()
     joined = patients_with_copies(patients, sha256)
     count = len(set(patients)) - len(set(joined))
-    told = [f"{count} patients hold copies of files of other patients and count as one with these"] if count else []
+    told = (
+        [f"{count} patients hold copies of files of other patients and count as one with these"]
+        if count
+        else []
+    )
     return records.assign(patient=joined), told
 
 
@@ -101,7 +107,9 @@ def look_at(
     cache: CSV file with earlier hashes, by path, size and time of change; it is read, and new hashes are appended as
     they come. workers: processes that read (0: this one). progress: wraps a sequence, for example `tqdm`.
     """
-    table = cache and FileTable(cache, ("sha256", "hash"), RULES, "hashes", cells_of=_cells_of, value_of=_look_of)
+    table = cache and FileTable(
+        cache, ("sha256", "hash"), RULES, "hashes", cells_of=_cells_of, value_of=_look_of
+    )
     return remembered(look, [Path(p) for p in paths], table, workers=workers, progress=progress)
 
 
@@ -121,10 +129,13 @@ def picture_hash(pixels: np.ndarray) -> np.ndarray:
     a fixed mean by a gamma, which takes away exposure and contrast; then the sign of each of its 24 x 24 lowest
     two-dimensional cosine coefficients (DCT-II) is one bit. The mean itself is no information: its bit is always 1.
     """
-    thumbnail = np.asarray(Image.fromarray(pixels.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
+    thumbnail = np.asarray(
+        Image.fromarray(pixels.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    )
     low, high = np.percentile(thumbnail, (1, 99))
     if high <= low:  # a small bright thing on an even background
-        low, high = thumbnail.min(), max(thumbnail.max(), thumbnail.min() + 1e-6)
+        low = thumbnail.min()
+        high = max(thumbnail.max(), thumbnail.min() + 1e-6)
     grey = _middle(np.clip((thumbnail.astype(np.float64) - low) / (high - low), 0, 1))
     waves = np.cos(np.pi * np.arange(WAVES)[:, None] * (2 * np.arange(SIDE) + 1) / (2 * SIDE))
     return np.packbits((waves @ grey @ waves.T).ravel() > 0)
@@ -132,7 +143,8 @@ def picture_hash(pixels: np.ndarray) -> np.ndarray:
 
 def _middle(grey: np.ndarray) -> np.ndarray:
     """`grey` ** gamma with the gamma, from 0.2 to 5, that brings its mean to `MIDDLE_GREY`."""
-    least, most = 0.2, 5.0
+    least = 0.2
+    most = 5.0
     for _ in range(14):
         gamma = (least * most) ** 0.5
         least, most = (gamma, most) if (grey**gamma).mean() > MIDDLE_GREY else (least, gamma)
@@ -155,18 +167,26 @@ def groups_of(
     Returns names that do not depend on the order: of the smallest sha256 in the group, or of the unread path.
     """
     if not 0 <= distance < BITS or hint_distance < 0:
-        raise ValueError(f"distances of hashes are 0 to {BITS} bits, not {distance} and {hint_distance}")
+        raise ValueError(
+            f"distances of hashes are 0 to {BITS} bits, not {distance} and {hint_distance}"
+        )
     read = np.array([index for index, seen in enumerate(looks) if seen.hash], dtype=int)
-    bits = np.array([np.unpackbits(np.frombuffer(bytes.fromhex(looks[i].hash), np.uint8)) for i in read])
+    bits = np.array(
+        [np.unpackbits(np.frombuffer(bytes.fromhex(looks[i].hash), np.uint8)) for i in read]
+    )
     labels = np.arange(len(looks))
     if read.size:
         agreeing = _codes(hints, len(looks))[read]
         labels[read] = read[_join(bits.reshape(len(read), BITS), distance, agreeing, hint_distance)]
     names = {}
     for label, path, seen in zip(labels, paths, looks):
-        name = seen.sha256 or hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
+        name = (
+            seen.sha256 or hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()
+        )
         names[label] = min(name, names.get(label, name))
-    return [("g" if seen.hash else "unread-") + names[label][:16] for label, seen in zip(labels, looks)]
+    return [
+        ("g" if seen.hash else "unread-") + names[label][:16] for label, seen in zip(labels, looks)
+    ]
 
 
 def _codes(hints: pd.DataFrame | None, count: int) -> np.ndarray:
@@ -184,7 +204,8 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
 
     Distances of all pairs are products of +-1 vectors, exact in float32: 20,000 radiographs in seconds.
     """
-    count, signs = len(bits), bits.astype(np.float32) * 2 - 1
+    count = len(bits)
+    signs = bits.astype(np.float32) * 2 - 1
     labels = np.arange(count)
     starts = range(0, count, BLOCK)
     sizes = [min(BLOCK, count - start) for start in starts]
@@ -194,7 +215,8 @@ def _join(bits: np.ndarray, distance: int, agreeing: np.ndarray, hint_distance: 
         near = apart <= distance
         near |= (apart <= hint_distance) & (agreeing[rows, None] == agreeing[None, start:])
         one, other = np.nonzero(near)
-        one, other = np.concatenate([one + start, np.arange(count)]), np.concatenate([other + start, labels])
+        one = np.concatenate([one + start, np.arange(count)])
+        other = np.concatenate([other + start, labels])
         ties = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
         component = connected_components(ties, directed=False)[1]
         first = np.full(count, count)

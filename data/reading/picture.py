@@ -19,7 +19,10 @@ from data.reading.decoding import choose_frame, silence
 from data.reading.refusal import UnreadableRadiograph, check_size
 
 PICTURES = ("PNG", "JPEG", "BMP")  # what Pillow decodes here
-FORMATS = (*PICTURES, "TIFF")  # every further Pillow plugin is attack surface and no radiograph needs it
+FORMATS = (
+    *PICTURES,
+    "TIFF",
+)  # every further Pillow plugin is attack surface and no radiograph needs it
 QUIET = re.compile(r"PIL")  # modules whose warnings may quote a file
 
 
@@ -59,11 +62,17 @@ def refusals(path):
     except UnreadableRadiograph:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableRadiograph(path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM") from error
+        raise UnreadableRadiograph(
+            path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM"
+        ) from error
     except MemoryError as error:
-        raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from error
+        raise UnreadableRadiograph(
+            path, "out-of-memory", "the decoder ran out of memory"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableRadiograph(path, "too-many-pixels", "more pixels than Pillow decodes") from error
+        raise UnreadableRadiograph(
+            path, "too-many-pixels", "more pixels than Pillow decodes"
+        ) from error
     except Exception as error:  # decoders raise a dozen types for damaged files; all are refusals
         # an invalid argument is an offset in the file that no file can have
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -93,7 +102,9 @@ def decode_picture(path, picture: Image.Image) -> np.ndarray:
         pixels = pixels.astype(np.uint16, copy=False)
     elif mode not in ("1", "L", "RGB"):
         raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {mode}")
-    if layout in ("L;2", "L;4") and invisible is not None:  # Pillow stretches the pixels to 8 bits, but not this value
+    if (
+        layout in ("L;2", "L;4") and invisible is not None
+    ):  # Pillow stretches the pixels to 8 bits, but not this value
         invisible *= 85 if layout == "L;2" else 17
     return _without(invisible, pixels)
 
@@ -126,8 +137,14 @@ def _main_frame(picture: Image.Image) -> int | None:
     if picture.format != "MPO":
         return None
     attributes = [entry["Attribute"] for entry in picture.mpinfo[0xB002]]
-    primary = [i for i, attribute in enumerate(attributes) if attribute["MPType"] == "Baseline MP Primary Image"]
-    representative = [i for i, attribute in enumerate(attributes) if attribute["RepresentativeImageFlag"]]
+    primary = [
+        i
+        for i, attribute in enumerate(attributes)
+        if attribute["MPType"] == "Baseline MP Primary Image"
+    ]
+    representative = [
+        i for i, attribute in enumerate(attributes) if attribute["RepresentativeImageFlag"]
+    ]
     for candidates in (primary, representative):
         if len(candidates) == 1:
             return candidates[0]
@@ -141,7 +158,8 @@ def _check_png(path, stream) -> None:
     name = b""
     while name != b"IEND":
         head = stream.read(8)
-        length, name = int.from_bytes(head[:4], "big"), head[4:]
+        length = int.from_bytes(head[:4], "big")
+        name = head[4:]
         if len(head) < 8:
             raise UnreadableRadiograph(path, "truncated", "the PNG has no end")
         if name[:1].islower():  # text, times, profiles
@@ -149,7 +167,8 @@ def _check_png(path, stream) -> None:
             continue
         checksum = zlib.crc32(name)
         while length > 0 and (piece := stream.read(min(length, 1 << 20))):
-            checksum, length = zlib.crc32(piece, checksum), length - len(piece)
+            checksum = zlib.crc32(piece, checksum)
+            length = length - len(piece)
         if length > 0:
             raise UnreadableRadiograph(path, "truncated", "the PNG ends within its pixels")
         if stream.read(4) != checksum.to_bytes(4, "big"):
@@ -176,7 +195,9 @@ def to_array(picture: Image.Image) -> np.ndarray:
     pixels = np.empty((height, *first.shape[1:]), first.dtype)
     pixels[:strip] = first
     for top in range(strip, height, strip):
-        pixels[top : top + strip] = np.asarray(picture.crop((0, top, width, min(top + strip, height))))
+        pixels[top : top + strip] = np.asarray(
+            picture.crop((0, top, width, min(top + strip, height)))
+        )
     return pixels
 
 
@@ -190,9 +211,15 @@ def layout_of(picture: Image.Image) -> str:
 def _deep_colour(path, stream, frame: int | None, layout: str) -> np.ndarray:
     """A PNG of 16 bits per channel. Pillow keeps the high byte, so it is decoded again as little-endian for the low."""
     channels = layout.split(";")[0]
-    layouts = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L"), "LA": ("RGBA",)}.get(channels)
+    layouts = {
+        "RGB": ("RGB;16B", "RGB;16L"),
+        "RGBA": ("RGBA;16B", "RGBA;16L"),
+        "LA": ("RGBA",),
+    }.get(channels)
     if layouts is None:
-        raise UnreadableRadiograph(path, "unsupported-colour", f"16 bits per channel in the layout {channels}")
+        raise UnreadableRadiograph(
+            path, "unsupported-colour", f"16 bits per channel in the layout {channels}"
+        )
     halves = []
     for half in layouts:
         picture = _open_frame(path, stream, frame)
@@ -209,14 +236,18 @@ def _without(invisible, pixels: np.ndarray) -> np.ndarray:
     if not isinstance(invisible, int | tuple):
         return pixels
     match = pixels == np.asarray(invisible)
-    return np.where(match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels)
+    return np.where(
+        match.all(-1, keepdims=True) if pixels.ndim == 3 else match, pixels.dtype.type(0), pixels
+    )
 
 
 def lay_on_black(pixels: np.ndarray) -> np.ndarray:
     """[H, W, 2 or 4] with alpha last -> [H, W] or [H, W, 3] laid on black; opaque and [H, W, 3] stay as they are."""
     if pixels.shape[-1] == 3:
         return pixels
-    opaque, colour, alpha = np.iinfo(pixels.dtype).max, pixels[..., :-1], pixels[..., -1:]
+    opaque = np.iinfo(pixels.dtype).max
+    colour = pixels[..., :-1]
+    alpha = pixels[..., -1:]
     if not (alpha == opaque).all():
         colour = ((colour.astype(np.uint32) * alpha + opaque // 2) // opaque).astype(pixels.dtype)
     return colour[..., 0] if colour.shape[-1] == 1 else colour

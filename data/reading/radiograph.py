@@ -38,7 +38,12 @@ __all__ = [
 
 
 def load_radiograph(
-    path, *, colour: bool = False, frame: int | None = None, allow_constant: bool = False, voi: bool = True
+    path,
+    *,
+    colour: bool = False,
+    frame: int | None = None,
+    allow_constant: bool = False,
+    voi: bool = True,
 ) -> np.ndarray:
     """Read one radiograph.
 

@@ -7,7 +7,9 @@ from core.text import percent
 
 MAX_PIXELS = 120_000_000  # the largest flat panels have 20 million
 LARGE_PIXELS = 25_000_000  # larger than any panel: a scan or a stitched picture, or a bomb
-MIN_DENSITY = 1 / 50  # bytes of the file per pixel of a large picture; only blank ones compress further
+MIN_DENSITY = (
+    1 / 50
+)  # bytes of the file per pixel of a large picture; only blank ones compress further
 MIN_SIDE = 16  # pixels
 MAX_ASPECT = 20
 CONSTANT_SHARE = 0.999  # of the pixels with one value: nothing was exposed
@@ -44,8 +46,12 @@ class UnreadableRadiograph(ValueError):
     """A file that is no usable radiograph: `path`, `reason` (a key of `REASONS`), `detail` (one sentence, no tags)."""
 
     def __init__(self, path, reason: str = "", detail: str = ""):
-        super().__init__(path, reason, detail)  # args as given: pickles, and survives a data-loader worker
-        self.path, self.reason, self.detail = path, reason, detail
+        super().__init__(
+            path, reason, detail
+        )  # args as given: pickles, and survives a data-loader worker
+        self.path = path
+        self.reason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
         return ": ".join(part for part in (printable(self.path), self.reason, self.detail) if part)
@@ -62,7 +68,9 @@ def check_size(path, height: int, width: int, stored: int, source: str = "") -> 
     if height * width > MAX_PIXELS:
         raise UnreadableRadiograph(path, "too-many-pixels", size)
     if height * width > LARGE_PIXELS and stored < MIN_DENSITY * height * width:
-        raise UnreadableRadiograph(path, "too-many-pixels", f"{size} in {stored} bytes: blank, or a bomb")
+        raise UnreadableRadiograph(
+            path, "too-many-pixels", f"{size} in {stored} bytes: blank, or a bomb"
+        )
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise UnreadableRadiograph(path, "absurd-aspect", size)
 
@@ -79,7 +87,9 @@ def check_content(path, pixels: np.ndarray, allow_constant: bool = False) -> Non
         raise UnreadableRadiograph(path, "non-finite", f"{count} pixels are NaN or infinite")
     if not allow_constant:
         sample = pixels.ravel()[::256]  # others than the constant are at most a quarter of these
-        common = np.partition(sample, sample.size // 2)[sample.size // 2]  # only a median can hold such a majority
+        common = np.partition(sample, sample.size // 2)[
+            sample.size // 2
+        ]  # only a median can hold such a majority
         share = np.count_nonzero(pixels == common) / pixels.size
         if share > CONSTANT_SHARE:
             raise UnreadableRadiograph(

@@ -16,13 +16,31 @@ from data.tables.files import paths_below, read_table, require_columns
 from data.tables.id_columns import ids
 
 SITES = (
-    "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone", "ankle-joint", "knee-joint",
-    "hip-joint", "wrist-joint", "elbow-joint", "shoulder-joint",
-)  # fmt: skip
+    "hand",
+    "ulna",
+    "radius",
+    "humerus",
+    "foot",
+    "tibia",
+    "fibula",
+    "femur",
+    "hip bone",
+    "ankle-joint",
+    "knee-joint",
+    "hip-joint",
+    "wrist-joint",
+    "elbow-joint",
+    "shoulder-joint",
+)
 BENIGN = (
-    "osteochondroma", "multiple osteochondromas", "simple bone cyst", "giant cell tumor", "osteofibroma",
-    "synovial osteochondroma", "other bt",
-)  # fmt: skip
+    "osteochondroma",
+    "multiple osteochondromas",
+    "simple bone cyst",
+    "giant cell tumor",
+    "osteofibroma",
+    "synovial osteochondroma",
+    "other bt",
+)
 MALIGNANT = ("osteosarcoma", "other mt")
 SUBTYPES = (*BENIGN, *MALIGNANT)
 _TOLD = "centre, age, gender, sites and subtype"
@@ -48,7 +66,9 @@ class Btxrd(RadiographDataset):
 
     folder = "BTXRD"
     tables = ("dataset.csv", "dataset.xlsx")
-    table, image, target = tables[0], "images/{image_id}", "tumor"
+    table = tables[0]
+    image = "images/{image_id}"
+    target = "tumor"
     task = Task("binary", ("normal", "tumour"))
 
     @classmethod
@@ -62,7 +82,9 @@ class Btxrd(RadiographDataset):
         root = Path(root)
         name = next((name for name in cls.tables if (root / name).is_file()), cls.tables[0])
         notices: list[str] = []
-        rows = cls.select(tumour_rows(root / name, root / "images", keep_missing=keep_missing), notices)
+        rows = cls.select(
+            tumour_rows(root / name, root / "images", keep_missing=keep_missing), notices
+        )
         records = grouped_by_lesion(rows.assign(target=cls.labels(rows)), notices, **looking)
         return finished(root / name, records, cls.task, notices)
 
@@ -107,7 +129,10 @@ class BtxrdSubtype(BtxrdMalignancy):
         """Tumours of one subtype; the published sheet has one picture of two."""
         tumours = super().select(rows, notices)
         subtypes = (tumours[list(SUBTYPES)] == 1).sum(axis=1)
-        for several, told in ((subtypes > 1, "with several subtypes"), (subtypes == 0, "without a subtype")):
+        for several, told in (
+            (subtypes > 1, "with several subtypes"),
+            (subtypes == 0, "without a subtype"),
+        ):
             if several.any():
                 first = printable(tumours["image_id"][several].iloc[0])
                 notices.append(f"{counted(int(several.sum()))} {told} left out, first {first}")
@@ -116,7 +141,9 @@ class BtxrdSubtype(BtxrdMalignancy):
     @classmethod
     def labels(cls, rows: pd.DataFrame) -> pd.Series:
         """The index of the subtype in `SUBTYPES`."""
-        return pd.Series(rows[list(SUBTYPES)].to_numpy().argmax(axis=1).astype(float), index=rows.index)
+        return pd.Series(
+            rows[list(SUBTYPES)].to_numpy().argmax(axis=1).astype(float), index=rows.index
+        )
 
 
 def tumour_rows(table: Path, images: Path, *, keep_missing: bool = False) -> pd.DataFrame:
@@ -139,12 +166,16 @@ def tumour_rows(table: Path, images: Path, *, keep_missing: bool = False) -> pd.
 
 def grouped_by_lesion(rows: pd.DataFrame, notices: list[str], **looking) -> pd.DataFrame:
     """Rows with groups in place of patients, as the class says; a notice tells how many. looking: of `grouped`."""
-    return grouped(rows, notices, ("center", "age", "gender", *SITES, *SUBTYPES), BITS, _TOLD, **looking)
+    return grouped(
+        rows, notices, ("center", "age", "gender", *SITES, *SUBTYPES), BITS, _TOLD, **looking
+    )
 
 
 def _check(table: Path, rows: pd.DataFrame) -> None:
     """ValueError naming the first row whose columns contradict each other."""
-    benign, malignant = (rows[list(kinds)].fillna(0).sum(axis=1) > 0 for kinds in (BENIGN, MALIGNANT))
+    benign, malignant = (
+        rows[list(kinds)].fillna(0).sum(axis=1) > 0 for kinds in (BENIGN, MALIGNANT)
+    )
     for wrong, told in (
         (rows["benign"] + rows["malignant"] != rows["tumor"], "tumor is not benign + malignant"),
         (benign & (rows["benign"] != 1), "a benign subtype, and benign is not 1"),
@@ -154,7 +185,9 @@ def _check(table: Path, rows: pd.DataFrame) -> None:
         if wrong.any():
             place = int(np.flatnonzero(wrong)[0])
             name = printable(rows["image_id"].iloc[place])
-            raise ValueError(f"{printable(table)}: row {place + 2} ({name}) contradicts itself: {told}")
+            raise ValueError(
+                f"{printable(table)}: row {place + 2} ({name}) contradicts itself: {told}"
+            )
 
 
 def _on_disk(name: str, found: dict[str, str]) -> str:

@@ -34,7 +34,9 @@ class FracAtlas(RadiographDataset):
     """
 
     folder = "FracAtlas"
-    table, image, target = "dataset.csv", "images/{folder}/{image_id}", "fractured"
+    table = "dataset.csv"
+    image = "images/{folder}/{image_id}"
+    target = "fractured"
     task = Task("binary", ("no fracture", "fracture"))
 
     @classmethod
@@ -59,7 +61,9 @@ class FracAtlasImplant(FracAtlas):
     task = Task("binary", ("no hardware", "hardware"))
 
 
-def fracture_rows(table: Path, images: Path, notices: list[str], *, keep_missing: bool = False) -> pd.DataFrame:
+def fracture_rows(
+    table: Path, images: Path, notices: list[str], *, keep_missing: bool = False
+) -> pd.DataFrame:
     """The checked rows of the table with the column `image`, the path of each picture in a folder of `images`.
 
     `notices` is told of pictures without a row. FileNotFoundError or ValueError name what is missing or wrong.
@@ -74,7 +78,9 @@ def fracture_rows(table: Path, images: Path, notices: list[str], *, keep_missing
     paths = paths_below(images.parent, os.path.relpath(table, images.parent), places)
     require_images(table, paths, keep_missing)
     if beyond := sorted(set(found) - set(names)):
-        notices.append(f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}")
+        notices.append(
+            f"{counted(len(beyond), 'file')} in images not in the table, first {printable(beyond[0])}"
+        )
     return rows.assign(image_id=names, **known, image=paths)
 
 
@@ -85,11 +91,15 @@ def grouped_by_part(rows: pd.DataFrame, notices: list[str], **looking) -> pd.Dat
 
 def _places(
     table: Path, names: pd.Series, fractured: pd.Series, found: dict[str, str], folders: list[str]
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Where each picture is, below the root; ValueError where folder and table contradict each other."""
     expected = np.where(fractured == 1, *folders)
     actual = [found.get(name, folder) for name, folder in zip(names, expected)]
-    wrong = [row for row in range(len(names)) if actual[row] != expected[row] and fractured.notna().iloc[row]]
+    wrong = [
+        row
+        for row in range(len(names))
+        if actual[row] != expected[row] and fractured.notna().iloc[row]
+    ]
     if wrong:
         row = wrong[0]
         raise ValueError(

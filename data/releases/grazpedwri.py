@@ -31,7 +31,10 @@ class PediatricFracture(RadiographDataset):
     """
 
     folder = "GRAZPEDWRI-DX"
-    table, image, target, patient = "dataset.csv", "{filestem}.png", "fracture_visible", "patient_id"
+    table = "dataset.csv"
+    image = "{filestem}.png"
+    target = "fracture_visible"
+    patient = "patient_id"
     task = Task("binary", ("no fracture visible", "fracture visible"))
 
     @classmethod
@@ -43,10 +46,15 @@ class PediatricFracture(RadiographDataset):
         """
         root = Path(root)
         table = root / cls.table
-        rows = read_table(table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"])
-        require_columns(table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS])
+        rows = read_table(
+            table, text=["filestem", "patient_id", "study_number", "timehash", "ao_classification"]
+        )
+        require_columns(
+            table, rows, ["filestem", "patient_id", "study_number", "ao_classification", *FLAGS]
+        )
         refuse_unclear_labels(table, rows["ao_classification"])
-        stems, patients = ids(table, rows, "filestem", files=True), ids(table, rows, "patient_id")
+        stems = ids(table, rows, "filestem", files=True)
+        patients = ids(table, rows, "patient_id")
         folders = sorted(path.name for path in root.glob("images*") if path.is_dir())
         found = pictures_in(root, folders)
         implied = folders[0] if folders else "images"  # of what is not there
@@ -54,9 +62,13 @@ class PediatricFracture(RadiographDataset):
         paths = paths_below(root, cls.table, places)
         require_images(table, paths, keep_missing)
         records = rows.assign(
-            filestem=stems, patient_id=patients, patient=patients, image=paths,
-            study=patients + "-" + ids(table, rows, "study_number"), **flags(table, rows, FLAGS, empty=0),
-        )  # fmt: skip
+            filestem=stems,
+            patient_id=patients,
+            patient=patients,
+            image=paths,
+            study=patients + "-" + ids(table, rows, "study_number"),
+            **flags(table, rows, FLAGS, empty=0),
+        )
         notices: list[str] = []
         records, task = cls.labelled(records, notices)
         return finished(table, records, task, notices)
@@ -99,13 +111,20 @@ class PediatricAO(PediatricFracture):
         for left, told in (
             (len(records) - len(certain), "of uncertain diagnosis"),
             (len(codes) - len(coded), "without an AO code"),
-            (len(coded) - len(chosen), f"with one of {counted(len(counts) - len(frequent), 'rarer combination')}"),
+            (
+                len(coded) - len(chosen),
+                f"with one of {counted(len(counts) - len(frequent), 'rarer combination')}",
+            ),
         ):
             notices += [f"{counted(left)} {told} left out"] if left else []
         if len(frequent) < CLASSES:
-            notices.append(f"{counted(len(frequent), 'combination')} of AO codes instead of {CLASSES}")
+            notices.append(
+                f"{counted(len(frequent), 'combination')} of AO codes instead of {CLASSES}"
+            )
         target = chosen.map({name: float(index) for index, name in enumerate(frequent)})
-        return certain.loc[chosen.index].assign(ao=chosen, target=target), Task("multiclass", tuple(frequent))
+        return certain.loc[chosen.index].assign(ao=chosen, target=target), Task(
+            "multiclass", tuple(frequent)
+        )
 
 
 def ao_combination(cell: object) -> str:

@@ -37,11 +37,15 @@ class KneeOA(RadiographDataset):
     radiographs are inverted; grades are ordered: also report quadratic kappa and the mean error in grades.
     """
 
-    folder, target, patient = "KneeXrayData", "target", "patient"
+    folder = "KneeXrayData"
+    target = "target"
+    patient = "patient"
     task = Task("multiclass", GRADES, ordinal=True)
 
     @classmethod
-    def read(cls, root: str | Path, *, keep_missing: bool = False, auto_test: bool = False) -> pd.DataFrame:
+    def read(
+        cls, root: str | Path, *, keep_missing: bool = False, auto_test: bool = False
+    ) -> pd.DataFrame:
         """All records by split, grade and name; with `auto_test` also the knees that a detector cut out.
 
         keep_missing: of no use here, where no table says what should be there.
@@ -50,8 +54,10 @@ class KneeOA(RadiographDataset):
         folder = release_folder(root, LEVELS, SPLITS)
         splits = [*SPLITS, *([AUTO] if (folder / AUTO).is_dir() else [])]
         passed_over: PassedOver = {}
-        records = pd.DataFrame([row for split in splits for row in _knees(folder, split, passed_over)],
-                               columns=["image", "target", "patient", "official", "side"])  # fmt: skip
+        records = pd.DataFrame(
+            [row for split in splits for row in _knees(folder, split, passed_over)],
+            columns=["image", "target", "patient", "official", "side"],
+        )
         again = records["official"] == AUTO
         _require_one_place(folder, records[~again])
         notices = []
@@ -59,7 +65,9 @@ class KneeOA(RadiographDataset):
             notices.append(message)
         if again.any() and not auto_test:
             told = counted(int(again.sum()), "knee")
-            notices.append(f"{told} of {AUTO} left out: test knees, cut out once more by a detector")
+            notices.append(
+                f"{told} of {AUTO} left out: test knees, cut out once more by a detector"
+            )
             records = records[~again]
         homes = records["official"].replace(AUTO, "test").groupby(records["patient"]).nunique()
         if (homes > 1).any():
@@ -70,14 +78,23 @@ class KneeOA(RadiographDataset):
 
 def _knees(folder: Path, split: str, passed_over: PassedOver) -> list[tuple]:
     """The rows of one split, in order of grade and name; other files go to `passed_over`."""
-    odd = [path.name for path in sorted((folder / split).iterdir()) if path.is_dir() and path.name not in GRADES]
+    odd = [
+        path.name
+        for path in sorted((folder / split).iterdir())
+        if path.is_dir() and path.name not in GRADES
+    ]
     if odd := [name for name in odd if not name.startswith(".")]:
-        raise ValueError(f"{printable(folder / split)}: folder {printable(odd[0])!r}; grades are {', '.join(GRADES)}")
+        raise ValueError(
+            f"{printable(folder / split)}: folder {printable(odd[0])!r}; grades are {', '.join(GRADES)}"
+        )
     lost = [grade for grade in GRADES if not (folder / split / grade).is_dir()]
     if lost:
         has = there(folder / split)
-        raise FileNotFoundError(f"{printable(folder / split)}: no folder {', '.join(lost)}; it has {has}")
-    rows, wrong = [], []
+        raise FileNotFoundError(
+            f"{printable(folder / split)}: no folder {', '.join(lost)}; it has {has}"
+        )
+    rows = []
+    wrong = []
     for grade in GRADES:
         for name in images_in(folder, f"{split}/{grade}", passed_over):
             if part := _NAME.fullmatch(Path(name).name):
@@ -95,8 +112,9 @@ def _require_one_place(folder: Path, records: pd.DataFrame) -> None:
     knees = records["image"].map(lambda path: Path(path).stem)
     twice = knees[knees.duplicated(keep=False)]
     if len(twice):
-        first = [path.removeprefix(f"{folder}/") for path in records["image"][knees == twice.iloc[0]]]
-        told = (
-            f"{counted(twice.nunique(), 'knee')} in more than one folder, first {' and '.join(map(printable, first))}"
-        )
-        raise ValueError(f"{printable(folder)}: {told}")
+        first = [
+            path.removeprefix(f"{folder}/") for path in records["image"][knees == twice.iloc[0]]
+        ]
+        knees = counted(twice.nunique(), "knee")
+        examples = " and ".join(map(printable, first))
+        raise ValueError(f"{printable(folder)}: {knees} in more than one folder, first {examples}")

@@ -50,7 +50,10 @@ class MURA(RadiographDataset):
     macOS, which are left out; v1.0 was withdrawn and is refused.
     """
 
-    folder, table, target, patient = RELEASE, "train_image_paths.csv", "target", "patient"
+    folder = RELEASE
+    table = "train_image_paths.csv"
+    target = "target"
+    patient = "patient"
     task = Task("binary", ("normal", "abnormal"), by_study=True)
 
     @classmethod
@@ -65,51 +68,69 @@ class MURA(RadiographDataset):
         train, valid = (_read_split(folder, split, keep_missing, notices) for split in SPLITS)
         both = sorted(set(train["patient"]) & set(valid["patient"]))
         if both:
-            notices.append(f"{counted(len(both), 'patient')} in both train and valid: {first_of(both)}")
+            notices.append(
+                f"{counted(len(both), 'patient')} in both train and valid: {first_of(both)}"
+            )
         records = pd.concat([train, valid], ignore_index=True)
         return finished(folder / cls.table, records, cls.task, notices)
 
 
 def _read_split(folder: Path, split: str, keep_missing: bool, notices: list[str]) -> pd.DataFrame:
     """The records of the train or valid folder; what is left out is added to `notices`."""
-    table, labelled = folder / f"{split}_image_paths.csv", folder / f"{split}_labeled_studies.csv"
+    table = folder / f"{split}_image_paths.csv"
+    labelled = folder / f"{split}_labeled_studies.csv"
     listed = _rows(table, split, _IMAGE_PATH, ("path",))["path"]
-    paths = pd.Series(paths_below(folder, table.name, list(listed), first_row=1), index=listed.index)
+    paths = pd.Series(
+        paths_below(folder, table.name, list(listed), first_row=1), index=listed.index
+    )
     shadows = listed.str.contains("/._", regex=False)
-    names, paths = listed[~shadows], paths[~shadows]
+    names = listed[~shadows]
+    paths = paths[~shadows]
     require_once(table, list(names), "image")
-    labels, studies = _labels(labelled, split), names.str.rpartition("/")[0]
+    labels = _labels(labelled, split)
+    studies = names.str.rpartition("/")[0]
     unknown = list(studies[~studies.isin(labels)].unique())
     if unknown:
         told = f"no label for {counted(len(unknown), 'study', 'studies')} of {table.name}: {first_of(unknown)}"
         raise ValueError(f"{printable(labelled)}: {told}")
     require_images(table, list(paths), keep_missing)
     part = studies.str.split("/", expand=True)
-    records = pd.DataFrame({
-        "image": paths, "target": studies.map(labels).astype(float), "patient": part[2], "study": studies,
-        "official": SPLITS[split], "body_part": part[1].str.removeprefix("XR_").str.lower(),
-    })  # fmt: skip
+    records = pd.DataFrame(
+        {
+            "image": paths,
+            "target": studies.map(labels).astype(float),
+            "patient": part[2],
+            "study": studies,
+            "official": SPLITS[split],
+            "body_part": part[1].str.removeprefix("XR_").str.lower(),
+        }
+    )
     if shadows.any():
-        notices.append(f"{counted(int(shadows.sum()), '._* file')} of macOS left out of {split}, no radiographs")
+        notices.append(
+            f"{counted(int(shadows.sum()), '._* file')} of macOS left out of {split}, no radiographs"
+        )
     bare = sorted(set(labels) - set(studies))
     if bare:
-        told = (
-            f"{counted(len(bare), 'study', 'studies')} of {split} without any image in {table.name}: {first_of(bare)}"
-        )
-        notices.append(told)
+        count = counted(len(bare), "study", "studies")
+        notices.append(f"{count} of {split} without any image in {table.name}: {first_of(bare)}")
     return records
 
 
 def _labels(table: Path, split: str) -> dict[str, int]:
     """Study -> 0 or 1. Its folder's name says the same; where they contradict each other nobody knows who is right."""
     rows = _rows(table, split, _STUDY_PATH, ("path", "label"))
-    names, labels = rows["path"].str.rstrip("/"), rows["label"].str.strip()
+    names = rows["path"].str.rstrip("/")
+    labels = rows["label"].str.strip()
     require_once(table, list(names), "study", "studies")
     for row, (name, label) in enumerate(zip(names, labels), 1):
         if label not in ("0", "1"):
-            raise ValueError(f"{printable(table)}: row {row}: label {printable(label)[:80]!r}; expected 0 or 1")
+            raise ValueError(
+                f"{printable(table)}: row {row}: label {printable(label)[:80]!r}; expected 0 or 1"
+            )
         if name.endswith("_positive") != (label == "1"):
-            raise ValueError(f"{printable(table)}: row {row}: label {label} contradicts the name of the study, {name}")
+            raise ValueError(
+                f"{printable(table)}: row {row}: label {label} contradicts the name of the study, {name}"
+            )
     return dict(zip(names, labels.astype(int)))
 
 
@@ -124,8 +145,10 @@ def _rows(table: Path, split: str, form: re.Pattern, columns: tuple[str, ...]) -
             continue
         if name.startswith("MURA-v1.0/"):
             raise ValueError(f"{printable(table)}: row {row}: MURA v1.0 was withdrawn; use v1.1")
-        wanted = (
-            f"{RELEASE}/{split}/XR_WRIST/patient00006/study1_positive/{'image1.png' if form is _IMAGE_PATH else ''}"
+        wanted = f"{RELEASE}/{split}/XR_WRIST/patient00006/study1_positive/"
+        if form is _IMAGE_PATH:
+            wanted += "image1.png"
+        raise ValueError(
+            f"{printable(table)}: row {row}: {printable(name)[:200]!r}; expected a path like {wanted}"
         )
-        raise ValueError(f"{printable(table)}: row {row}: {printable(name)[:200]!r}; expected a path like {wanted}")
     return rows.assign(path=short)

@@ -37,7 +37,9 @@ class PesPlanus(RadiographDataset):
     patches, of which one foot may own several in training and test; no official split.
     """
 
-    folder, target, patient = "Pesplanus Dataset", "target", "patient"
+    folder = "Pesplanus Dataset"
+    target = "target"
+    patient = "patient"
     task = Task("binary", ("control", "pes planus"))
 
     @classmethod
@@ -54,11 +56,21 @@ class PesPlanus(RadiographDataset):
         passed_over: PassedOver = {}
         names = images_in(root, ".", passed_over)
         labels = [_label(root, name) for name in names]
-        beside = {parent for name, label in zip(names, labels) if label == 1 for parent in _parents_of_class(name)}
+        beside = {
+            parent
+            for name, label in zip(names, labels)
+            if label == 1
+            for parent in _parents_of_class(name)
+        }
         if not beside:
             has = there(root)
-            raise FileNotFoundError(f"{printable(root)}: no images in a folder named ...pesplanus-1...; it has {has}")
-        labels = [0 if label is None and _is_beside(name, beside) else label for name, label in zip(names, labels)]
+            raise FileNotFoundError(
+                f"{printable(root)}: no images in a folder named ...pesplanus-1...; it has {has}"
+            )
+        labels = [
+            0 if label is None and _is_beside(name, beside) else label
+            for name, label in zip(names, labels)
+        ]
         stray = [name for name, label in zip(names, labels) if label is None]
         if stray:
             told = f"{counted(len(stray), 'image')} neither in a class folder nor in one beside it: {first_of(stray)}"
@@ -66,10 +78,14 @@ class PesPlanus(RadiographDataset):
         if 0 not in labels:
             told = "no controls, in a folder named ...pesplanus-0... or another one beside the flat feet"
             raise FileNotFoundError(f"{printable(root)}: {told}; it has {there(root)}")
-        records = pd.DataFrame({
-            "image": [str(root / name) for name in names], "target": pd.Series(labels, dtype=float), "official": "",
-            "folder": [str(PurePosixPath(name).parent) for name in names],
-        })  # fmt: skip
+        records = pd.DataFrame(
+            {
+                "image": [str(root / name) for name in names],
+                "target": pd.Series(labels, dtype=float),
+                "official": "",
+                "folder": [str(PurePosixPath(name).parent) for name in names],
+            }
+        )
         counts = records.groupby(["folder", "target"]).size()
         notices = [
             f"{counted(count)} in {printable(folder)}: {cls.task.classes[int(label)]}"
@@ -82,7 +98,9 @@ class PesPlanus(RadiographDataset):
 
 def _label(root: Path, name: str) -> int | None:
     """1 or 0 from the folders that an image lies in, None if none says; ValueError for another number or for both."""
-    said = {int(number) for part in PurePosixPath(name).parts[:-1] for number in _CLASS.findall(part)}
+    said = {
+        int(number) for part in PurePosixPath(name).parts[:-1] for number in _CLASS.findall(part)
+    }
     if said - {0, 1}:
         told = f"class {max(said)}; expected pesplanus-0 or pesplanus-1"
         raise ValueError(f"{printable(root)}: {printable(name)}: {told}")

@@ -30,7 +30,10 @@ PHANTOM_TASKS = {
 class PhantomFolder(RadiographDataset):
     """records.csv with images/ and masks/; the target is chosen with `read(root, task)`."""
 
-    table, image, target, patient = "records.csv", "{image}", "condition", "patient"
+    table = "records.csv"
+    image = "{image}"
+    target = "condition"
+    patient = "patient"
     task = Task("binary")
 
     @classmethod
@@ -38,15 +41,21 @@ class PhantomFolder(RadiographDataset):
         """Records with the target of `task` (a key of `PHANTOM_TASKS`); NaN where it has no meaning."""
         if task not in PHANTOM_TASKS:
             raise ValueError(f"task {task!r}: choose {', '.join(PHANTOM_TASKS)}")
-        table, words = Path(root) / cls.table, ["image", "mask", "patient", "region", "condition"]
+        table = Path(root) / cls.table
+        words = ["image", "mask", "patient", "region", "condition"]
         rows = read_table(table, text=words)
         require_columns(table, rows, [*words, "age_years", "bone_age_months"])
         for column in ("image", "region", "condition"):
-            refuse(table, column, rows[column], missing_words(rows[column]), "is {!r}; expected a word")
+            refuse(
+                table, column, rows[column], missing_words(rows[column]), "is {!r}; expected a word"
+            )
         masks = rows["mask"].fillna("")
         records = rows.assign(
             image=paths_below(root, cls.table, rows["image"]),
-            mask=[path if mask else "" for path, mask in zip(paths_below(root, cls.table, masks), masks)],
+            mask=[
+                path if mask else ""
+                for path, mask in zip(paths_below(root, cls.table, masks), masks)
+            ],
             patient=ids(table, rows, cls.patient),
         )
         return records.assign(target=phantom_target(rows, task))

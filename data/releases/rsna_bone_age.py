@@ -29,10 +29,20 @@ SCHEMAS = (
 SEXES = {"male": {"true": "M", "false": "F"}, "Sex": {"M": "M", "F": "F"}}
 UNKNOWN = "unknown"  # a sex that a table says is not known; an empty cell says nothing
 WORDS = {
-    "true": "M", "false": "F", "m": "M", "f": "F", "male": "M", "female": "F",
+    "true": "M",
+    "false": "F",
+    "m": "M",
+    "f": "F",
+    "male": "M",
+    "female": "F",
     **dict.fromkeys(("u", "o", "unknown", *NO_VALUE), UNKNOWN),  # "o" is DICOM's other
-}  # fmt: skip
-MALE_FLAGS = {"1": "M", "0": "F", "1.0": "M", "0.0": "F"}  # in a column `male` alone: elsewhere 1 may be a girl
+}
+MALE_FLAGS = {
+    "1": "M",
+    "0": "F",
+    "1.0": "M",
+    "0.0": "F",
+}  # in a column `male` alone: elsewhere 1 may be a girl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +54,32 @@ class Part:
     folders: tuple[str, ...]
 
 
-_TRAIN, _VAL, _TEST = "Bone Age Training Set", "Bone Age Validation Set", "Bone Age Test Set"
+_TRAIN = "Bone Age Training Set"
+_VAL = "Bone Age Validation Set"
+_TEST = "Bone Age Test Set"
 BLIND = "boneage-test-dataset.csv"  # Kaggle's test table, without labels: the last choice
 PARTS = (
     Part(
         "train",
-        ("boneage-training-dataset.csv", "train.csv", f"{_TRAIN}/train.csv", "boneage-training-dataset/train.csv"),
+        (
+            "boneage-training-dataset.csv",
+            "train.csv",
+            f"{_TRAIN}/train.csv",
+            "boneage-training-dataset/train.csv",
+        ),
         ("boneage-training-dataset", f"{_TRAIN}/boneage-training-dataset"),
     ),
     Part(
         "val",
-        tuple(f"{above}Validation Dataset.csv" for above in ("", f"{_VAL}/", "boneage-validation-dataset/")),
-        tuple(f"{above}boneage-validation-dataset{n}" for above in ("", f"{_VAL}/") for n in ("-1", "-2", "")),
+        tuple(
+            f"{above}Validation Dataset.csv"
+            for above in ("", f"{_VAL}/", "boneage-validation-dataset/")
+        ),
+        tuple(
+            f"{above}boneage-validation-dataset{n}"
+            for above in ("", f"{_VAL}/")
+            for n in ("-1", "-2", "")
+        ),
     ),
     Part(
         "test",
@@ -92,7 +116,10 @@ class BoneAge(RadiographDataset):
     4.2 months are of the 200 test hands, not of a random part of the training set; sizes, borders and markers vary.
     """
 
-    folder, table, target, patient = "boneage", "boneage-training-dataset.csv", "target", "patient"
+    folder = "boneage"
+    table = "boneage-training-dataset.csv"
+    target = "target"
+    patient = "patient"
     task = Task("regression", unit="months")
 
     @classmethod
@@ -105,23 +132,43 @@ class BoneAge(RadiographDataset):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{printable(root)}: no such folder")
-        found = [(part, table) for part in PARTS for table in part.tables if (root / table).is_file()]
-        parts = {part.official: (part, table) for part, table in reversed(found)}  # the first of its tables
+        found = [
+            (part, table) for part in PARTS for table in part.tables if (root / table).is_file()
+        ]
+        parts = {
+            part.official: (part, table) for part, table in reversed(found)
+        }  # the first of its tables
         if "train" not in parts:
             wanted = " or ".join(PARTS[0].tables)
-            raise FileNotFoundError(f"{printable(root)}: no training table {wanted}; it has {there(root)}")
-        sets = [_read_part(root, *parts[part.official], keep_missing) for part in PARTS if part.official in parts]
+            raise FileNotFoundError(
+                f"{printable(root)}: no training table {wanted}; it has {there(root)}"
+            )
+        sets = [
+            _read_part(root, *parts[part.official], keep_missing)
+            for part in PARTS
+            if part.official in parts
+        ]
         records = pd.concat(sets, ignore_index=True)
         require_once(root, list(records["id"]), "id")
         blind = records[records["target"].isna()].groupby("official").size()
-        told = [f"{counted(count, 'radiograph')} of the {name} set without bone age" for name, count in blind.items()]
+        told = [
+            f"{counted(count, 'radiograph')} of the {name} set without bone age"
+            for name, count in blind.items()
+        ]
         return finished(root / parts["train"][1], records, cls.task, told)
 
 
 def own_table(
-    root: str | Path | None, *, csv: str | Path, image_col: str = "image", target_col: str = "boneage",
-    sex_col: str = "sex", patient_col: str | None = None, keep_missing: bool = False, **looking,
-) -> pd.DataFrame:  # fmt: skip
+    root: str | Path | None,
+    *,
+    csv: str | Path,
+    image_col: str = "image",
+    target_col: str = "boneage",
+    sex_col: str = "sex",
+    patient_col: str | None = None,
+    keep_missing: bool = False,
+    **looking,
+) -> pd.DataFrame:
     """The records of a table of one's own, with `target` in months and `sex` ("M", "F", NaN); see `CsvTable.read`.
 
     Sex: see `read_sexes`. ValueError names the row of anything else and of a bone age beyond `MONTHS`.
@@ -132,8 +179,17 @@ def own_table(
     sexes = read_sexes(table, rows, sex_col)
     sexes = sexes.where(sexes.isin(["M", "F"]), np.nan)
     numbers(table, rows[target_col], *MONTHS, unit="months")
-    records = CsvTable.read(root, csv=csv, image_col=image_col, target_col=target_col, patient_col=patient_col,
-                            task="regression", unit="months", keep_missing=keep_missing, **looking)  # fmt: skip
+    records = CsvTable.read(
+        root,
+        csv=csv,
+        image_col=image_col,
+        target_col=target_col,
+        patient_col=patient_col,
+        task="regression",
+        unit="months",
+        keep_missing=keep_missing,
+        **looking,
+    )
     told = records.attrs
     records = records.assign(sex=sexes.to_numpy())
     records.attrs = told
@@ -147,18 +203,27 @@ def _read_part(root: Path, part: Part, name: str, keep_missing: bool) -> pd.Data
     schema = next((schema for schema in SCHEMAS if schema[0] in rows), None)
     if schema is None:
         wanted = ", ".join(repr(schema[0]) for schema in SCHEMAS)
-        raise ValueError(f"{printable(table)}: none of the columns {wanted}; it has {list_names(rows.columns)}")
+        raise ValueError(
+            f"{printable(table)}: none of the columns {wanted}; it has {list_names(rows.columns)}"
+        )
     number, sex, months = schema
     blind = name == BLIND and months not in rows
     require_columns(table, rows, [sex] if blind else [sex, months])
-    names, images = _ids(table, rows, number), _images(root, part)
+    names = _ids(table, rows, number)
+    images = _images(root, part)
     paths = paths_below(root, name, [images.get(i, f"{part.folders[0]}/{i}.png") for i in names])
     require_images(table, paths, keep_missing)
     targets = np.nan if blind else numbers(table, rows[months], *MONTHS, unit="months")
-    return pd.DataFrame({
-        "image": paths, "target": targets, "patient": names, "official": part.official,
-        "sex": _sexes(table, rows, sex), "id": names,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image": paths,
+            "target": targets,
+            "patient": names,
+            "official": part.official,
+            "sex": _sexes(table, rows, sex),
+            "id": names,
+        }
+    )
 
 
 def _images(root: Path, part: Part) -> dict[str, str]:
@@ -175,7 +240,13 @@ def _images(root: Path, part: Part) -> dict[str, str]:
 def _ids(table: Path, rows: pd.DataFrame, column: str) -> list[str]:
     """Ids as written: whole numbers, each once."""
     found = ids(table, rows, column, unique=True)
-    refuse(table, column, found, ~found.map(lambda name: bool(_WHOLE.fullmatch(name))), "is {!r}; expected digits")
+    refuse(
+        table,
+        column,
+        found,
+        ~found.map(lambda name: bool(_WHOLE.fullmatch(name))),
+        "is {!r}; expected digits",
+    )
     return found.tolist()
 
 
@@ -195,7 +266,11 @@ def read_sexes(table: Path, rows: pd.DataFrame, column: str) -> pd.Series:
     words = rows[column].astype("string").str.strip().fillna("")
     is_flag = column.strip().lower() == "male"
     sexes = words.str.lower().map(WORDS | {"": ""} | (MALE_FLAGS if is_flag else {}))
-    expected = "True or False, 1 or 0" if is_flag else "M or F, male or female (1 and 0 only in a column called male)"
+    expected = (
+        "True or False, 1 or 0"
+        if is_flag
+        else "M or F, male or female (1 and 0 only in a column called male)"
+    )
     return _known(table, column, words, sexes, expected)
 
 

@@ -26,10 +26,14 @@ NO_VALUE = frozenset(("na", "n/a", "nan", "none", "null", "<na>"))  # in any cas
 MARKS = ("-", "--", "---", ".", "?")  # where something is missing
 SHEET_ERROR = r"#(?:[^\W\d_]+(?:/0)?[!?]|N/?[ADV]|#+)"  # #REF!, #DIV/0!, #N/A (#NV, #N/D), ########
 _FLAGS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
-_ID = re.compile(r"\s*(?:0\d+|\d{16,})\s*")  # digits that a number does not keep: zeros in front, the last of many
+_ID = re.compile(
+    r"\s*(?:0\d+|\d{16,})\s*"
+)  # digits that a number does not keep: zeros in front, the last of many
 
 
-def read_table(path: Path, text: Sequence[str] | None = (), names: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: Path, text: Sequence[str] | None = (), names: Sequence[str] = ()
+) -> pd.DataFrame:
     """A .csv (UTF-8) or .xlsx table; see the module for what its columns become. Names of columns are stripped.
 
     text: columns that stay as written ("00012" is no number); None for all. names: the columns of a csv table without
@@ -43,10 +47,14 @@ def read_table(path: Path, text: Sequence[str] | None = (), names: Sequence[str]
     if names:
         return _without_header(path, names)
     columns, rows = _read_workbook(path) if path.suffix.lower() == ".xlsx" else read_cells(path)
-    columns = checked_names(path, [name or f"Unnamed: {place}" for place, name in enumerate(columns)])
+    columns = checked_names(
+        path, [name or f"Unnamed: {place}" for place, name in enumerate(columns)]
+    )
     cells = zip(*rows) if rows else [()] * len(columns)
     as_text = set(columns if text is None else text)
-    content = [_texts(words) if name in as_text else _typed(words) for name, words in zip(columns, cells)]
+    content = [
+        _texts(words) if name in as_text else _typed(words) for name, words in zip(columns, cells)
+    ]
     return pd.concat(content, axis=1, keys=columns) if content else pd.DataFrame()
 
 
@@ -55,13 +63,16 @@ def require_columns(path: Path, rows: pd.DataFrame, columns: Sequence[str]) -> N
     require_names(path, rows.columns, columns)
 
 
-def paths_below(root: str | Path, table: str, names: Sequence[str], first_row: int = 2) -> list[str]:
+def paths_below(
+    root: str | Path, table: str, names: Sequence[str], first_row: int = 2
+) -> list[str]:
     """The files that a table of the data set `root` names; ValueError naming its row if one lies elsewhere.
 
     A name without extension means the one file of that name that has one; see `data.reading.listing.Listings`.
     first_row: number of the first row, 1 for a table without header.
     """
-    listings, paths = Listings(), []
+    listings = Listings()
+    paths = []
     for row, name in enumerate(names, first_row):
         try:
             paths.append(str(listings.below(Path(root), name)))
@@ -75,7 +86,9 @@ def refuse(table: Path, column: str, values: pd.Series, wrong: pd.Series, reason
     places = np.flatnonzero(wrong.to_numpy(bool))
     if places.size:
         value = printable(str(values.iloc[places[0]]))[:200]
-        raise ValueError(f"{printable(table)}: row {places[0] + 2}: {column} {reason.format(value)}")
+        raise ValueError(
+            f"{printable(table)}: row {places[0] + 2}: {column} {reason.format(value)}"
+        )
 
 
 def missing_words(values: pd.Series) -> pd.Series:
@@ -132,7 +145,9 @@ def _sheet_cells(path: Path) -> list[list[str]]:
             row.pop()
         widest = max(widest, len(row))
         if count * max(widest, len(values)) > MOST_CELLS:
-            raise ValueError(f"a sheet of more than {MOST_CELLS / 1e6:.0f} million cells; save it as .csv")
+            raise ValueError(
+                f"a sheet of more than {MOST_CELLS / 1e6:.0f} million cells; save it as .csv"
+            )
         if widest > MOST_COLUMNS:
             raise ValueError(f"a sheet of more than {MOST_COLUMNS:,} columns")
         rows.append(row)

@@ -22,7 +22,9 @@ _MONTHS = (
     "jan feb mar apr may jun jul aug sep sept oct nov dec jän mär mrz mai okt dez janv févr mars avr juin juil août "
     "déc ene abr ago dic gen mag giu lug set ott mrt mei fev out"
 ).split()  # English, German, French, Spanish, Italian, Dutch, Portuguese
-_SPELLINGS = sorted((form for name in _MONTHS for form in (name, name.title())), key=len, reverse=True)
+_SPELLINGS = sorted(
+    (form for name in _MONTHS for form in (name, name.title())), key=len, reverse=True
+)
 _MONTH = rf"(?:{'|'.join(_SPELLINGS)})\.?"
 _DATE = "a date"
 _DAMAGE = {
@@ -44,7 +46,12 @@ _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 
 
 def ids(
-    table: Path, rows: pd.DataFrame, column: str, unique: bool = False, files: bool = False, optional: bool = False
+    table: Path,
+    rows: pd.DataFrame,
+    column: str,
+    unique: bool = False,
+    files: bool = False,
+    optional: bool = False,
 ) -> pd.Series:
     """A column of ids, read as text, without outer spaces, in Unicode's composed form (NFC).
 
@@ -59,10 +66,22 @@ def ids(
     if not optional:
         refuse(table, column, values, empty, "is empty")
     wrong = (missing_words(values) | values.isin(MARKS)) & ~empty
-    refuse(table, column, values, wrong, "is {!r}, which names nothing; leave the cell empty, or use another id")
+    refuse(
+        table,
+        column,
+        values,
+        wrong,
+        "is {!r}, which names nothing; leave the cell empty, or use another id",
+    )
     deceptive = values.isin([text for text in set(values) if HIDDEN.search(text)])
     if deceptive.any():
-        refuse(table, column, values.map(ascii), deceptive, "is {}, with an invisible character; remove it")
+        refuse(
+            table,
+            column,
+            values.map(ascii),
+            deceptive,
+            "is {}, with an invisible character; remove it",
+        )
     refuse_damaged(table, column, values)
     refuse_look_alikes(table, column, values)
     if files:
@@ -77,9 +96,17 @@ def refuse_damaged(table: Path, column: str, values: pd.Series) -> None:
     """ValueError with table and row of the first of some texts that a spreadsheet has changed, see the module."""
     damaged = values.isin([text for text in set(values) if _DAMAGED.fullmatch(text)])
     if damaged.any():
-        kind = next(kind for form, kind in _DAMAGE.items() if re.fullmatch(form, values[damaged].iloc[0]))
+        kind = next(
+            kind for form, kind in _DAMAGE.items() if re.fullmatch(form, values[damaged].iloc[0])
+        )
         refuse(table, column, values, damaged, f"is {{!r}}, {kind}; {_REMEDY}")
-    refuse(table, column, values, _cut_numbers(values), f"is {{!r}}, a number cut to {_DIGITS} digits; {_REMEDY}")
+    refuse(
+        table,
+        column,
+        values,
+        _cut_numbers(values),
+        f"is {{!r}}, a number cut to {_DIGITS} digits; {_REMEDY}",
+    )
 
 
 def id_key(text: str) -> str:
@@ -87,7 +114,9 @@ def id_key(text: str) -> str:
     if text.isascii() and text.isalnum():
         return text.lstrip("0") or "0" if text.isdecimal() else text
     if not text.isascii():
-        text = "".join(character for character in text if character.isspace() or not HIDDEN.match(character))
+        text = "".join(
+            character for character in text if character.isspace() or not HIDDEN.match(character)
+        )
     key = " ".join(unicodedata.normalize("NFKC", text.translate(_DASHES)).split())
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
@@ -113,7 +142,8 @@ def refuse_look_alikes(table: Path, column: str, values: pd.Series) -> None:
         row_before, before = first.setdefault(id_key(text), (row, text))
         if before != text:
             reason = "zeros in front were lost" if text.isdecimal() else "they look alike"
-            shown, shown_before = printable(text)[:200], printable(before)[:200]
+            shown = printable(text)[:200]
+            shown_before = printable(before)[:200]
             raise ValueError(
                 f"{printable(table)}: row {row}: {column} is {shown!r}, and {shown_before!r} in row {row_before}: "
                 f"{reason}; write both in one way, or put different letters in front if they are two"

@@ -36,7 +36,9 @@ class CropFlip:
     def __post_init__(self):
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"crop scale {low} to {high}: expected 0 < low <= high <= 1 (fractions of the area)")
+            raise ValueError(
+                f"crop scale {low} to {high}: expected 0 < low <= high <= 1 (fractions of the area)"
+            )
 
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip {self.flip}: expected a probability from 0 to 1")
@@ -45,7 +47,9 @@ class CropFlip:
         x0, y0, x1, y1 = self.box(pixels.shape[:2], rng)
         flip = rng.random() < self.flip
         image = Image.fromarray(pixels)
-        crop = image.resize((self.width, self.height), _RESAMPLING[self.interpolation], box=(x0, y0, x1, y1))
+        crop = image.resize(
+            (self.width, self.height), _RESAMPLING[self.interpolation], box=(x0, y0, x1, y1)
+        )
         result = np.asarray(crop)
         if result.dtype == np.float32:
             result = result.clip(0.0, 1.0)  # bicubic overshoot
@@ -60,14 +64,18 @@ class CropFlip:
         for _ in range(10):
             area = H * W * rng.uniform(*self.scale)
             aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
-            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            w = round(math.sqrt(area * aspect))
+            h = round(math.sqrt(area / aspect))
             if 0 < w <= W and 0 < h <= H:
-                x, y = int(rng.integers(0, W - w + 1)), int(rng.integers(0, H - h + 1))
+                x = int(rng.integers(0, W - w + 1))
+                y = int(rng.integers(0, H - h + 1))
                 return x, y, x + w, y + h
         # a long, narrow radiograph: the largest allowed centre crop
         aspect = min(max(W / H, low), high)
-        w, h = min(W, max(1, round(H * aspect))), min(H, max(1, round(W / aspect)))
-        x, y = (W - w) // 2, (H - h) // 2
+        w = min(W, max(1, round(H * aspect)))
+        h = min(H, max(1, round(W / aspect)))
+        x = (W - w) // 2
+        y = (H - h) // 2
         return x, y, x + w, y + h
 
 
@@ -93,9 +101,12 @@ class RotateFlipJitter:
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 0 to {most}")
 
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+    def __call__(
+        self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """`size` (H, W): of the radiograph, if `pixels` are already at the network's size."""
-        angle, flip = rng.uniform(-self.degrees, self.degrees), rng.random() < self.flip
+        angle = rng.uniform(-self.degrees, self.degrees)
+        flip = rng.random() < self.flip
         factors = 1 + rng.uniform(-1, 1, 2) * (self.brightness, self.contrast)
         changes = (brightened, contrasted) if rng.random() < 0.5 else (contrasted, brightened)
         result = pixels if size else self.preprocessing.fit(pixels)[0].numpy()
@@ -107,16 +118,22 @@ class RotateFlipJitter:
             result = change(result, factors[0] if change is brightened else factors[1])
         return np.ascontiguousarray(result)
 
-    def rotated(self, fitted: np.ndarray, angle: float, size: tuple[int, int], flip: bool = False) -> np.ndarray:
+    def rotated(
+        self, fitted: np.ndarray, angle: float, size: tuple[int, int], flip: bool = False
+    ) -> np.ndarray:
         """Turn a fitted picture [h, w] counter-clockwise by `angle` degrees of the radiograph of `size` (H, W); and
         then mirror it if `flip`."""
         (x0, y0, x1, y1), (left, top, right, bottom) = self.preprocessing.placement(size)
         stretch = (right - left) / (x1 - x0) / ((bottom - top) / (y1 - y0))  # of x against y
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        across, down = -sin * stretch, sin / stretch
+        cos = math.cos(math.radians(angle))
+        sin = math.sin(math.radians(angle))
+        across = -sin * stretch
+        down = sin / stretch
         h, w = fitted.shape
-        x, y = w / 2, h / 2
-        column, row = (cos, across, x - cos * x - across * y), (down, cos, y - down * x - cos * y)
+        x = w / 2
+        y = h / 2
+        column = (cos, across, x - cos * x - across * y)
+        row = (down, cos, y - down * x - cos * y)
         if flip:
             column, row = ((-of_x, of_y, shift + w * of_x) for of_x, of_y, shift in (column, row))
         return _sampled(fitted, column, row)
@@ -146,25 +163,41 @@ class CropTurnShift:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 0 to {most}")
         CropFlip(1, 1, self.scale, self.ratio)
 
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None) -> np.ndarray:
+    def __call__(
+        self, pixels: np.ndarray, rng: np.random.Generator, size: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """`size` (H, W): of the radiograph, if `pixels` are already at the network's size."""
         fitted = pixels if size else self.preprocessing.fit(pixels)[0].numpy()
         h, w = fitted.shape
-        crop = CropFlip(h, w, self.scale, self.ratio).box((h, w), rng) if self.scale != (1, 1) else (0, 0, w, h)
-        flip, angle = rng.random() < self.flip, math.radians(rng.uniform(-self.degrees, self.degrees))
+        crop = (
+            CropFlip(h, w, self.scale, self.ratio).box((h, w), rng)
+            if self.scale != (1, 1)
+            else (0, 0, w, h)
+        )
+        flip = rng.random() < self.flip
+        angle = math.radians(rng.uniform(-self.degrees, self.degrees))
         shift = rng.uniform(-self.shift, self.shift, 2) * (w, h)
-        return _sampled(fitted, *self.places((h, w), size or pixels.shape[:2], crop, flip, angle, shift))
+        return _sampled(
+            fitted, *self.places((h, w), size or pixels.shape[:2], crop, flip, angle, shift)
+        )
 
     def places(self, fitted, size, crop, flip: bool, angle: float, shift) -> tuple[tuple, tuple]:
         """Where each pixel (x, y) of the result is taken from, for `_sampled`: column, row. `angle` in radians."""
         (h, w), (x0, y0, x1, y1) = fitted, crop
-        (left, top, right, bottom), (into_left, into_top, into_right, into_bottom) = self.preprocessing.placement(size)
-        stretch = (into_right - into_left) / (right - left) / ((into_bottom - into_top) / (bottom - top))
-        cos, sin = math.cos(angle), math.sin(angle)
+        (left, top, right, bottom), (into_left, into_top, into_right, into_bottom) = (
+            self.preprocessing.placement(size)
+        )
+        stretch = (
+            (into_right - into_left) / (right - left) / ((into_bottom - into_top) / (bottom - top))
+        )
+        cos = math.cos(angle)
+        sin = math.sin(angle)
         mirror = -1 if flip else 1
-        wide, high = mirror * (x1 - x0) / w, (y1 - y0) / h
+        wide = mirror * (x1 - x0) / w
+        high = (y1 - y0) / h
         # from the middle of the result: undo the shift, the rotation, the mirror, the crop
-        across, down = -shift[0] - w / 2, -shift[1] - h / 2
+        across = -shift[0] - w / 2
+        down = -shift[1] - h / 2
         x = (cos, -sin * stretch, cos * across - sin * stretch * down)
         y = (sin / stretch, cos, sin / stretch * across + cos * down)
         column = tuple(wide * part for part in x)
@@ -177,8 +210,12 @@ def _sampled(pixels: np.ndarray, column: tuple[float, ...], row: tuple[float, ..
     column[0] * x + column[1] * y + column[2], and `row` likewise. A third of Pillow's time for the same.
     """
     h, w = pixels.shape
-    x, y = np.arange(w, dtype=np.float32) + 0.5, np.arange(h, dtype=np.float32)[:, None] + 0.5  # middles of pixels
-    places = np.empty((2, h, w), np.float32)  # from -1 to 1 over the picture; planes are filled faster than pairs
+    # middles of pixels
+    x = np.arange(w, dtype=np.float32) + 0.5
+    y = np.arange(h, dtype=np.float32)[:, None] + 0.5
+    places = np.empty(
+        (2, h, w), np.float32
+    )  # from -1 to 1 over the picture; planes are filled faster than pairs
     for plane, side, (of_x, of_y, shift) in zip(places, (w, h), (column, row)):
         np.add(x * (2 * of_x / side), y * (2 * of_y / side) + (2 * shift / side - 1), out=plane)
     grid = torch.from_numpy(places).permute(1, 2, 0)[None]

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-DAX_LOWPASS = 20 / 0.305 / 976  # sigma of DAX's low-pass as a fraction of the side: 20 mm of pixels of 0.305 mm
+DAX_LOWPASS = (
+    20 / 0.305 / 976
+)  # sigma of DAX's low-pass as a fraction of the side: 20 mm of pixels of 0.305 mm
 
 
 def minmax(pixels: np.ndarray) -> np.ndarray:
@@ -22,7 +24,9 @@ def minmax(pixels: np.ndarray) -> np.ndarray:
     low, high = _finite_range(pixels)
     if low == high:
         return np.zeros(pixels.shape, np.uint8)
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:  # a table of all grey values is faster and exact
+    if (
+        pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2
+    ):  # a table of all grey values is faster and exact
         table = _stretch(np.arange(int(high) + 1, dtype=pixels.dtype), low, high)
         if pixels.dtype == np.uint8 and np.array_equal(table, np.arange(len(table))):
             return pixels  # it fills the range already
@@ -32,7 +36,8 @@ def minmax(pixels: np.ndarray) -> np.ndarray:
 
 def _look_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """`table[pixels]` in pieces that stay in the processor's cache; every value of `pixels` is in the table."""
-    flat, piece = pixels.reshape(-1), 2**17
+    flat = pixels.reshape(-1)
+    piece = 2**17
     values = np.empty(flat.size, table.dtype)
     for start in range(0, flat.size, piece):
         np.take(table, flat[start : start + piece], out=values[start : start + piece], mode="clip")
@@ -40,15 +45,19 @@ def _look_up(table: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _finite_range(pixels: np.ndarray) -> tuple:
-    low, high = pixels.min(), pixels.max()
+    low = pixels.min()
+    high = pixels.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("the pixels hold NaN or infinite values")
     return low, high
 
 
 def _stretch(values: np.ndarray, low, high) -> np.ndarray:
-    low, high = np.float32(low), np.float32(high)
-    return np.clip((values.astype(np.float32) - low) / (high - low) * np.float32(255), 0, 255).astype(np.uint8)
+    low = np.float32(low)
+    high = np.float32(high)
+    return np.clip(
+        (values.astype(np.float32) - low) / (high - low) * np.float32(255), 0, 255
+    ).astype(np.uint8)
 
 
 def percentile(pixels: np.ndarray, low: float = 0.5, high: float = 99.5) -> np.ndarray:
@@ -62,7 +71,8 @@ def percentile(pixels: np.ndarray, low: float = 0.5, high: float = 99.5) -> np.n
     darkest, brightest = _finite_range(pixels)
     dark, bright = _percentiles(pixels, (low, high))
     if not dark < bright:
-        dark, bright = float(darkest), float(brightest)
+        dark = float(darkest)
+        bright = float(brightest)
     return window(pixels, dark, bright) if dark < bright else np.zeros(pixels.shape, np.float32)
 
 
@@ -123,15 +133,20 @@ def neglog(
     if logarithm:
         unattenuated = np.median(counts[centre]) + np.float32(contrast) * np.std(counts[centre])
         if not unattenuated > 0:
-            raise ValueError("neglog: the central region of this radiograph is black, there is no beam to compare with")
+            raise ValueError(
+                "neglog: the central region of this radiograph is black, there is no beam to compare with"
+            )
         values = np.minimum(counts, unattenuated) / unattenuated
         values = -np.log(np.maximum(values, max(np.float32(floor), np.finfo(np.float32).eps)))
         sigma = lowpass_pixels or lowpass_fraction * max(pixels.shape)
         if sigma > 0:
             values -= gaussian_filter(values, sigma=sigma)
-    low, high = values[centre].min(), values[centre].max()
+    low = values[centre].min()
+    high = values[centre].max()
     if not low < high:
-        raise ValueError("neglog: the central region of this radiograph is flat, there is no contrast to stretch")
+        raise ValueError(
+            "neglog: the central region of this radiograph is flat, there is no contrast to stretch"
+        )
     return window(values, float(low), float(high))
 
 
@@ -148,7 +163,8 @@ class NeglogVariation:
 
     def __call__(self, rng: np.random.Generator) -> dict[str, Any]:
         """Options of `neglog`, drawn from the sample's own random numbers."""
-        logarithm, contrast = rng.random() < self.probability, rng.uniform(*self.contrast)
+        logarithm = rng.random() < self.probability
+        contrast = rng.uniform(*self.contrast)
         return {"logarithm": bool(logarithm), "contrast": float(contrast)}
 
     @property

@@ -63,7 +63,9 @@ class MultiCrop:
 
     def __post_init__(self):
         if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"augmentation {self.augmentation!r}: choose {', '.join(AUGMENTATIONS)}")
+            raise ValueError(
+                f"augmentation {self.augmentation!r}: choose {', '.join(AUGMENTATIONS)}"
+            )
         for name in ("global_size", "local_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected pixels, from 1 on")
@@ -73,15 +75,23 @@ class MultiCrop:
 
     def crops(self) -> tuple[CropFlip, CropFlip]:
         """How global and local views are cut."""
-        return (CropFlip(self.global_size, self.global_size, self.global_scale),
-                CropFlip(self.local_size, self.local_size, self.local_scale))  # fmt: skip
+        return (
+            CropFlip(self.global_size, self.global_size, self.global_scale),
+            CropFlip(self.local_size, self.local_size, self.local_scale),
+        )
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         (large, small), (first, second, local) = self.crops(), AUGMENTATIONS[self.augmentation]
         source = _Source(pixels)
-        views = {"global": np.stack([view(source, large, recipe, rng) for recipe in (first, second)])[:, None]}
+        views = {
+            "global": np.stack([view(source, large, recipe, rng) for recipe in (first, second)])[
+                :, None
+            ]
+        }
         if self.local_number:
-            views["local"] = np.stack([view(source, small, local, rng) for _ in range(self.local_number)])[:, None]
+            views["local"] = np.stack(
+                [view(source, small, local, rng) for _ in range(self.local_number)]
+            )[:, None]
         return views
 
 
@@ -89,7 +99,8 @@ class _Source:
     """A radiograph that many views are cut from, and smaller copies of it as they are needed."""
 
     def __init__(self, pixels: np.ndarray):
-        self.size, self._copies = pixels.shape, {1: Image.fromarray(pixels)}
+        self.size = pixels.shape
+        self._copies = {1: Image.fromarray(pixels)}
         self.scale = np.float32(1 / 255 if pixels.dtype == np.uint8 else 1)
 
     def reduced(self, factor: int) -> Image.Image:
@@ -99,7 +110,9 @@ class _Source:
         return self._copies[factor]
 
 
-def view(source: _Source, crop: CropFlip, recipe: ViewRecipe, rng: np.random.Generator) -> np.ndarray:
+def view(
+    source: _Source, crop: CropFlip, recipe: ViewRecipe, rng: np.random.Generator
+) -> np.ndarray:
     """One view [h, w] float32 in [0, 1]."""
     angle = rng.uniform(-180, 180) if rng.random() < recipe.rotate else 0.0
     box = crop.box(source.size, rng)
@@ -131,10 +144,13 @@ def _cut(source: _Source, box: tuple, size: tuple[int, int], angle: float) -> np
         x0, y0, x1, y1 = box
         factor = max(1, round(min((x1 - x0) / size[0], (y1 - y0) / size[1])))
         (H, W), (w, h) = source.size, size
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        dx, dy = (x1 - x0) / w, (y1 - y0) / h
+        cos = math.cos(math.radians(angle))
+        sin = math.sin(math.radians(angle))
+        dx = (x1 - x0) / w
+        dy = (y1 - y0) / h
         # of the view's pixel (u, v): its place in the turned radiograph, turned back about the middle
-        left, top = x0 - W / 2, y0 - H / 2
+        left = x0 - W / 2
+        top = y0 - H / 2
         matrix = (
             cos * dx,
             -sin * dy,
@@ -144,17 +160,23 @@ def _cut(source: _Source, box: tuple, size: tuple[int, int], angle: float) -> np
             sin * left + cos * top + H / 2,
         )
         matrix = tuple(value / factor for value in matrix)
-        picture = source.reduced(factor).transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+        picture = source.reduced(factor).transform(
+            size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC
+        )
     else:
         picture = source.reduced(1).resize(size, Image.Resampling.BICUBIC, box=box)
-    return np.clip(np.asarray(picture, np.float32) * source.scale, 0, 1)  # bicubic overshoots at edges
+    return np.clip(
+        np.asarray(picture, np.float32) * source.scale, 0, 1
+    )  # bicubic overshoots at edges
 
 
 def blurred(values: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of 5 x 5 pixels, mirrored at the borders: [h, w] float32, `sigma` in pixels."""
     weights = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
     weights = weights / weights.sum()
-    return correlate1d(correlate1d(values, weights, axis=0, mode="mirror"), weights, axis=1, mode="mirror")
+    return correlate1d(
+        correlate1d(values, weights, axis=0, mode="mirror"), weights, axis=1, mode="mirror"
+    )
 
 
 def sharpened(values: np.ndarray, factor: float) -> np.ndarray:

@@ -18,12 +18,22 @@ import torch
 from PIL import Image
 
 from core.files import reason_of
-from core.preprocessor_facts import LARGEST_STATISTIC, SMALLEST_STD, check_preprocessor, check_side, check_statistics
+from core.preprocessor_facts import (
+    LARGEST_STATISTIC,
+    SMALLEST_STD,
+    check_preprocessor,
+    check_side,
+    check_statistics,
+)
 from data.reading.radiograph import load_radiograph
 from data.reading.refusal import UnreadableRadiograph
 from data.views.intensity import INTENSITIES
 
-RESIZES = {"squash": "aspect ignored", "pad": "aspect kept, black borders", "crop": "aspect kept, the middle"}
+RESIZES = {
+    "squash": "aspect ignored",
+    "pad": "aspect kept, black borders",
+    "crop": "aspect kept, the middle",
+}
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -105,7 +115,9 @@ class Preprocessing:
             raise ValueError(f"normalise needs [B, 1 or 3, h, w], not {list(batch.shape)}")
         batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
         mean, std = self._statistics(batch)
-        return (batch - mean).div_(std)  # in place: three channels of a batch are the largest thing here
+        return (batch - mean).div_(
+            std
+        )  # in place: three channels of a batch are the largest thing here
 
     def denormalise(self, batch: torch.Tensor) -> torch.Tensor:
         """[B, 3, h, w] -> the same in units of [0, 1]: the inverse of `normalise`, not clamped."""
@@ -126,16 +138,24 @@ class Preprocessing:
         Returns two rectangles (left, top, right, bottom): in the radiograph as float, and in the input, whole pixels.
         """
         rows, columns = size
-        source, target = (0.0, 0.0, float(columns), float(rows)), (0, 0, self.width, self.height)
+        source = (0.0, 0.0, float(columns), float(rows))
+        target = (0, 0, self.width, self.height)
         if self.resize == "crop":
             zoom = max(self.height / rows, self.width / columns)
-            left, top = (columns - self.width / zoom) / 2, (rows - self.height / zoom) / 2
-            source = (max(left, 0.0), max(top, 0.0), min(columns - left, float(columns)), min(rows - top, float(rows)))
+            left = (columns - self.width / zoom) / 2
+            top = (rows - self.height / zoom) / 2
+            source = (
+                max(left, 0.0),
+                max(top, 0.0),
+                min(columns - left, float(columns)),
+                min(rows - top, float(rows)),
+            )
         elif self.resize == "pad":
             zoom = min(self.height / rows, self.width / columns)
             wide = min(max(round(columns * zoom), 1), self.width)
             high = min(max(round(rows * zoom), 1), self.height)
-            left, top = (self.width - wide) // 2, (self.height - high) // 2
+            left = (self.width - wide) // 2
+            top = (self.height - high) // 2
             target = (left, top, left + wide, top + high)
         return source, target
 
@@ -147,11 +167,17 @@ class Preprocessing:
             method = INTERPOLATIONS[self.interpolation] if method is None else method
             # first the width, then the height: Pillow's own order, and 8-bit rounding with it, differs between versions
             x0, y0, x1, y1 = source
-            picture = picture.resize((right - left, picture.height), method, box=(x0, 0, x1, picture.height))
-            picture = picture.resize((right - left, bottom - top), method, box=(0, y0, right - left, y1))
+            picture = picture.resize(
+                (right - left, picture.height), method, box=(x0, 0, x1, picture.height)
+            )
+            picture = picture.resize(
+                (right - left, bottom - top), method, box=(0, y0, right - left, y1)
+            )
         fitted = np.asarray(picture)
         if pixels.dtype.kind == "f" and self.interpolation == "bicubic":
-            fitted = np.clip(fitted, 0, 1)  # bicubic overshoots at edges; at 8 bits Pillow clips by itself
+            fitted = np.clip(
+                fitted, 0, 1
+            )  # bicubic overshoots at edges; at 8 bits Pillow clips by itself
         if (right - left, bottom - top) == (self.width, self.height):
             return fitted
         canvas = np.zeros((self.height, self.width, *pixels.shape[2:]), pixels.dtype)
@@ -180,15 +206,23 @@ class Preprocessing:
         Undoes squash, pad and crop. Pixels that the network never saw (outside a crop) are NaN.
         """
         if values.shape != (self.height, self.width):
-            raise ValueError(f"map_back needs a map [{self.height}, {self.width}], not {list(values.shape)}")
+            raise ValueError(
+                f"map_back needs a map [{self.height}, {self.width}], not {list(values.shape)}"
+            )
         source, target = self.placement(size)
         left, top, right, bottom = target
         inner = Image.fromarray(np.ascontiguousarray(values[top:bottom, left:right], np.float32))
-        first = [math.ceil(edge - 1e-6) for edge in source[:2]]  # whole pixels inside the visible part
+        first = [
+            math.ceil(edge - 1e-6) for edge in source[:2]
+        ]  # whole pixels inside the visible part
         last = [math.floor(edge + 1e-6) for edge in source[2:]]
-        corners = _move_boxes(np.array([[*first, *last]], np.float64), source, (0, 0, right - left, bottom - top))[0]
+        corners = _move_boxes(
+            np.array([[*first, *last]], np.float64), source, (0, 0, right - left, bottom - top)
+        )[0]
         box = np.clip(corners, 0, [inner.width, inner.height] * 2)
-        seen = inner.resize((last[0] - first[0], last[1] - first[1]), Image.Resampling.BILINEAR, box=tuple(box))
+        seen = inner.resize(
+            (last[0] - first[0], last[1] - first[1]), Image.Resampling.BILINEAR, box=tuple(box)
+        )
         result = np.full(size, np.nan, np.float32)
         result[first[1] : last[1], first[0] : last[0]] = np.asarray(seen)
         return result
@@ -230,27 +264,41 @@ class Preprocessing:
         try:
             return cls._from_dict(saved)
         except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"preprocessor_config: a value of the wrong kind ({reason_of(error)})") from None
+            raise ValueError(
+                f"preprocessor_config: a value of the wrong kind ({reason_of(error)})"
+            ) from None
 
     @classmethod
     def _from_dict(cls, saved: dict) -> "Preprocessing":
         check_preprocessor(saved, "preprocessor_config")
         for key in ("do_resize", "do_rescale"):
             if saved.get(key) is False:
-                raise ValueError(f"preprocessor_config: '{key}' is false; here the size is fixed and the range [0, 1]")
+                raise ValueError(
+                    f"preprocessor_config: '{key}' is false; here the size is fixed and the range [0, 1]"
+                )
         factor = saved.get("rescale_factor", 1 / 255)
         if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
-            raise ValueError(f"preprocessor_config: 'rescale_factor' is {factor}, only 1/255 is supported")
+            raise ValueError(
+                f"preprocessor_config: 'rescale_factor' is {factor}, only 1/255 is supported"
+            )
         ours = dict(saved.get("radiograph", {}))
         if unknown := sorted(set(ours) - {"intensity", "intensity_options", "resize"}):
-            raise ValueError(f"preprocessor_config: unknown key 'radiograph.{unknown[0]}'; from a newer version?")
+            raise ValueError(
+                f"preprocessor_config: unknown key 'radiograph.{unknown[0]}'; from a newer version?"
+            )
         height, width, resize = _saved_geometry(saved, ours.get("resize"))
-        resample, names = saved.get("resample", 2), {int(method): name for name, method in INTERPOLATIONS.items()}
+        resample = saved.get("resample", 2)
+        names = {int(method): name for name, method in INTERPOLATIONS.items()}
         if resample not in names:
-            raise ValueError(f"preprocessor_config: 'resample' is {resample}; choose 2 (bilinear) or 3 (bicubic)")
-        mean, std = saved.get("image_mean", (0.5, 0.5, 0.5)), saved.get("image_std", (0.5, 0.5, 0.5))  # as ViT
+            raise ValueError(
+                f"preprocessor_config: 'resample' is {resample}; choose 2 (bilinear) or 3 (bicubic)"
+            )
+        # as ViT
+        mean = saved.get("image_mean", (0.5, 0.5, 0.5))
+        std = saved.get("image_std", (0.5, 0.5, 0.5))
         if saved.get("do_normalize") is False:
-            mean, std = (0, 0, 0), (1, 1, 1)
+            mean = (0, 0, 0)
+            std = (1, 1, 1)
         return cls(
             height=height,
             width=width,
@@ -265,7 +313,8 @@ class Preprocessing:
 
 def _saved_geometry(saved: dict, resize: str | None) -> tuple[int, int, str]:
     """(h, w, way of resizing) out of the many ways in which a preprocessor_config.json says them."""
-    size, crop = saved.get("size", 224), saved.get("crop_size")
+    size = saved.get("size", 224)
+    crop = saved.get("crop_size")
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     crop = crop if saved.get("do_center_crop") else None
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
@@ -275,21 +324,28 @@ def _saved_geometry(saved: dict, resize: str | None) -> tuple[int, int, str]:
                 f"preprocessor_config: the short side becomes {edge} pixels and the crop is {crop}; "
                 f"supported is a crop of {edge} x {edge}, or 'size' with height and width"
             )
-        size, natural = crop, "crop"
+        size = crop
+        natural = "crop"
     else:
-        size, natural = {"height": size, "width": size} if isinstance(size, int) else size, "squash"
+        size = {"height": size, "width": size} if isinstance(size, int) else size
+        natural = "squash"
         if crop not in (None, size):
-            raise ValueError(f"preprocessor_config: resizes to {size} and then crops {crop}; they must be the same")
+            raise ValueError(
+                f"preprocessor_config: resizes to {size} and then crops {crop}; they must be the same"
+            )
     if not isinstance(size, dict) or not {"height", "width"} <= set(size):
         raise ValueError(f"preprocessor_config: 'size' is {size}; it needs height and width")
     if natural == "crop" and resize not in (None, "crop"):
-        raise ValueError(f"preprocessor_config: 'size' and 'crop_size' say crop, 'radiograph.resize' says {resize}")
+        raise ValueError(
+            f"preprocessor_config: 'size' and 'crop_size' say crop, 'radiograph.resize' says {resize}"
+        )
     return size["height"], size["width"], resize or natural
 
 
 def _move_boxes(boxes: np.ndarray, source: tuple, target: tuple) -> np.ndarray:
     """Carry [N, 4] boxes by the map that takes the rectangle `source` to `target`."""
-    start, goal = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    start = np.asarray(source, np.float64)
+    goal = np.asarray(target, np.float64)
     zoom = (goal[2:] - goal[:2]) / (start[2:] - start[:2])
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     return (boxes - np.tile(start[:2], 2)) * np.tile(zoom, 2) + np.tile(goal[:2], 2)
@@ -299,13 +355,22 @@ def _check(preprocessing: Preprocessing) -> None:
     """Refuse at construction what could only fail, or mislead, much later."""
     for name in ("height", "width"):
         check_side(getattr(preprocessing, name), f"preprocessing: {name}")
-    for name, choices in (("intensity", INTENSITIES), ("resize", RESIZES), ("interpolation", INTERPOLATIONS)):
+    for name, choices in (
+        ("intensity", INTENSITIES),
+        ("resize", RESIZES),
+        ("interpolation", INTERPOLATIONS),
+    ):
         if (value := getattr(preprocessing, name)) not in choices:
-            raise ValueError(f"preprocessing: {name} is {value!r}, choose one of {', '.join(choices)}")
+            raise ValueError(
+                f"preprocessing: {name} is {value!r}, choose one of {', '.join(choices)}"
+            )
     check_statistics(preprocessing.mean, -LARGEST_STATISTIC, "preprocessing: mean")
     check_statistics(preprocessing.std, SMALLEST_STD, "preprocessing: std")
-    parameters = list(inspect.signature(INTENSITIES[preprocessing.intensity]).parameters.values())[1:]
-    known, given = [parameter.name for parameter in parameters], preprocessing.intensity_options
+    parameters = list(inspect.signature(INTENSITIES[preprocessing.intensity]).parameters.values())[
+        1:
+    ]
+    known = [parameter.name for parameter in parameters]
+    given = preprocessing.intensity_options
     required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     if not set(required) <= set(given) <= set(known):
         raise ValueError(
@@ -318,4 +383,6 @@ def _check(preprocessing: Preprocessing) -> None:
         kinds = (bool,) if isinstance(default, bool) else (int, float)
         if type(value) not in kinds or not math.isfinite(value):
             expected = "true or false" if kinds == (bool,) else "a finite number"
-            raise ValueError(f"preprocessing: intensity_options.{key} is {value!r}; expected {expected}")
+            raise ValueError(
+                f"preprocessing: intensity_options.{key} is {value!r}; expected {expected}"
+            )

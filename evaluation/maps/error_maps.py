@@ -31,7 +31,9 @@ class ErrorMaps(NamedTuple):
 
     maps: np.ndarray  # [B, h, w] float32 mean error in [0, 1]; 0 where a patch was never hidden
     hits: np.ndarray  # [B, rows, columns] int64: in how many passes a patch was hidden
-    shown: np.ndarray  # [B, R', h, w] float32 in [0, 1]: visible pixels and, where hidden, their prediction (grey)
+    shown: (
+        np.ndarray
+    )  # [B, R', h, w] float32 in [0, 1]: visible pixels and, where hidden, their prediction (grey)
     shown_hidden: np.ndarray  # [B, R', rows, columns] bool: the masks of those passes
 
 
@@ -52,7 +54,11 @@ def complementary_passes(passes: int, patches: int, visible: int) -> int:
 
 
 def visible_patches(
-    passes: int, grid: tuple[int, int], visible: int, generator: np.random.Generator, masks: str = "random"
+    passes: int,
+    grid: tuple[int, int],
+    visible: int,
+    generator: np.random.Generator,
+    masks: str = "random",
 ) -> np.ndarray:
     """Which patches of `grid` (rows, columns) stay visible in each pass: [R, K] int64.
 
@@ -62,7 +68,8 @@ def visible_patches(
     patches, then the next of each, so that what is visible is spread over the radiograph: the mean error of a
     radiograph then hangs half as much on the seed (measured by benchmarks/masks.py).
     """
-    K, patches = visible, grid[0] * grid[1]
+    K = visible
+    patches = grid[0] * grid[1]
     if passes < 1:
         raise ValueError(f"{passes} passes: at least one is needed")
     if masks == "random":
@@ -116,7 +123,9 @@ def error_maps(
         raise ValueError(f"error {error!r}: choose {', '.join(ERRORS)}")
     B, R, K = visible.shape
     to_pixels = _ToPixels(mean, std, model.patch_size, images.device)
-    tokens, patches = model.embed(images), model.patchify(images).float()  # [B, N, D], [B, N, V]
+    # [B, N, D], [B, N, V]
+    tokens = model.embed(images)
+    patches = model.patchify(images).float()
     target = to_pixels(patches)
     N = patches.shape[1]
     flat = torch.from_numpy(np.ascontiguousarray(visible.reshape(B * R, K))).to(images.device)
@@ -134,7 +143,9 @@ def error_maps(
         difference = (predicted - target[owner]).unflatten(-1, (-1, 3))  # [M, N, P * P, 3]
         errors = difference.square().mean(-1) if error == "l2" else difference.abs().mean(-1)
         errors = errors * hidden[..., None]
-        for b in range(start // R, (start + len(views) - 1) // R + 1):  # a sum in fixed order, also on a GPU
+        for b in range(
+            start // R, (start + len(views) - 1) // R + 1
+        ):  # a sum in fixed order, also on a GPU
             mine = slice(max(0, b * R - start), (b + 1) * R - start)
             totals[b] += errors[mine].sum(0)
             hits[b] += hidden[mine].sum(0)
@@ -151,7 +162,9 @@ class _ToPixels:
     """Normalised patch values -> [0, 1]."""
 
     def __init__(self, mean, std, patch_size: int, device):
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).repeat(patch_size**2)  # [V]
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).repeat(
+            patch_size**2
+        )  # [V]
         self.std = torch.tensor(std, dtype=torch.float32, device=device).repeat(patch_size**2)
 
     def __call__(self, patches: Tensor) -> Tensor:
@@ -160,9 +173,18 @@ class _ToPixels:
 
 def _collect(model, averages: Tensor, hits: Tensor, pictures: list) -> ErrorMaps:
     rows, columns = model.grid
-    P, B = model.patch_size, len(averages)
-    maps = averages.reshape(B, rows, columns, P, P).permute(0, 1, 3, 2, 4).reshape(B, rows * P, columns * P)
-    shown = [torch.stack([model.unpatchify(p[None])[0].mean(0) for p, _ in row]) for row in pictures if row]
+    P = model.patch_size
+    B = len(averages)
+    maps = (
+        averages.reshape(B, rows, columns, P, P)
+        .permute(0, 1, 3, 2, 4)
+        .reshape(B, rows * P, columns * P)
+    )
+    shown = [
+        torch.stack([model.unpatchify(p[None])[0].mean(0) for p, _ in row])
+        for row in pictures
+        if row
+    ]
     hidden = [torch.stack([h.reshape(rows, columns) for _, h in row]) for row in pictures if row]
     empty = np.zeros((B, 0, rows * P, columns * P), np.float32)
     return ErrorMaps(
@@ -173,7 +195,9 @@ def _collect(model, averages: Tensor, hits: Tensor, pictures: list) -> ErrorMaps
     )
 
 
-def describe(error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, int, int] | None = None) -> dict:
+def describe(
+    error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, int, int] | None = None
+) -> dict:
     """Mean, maximum and 99th percentile of one map [h, w] over the pixels that were hidden at least once.
 
     `hits` [rows, columns]; "coverage" is the fraction of such pixels. Pixels never hidden carry no information, so they
@@ -184,7 +208,8 @@ def describe(error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, in
     covered = hidden_pixels(hits.reshape(-1) > 0, hits.shape, P)
     if inside is not None:
         left, top, right, bottom = inside
-        error_map, covered = error_map[top:bottom, left:right], covered[top:bottom, left:right]
+        error_map = error_map[top:bottom, left:right]
+        covered = covered[top:bottom, left:right]
     values = error_map[covered]
     return {
         "mean_error": float(values.mean(dtype=np.float64)) if values.size else math.nan,
@@ -198,7 +223,9 @@ def patch_means(error_map: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Mean of a map [h, w] in each patch of `grid` (rows, columns): [rows, columns] float64."""
     rows, columns = grid
     h, w = error_map.shape
-    return error_map.reshape(rows, h // rows, columns, w // columns).mean(axis=(1, 3), dtype=np.float64)
+    return error_map.reshape(rows, h // rows, columns, w // columns).mean(
+        axis=(1, 3), dtype=np.float64
+    )
 
 
 def patch_errors(error_map: np.ndarray, hits: np.ndarray) -> np.ndarray:

@@ -62,11 +62,14 @@ def aupro(scores: np.ndarray, truth: np.ndarray, max_fpr: float = 0.3) -> float:
     sizes = np.bincount(regions)
     gain = np.where(truth, 1.0 / (count * sizes[regions]), 0.0)
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # the last pixel of each group of equal scores
+    last = np.append(
+        np.diff(scores[order]) != 0, True
+    )  # the last pixel of each group of equal scores
     fpr = np.append(0, np.cumsum(~truth[order])[last] / (~truth).sum())
     overlap = np.append(0, np.cumsum(gain[order])[last])
     inside = fpr <= max_fpr
-    x, y = np.append(fpr[inside], max_fpr), np.append(overlap[inside], _at(max_fpr, fpr, overlap))
+    x = np.append(fpr[inside], max_fpr)
+    y = np.append(overlap[inside], _at(max_fpr, fpr, overlap))
     return float(np.trapezoid(y, x) / max_fpr)
 
 
@@ -110,7 +113,11 @@ def iou_at_quantile(scores: np.ndarray, truth: np.ndarray, quantile: float | Non
 
 
 def chance_scores(
-    truth: np.ndarray, *, max_fpr: float = 0.3, tolerance: float = 0.0, quantile: float | None = None
+    truth: np.ndarray,
+    *,
+    max_fpr: float = 0.3,
+    tolerance: float = 0.0,
+    quantile: float | None = None,
 ) -> dict[str, float]:
     """What a map of random numbers is expected to reach on this mask (IoU: at the expected overlap)."""
     truth = np.asarray(truth, bool)
@@ -147,7 +154,9 @@ def local_contrast(pixels: np.ndarray) -> np.ndarray:
 def edge_magnitude(pixels: np.ndarray) -> np.ndarray:
     """|difference of Gaussians| (sigma 1 % and 2 % of the longer side), smoothed by the latter: [h, w] -> [h, w]."""
     pixels, sigma = pixels.astype(np.float64), max(pixels.shape) / 100
-    return gaussian_filter(np.abs(gaussian_filter(pixels, sigma) - gaussian_filter(pixels, 2 * sigma)), 2 * sigma)
+    return gaussian_filter(
+        np.abs(gaussian_filter(pixels, sigma) - gaussian_filter(pixels, 2 * sigma)), 2 * sigma
+    )
 
 
 @baseline
@@ -174,9 +183,12 @@ def shrink_mask(mask: np.ndarray, long_side: int = 256) -> np.ndarray:
 
 
 def _check(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scores, truth = np.asarray(scores, np.float64), np.asarray(truth, bool)
+    scores = np.asarray(scores, np.float64)
+    truth = np.asarray(truth, bool)
     if scores.shape != truth.shape:
-        raise ValueError(f"map of shape {scores.shape} and truth of shape {truth.shape}: they must be equal")
+        raise ValueError(
+            f"map of shape {scores.shape} and truth of shape {truth.shape}: they must be equal"
+        )
     if not np.isfinite(scores).all():
         raise ValueError("the map has values that are not finite")
     return scores.ravel(), truth.ravel()

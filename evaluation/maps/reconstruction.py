@@ -24,7 +24,11 @@ def hidden_pixels(hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.n
 
 
 def without_learning(
-    images: np.ndarray, flags: np.ndarray, grid: tuple[int, int], patch: int, mean_image: np.ndarray | None = None
+    images: np.ndarray,
+    flags: np.ndarray,
+    grid: tuple[int, int],
+    patch: int,
+    mean_image: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What needs no network: each method of this file's table with [B, h, w] filled images.
 
@@ -34,18 +38,29 @@ def without_learning(
         "linear interpolation": linear_interpolation(images, hidden_pixels(flags, grid, patch)),
         "patch means, bilinear": patch_means(images, flags, grid, patch),
     }
-    return filled if mean_image is None else filled | {"mean image": np.broadcast_to(mean_image, images.shape)}
+    return (
+        filled
+        if mean_image is None
+        else filled | {"mean image": np.broadcast_to(mean_image, images.shape)}
+    )
 
 
 def linear_interpolation(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """[B, h, w] with hidden pixels [h, w] (one mask for all) -> filled images; one triangulation serves the batch."""
-    known, wanted = np.argwhere(~hidden), np.argwhere(hidden)
-    border = _border_only(hidden)  # interior pixels of visible patches never support a triangle across a hidden one
+    known = np.argwhere(~hidden)
+    wanted = np.argwhere(hidden)
+    border = _border_only(
+        hidden
+    )  # interior pixels of visible patches never support a triangle across a hidden one
     support = np.argwhere(border)
     values = images[:, border].T  # [points, B]
     filled = images.astype(np.float32).copy()
     flat = np.linalg.matrix_rank(support - support[0]) < 2  # one straight edge spans no triangle
-    estimate = np.full((len(wanted), len(images)), np.nan) if flat else LinearNDInterpolator(support, values)(wanted)
+    estimate = (
+        np.full((len(wanted), len(images)), np.nan)
+        if flat
+        else LinearNDInterpolator(support, values)(wanted)
+    )
     outside = np.isnan(estimate[:, 0])
     if outside.any():
         estimate[outside] = NearestNDInterpolator(known, images[:, ~hidden].T)(wanted[outside])
@@ -58,10 +73,16 @@ def _border_only(hidden: np.ndarray) -> np.ndarray:
     return ~hidden & binary_dilation(hidden, structure=np.ones((3, 3), bool))
 
 
-def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+def patch_means(
+    images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], patch: int
+) -> np.ndarray:
     """[B, h, w] -> each patch's mean, hidden ones from their visible neighbours (weights 1/distance^4), upsampled."""
     rows, columns = grid
-    means = images.reshape(len(images), rows, patch, columns, patch).mean((2, 4)).reshape(len(images), -1)
+    means = (
+        images.reshape(len(images), rows, patch, columns, patch)
+        .mean((2, 4))
+        .reshape(len(images), -1)
+    )
     place = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
     flags = np.asarray(hidden).reshape(-1).astype(bool)
     squared = ((place[flags][:, None] - place[~flags][None]) ** 2).sum(-1).astype(np.float64)
@@ -73,31 +94,46 @@ def patch_means(images: np.ndarray, hidden: np.ndarray, grid: tuple[int, int], p
 
 
 def reconstruction_errors(
-    mae, preprocessing, pixels: np.ndarray, mean_image: np.ndarray, seed: int, device, masks: int = 4
+    mae,
+    preprocessing,
+    pixels: np.ndarray,
+    mean_image: np.ndarray,
+    seed: int,
+    device,
+    masks: int = 4,
 ) -> dict[str, np.ndarray]:
     """Mean squared error on the hidden pixels of each radiograph: {method: [B]}, the network's first.
 
     `pixels` [B, h, w] as `preprocessing` scales them. All methods see the same visible patches; `masks` random masks
     are dealt out over the radiographs.
     """
-    N, errors = mae.config.patches, {}
+    N = mae.config.patches
+    errors = {}
     groups = np.array_split(np.arange(len(pixels)), min(masks, len(pixels)))
     for k, group in enumerate(steps(groups, "reconstruction", "mask")):
-        noise = torch.from_numpy(np.random.default_rng([seed, k]).random(N, dtype=np.float32)).to(device)
+        noise = torch.from_numpy(np.random.default_rng([seed, k]).random(N, dtype=np.float32)).to(
+            device
+        )
         with torch.no_grad():
             images = preprocessing.normalise(torch.from_numpy(pixels[group])[:, None].to(device))
             result = mae.reconstruct(images, noise.expand(len(group), N))
-            predicted = preprocessing.denormalise(mae.unpatchify(result.patches)).mean(1).cpu().numpy()
+            predicted = (
+                preprocessing.denormalise(mae.unpatchify(result.patches)).mean(1).cpu().numpy()
+            )
             original = preprocessing.denormalise(images).mean(1).cpu().numpy()
         flags = result.hidden[0].cpu().numpy()
         filled = without_learning(original, flags, mae.grid, mae.patch_size, mean_image)
         hidden = hidden_pixels(flags, mae.grid, mae.patch_size)
-        for name, values in hidden_errors(original, {"masked autoencoder": predicted} | filled, hidden).items():
+        for name, values in hidden_errors(
+            original, {"masked autoencoder": predicted} | filled, hidden
+        ).items():
             errors.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in errors.items()}
 
 
-def hidden_errors(images: np.ndarray, predictions: dict[str, np.ndarray], hidden: np.ndarray) -> dict[str, np.ndarray]:
+def hidden_errors(
+    images: np.ndarray, predictions: dict[str, np.ndarray], hidden: np.ndarray
+) -> dict[str, np.ndarray]:
     """Mean squared error on the hidden pixels per radiograph: {method: [B]}. Predictions are clipped to [0, 1]."""
     mask = np.broadcast_to(hidden, images.shape)
     counts = mask.reshape(len(images), -1).sum(1)

@@ -20,7 +20,8 @@ from core.files import write_bytes, write_text
 from core.text import shortened, visible
 from evaluation.pages.pictures import encoded
 
-MOST_EMBEDDED, MOST_SHOWN = 400, 2000
+MOST_EMBEDDED = 400
+MOST_SHOWN = 2000
 FEWEST_POINTS = 10  # radiographs of a plot; fewer show nothing
 THUMBNAIL = 160  # pixels, longer side
 
@@ -95,7 +96,9 @@ class Report:
     cards: list[Card]
     score_name: str = "score"
     tables: list[Table] = dataclasses.field(default_factory=list)
-    failed: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)  # path, reason, detail
+    failed: list[tuple[str, str, str]] = dataclasses.field(
+        default_factory=list
+    )  # path, reason, detail
     unit: str = ""
     banner: str = ""
     box: tuple[str, Sequence[str]] | None = None
@@ -104,7 +107,9 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Write the page; the cards with the highest score come first, NaN last, at most `MOST_SHOWN` of them."""
-    cards = sorted(report.cards, key=lambda c: (-c.score if c.score == c.score else float("inf"), c.name))
+    cards = sorted(
+        report.cards, key=lambda c: (-c.score if c.score == c.score else float("inf"), c.name)
+    )
     shown = cards[:MOST_SHOWN]
     note = ""
     if len(cards) > len(shown):
@@ -125,9 +130,15 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def write_page(
-    path: Path, title: str, lead: str, counts: dict[str, str], parts: Sequence[Table | Pictures],
-    settings: dict[str, Any], banner: str = "", verdict: str = "",
-) -> None:  # fmt: skip
+    path: Path,
+    title: str,
+    lead: str,
+    counts: dict[str, str],
+    parts: Sequence[Table | Pictures],
+    settings: dict[str, Any],
+    banner: str = "",
+    verdict: str = "",
+) -> None:
     """Write a page of tables and pictures, in their order, without a script; a `banner` stands above all.
 
     `verdict`: what came out, in words (`evaluation.pages.verdicts`); it is the first line below the title. Tables
@@ -136,9 +147,20 @@ def write_page(
     empty = [part for part in parts if isinstance(part, Table) and not part.rows]
     kept = [part for part in parts if part not in empty]
     if empty:
-        kept.append(Table("Without a row", ("table", "note"), [[part.title, part.note] for part in empty], folded=True))
+        kept.append(
+            Table(
+                "Without a row",
+                ("table", "note"),
+                [[part.title, part.note] for part in empty],
+                folded=True,
+            )
+        )
     shown = [_table(part) if isinstance(part, Table) else _pictures(part) for part in kept]
-    _write(path, title, [_banner(banner), _header(title, lead, counts, verdict), *shown, _settings(settings)])
+    _write(
+        path,
+        title,
+        [_banner(banner), _header(title, lead, counts, verdict), *shown, _settings(settings)],
+    )
 
 
 def left_out(parts: Sequence[str], radiographs: int) -> Table:
@@ -150,7 +172,9 @@ def left_out(parts: Sequence[str], radiographs: int) -> Table:
 def anonymous(notice: str, patients: set) -> str:
     """A notice without the names of patients ("NAME" or "SOURCE:NAME") that it quotes."""
     bare = {str(name).partition(":")[2] for name in patients} | {str(name) for name in patients}
-    return re.sub(r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in bare else quoted[0], notice)
+    return re.sub(
+        r"'([^']*)'", lambda quoted: "(name left out)" if quoted[1] in bare else quoted[0], notice
+    )
 
 
 def data_uri(data: bytes, kind: str = "image/png") -> str:
@@ -201,24 +225,34 @@ def _box(title: str, paragraphs: Sequence[str]) -> str:
 
 
 def _counts(counts: dict[str, str]) -> str:
-    items = "".join(f"<div><dt>{text_of(k)}</dt><dd>{text_of(v)}</dd></div>" for k, v in counts.items())
+    items = "".join(
+        f"<div><dt>{text_of(k)}</dt><dd>{text_of(v)}</dd></div>" for k, v in counts.items()
+    )
     return f"<dl class=counts>{items}</dl>"
 
 
 def _header(title: str, lead: str, counts: dict[str, str], verdict: str = "") -> str:
     first = f"<p class=verdict>{text_of(verdict)}</p>" if verdict else ""
-    return f"<header><h1>{text_of(title)}</h1>{first}<p>{text_of(lead)}</p>{_counts(counts)}</header>"
+    return (
+        f"<header><h1>{text_of(title)}</h1>{first}<p>{text_of(lead)}</p>{_counts(counts)}</header>"
+    )
 
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{text_of(c)}</th>" for c in table.columns)
     rows = "".join("<tr>" + "".join(map(_td, row)) + "</tr>" for row in table.rows)
-    body = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    body = (
+        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
     return _section(table, body)
 
 
 def _td(value: str) -> str:
-    return f"<td><b>{text_of(value)}</b></td>" if isinstance(value, Best) else f"<td>{text_of(value)}</td>"
+    return (
+        f"<td><b>{text_of(value)}</b></td>"
+        if isinstance(value, Best)
+        else f"<td>{text_of(value)}</td>"
+    )
 
 
 def _pictures(part: Pictures) -> str:
@@ -238,16 +272,19 @@ def _pictures(part: Pictures) -> str:
 def _section(part: Table | Pictures, body: str) -> str:
     note = f"<p class=note>{text_of(part.note)}</p>" if part.note else ""
     if part.folded:
-        return (
-            f"<section class=folded><details><summary>{text_of(part.title)}</summary>{note}{body}</details></section>"
-        )
+        details = f"<details><summary>{text_of(part.title)}</summary>{note}{body}</details>"
+        return f"<section class=folded>{details}</section>"
     return f"<section><h2>{text_of(part.title)}</h2>{note}{body}</section>"
 
 
 def _controls(score_name: str, others: Sequence[str], count: int) -> str:
     orders = {"score": f"{score_name}, highest first", "rising": f"{score_name}, lowest first"}
-    orders |= {f"other{place}": f"{name}, highest first" for place, name in enumerate(others)} | {"name": "name"}
-    options = "".join(f"<option value={value}>{text_of(name)}</option>" for value, name in orders.items())
+    orders |= {f"other{place}": f"{name}, highest first" for place, name in enumerate(others)} | {
+        "name": "name"
+    }
+    options = "".join(
+        f"<option value={value}>{text_of(name)}</option>" for value, name in orders.items()
+    )
     return (
         f"<section class=controls><h2>Radiographs</h2><label>sort by <select id=order>{options}</select></label>"
         "<label>name contains <input id=filter type=search></label>"
@@ -261,10 +298,16 @@ def _card(card: Card, score_name: str, unit: str) -> str:
         for label, path in card.pictures.items()
     )
     facts = " · ".join(map(text_of, card.facts))
-    picture = f'<img src="{text_of(card.thumbnail)}" alt="" loading=lazy>' if card.thumbnail else "<i>no picture</i>"
+    picture = (
+        f'<img src="{text_of(card.thumbnail)}" alt="" loading=lazy>'
+        if card.thumbnail
+        else "<i>no picture</i>"
+    )
     scores = f'data-score="{card.score}" data-score-text="{_badge(text_of(unit), card.score)}"'
     for place, (name, value) in enumerate(card.others.items()):
-        scores += f' data-other{place}="{value}" data-other{place}-text="{_badge(text_of(name), value)}"'
+        scores += (
+            f' data-other{place}="{value}" data-other{place}-text="{_badge(text_of(name), value)}"'
+        )
     return (
         f'<article {scores} data-name="{text_of(card.name)}"><button class=frame '
         f'aria-label="Enlarge {text_of(card.name)}">{picture}</button><p class=score title="{text_of(score_name)}">'
@@ -289,12 +332,19 @@ def _failed(failed: list[tuple[str, str, str]]) -> str:
 
 def settings_text(settings: Mapping[str, Any]) -> dict[str, str]:
     """Settings by name as words; absolute paths are shortened, since a page travels further than its folder."""
-    return {name: " ".join(map(shortened, value)) if isinstance(value, (list, tuple)) else shortened(value)
-            for name, value in settings.items()}  # fmt: skip
+    return {
+        name: " ".join(map(shortened, value))
+        if isinstance(value, (list, tuple))
+        else shortened(value)
+        for name, value in settings.items()
+    }
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>" for k, v in settings_text(settings).items())
+    rows = "".join(
+        f"<tr><td>{text_of(k)}</td><td>{text_of(v)}</td></tr>"
+        for k, v in settings_text(settings).items()
+    )
     return f"<section><details><summary>Settings</summary><table class=settings>{rows}</table></details></section>"
 
 

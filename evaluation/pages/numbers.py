@@ -8,9 +8,16 @@ LOWEST_R2 = -1.0
 BELOW_R2 = f"below {LOWEST_R2:g}"
 SPACE = "\u00a0"  # that no line ends at
 WORDS = {
-    "auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy", "f1": "F1", "mae": "MAE",
-    "rmse": "RMSE", "r2": "R\u00b2", "quadratic_kappa": "quadratic kappa", "grade_error": "error in grades",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R\u00b2",
+    "quadratic_kappa": "quadratic kappa",
+    "grade_error": "error in grades",
+}
 
 
 def amount_text(labels: float, shots: bool) -> str:
@@ -50,7 +57,8 @@ def interval_text(told, signed: bool = False) -> str:
 
 def mean_text(summary: dict, metric: str) -> str:
     """Mean and SD over folds."""
-    mean, sd = summary["mean"][metric], summary["sd"][metric]
+    mean = summary["mean"][metric]
+    sd = summary["sd"][metric]
     if metric == "r2" and mean < LOWEST_R2:
         return BELOW_R2
     return number(mean) + ("" if math.isnan(sd) else f" ({number(sd, like=mean)})")
@@ -58,7 +66,9 @@ def mean_text(summary: dict, metric: str) -> str:
 
 def p_text(value: float) -> str:
     """A p value."""
-    return "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+    return (
+        "undefined" if math.isnan(value) else f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+    )
 
 
 def told(reasons: Sequence[str]) -> str:

@@ -63,9 +63,13 @@ class FixedSet:
             hidden = torch.from_numpy(hidden_pixels(flags, mae.grid, mae.patch_size))
             target = self.normalise(self.images[rows])
             grey = self._grey(target) / np.float32(255)
-            for name, values in without_learning(grey, flags, mae.grid, mae.patch_size, self.mean_image).items():
+            for name, values in without_learning(
+                grey, flags, mae.grid, mae.patch_size, self.mean_image
+            ).items():
                 guess = self.normalise(torch.tensor(np.float32(values))[:, None].clamp(0, 1))
-                found.setdefault(name, []).extend((guess - target)[..., hidden].square().mean((1, 2)).tolist())
+                found.setdefault(name, []).extend(
+                    (guess - target)[..., hidden].square().mean((1, 2)).tolist()
+                )
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     @torch.no_grad()
@@ -83,14 +87,24 @@ class FixedSet:
         full = self._grey(mae.unpatchify(mae.restore(result.patches, mae.patchify(images))))
         columns = {"original": self._grey(images), "hidden filled in": None, "all predicted": full}
         if mae.norm_pix_loss:
-            raw = mae.unpatchify(result.patches).mean(dim=1).cpu().numpy()  # [B, h, w] in SD of the patch
-            columns = {"original": columns["original"], "hidden, true mean + SD": None, "all, true mean + SD": full,
-                       "raw (patch SD)": levels(raw, 2.5, -2.5)}  # fmt: skip
+            raw = (
+                mae.unpatchify(result.patches).mean(dim=1).cpu().numpy()
+            )  # [B, h, w] in SD of the patch
+            columns = {
+                "original": columns["original"],
+                "hidden, true mean + SD": None,
+                "all, true mean + SD": full,
+                "raw (patch SD)": levels(raw, 2.5, -2.5),
+            }
         zoom = max(1, round(TILE / max(full.shape[1:])))  # whole pixels: nothing is smoothed
-        original, *predicted = (x.repeat(zoom, 1).repeat(zoom, 2) for x in columns.values() if x is not None)
+        original, *predicted = (
+            x.repeat(zoom, 1).repeat(zoom, 2) for x in columns.values() if x is not None
+        )
         hidden = hidden.repeat(zoom, axis=1).repeat(zoom, axis=2)
-        rows = [[o, masked_tile(o, m), np.where(m, views[0], o), *views]
-                for o, m, *views in zip(original, hidden, *predicted)]  # fmt: skip
+        rows = [
+            [o, masked_tile(o, m), np.where(m, views[0], o), *views]
+            for o, m, *views in zip(original, hidden, *predicted)
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         headers = list(columns)
         save_figure(panel(rows, [headers[0], "visible", *headers[1:]], caption=caption), path)
@@ -113,7 +127,9 @@ def outlook(step: int, last_step: int, loss: float, references: dict[str, float]
     if not references:
         return "a mean picture is normal this early" if early else ""
     if loss < min(references.values()):
-        return "better than all that needs no learning" + ("; a blur is normal this early" if early else "")
+        return "better than all that needs no learning" + (
+            "; a blur is normal this early" if early else ""
+        )
     if step >= last_step:
         return "the run ends with little more than a mean picture; it needs more --epochs"
     if early:
@@ -123,7 +139,14 @@ def outlook(step: int, last_step: int, loss: float, references: dict[str, float]
 
 def draw_views(rows: list[list[np.ndarray]], columns: list[str], path: Path, tile: int) -> None:
     """One row of views [h, w] in [0, 1] for each radiograph, each drawn `tile` pixels wide under its column's name."""
-    fitted = [[Image.fromarray(np.uint8(view * 255 + 0.5)).resize((tile, tile), Image.Resampling.NEAREST)
-               for view in row] for row in rows]  # fmt: skip
+    fitted = [
+        [
+            Image.fromarray(np.uint8(view * 255 + 0.5)).resize(
+                (tile, tile), Image.Resampling.NEAREST
+            )
+            for view in row
+        ]
+        for row in rows
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(panel([[np.asarray(view) for view in row] for row in fitted], columns), path)

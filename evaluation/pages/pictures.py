@@ -19,7 +19,10 @@ from core.files import write_bytes
 from core.text import escaped, without_middle
 
 FORMATS = ("png", "jpeg", "pdf", "svg")
-BACKGROUND, INK, FAINT, OUTLINE = (17, 18, 20), (236, 236, 232), (150, 152, 156), (64, 220, 255)
+BACKGROUND = (17, 18, 20)
+INK = (236, 236, 232)
+FAINT = (150, 152, 156)
+OUTLINE = (64, 220, 255)
 _ANCHORS = {  # evenly spaced colours; between them a straight line
     "ember": [
         (20, 8, 52),
@@ -29,8 +32,16 @@ _ANCHORS = {  # evenly spaced colours; between them a straight line
         (250, 128, 22),
         (252, 196, 48),
         (255, 252, 176),
-    ],  # fmt: skip
-    "hot": [(0, 0, 0), (128, 0, 0), (255, 0, 0), (255, 96, 0), (255, 192, 0), (255, 255, 64), (255, 255, 255)],
+    ],
+    "hot": [
+        (0, 0, 0),
+        (128, 0, 0),
+        (255, 0, 0),
+        (255, 96, 0),
+        (255, 192, 0),
+        (255, 255, 64),
+        (255, 255, 255),
+    ],
     "grey": [(0, 0, 0), (255, 255, 255)],
 }
 COLOUR_TABLES = tuple(_ANCHORS)
@@ -51,10 +62,14 @@ def levels(values: np.ndarray, high: float, low: float = 0.0) -> np.ndarray:
     """Values between `low` and `high` as uint8 0-255, clipped; NaN is 0; all 0 if `high` is not above `low`."""
     if not high > low:
         return np.zeros(values.shape, np.uint8)
-    return (np.clip(np.nan_to_num((values - low) * (255 / (high - low)), nan=0.0), 0, 255) + 0.5).astype(np.uint8)
+    return (
+        np.clip(np.nan_to_num((values - low) * (255 / (high - low)), nan=0.0), 0, 255) + 0.5
+    ).astype(np.uint8)
 
 
-def coloured(values: np.ndarray, high: float, low: float = 0.0, colours: str = "ember") -> np.ndarray:
+def coloured(
+    values: np.ndarray, high: float, low: float = 0.0, colours: str = "ember"
+) -> np.ndarray:
     """[H, W] -> uint8 [H, W, 3] by table look-up."""
     return colour_table(colours)[levels(values, high, low)]
 
@@ -67,7 +82,11 @@ def _blends(alpha: float, colours: str) -> np.ndarray:
     """
     opacity = (alpha * np.linspace(0, 1, 256) ** 0.7)[:, None, None].astype(np.float32)
     grey = np.arange(256)[None, :, None]
-    return (grey * (1 - opacity) + colour_table(colours)[:, None] * opacity + 0.5).astype(np.uint8).reshape(-1, 3)
+    return (
+        (grey * (1 - opacity) + colour_table(colours)[:, None] * opacity + 0.5)
+        .astype(np.uint8)
+        .reshape(-1, 3)
+    )
 
 
 def blended(
@@ -105,7 +124,8 @@ def overlay(
         pixels[outline(truth, max(1, max(grey.shape) // 400))] = OUTLINE
     height, width = grey.shape
     text, small = _sizes(max(height, width))
-    bar, margin = _colour_bar(height, high, label, alpha, colours, small), max(8, text // 2)
+    bar = _colour_bar(height, high, label, alpha, colours, small)
+    margin = max(8, text // 2)
     head = margin + (text + small + margin if title or subtitle else 0)
     canvas = Image.new("RGB", (width + 3 * margin + bar.width, head + height + margin), BACKGROUND)
     canvas.paste(Image.fromarray(pixels), (margin, head))
@@ -118,7 +138,11 @@ def overlay(
 
 
 def panel(
-    rows: Sequence[Sequence[np.ndarray]], headers: Sequence[str], *, labels: Sequence[str] = (), caption: str = ""
+    rows: Sequence[Sequence[np.ndarray]],
+    headers: Sequence[str],
+    *,
+    labels: Sequence[str] = (),
+    caption: str = "",
 ) -> Image.Image:
     """Rows of equal tiles (uint8 [H, W] or [H, W, 3]) under column headers, with a caption of one line or more below.
 
@@ -126,14 +150,25 @@ def panel(
     """
     height, width = rows[0][0].shape[:2]
     text, small = _sizes(max(height, width) * 2)
-    gap, margin = 6, 14
-    head, room = margin + text + 8, len(headers) * (width + gap) - gap
+    gap = 6
+    margin = 14
+    head = margin + text + 8
+    room = len(headers) * (width + gap) - gap
     lines = wrapped(caption, room, small)
     below = len(lines) * (small + 6) + 8 if lines else 0
-    canvas = Image.new("RGB", (room + 2 * margin, head + len(rows) * (height + gap) - gap + below + margin), BACKGROUND)
+    canvas = Image.new(
+        "RGB",
+        (room + 2 * margin, head + len(rows) * (height + gap) - gap + below + margin),
+        BACKGROUND,
+    )
     draw = ImageDraw.Draw(canvas)
     for column, header in enumerate(headers):
-        draw.text((margin + column * (width + gap), margin - 2), fitted(header, width, text), INK, font(text))
+        draw.text(
+            (margin + column * (width + gap), margin - 2),
+            fitted(header, width, text),
+            INK,
+            font(text),
+        )
     for number, row in enumerate(rows):
         top = head + number * (height + gap)
         for column, tile in enumerate(row):
@@ -141,30 +176,47 @@ def panel(
         if number < len(labels):
             _tag(draw, (margin + width + gap + 5, top + 5), labels[number], small)
     for number, line in enumerate(lines):
-        draw.text((margin, canvas.height - below - margin + 12 + number * (small + 6)), line, FAINT, font(small))
+        draw.text(
+            (margin, canvas.height - below - margin + 12 + number * (small + 6)),
+            line,
+            FAINT,
+            font(small),
+        )
     return canvas
 
 
 def contact_sheet(
-    pictures: Sequence[np.ndarray], labels: Sequence[str] = (), *, columns: int = 0, tile: int = 192, title: str = ""
+    pictures: Sequence[np.ndarray],
+    labels: Sequence[str] = (),
+    *,
+    columns: int = 0,
+    tile: int = 192,
+    title: str = "",
 ) -> Image.Image:
     """Many pictures (uint8 [H, W] or [H, W, 3], any size) on one sheet, each within `tile` x `tile` pixels."""
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * 1.4)))
-    text, small, gap = 16, 12, 8
-    head, step = (text + 2 * gap if title else gap), tile + gap + (small + 6 if labels else 0)
+    text = 16
+    small = 12
+    gap = 8
+    head = text + 2 * gap if title else gap
+    step = tile + gap + (small + 6 if labels else 0)
     rows = math.ceil(len(pictures) / columns)
     canvas = Image.new("RGB", (columns * (tile + gap) + gap, head + rows * step), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.text((gap, gap - 2), fitted(title, canvas.width - 2 * gap, text), INK, font(text))
     for number, picture in enumerate(pictures):
-        left, top = gap + number % columns * (tile + gap), head + number // columns * step
+        left = gap + number % columns * (tile + gap)
+        top = head + number // columns * step
         small_picture = _rgb(picture)
         small_picture.thumbnail((tile, tile), Image.Resampling.BILINEAR)
         canvas.paste(
-            small_picture, (left + (tile - small_picture.width) // 2, top + (tile - small_picture.height) // 2)
+            small_picture,
+            (left + (tile - small_picture.width) // 2, top + (tile - small_picture.height) // 2),
         )
         if number < len(labels):
-            draw.text((left, top + tile + 2), fitted(labels[number], tile, small), FAINT, font(small))
+            draw.text(
+                (left, top + tile + 2), fitted(labels[number], tile, small), FAINT, font(small)
+            )
     return canvas
 
 
@@ -219,7 +271,15 @@ def save_figure(picture: Image.Image, path: Path) -> None:
         data = encoded(picture, "JPEG", quality=92)
     elif suffix == ".pdf":
         birth = time.gmtime(0)  # PDF wants a date; a constant one keeps the file reproducible
-        data = encoded(picture, "PDF", resolution=150, quality=95, creationDate=birth, modDate=birth, title=path.stem)
+        data = encoded(
+            picture,
+            "PDF",
+            resolution=150,
+            quality=95,
+            creationDate=birth,
+            modDate=birth,
+            title=path.stem,
+        )
     elif suffix == ".svg":
         png, (width, height) = base64.b64encode(encoded(picture)).decode(), picture.size
         data = (
@@ -251,16 +311,25 @@ def fit_within(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _colour_bar(height: int, high: float, label: str, alpha: float, colours: str, size: int) -> Image.Image:
+def _colour_bar(
+    height: int, high: float, label: str, alpha: float, colours: str, size: int
+) -> Image.Image:
     """Colours as they look on mid-grey, with round values beside them."""
-    width, top, face = max(14, size), size + 10, font(size)
+    width = max(14, size)
+    top = size + 10
+    face = font(size)
     ticks = _round_values(high)
-    room = max(width + 10 + max(face.getlength(f"{tick:g}") for tick in ticks), face.getlength(label))
+    room = max(
+        width + 10 + max(face.getlength(f"{tick:g}") for tick in ticks), face.getlength(label)
+    )
     canvas = Image.new("RGB", (math.ceil(room) + 2, height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     length = max(2, min(height - top - size, 60 * size))
     ramp = np.repeat(np.linspace(1, 0, length)[:, None], width, 1)
-    canvas.paste(Image.fromarray(blended(np.full(ramp.shape, 110, np.uint8), ramp, 1.0, alpha, colours)), (0, top))
+    canvas.paste(
+        Image.fromarray(blended(np.full(ramp.shape, 110, np.uint8), ramp, 1.0, alpha, colours)),
+        (0, top),
+    )
     draw.text((0, 0), label, FAINT, face)
     for tick in ticks if length > 8 * size else ticks[:: len(ticks) - 1]:
         y = top + (1 - tick / high) * (length - 1)

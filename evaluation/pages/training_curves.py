@@ -15,7 +15,11 @@ from evaluation.pages.charts import plain
 def read_metrics(path: str | Path) -> list[dict]:
     """The records of a metrics.jsonl that carry a loss, or what a fold was judged by."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [r for r in map(json.loads, filter(None, lines)) if {"loss", "val_loss", "validation"} & set(r)]
+    return [
+        r
+        for r in map(json.loads, filter(None, lines))
+        if {"loss", "val_loss", "validation"} & set(r)
+    ]
 
 
 def draw_curves(
@@ -35,22 +39,38 @@ def draw_curves(
     matplotlib.use("Agg")
 
     records = read_metrics(metrics)
-    records = [r | {f"val_{judged}": r["validation"]} if judged and "validation" in r else r for r in records]
+    records = [
+        r | {f"val_{judged}": r["validation"]} if judged and "validation" in r else r
+        for r in records
+    ]
     if not records:
         return
     titles = {"lr": "learning rate", "grad_norm": "gradient norm"} | (others or {})
     panels = ["loss", *(p for p in titles if any(p in r for r in records))]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False, sharex=True,
-                                layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4.2 * columns, 3.2 * rows),
+        squeeze=False,
+        sharex=True,
+        layout="constrained",
+    )
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, name in zip(axes.flat, panels):
         for key, style, label in ((name, "-", "training"), (f"val_{name}", "--", "held out")):
             points = [(r["epoch"], r[key]) for r in records if key in r]
             if points:
-                axis.plot(*zip(*points), style, lw=1.2, ms=3, marker="o" if len(points) < 50 else None, label=label)
+                axis.plot(
+                    *zip(*points),
+                    style,
+                    lw=1.2,
+                    ms=3,
+                    marker="o" if len(points) < 50 else None,
+                    label=label,
+                )
         axis.set(xlabel="epoch", title=titles.get(name, name))
         axis.grid(alpha=0.25)
         if name == "loss":
@@ -67,7 +87,14 @@ def draw_curves(
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+    )
     figure.suptitle(plain(title, 600), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

@@ -11,7 +11,9 @@ from typing import Any
 from evaluation.statistics.intervals import TOO_FEW
 
 SIGNIFICANT = 0.05  # of p by Holm
-BETTER, WORSE, UNSHOWN = "better than", "worse than", "not shown to be better than"
+BETTER = "better than"
+WORSE = "worse than"
+UNSHOWN = "not shown to be better than"
 
 
 def against_constant(
@@ -25,13 +27,17 @@ def against_constant(
     if math.isnan(value):
         return f"{name} has no score ({interval['reason'] or 'no radiographs'})."
     if math.isnan(low):
-        return f"{name} is not shown to be better than {what} ({interval['reason'] or 'no interval'})."
+        return (
+            f"{name} is not shown to be better than {what} ({interval['reason'] or 'no interval'})."
+        )
     better = high < constant if smaller else low > constant
     worse = low > constant if smaller else high < constant
     return f"{name} is {BETTER if better else WORSE if worse else UNSHOWN} {what}."
 
 
-def against_others(name: str, rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], *, smaller: bool) -> str:
+def against_others(
+    name: str, rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], *, smaller: bool
+) -> str:
     """Whether `name` is better than each of `others` (name in the rows -> words), from rows of "other", "difference"
     (`name` less the other) and "p_holm"."""
     sorted_by: dict[str, list[str]] = {BETTER: [], WORSE: [], UNSHOWN: []}
@@ -41,13 +47,19 @@ def against_others(name: str, rows: Sequence[Mapping[str, Any]], others: Mapping
         shown = row["p_holm"] < SIGNIFICANT  # NaN shows nothing
         better = (row["difference"] < 0) == smaller
         outcome = UNSHOWN if not shown else BETTER if better else WORSE
-        sorted_by[outcome].append(f"{others[row['other']]} ({_evidence(row['difference'], row['p_holm'])})")
+        sorted_by[outcome].append(
+            f"{others[row['other']]} ({_evidence(row['difference'], row['p_holm'])})"
+        )
     parts = [
         f"{outcome} {(' or ' if outcome == UNSHOWN else ' and ').join(names)}"
         for outcome, names in sorted_by.items()
         if names
     ]
-    return f"{name} is {', and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}." if parts else ""
+    return (
+        f"{name} is {', and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."
+        if parts
+        else ""
+    )
 
 
 def _evidence(difference: float, p: float) -> str:

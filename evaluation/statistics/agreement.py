@@ -39,12 +39,18 @@ def bland_altman(target: np.ndarray, predicted: np.ndarray, *, level: float = 0.
     less than two all is NaN.
     """
     target, predicted = known_rows("regression", target, predicted)
-    mean, difference, rows = (target + predicted) / 2, predicted - target, len(target)
+    mean = (target + predicted) / 2
+    difference = predicted - target
+    rows = len(target)
     if rows < 2:
-        nothing = Interval(math.nan, math.nan, math.nan, f"{rows} radiographs with a target; 2 are needed")
+        nothing = Interval(
+            math.nan, math.nan, math.nan, f"{rows} radiographs with a target; 2 are needed"
+        )
         return BlandAltman(nothing, nothing, nothing, math.nan, math.nan, mean, difference)
-    bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    z, t = NormalDist().inv_cdf(0.975), float(stdtrit(rows - 1, (1 + level) / 2))
+    bias = float(difference.mean())
+    sd = float(difference.std(ddof=1))
+    z = NormalDist().inv_cdf(0.975)
+    t = float(stdtrit(rows - 1, (1 + level) / 2))
 
     def around(value: float, error: float) -> Interval:
         return Interval(value, value - t * error, value + t * error)
@@ -52,8 +58,15 @@ def bland_altman(target: np.ndarray, predicted: np.ndarray, *, level: float = 0.
     of_limit = sd * math.sqrt(1 / rows + z**2 / (2 * (rows - 1)))
     centred = mean - mean.mean()
     slope = float(centred @ difference / (centred @ centred)) if centred.any() else math.nan
-    return BlandAltman(around(bias, sd / math.sqrt(rows)), around(bias - z * sd, of_limit),
-                       around(bias + z * sd, of_limit), sd, slope, mean, difference)  # fmt: skip
+    return BlandAltman(
+        around(bias, sd / math.sqrt(rows)),
+        around(bias - z * sd, of_limit),
+        around(bias + z * sd, of_limit),
+        sd,
+        slope,
+        mean,
+        difference,
+    )
 
 
 def per_study(
@@ -71,10 +84,14 @@ def per_study(
     names, first, index = np.unique(studies, return_index=True, return_inverse=True)
     differs = np.flatnonzero(target != target[first][index])
     if len(differs):
-        raise ValueError(f"study {str(studies[differs[0]])!r} has radiographs with different targets")
+        raise ValueError(
+            f"study {str(studies[differs[0]])!r} has radiographs with different targets"
+        )
     views = np.bincount(index)
     columns = predicted.T if predicted.ndim > 1 else predicted[None]
-    means = np.stack([np.bincount(index, column, len(names)) / views for column in columns], axis=-1)
+    means = np.stack(
+        [np.bincount(index, column, len(names)) / views for column in columns], axis=-1
+    )
     return target[first], means.reshape(len(names), *predicted.shape[1:]), names
 
 
@@ -85,6 +102,8 @@ def study_kappa(kind: str, target: np.ndarray, predicted: np.ndarray, studies: S
     """
     target, predicted, _ = per_study(kind, target, predicted, studies)
     if len(np.unique(target)) < 2:
-        return Value(math.nan, "only one class is there" if len(target) else "no study with a target")
+        return Value(
+            math.nan, "only one class is there" if len(target) else "no study with a target"
+        )
     classes = 2 if kind == "binary" else predicted.shape[1]
     return Value(float(cohen_kappa(confusion(target, decided(kind, predicted), classes))[0]))

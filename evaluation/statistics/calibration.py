@@ -14,7 +14,8 @@ from evaluation.statistics.metrics import Value, known_rows
 
 BINS = 15
 BINNINGS = ("width", "mass")
-COLDEST, HOTTEST = 0.01, 100.0
+COLDEST = 0.01
+HOTTEST = 100.0
 _TINY = 1e-12
 
 
@@ -28,25 +29,39 @@ class Reliability(NamedTuple):
 
 
 def calibration_metrics(
-    kind: str, target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None, *, bins: int = BINS,
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    bins: int = BINS,
     binning: str = "width",
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     """ece and brier, each [D], for weights [D, R]; all targets must be known. For `weighted_intervals`."""
     weights = np.ones((1, len(target))) if weights is None else weights
     said, so = _said_and_so(kind, target, predicted)
     place = _bin_of(said, _edges(said, bins, binning))
     gap = np.zeros((len(target), bins))
-    gap[np.arange(len(target)), place] = so - said  # in a bin the sum of this is its count times its gap
+    gap[np.arange(len(target)), place] = (
+        so - said
+    )  # in a bin the sum of this is its count times its gap
     truth = target if kind == "binary" else np.eye(predicted.shape[1])[np.asarray(target, int)]
     squares = (predicted - truth) ** 2
     total = weights.sum(1)
     with np.errstate(invalid="ignore"):
-        return {"ece": np.abs(weights @ gap).sum(1) / total,
-                "brier": weights @ (squares if kind == "binary" else squares.sum(1)) / total}  # fmt: skip
+        return {
+            "ece": np.abs(weights @ gap).sum(1) / total,
+            "brier": weights @ (squares if kind == "binary" else squares.sum(1)) / total,
+        }
 
 
 def expected_calibration_error(
-    kind: str, target: np.ndarray, predicted: np.ndarray, *, bins: int = BINS, binning: str = "width"
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    bins: int = BINS,
+    binning: str = "width",
 ) -> Value:
     """The mean distance between what is said and what is so, bins weighed by their rows; in [0, 1], 0 is best.
 
@@ -55,7 +70,9 @@ def expected_calibration_error(
     target, predicted = known_rows(kind, target, predicted)
     if not len(target):
         return Value(math.nan, "no radiograph with a target")
-    return Value(float(calibration_metrics(kind, target, predicted, bins=bins, binning=binning)["ece"][0]))
+    return Value(
+        float(calibration_metrics(kind, target, predicted, bins=bins, binning=binning)["ece"][0])
+    )
 
 
 def brier_score(kind: str, target: np.ndarray, predicted: np.ndarray) -> Value:
@@ -67,15 +84,24 @@ def brier_score(kind: str, target: np.ndarray, predicted: np.ndarray) -> Value:
 
 
 def reliability(
-    kind: str, target: np.ndarray, predicted: np.ndarray, *, bins: int = BINS, binning: str = "width"
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    bins: int = BINS,
+    binning: str = "width",
 ) -> Reliability:
     """What a reliability diagram shows."""
     said, so = _said_and_so(kind, *known_rows(kind, target, predicted))
     edges = _edges(said, bins, binning)
     place = _bin_of(said, edges)
     count = np.bincount(place, minlength=bins)
-    mean = [np.divide(np.bincount(place, values, bins), count, out=np.full(bins, math.nan), where=count > 0)
-            for values in (said, so)]  # fmt: skip
+    mean = [
+        np.divide(
+            np.bincount(place, values, bins), count, out=np.full(bins, math.nan), where=count > 0
+        )
+        for values in (said, so)
+    ]
     return Reliability(edges, mean[0], mean[1], count)
 
 
@@ -88,7 +114,8 @@ def fit_temperature(kind: str, target: np.ndarray, logits: np.ndarray) -> Value:
     target, logits = known_rows(kind, target, logits, probabilities=False)
     if len(np.unique(target)) < 2:
         return Value(math.nan, "less than two classes in validation")
-    rows, label = np.arange(len(target)), target.astype(int)
+    rows = np.arange(len(target))
+    label = target.astype(int)
 
     def slope(temperature: float) -> float:
         """d loss / d (1 / T)"""
@@ -102,7 +129,8 @@ def fit_temperature(kind: str, target: np.ndarray, logits: np.ndarray) -> Value:
         return Value(1.0, "all logits are equal")
     if slope(COLDEST) <= 0:
         return Value(
-            COLDEST, f"a temperature of {COLDEST:g} is the lowest allowed: no validation radiograph is decided wrong"
+            COLDEST,
+            f"a temperature of {COLDEST:g} is the lowest allowed: no validation radiograph is decided wrong",
         )
     if slope(HOTTEST) >= 0:
         return Value(
@@ -110,7 +138,8 @@ def fit_temperature(kind: str, target: np.ndarray, logits: np.ndarray) -> Value:
             f"a temperature of {HOTTEST:g} is the highest allowed: on validation the network is no better than chance, "
             "so scaling makes its probabilities nearly equal",
         )
-    cold, hot = math.log(COLDEST), math.log(HOTTEST)
+    cold = math.log(COLDEST)
+    hot = math.log(HOTTEST)
     while hot - cold > 1e-12:
         middle = (cold + hot) / 2
         cold, hot = (middle, hot) if slope(math.exp(middle)) > 0 else (cold, middle)
@@ -126,9 +155,13 @@ def scaled_probabilities(kind: str, logits: np.ndarray, temperature: float = 1.0
     return raised / raised.sum(1, keepdims=True)
 
 
-def _said_and_so(kind: str, target: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _said_and_so(
+    kind: str, target: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     if kind == "regression":
-        raise ValueError("regression has no probabilities; calibration is for binary and multiclass tasks")
+        raise ValueError(
+            "regression has no probabilities; calibration is for binary and multiclass tasks"
+        )
     if kind == "binary":
         return predicted, np.asarray(target, np.float64)
     decision = np.argmax(predicted, axis=1)
@@ -137,7 +170,9 @@ def _said_and_so(kind: str, target: np.ndarray, predicted: np.ndarray) -> tuple[
 
 def _edges(said: np.ndarray, bins: int, binning: str) -> np.ndarray:
     if binning not in BINNINGS or bins < 1:
-        raise ValueError(f"{bins} bins of equal {binning!r}; choices {', '.join(BINNINGS)}, at least one")
+        raise ValueError(
+            f"{bins} bins of equal {binning!r}; choices {', '.join(BINNINGS)}, at least one"
+        )
     if binning == "width" or not len(said):
         return np.linspace(0, 1, bins + 1)
     return np.concatenate([[0.0], np.quantile(said, np.arange(1, bins) / bins), [1.0]])

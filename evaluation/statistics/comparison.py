@@ -35,7 +35,9 @@ from evaluation.statistics.intervals import (
 )
 from evaluation.statistics.metrics import Runs, known_rows, metrics
 
-RANKED = frozenset({"auroc", "auprc", "sensitivity"})  # metrics that only depend on the order of the radiographs
+RANKED = frozenset(
+    {"auroc", "auprc", "sensitivity"}
+)  # metrics that only depend on the order of the radiographs
 
 
 class Comparison(NamedTuple):
@@ -55,11 +57,15 @@ def auroc_covariance(
 
     `truth`: bool [R]. The covariance is NaN unless there are two positive and two negative rows (or clusters).
     """
-    truth, scores = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
-    positive, negative = int(truth.sum()), int((~truth).sum())
+    truth = np.asarray(truth, bool)
+    scores = np.atleast_2d(np.asarray(scores, np.float64))
+    positive = int(truth.sum())
+    negative = int((~truth).sum())
     if not positive or not negative:
         return np.full(len(scores), math.nan), np.full((len(scores),) * 2, math.nan)
-    above = np.empty_like(scores)  # of each row: the share of the other kind that it is on the right side of
+    above = np.empty_like(
+        scores
+    )  # of each row: the share of the other kind that it is on the right side of
     for network, values in enumerate(scores):
         ranks = midranks(values)
         above[network, truth] = (ranks[truth] - midranks(values[truth])) / negative
@@ -67,14 +73,24 @@ def auroc_covariance(
     areas = above[:, truth].mean(1)
     names = np.arange(len(truth)) if clusters is None else np.asarray(clusters)
     index = np.unique(names, return_inverse=True)[1]
-    sums, counts = [], []  # [M, clusters] of what each cluster has beyond expectation, of either kind
+    # [M, clusters] of what each cluster has beyond expectation, of either kind
+    sums = []
+    counts = []
     for part in (truth, ~truth):
-        sums.append(np.stack([np.bincount(index[part], (row - area)[part], index.max() + 1)
-                              for row, area in zip(above, areas)]))  # fmt: skip
+        sums.append(
+            np.stack(
+                [
+                    np.bincount(index[part], (row - area)[part], index.max() + 1)
+                    for row, area in zip(above, areas)
+                ]
+            )
+        )
         counts.append(int((np.bincount(index[part], minlength=index.max() + 1) > 0).sum()))
     if min(counts) < 2:
         return areas, np.full((len(scores),) * 2, math.nan)
-    own = [s @ s.T * n / (n - 1) / size**2 for s, n, size in zip(sums, counts, (positive, negative))]
+    own = [
+        s @ s.T * n / (n - 1) / size**2 for s, n, size in zip(sums, counts, (positive, negative))
+    ]
     total = index.max() + 1
     both = sums[0] @ sums[1].T * total / (total - 1) / (positive * negative)
     return areas, own[0] + own[1] + both + both.T
@@ -87,7 +103,12 @@ def midranks(values: np.ndarray) -> np.ndarray:
 
 
 def delong_test(
-    target: np.ndarray, first: np.ndarray, second: np.ndarray, clusters: Sequence | None = None, *, level: float = 0.95
+    target: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    clusters: Sequence | None = None,
+    *,
+    level: float = 0.95,
 ) -> Comparison:
     """Difference of two AUROCs on the same rows [R]; rows without a target do not count.
 
@@ -116,10 +137,19 @@ def delong_test(
 
 
 def compare_metrics(
-    kind: str, target: np.ndarray, first: np.ndarray | Runs, second: np.ndarray | Runs, clusters: Sequence, *,
-    generator: np.random.Generator, draws: int = 2000, level: float = 0.95, specificity: float = 0.95,
-    ordinal: bool = False, only: Sequence[str] | None = None,
-) -> dict[str, Comparison]:  # fmt: skip
+    kind: str,
+    target: np.ndarray,
+    first: np.ndarray | Runs,
+    second: np.ndarray | Runs,
+    clusters: Sequence,
+    *,
+    generator: np.random.Generator,
+    draws: int = 2000,
+    level: float = 0.95,
+    specificity: float = 0.95,
+    ordinal: bool = False,
+    only: Sequence[str] | None = None,
+) -> dict[str, Comparison]:
     """Each of `evaluation.statistics.metrics.metrics`, or those in `only`, first less second.
 
     p: the share of exchanges of the two networks' predictions, patient by patient, after which the difference is at
@@ -132,7 +162,9 @@ def compare_metrics(
     predictions = [predicted for _, predicted in pairs]
     options = {"specificity": specificity, "ordinal": ordinal}
     if kind == "multiclass" and predictions[0].shape != predictions[1].shape:
-        raise ValueError(f"predictions of {predictions[0].shape[1]} and of {predictions[1].shape[1]} classes")
+        raise ValueError(
+            f"predictions of {predictions[0].shape[1]} and of {predictions[1].shape[1]} classes"
+        )
 
     def statistics(weights: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
         """(network, metric) -> [D]"""
@@ -150,14 +182,19 @@ def compare_metrics(
     few = too_few_of(kind, truth, names) or ("" if len(truth) else "no radiograph has a target")
     if few or len(undefined) == len(chosen):
         reason = few or "undefined on these radiographs"
-        return {name: Comparison(differences[name], math.nan, math.nan, math.nan, reason) for name in chosen}
+        return {
+            name: Comparison(differences[name], math.nan, math.nan, math.nan, reason)
+            for name in chosen
+        }
     drawn = [statistics(weights) for weights in resample_weights(names, generator, draws)]
     counts = class_patients(truth, names) if kind != "regression" else {0: len(np.unique(names))}
     patients = Patients(tuple(counts.values()))
     p = _exchange_test(kind, truth, predictions, names, differences, generator, draws, options)
     compared = {}
     for name in chosen:
-        values = np.stack([np.concatenate([part[network, name] for part in drawn]) for network in range(2)])
+        values = np.stack(
+            [np.concatenate([part[network, name] for part in drawn]) for network in range(2)]
+        )
         values = values[:, ~np.isnan(values).any(0)]
         if name in undefined or values.shape[1] < 2:
             reason = "undefined on these radiographs"
@@ -169,7 +206,9 @@ def compare_metrics(
         covariance = np.cov(values) * patients.correction
         limits = LIMITS[name]
         ends = [
-            make_interval(whole[network, name], float(covariance[network, network]), patients, limits, level)
+            make_interval(
+                whole[network, name], float(covariance[network, network]), patients, limits, level
+            )
             for network in range(2)
         ]
         compared[name] = _difference_of(ends, covariance, patients, limits, p[name], level)
@@ -181,9 +220,13 @@ def _alike(predictions: Sequence[np.ndarray | Runs]) -> bool:
 
 
 def _difference_of(
-    ends: Sequence[Interval], covariance: np.ndarray, patients: Patients, limits: tuple[float, float], p: float,
+    ends: Sequence[Interval],
+    covariance: np.ndarray,
+    patients: Patients,
+    limits: tuple[float, float],
+    p: float,
     level: float,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """The difference of two dependent statistics with their intervals and covariance [2, 2].
 
     Between two limits from the intervals of both (MOVER with correlation, Zou & Donner 2008), else a t-interval. It
@@ -197,8 +240,12 @@ def _difference_of(
             for network, interval in enumerate(ends)
         ]
         correlation = float(np.clip(covariance[0, 1] / (own[0] * own[1]), -1, 1))
-        low = difference - _combined(ends[0].estimate - ends[0].low, ends[1].high - ends[1].estimate, correlation)
-        high = difference + _combined(ends[0].high - ends[0].estimate, ends[1].estimate - ends[1].low, correlation)
+        low = difference - _combined(
+            ends[0].estimate - ends[0].low, ends[1].high - ends[1].estimate, correlation
+        )
+        high = difference + _combined(
+            ends[0].high - ends[0].estimate, ends[1].estimate - ends[1].low, correlation
+        )
     else:
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
         half = quantile(patients.degrees, level) * math.sqrt(max(variance, 0.0))
@@ -220,9 +267,15 @@ def _combined(first: float, second: float, correlation: float) -> float:
 
 
 def _exchange_test(
-    kind: str, truth: np.ndarray, predictions: list, clusters: np.ndarray, differences: Mapping[str, float],
-    generator: np.random.Generator, draws: int, options: dict[str, Any],
-) -> dict[str, float]:  # fmt: skip
+    kind: str,
+    truth: np.ndarray,
+    predictions: list,
+    clusters: np.ndarray,
+    differences: Mapping[str, float],
+    generator: np.random.Generator,
+    draws: int,
+    options: dict[str, Any],
+) -> dict[str, float]:
     """Name of a metric -> p of the exchange of predictions by patient (Bandos et al. 2005, for areas)."""
     index = np.unique(clusters, return_inverse=True)[1]
     count = int(index.max()) + 1
@@ -231,13 +284,21 @@ def _exchange_test(
     twice = np.concatenate([truth, truth])
     extreme = dict.fromkeys(differences, 0)
     total = 0
-    both = {False: _stacked(predictions), True: _stacked([_ranks(kind, predicted) for predicted in predictions])}
-    for exchanged in steps(_exchanges(index, count, generator, draws), "exchanges", "block", blocks):
+    both = {
+        False: _stacked(predictions),
+        True: _stacked([_ranks(kind, predicted) for predicted in predictions]),
+    }
+    for exchanged in steps(
+        _exchanges(index, count, generator, draws), "exchanges", "block", blocks
+    ):
         weights = np.concatenate([1 - exchanged, exchanged], axis=1)
         # the first draw of each block is the observed difference, by ranks where a metric depends on ranks only
         weights = np.concatenate([np.r_[np.ones(len(index)), np.zeros(len(index))][None], weights])
         for ranked in {name in RANKED for name in differences}:
-            parts = [metrics(kind, twice, both[ranked], sides, **options) for sides in (weights, 1 - weights)]
+            parts = [
+                metrics(kind, twice, both[ranked], sides, **options)
+                for sides in (weights, 1 - weights)
+            ]
             for name in differences:
                 if (name in RANKED) == ranked:
                     shifts = parts[0][name] - parts[1][name]
@@ -248,7 +309,9 @@ def _exchange_test(
     return {name: (times + 1) / (total + 1) for name, times in extreme.items()}
 
 
-def _exchanges(index: np.ndarray, count: int, generator: np.random.Generator, draws: int) -> Iterator[np.ndarray]:
+def _exchanges(
+    index: np.ndarray, count: int, generator: np.random.Generator, draws: int
+) -> Iterator[np.ndarray]:
     """Whether each row [R] is exchanged, 0 or 1, a block of draws [D, R] at a time."""
     exhaustive = 2**count <= draws
     total = 2**count if exhaustive else draws
@@ -271,7 +334,10 @@ def _stacked(predictions: list) -> np.ndarray | Runs:
     """The rows of the second network below those of the first; runs are paired, the shorter list from its start."""
     if not any(isinstance(predicted, Runs) for predicted in predictions):
         return np.concatenate(predictions)
-    runs = [tuple(predicted) if isinstance(predicted, Runs) else (predicted,) for predicted in predictions]
+    runs = [
+        tuple(predicted) if isinstance(predicted, Runs) else (predicted,)
+        for predicted in predictions
+    ]
     longest = max(map(len, runs))
     return Runs(np.concatenate([each[k % len(each)] for each in runs]) for k in range(longest))
 
@@ -297,33 +363,49 @@ def corrected_t_test(
     values = np.asarray(differences, np.float64)
     folds = len(values)
     if folds < 2 or np.isnan(values).any():
-        told = f"{np.isnan(values).sum()} of {folds} folds have no score" if folds > 1 else "less than two folds"
-        return Comparison(float(values.mean()) if folds else math.nan, math.nan, math.nan, math.nan, told)
+        told = (
+            f"{np.isnan(values).sum()} of {folds} folds have no score"
+            if folds > 1
+            else "less than two folds"
+        )
+        return Comparison(
+            float(values.mean()) if folds else math.nan, math.nan, math.nan, math.nan, told
+        )
     ratio = 1 / (folds - 1) if test_to_train is None else test_to_train
     if not ratio > 0:
         raise ValueError(f"test_to_train {ratio}: a ratio above 0")
-    mean, variance = float(values.mean()), float(values.var(ddof=1))
+    mean = float(values.mean())
+    variance = float(values.var(ddof=1))
     if variance < 1e-15:
         return _without_spread(mean, "the difference is the same in all folds")
     error = math.sqrt((1 / folds + ratio) * variance)
     half = float(stdtrit(folds - 1, (1 + level) / 2)) * error
-    return Comparison(mean, mean - half, mean + half, float(2 * stdtr(folds - 1, -abs(mean) / error)))
+    return Comparison(
+        mean, mean - half, mean + half, float(2 * stdtr(folds - 1, -abs(mean) / error))
+    )
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
     """p values adjusted so that the chance of any false claim among them stays below the level; NaN stays NaN."""
     tested = sorted((name for name in p if not math.isnan(p[name])), key=lambda name: p[name])
-    adjusted, reached = dict.fromkeys(p, math.nan), 0.0
+    adjusted = dict.fromkeys(p, math.nan)
+    reached = 0.0
     for rank, name in enumerate(tested):
         reached = max(reached, min(1.0, (len(tested) - rank) * p[name]))
         adjusted[name] = reached
     return adjusted
 
 
-def _binary(target, scores: list, clusters) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+def _binary(
+    target, scores: list, clusters
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
     known = ~np.isnan(np.asarray(target, np.float64))
     pairs = [known_rows("binary", target, values, probabilities=False) for values in scores]
-    return pairs[0][0] == 1, [values for _, values in pairs], None if clusters is None else np.asarray(clusters)[known]
+    return (
+        pairs[0][0] == 1,
+        [values for _, values in pairs],
+        None if clusters is None else np.asarray(clusters)[known],
+    )
 
 
 def _one_class(truth: np.ndarray) -> str:

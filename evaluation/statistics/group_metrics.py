@@ -30,9 +30,12 @@ def label_scores(probabilities: np.ndarray, labels: np.ndarray) -> list[LabelSco
     for group in GROUPS:
         for index in group.indices:
             known = ~np.isnan(labels[:, index])
-            truth, scores = labels[known, index] == 1, probabilities[known, index]
+            truth = labels[known, index] == 1
+            scores = probabilities[known, index]
             areas = float(auroc(scores, truth)[0]), float(average_precision(scores, truth)[0])
-            found[index] = LabelScore(LABELS[index], group.name, int(truth.sum()), int(known.sum()), *areas)
+            found[index] = LabelScore(
+                LABELS[index], group.name, int(truth.sum()), int(known.sum()), *areas
+            )
     return [found[index] for index in range(len(LABELS))]
 
 
@@ -43,9 +46,13 @@ def group_confusion(probabilities: np.ndarray, labels: np.ndarray, group: LabelG
     """
     probabilities, labels = _checked(probabilities, labels)
     columns = list(group.indices)
-    truth, scores = labels[:, columns], probabilities[:, columns]
+    truth = labels[:, columns]
+    scores = probabilities[:, columns]
     if group.kind == "sigmoid":
-        tables = [confusion(t[~np.isnan(t)], s[~np.isnan(t)] >= 0.5, 2)[0] for t, s in zip(truth.T, scores.T)]
+        tables = [
+            confusion(t[~np.isnan(t)], s[~np.isnan(t)] >= 0.5, 2)[0]
+            for t, s in zip(truth.T, scores.T)
+        ]
         return np.array(tables).astype(int)
     known = ~np.isnan(truth).any(axis=1)
     return confusion(truth[known].argmax(1), scores[known].argmax(1), len(columns))[0].astype(int)
@@ -59,16 +66,21 @@ def selection_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     scores = label_scores(probabilities, labels)
     means = []
     for group in GROUPS:
-        defined = [scores[index].auroc for index in group.indices if not math.isnan(scores[index].auroc)]
+        defined = [
+            scores[index].auroc for index in group.indices if not math.isnan(scores[index].auroc)
+        ]
         if defined:
             means.append(sum(defined) / len(defined))
     return sum(means) / len(means) if means else math.nan
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
+    probabilities = np.asarray(probabilities, np.float64)
+    labels = np.asarray(labels, np.float64)
     if probabilities.shape != labels.shape or labels.ndim != 2 or labels.shape[1] != len(LABELS):
-        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape}; both are [N, {len(LABELS)}]")
+        raise ValueError(
+            f"probabilities {probabilities.shape} and labels {labels.shape}; both are [N, {len(LABELS)}]"
+        )
     if not np.isfinite(probabilities).all():
         raise ValueError(f"{(~np.isfinite(probabilities)).sum()} probabilities are not finite")
     return probabilities, labels

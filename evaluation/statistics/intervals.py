@@ -28,7 +28,9 @@ from core.progress import steps
 from evaluation.statistics.metrics import Runs, class_recalls, known_rows, metric_values, metrics
 
 BLOCK = 500_000  # weights that are in memory at once, few enough for a cache
-FEWEST_PATIENTS = 4  # of each class; with fewer, no method that was simulated covers as often as it says
+FEWEST_PATIENTS = (
+    4  # of each class; with fewer, no method that was simulated covers as often as it says
+)
 PSEUDO = 0.25  # observations that are added on each side where a statistic may stand at a limit
 MOST_FEW_HITS = 3
 TOO_FEW = "too few patients"
@@ -67,7 +69,9 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if math.isnan(self.estimate):
             return "undefined"
-        return f"{self.estimate:.3f}" + ("" if math.isnan(self.low) else f" ({self.low:.3f}-{self.high:.3f})")
+        return f"{self.estimate:.3f}" + (
+            "" if math.isnan(self.low) else f" ({self.low:.3f}-{self.high:.3f})"
+        )
 
 
 class Patients(NamedTuple):
@@ -96,12 +100,18 @@ class Patients(NamedTuple):
         if len(self.counts) == 1:
             return self.counts[0] - 1
         parts = [1 / count for count in self.counts]
-        satterthwaite = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, self.counts))
+        satterthwaite = sum(parts) ** 2 / sum(
+            part**2 / (count - 1) for part, count in zip(parts, self.counts)
+        )
         return 1.5 * satterthwaite
 
 
 def make_interval(
-    estimate: float, variance: float, patients: Patients, limits: tuple[float, float] = NO_LIMITS, level: float = 0.95
+    estimate: float,
+    variance: float,
+    patients: Patients,
+    limits: tuple[float, float] = NO_LIMITS,
+    level: float = 0.95,
 ) -> Interval:
     """The interval of a statistic with this sampling variance, between `limits` of which either may be infinite.
 
@@ -112,7 +122,9 @@ def make_interval(
         return Interval(estimate, math.nan, math.nan)
     low, high = limits
     if math.isfinite(low) and math.isfinite(high):
-        ends = _score_interval((estimate - low) / (high - low), variance / (high - low) ** 2, patients, level)
+        ends = _score_interval(
+            (estimate - low) / (high - low), variance / (high - low) ** 2, patients, level
+        )
         return Interval(estimate, low + (high - low) * ends[0], low + (high - low) * ends[1])
     if variance <= 0:
         return Interval(estimate, math.nan, math.nan, "all radiographs have the same value")
@@ -129,7 +141,9 @@ def make_interval(
     return Interval(estimate, ends[0], ends[1])
 
 
-def _score_interval(estimate: float, variance: float, patients: Patients, level: float) -> tuple[float, float]:
+def _score_interval(
+    estimate: float, variance: float, patients: Patients, level: float
+) -> tuple[float, float]:
     """Wilson's interval of a statistic in [0, 1], cut to [0, 1]."""
     count = patients.effective
     shrunk = (estimate * count + PSEUDO) / (count + 2 * PSEUDO)
@@ -140,7 +154,11 @@ def _score_interval(estimate: float, variance: float, patients: Patients, level:
     # its estimate
     z = quantile(math.inf if len(patients.counts) == 1 else patients.degrees, level)
     centre = (estimate + z**2 / (2 * worth)) / (1 + z**2 / worth)
-    half = z / (1 + z**2 / worth) * math.sqrt(estimate * (1 - estimate) / worth + (z / (2 * worth)) ** 2)
+    half = (
+        z
+        / (1 + z**2 / worth)
+        * math.sqrt(estimate * (1 - estimate) / worth + (z / (2 * worth)) ** 2)
+    )
     low = max(0.0, min(centre - half, estimate))
     high = min(1.0, max(centre + half, estimate))
     if len(patients.counts) == 1:
@@ -201,10 +219,19 @@ def mean_interval(
 
 
 def metric_intervals(
-    kind: str, target: np.ndarray, predicted: np.ndarray | Runs, clusters: Sequence, *, generator: np.random.Generator,
-    draws: int = 2000, level: float = 0.95, specificity: float = 0.95, ordinal: bool = False, fewest: int = 1,
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray | Runs,
+    clusters: Sequence,
+    *,
+    generator: np.random.Generator,
+    draws: int = 2000,
+    level: float = 0.95,
+    specificity: float = 0.95,
+    ordinal: bool = False,
+    fewest: int = 1,
     classes: tuple[str, ...] = (),
-) -> dict[str, Interval]:  # fmt: skip
+) -> dict[str, Interval]:
     """Every metric of `evaluation.statistics.metrics.metric_values`, with its interval from the same draws of
     `clusters` [R].
 
@@ -215,11 +242,20 @@ def metric_intervals(
     if len(names) != len(known):
         raise ValueError(f"{len(known)} targets but {len(names)} cluster names")
     values = metric_values(
-        kind, target, predicted, specificity=specificity, ordinal=ordinal, fewest=fewest, classes=classes
+        kind,
+        target,
+        predicted,
+        specificity=specificity,
+        ordinal=ordinal,
+        fewest=fewest,
+        classes=classes,
     )
     target, predicted = known_rows(kind, target, predicted)
     if len(target) < max(fewest, 1) or all(math.isnan(value.value) for value in values.values()):
-        return {name: Interval(value.value, math.nan, math.nan, value.reason) for name, value in values.items()}
+        return {
+            name: Interval(value.value, math.nan, math.nan, value.reason)
+            for name, value in values.items()
+        }
     names = names[known]
     counts = None if kind == "regression" else class_patients(target, names)
     few = too_few_of(kind, target, names, classes)
@@ -230,16 +266,23 @@ def metric_intervals(
         return found | {("recall", label): recall for label, recall in recalls.items()}
 
     found = weighted_intervals(
-        statistics, names, generator=generator, draws=draws, level=level, patients=counts,
+        statistics,
+        names,
+        generator=generator,
+        draws=draws,
+        level=level,
+        patients=counts,
         limits={("recall", label): FRACTION for label in counts or {}},
         patients_of={("recall", label): (count,) for label, count in (counts or {}).items()},
-    )  # fmt: skip
+    )
     intervals = {name: found[name] for name in values}
     if counts is not None:
         of_classes = [found["recall", label] for label in counts]
         intervals["balanced_accuracy"] = mean_of_classes(intervals["balanced_accuracy"], of_classes)
     if counts is not None and kind == "binary":
-        intervals["sensitivity"] = _with_enough_negatives(intervals["sensitivity"], counts, specificity)
+        intervals["sensitivity"] = _with_enough_negatives(
+            intervals["sensitivity"], counts, specificity
+        )
     for name, interval in intervals.items():
         if few:
             interval = Interval(interval.estimate, math.nan, math.nan)
@@ -248,7 +291,9 @@ def metric_intervals(
     return intervals
 
 
-def _with_enough_negatives(interval: Interval, counts: Mapping[int, int], specificity: float) -> Interval:
+def _with_enough_negatives(
+    interval: Interval, counts: Mapping[int, int], specificity: float
+) -> Interval:
     """`interval` of the sensitivity at a specificity, which a few negative patients do not determine."""
     needed = math.ceil(2 / max(1 - specificity, 1e-3) - 1e-9)
     if counts.get(0, 0) >= needed:
@@ -261,8 +306,12 @@ def mean_of_classes(mean: Interval, classes: Sequence[Interval]) -> Interval:
     """The interval of the mean over classes, from the intervals of the classes (MOVER, for independent classes)."""
     if any(math.isnan(interval.low) for interval in classes):
         return Interval(mean.estimate, math.nan, math.nan, mean.reason)
-    below = math.sqrt(sum((interval.estimate - interval.low) ** 2 for interval in classes)) / len(classes)
-    above = math.sqrt(sum((interval.high - interval.estimate) ** 2 for interval in classes)) / len(classes)
+    below = math.sqrt(sum((interval.estimate - interval.low) ** 2 for interval in classes)) / len(
+        classes
+    )
+    above = math.sqrt(sum((interval.high - interval.estimate) ** 2 for interval in classes)) / len(
+        classes
+    )
     return mean._replace(low=max(0.0, mean.estimate - below), high=min(1.0, mean.estimate + above))
 
 
@@ -273,7 +322,9 @@ def class_patients(target: np.ndarray, clusters: Sequence) -> dict[int, int]:
     return {int(label): len(np.unique(names[target == label])) for label in np.unique(target)}
 
 
-def too_few_of(kind: str, target: np.ndarray, clusters: Sequence, classes: tuple[str, ...] = ()) -> str:
+def too_few_of(
+    kind: str, target: np.ndarray, clusters: Sequence, classes: tuple[str, ...] = ()
+) -> str:
     """`too_few` for predictions of this kind with known targets; "" if there are enough patients of every class."""
     total = len(np.unique(np.asarray(clusters)))
     if kind == "regression":
@@ -285,8 +336,12 @@ def too_few_of(kind: str, target: np.ndarray, clusters: Sequence, classes: tuple
     if counts[rarest] >= FEWEST_PATIENTS or len(counts) < 2:
         return ""
     if kind == "binary":
-        return too_few(total, f"{counts[rarest]} {'with' if rarest == 1 else 'without'} the finding")
-    return too_few(total, f"{counts[rarest]} with {classes[rarest] if classes else f'class {rarest}'!r}")
+        return too_few(
+            total, f"{counts[rarest]} {'with' if rarest == 1 else 'without'} the finding"
+        )
+    return too_few(
+        total, f"{counts[rarest]} with {classes[rarest] if classes else f'class {rarest}'!r}"
+    )
 
 
 def too_few(patients: int, rarest: str = "") -> str:
@@ -313,7 +368,9 @@ def weighted_intervals(
     rests on others. `limits`: name -> limits of statistics that `LIMITS` lacks.
     """
     _check(draws, level)
-    whole = {name: float(value[0]) for name, value in statistics(np.ones((1, len(clusters)))).items()}
+    whole = {
+        name: float(value[0]) for name, value in statistics(np.ones((1, len(clusters)))).items()
+    }
     total = len(np.unique(np.asarray(clusters)))
     counts = (total,) if patients is None else tuple(patients.values())
     behind = {name: Patients((patients_of or {}).get(name, counts)) for name in whole}
@@ -321,7 +378,9 @@ def weighted_intervals(
     drawn: list[Mapping] = []
     if enough:
         blocks = math.ceil(draws / _block(len(clusters)))
-        weights_of = steps(resample_weights(clusters, generator, draws), "bootstrap", "block", blocks)
+        weights_of = steps(
+            resample_weights(clusters, generator, draws), "bootstrap", "block", blocks
+        )
         drawn = [statistics(weights) for weights in weights_of]
     found = {}
     for name, estimate in whole.items():
@@ -330,14 +389,18 @@ def weighted_intervals(
             found[name] = Interval(estimate, math.nan, math.nan, too_few(total, rarest))
             continue
         values = np.concatenate([part[name] for part in drawn])
-        variance = np.nanvar(values, ddof=1) if np.count_nonzero(~np.isnan(values)) > 1 else math.nan
+        variance = (
+            np.nanvar(values, ddof=1) if np.count_nonzero(~np.isnan(values)) > 1 else math.nan
+        )
         corrected = variance * behind[name].correction
         limit = (LIMITS | (limits or {})).get(name, NO_LIMITS)
         found[name] = make_interval(estimate, corrected, behind[name], limit, level)
     return found
 
 
-def resample_weights(clusters: Sequence, generator: np.random.Generator, draws: int) -> Iterator[np.ndarray]:
+def resample_weights(
+    clusters: Sequence, generator: np.random.Generator, draws: int
+) -> Iterator[np.ndarray]:
     """How often each row [R] is in each draw of whole clusters, a block of draws [D, R] at a time.
 
     Nothing at all if there are not two clusters to draw from.
@@ -370,4 +433,9 @@ def _check(draws: int, level: float) -> None:
 
 def told(interval: Interval) -> dict[str, Any]:
     """An interval for a summary.json."""
-    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "reason": interval.reason}
+    return {
+        "value": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "reason": interval.reason,
+    }

@@ -31,7 +31,9 @@ from evaluation.statistics.novelty import NEIGHBOURS, Novelty
 FILE = "reference.npz"
 KINDS = ("network", "look")
 MOST_KEPT = 2000  # training radiographs
-RATE, MOST_RATE = 0.01, 0.1  # of false alarms; where too few are known for the second, nothing is said
+# of false alarms; where too few are known for the second, nothing is said
+RATE = 0.01
+MOST_RATE = 0.1
 ENOUGH = 199  # held-out patients that allow two shares of RATE / 2
 ROUNDING = 1e-9  # of sums
 UNLIKE = "unlike the training radiographs"
@@ -54,23 +56,35 @@ class Likeness:
 
     @classmethod
     def fit(
-        cls, *, features: np.ndarray | None = None, training_features: np.ndarray | None = None,
-        looks: np.ndarray | None = None, training_looks: np.ndarray | None = None, patients: Sequence | None = None,
+        cls,
+        *,
+        features: np.ndarray | None = None,
+        training_features: np.ndarray | None = None,
+        looks: np.ndarray | None = None,
+        training_looks: np.ndarray | None = None,
+        patients: Sequence | None = None,
         training_patients: Sequence | None = None,
-    ) -> "Likeness":  # fmt: skip
+    ) -> "Likeness":
         """From training radiographs, none of them augmented, and validation radiographs that were not trained on.
 
         features: [V, D], training_features: [K, D] of the network; looks: [V, L], training_looks: [K, L] of its input;
         what is not given says nothing. patients: [V], training_patients: [K]; without them each radiograph is one.
         """
         novelty = {}
-        if features is not None and training_features is not None and len(features) and len(training_features) > 1:
+        if (
+            features is not None
+            and training_features is not None
+            and len(features)
+            and len(training_features) > 1
+        ):
             novelty["network"] = Novelty.fit(training_features, features, patients)
         if looks is not None and training_looks is not None:
             if len(set(range(len(looks)) if patients is None else map(str, patients))) >= ENOUGH:
                 novelty["look"] = Novelty.fit(training_looks, looks, patients)
             else:
-                both = np.concatenate([training_looks, np.reshape(looks, (-1, np.shape(training_looks)[1]))])
+                both = np.concatenate(
+                    [training_looks, np.reshape(looks, (-1, np.shape(training_looks)[1]))]
+                )
                 known = patients is not None and training_patients is not None
                 whose = [*training_patients, *patients] if known else range(len(both))
                 counts = Counter(map(str, whose))
@@ -113,7 +127,11 @@ class Likeness:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `from_arrays` reads, for a file that holds more."""
-        return {key: values for name, one in self.novelty.items() for key, values in one.arrays(name).items()}
+        return {
+            key: values
+            for name, one in self.novelty.items()
+            for key, values in one.arrays(name).items()
+        }
 
     @classmethod
     def from_arrays(cls, stored: Mapping[str, np.ndarray]) -> "Likeness":
@@ -134,7 +152,9 @@ class Likeness:
 
         def read(stored: Mapping[str, np.ndarray]) -> "Likeness":
             found = cls.from_arrays(stored)
-            if not found.novelty and "predicted" not in stored:  # that of a bone age knows its errors in any case
+            if (
+                not found.novelty and "predicted" not in stored
+            ):  # that of a bone age knows its errors in any case
                 raise ValueError("it remembers no radiographs")
             return found
 
@@ -155,8 +175,10 @@ class Likeness:
         """ValueError that names the file if it is not of a network with `width` features."""
         network = self.novelty.get("network")
         if network is not None and network.kept.shape[1] != width:
-            raise ValueError(f"{printable(path)}: of another network: it compares {network.kept.shape[1]} features, "
-                             f"this network has {width}")  # fmt: skip
+            raise ValueError(
+                f"{printable(path)}: of another network: it compares {network.kept.shape[1]} features, "
+                f"this network has {width}"
+            )
 
 
 class Joint:
@@ -178,7 +200,10 @@ class Joint:
         """[B], from features [B, D] and looks [B, L] of each network's input; NaN if nothing is known."""
         if not self.known:
             return np.full(len(looks[0]), math.nan)
-        each = [one.of(mine, seen) for one, mine, seen in zip(self.several, features, looks, strict=True)]
+        each = [
+            one.of(mine, seen)
+            for one, mine, seen in zip(self.several, features, looks, strict=True)
+        ]
         return np.mean(each, axis=0)
 
     def is_unlike(self, likeness: float) -> bool:
@@ -199,11 +224,15 @@ class Joint:
     def note(self) -> str:
         """What a page says of the alarms."""
         if not self.known:
-            return "Whether a radiograph is like the training radiographs is unknown: the network's folder has no " \
-                   f"{FILE}, or it knows too few radiographs."  # fmt: skip
-        return ("A radiograph like the training radiographs is called unlike them in at most "
-                f"{percent(self.rate, '.2g')} (a false alarm); radiographs of other hospitals or "
-                "machines more often.")  # fmt: skip
+            return (
+                "Whether a radiograph is like the training radiographs is unknown: the network's folder has no "
+                f"{FILE}, or it knows too few radiographs."
+            )
+        return (
+            "A radiograph like the training radiographs is called unlike them in at most "
+            f"{percent(self.rate, '.2g')} (a false alarm); radiographs of other hospitals or "
+            "machines more often."
+        )
 
 
 def unlike_sentence(likeness: float) -> str:
@@ -229,4 +258,6 @@ def load_arrays(path: str | Path, read: Callable[[Mapping[str, np.ndarray]], Rea
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged or a made-up file raises a dozen types
-        raise ValueError(f"{printable(path)}: not a {FILE} of a network ({reason_of(error)})") from None
+        raise ValueError(
+            f"{printable(path)}: not a {FILE} of a network ({reason_of(error)})"
+        ) from None

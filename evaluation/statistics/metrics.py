@@ -41,32 +41,50 @@ class Runs(tuple):
 
 
 def metric_values(
-    kind: str, target: np.ndarray, predicted: np.ndarray, *, specificity: float = 0.95, ordinal: bool = False,
-    fewest: int = 1, classes: tuple[str, ...] = (),
-) -> dict[str, Value]:  # fmt: skip
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    specificity: float = 0.95,
+    ordinal: bool = False,
+    fewest: int = 1,
+    classes: tuple[str, ...] = (),
+) -> dict[str, Value]:
     """All metrics of `metrics`, each with the reason if it is undefined. `fewest`: with less rows, all of them are."""
     target, predicted = known_rows(kind, target, predicted)
     if len(target) < max(fewest, 1):
         told = f"{len(target)} radiographs with a target; at least {max(fewest, 1)} are needed"
-        target, predicted = target[:0], predicted[:0]
+        target = target[:0]
+        predicted = predicted[:0]
     elif kind == "regression":
         told = "all targets are equal"
     else:
         names = classes or tuple(map(str, range(_class_count(kind, predicted))))
         present = np.unique(target).astype(int)
         absent = [name for label, name in enumerate(names) if label not in present]
-        told = f"without {', '.join(map(repr, absent))}, of which there are no radiographs" if absent else ""
+        told = (
+            f"without {', '.join(map(repr, absent))}, of which there are no radiographs"
+            if absent
+            else ""
+        )
         told = f"only {names[present[0]]!r} is there" if len(present) == 1 else told
     found = metrics(kind, target, predicted, specificity=specificity, ordinal=ordinal)
     values = {name: float(value[0]) for name, value in found.items()}
-    return {name: Value(value, told if math.isnan(value) or kind != "regression" else "")
-            for name, value in values.items()}  # fmt: skip
+    return {
+        name: Value(value, told if math.isnan(value) or kind != "regression" else "")
+        for name, value in values.items()
+    }
 
 
 def metrics(
-    kind: str, target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None, *,
-    specificity: float = 0.95, ordinal: bool = False,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    specificity: float = 0.95,
+    ordinal: bool = False,
+) -> dict[str, np.ndarray]:
     """Name -> [D]. All targets must be known.
 
     Binary: auroc, auprc, balanced_accuracy, f1 (of class 1), sensitivity (the highest at a specificity of at least
@@ -75,24 +93,36 @@ def metrics(
     between decision and truth. Regression: mae, rmse, r2. A class that is not among the targets is left out of a mean.
     """
     if isinstance(predicted, Runs):
-        each = [metrics(kind, target, run, weights, specificity=specificity, ordinal=ordinal) for run in predicted]
+        each = [
+            metrics(kind, target, run, weights, specificity=specificity, ordinal=ordinal)
+            for run in predicted
+        ]
         return {name: np.mean([found[name] for found in each], axis=0) for name in each[0]}
     weights = _weights(weights, len(target))
     if kind == "regression":
-        return {"mae": mean_absolute_error(target, predicted, weights),
-                "rmse": root_mean_square_error(target, predicted, weights),
-                "r2": r_squared(target, predicted, weights)}  # fmt: skip
+        return {
+            "mae": mean_absolute_error(target, predicted, weights),
+            "rmse": root_mean_square_error(target, predicted, weights),
+            "r2": r_squared(target, predicted, weights),
+        }
     count = _class_count(kind, predicted)
     table = confusion(target, decided(kind, predicted), count, weights)
     if kind == "binary":
         truth = np.asarray(target) == 1
-        return {"auroc": auroc(predicted, truth, weights), "auprc": average_precision(predicted, truth, weights),
-                "balanced_accuracy": balanced_accuracy(table), "f1": f1(table)[:, 1],
-                "sensitivity": sensitivity_at(predicted, truth, specificity, weights)}  # fmt: skip
+        return {
+            "auroc": auroc(predicted, truth, weights),
+            "auprc": average_precision(predicted, truth, weights),
+            "balanced_accuracy": balanced_accuracy(table),
+            "f1": f1(table)[:, 1],
+            "sensitivity": sensitivity_at(predicted, truth, specificity, weights),
+        }
     each = [(predicted[:, c], np.asarray(target) == c) for c in range(count)]
-    found = {"auroc": _mean_over_classes([auroc(*one, weights) for one in each]),
-             "auprc": _mean_over_classes([average_precision(*one, weights) for one in each]),
-             "balanced_accuracy": balanced_accuracy(table), "f1": _mean_over_classes(f1(table).T)}  # fmt: skip
+    found = {
+        "auroc": _mean_over_classes([auroc(*one, weights) for one in each]),
+        "auprc": _mean_over_classes([average_precision(*one, weights) for one in each]),
+        "balanced_accuracy": balanced_accuracy(table),
+        "f1": _mean_over_classes(f1(table).T),
+    }
     if ordinal:
         found |= {"quadratic_kappa": cohen_kappa(table, power=2), "grade_error": grade_error(table)}
     return found
@@ -121,7 +151,11 @@ def score(kind: str, target: np.ndarray, predicted: np.ndarray) -> float:
         return float(np.abs(predicted - target).mean())
     if kind == "binary":
         return float(auroc(predicted, target == 1)[0])
-    return float(_mean_over_classes([auroc(predicted[:, c], target == c) for c in range(predicted.shape[1])])[0])
+    return float(
+        _mean_over_classes(
+            [auroc(predicted[:, c], target == c) for c in range(predicted.shape[1])]
+        )[0]
+    )
 
 
 def over_folds(values: Sequence[Value]) -> tuple[Value, Value]:
@@ -133,9 +167,13 @@ def over_folds(values: Sequence[Value]) -> tuple[Value, Value]:
     lost = np.flatnonzero(np.isnan(numbers))
     told = "; ".join(f"fold {k}: {values[k].reason or 'undefined'}" for k in lost)
     known = numbers[~np.isnan(numbers)]
-    mean = Value(float(known.mean()) if len(known) else math.nan, told if len(values) else "no folds")
+    mean = Value(
+        float(known.mean()) if len(known) else math.nan, told if len(values) else "no folds"
+    )
     if len(known) < 2:
-        return mean, Value(math.nan, "; ".join(filter(None, [told, "less than two folds to compare"])))
+        return mean, Value(
+            math.nan, "; ".join(filter(None, [told, "less than two folds to compare"]))
+        )
     return mean, Value(float(known.std(ddof=1)), told)
 
 
@@ -146,13 +184,20 @@ def known_rows(
     if isinstance(predicted, Runs):
         each = [known_rows(kind, target, run, probabilities=probabilities) for run in predicted]
         return each[0][0], Runs(run for _, run in each)
-    target, predicted = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
+    target = np.asarray(target, np.float64)
+    predicted = np.asarray(predicted, np.float64)
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}; choices {', '.join(KINDS)}")
-    if target.ndim != 1 or predicted.ndim != 1 + (kind == "multiclass") or len(target) != len(predicted):
+    if (
+        target.ndim != 1
+        or predicted.ndim != 1 + (kind == "multiclass")
+        or len(target) != len(predicted)
+    ):
         wanted = "[R, C]" if kind == "multiclass" else "[R]"
-        raise ValueError(f"{kind} predictions of shape {predicted.shape} for targets of shape {target.shape}; they are "
-                         f"{wanted} and [R]")  # fmt: skip
+        raise ValueError(
+            f"{kind} predictions of shape {predicted.shape} for targets of shape {target.shape}; they are "
+            f"{wanted} and [R]"
+        )
     target, predicted = target[~np.isnan(target)], predicted[~np.isnan(target)]
     if not np.isfinite(predicted).all():
         raise ValueError(f"{(~np.isfinite(predicted)).sum()} predictions are not finite")
@@ -163,9 +208,13 @@ def known_rows(
             raise ValueError(f"target {wrong:g}; expected a whole number from 0 to {count - 1}")
         sums = predicted if kind == "binary" else predicted.sum(1)
         if probabilities and ((predicted < 0) | (predicted > 1)).any():
-            raise ValueError(f"prediction {predicted[(predicted < 0) | (predicted > 1)][0]:g} is no probability")
+            raise ValueError(
+                f"prediction {predicted[(predicted < 0) | (predicted > 1)][0]:g} is no probability"
+            )
         if probabilities and kind == "multiclass" and (np.abs(sums - 1) > 1e-3).any():
-            raise ValueError(f"the probabilities of a row sum to {sums[np.abs(sums - 1) > 1e-3][0]:g}, not 1")
+            raise ValueError(
+                f"the probabilities of a row sum to {sums[np.abs(sums - 1) > 1e-3][0]:g}, not 1"
+            )
     return target, predicted
 
 
@@ -182,10 +231,14 @@ def ranked_counts(
     Rows of each kind that score at least as high as the threshold, which runs down over the U distinct scores; the
     first column, above all scores, is 0.
     """
-    scores, truth = np.asarray(scores, np.float64), np.asarray(truth, bool)
+    scores = np.asarray(scores, np.float64)
+    truth = np.asarray(truth, bool)
     order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, len(scores) > 0))  # of each group of equal scores
-    ordered, positive = _weights(weights, len(scores))[:, order], truth[order]
+    last = np.flatnonzero(
+        np.append(np.diff(scores[order]) != 0, len(scores) > 0)
+    )  # of each group of equal scores
+    ordered = _weights(weights, len(scores))[:, order]
+    positive = truth[order]
     counts = []
     for part in (positive, ~positive):
         # equal rows of the other kind only repeat a sum
@@ -201,15 +254,25 @@ def auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = No
     return _divide(area, hits[:, -1] * alarms[:, -1])
 
 
-def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def average_precision(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Area under the precision-recall curve as the sum of its steps, equal scores being one step: [D].
 
     NaN unless both classes are there.
     """
     _, hits, alarms = ranked_counts(scores, truth, weights)
-    precision = np.divide(hits[:, 1:], hits[:, 1:] + alarms[:, 1:], out=np.zeros_like(hits[:, 1:]),
-                          where=hits[:, 1:] > 0)  # fmt: skip
-    return np.where(alarms[:, -1] > 0, _divide((np.diff(hits, axis=1) * precision).sum(1), hits[:, -1]), math.nan)
+    precision = np.divide(
+        hits[:, 1:],
+        hits[:, 1:] + alarms[:, 1:],
+        out=np.zeros_like(hits[:, 1:]),
+        where=hits[:, 1:] > 0,
+    )
+    return np.where(
+        alarms[:, -1] > 0,
+        _divide((np.diff(hits, axis=1) * precision).sum(1), hits[:, -1]),
+        math.nan,
+    )
 
 
 def sensitivity_at(
@@ -226,7 +289,7 @@ def sensitivity_at(
 
 def confusion(
     target: np.ndarray, decision: np.ndarray, classes: int, weights: np.ndarray | None = None
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """How many rows of class i (first index) were decided to be class j: [D, C, C]."""
     cell = np.asarray(target).astype(int) * classes + np.asarray(decision).astype(int)
     weights = _weights(weights, len(cell))
@@ -248,7 +311,9 @@ def f1(table: np.ndarray) -> np.ndarray:
     NaN for a class that is neither there nor decided, and where only one class is there.
     """
     right = np.diagonal(table, axis1=1, axis2=2)
-    return np.where(_several(table)[:, None], _divide(2 * right, table.sum(1) + table.sum(2)), math.nan)
+    return np.where(
+        _several(table)[:, None], _divide(2 * right, table.sum(1) + table.sum(2)), math.nan
+    )
 
 
 def cohen_kappa(table: np.ndarray, power: int = 0) -> np.ndarray:
@@ -269,22 +334,30 @@ def grade_error(table: np.ndarray) -> np.ndarray:
     return _divide((np.abs(grade[:, None] - grade) * table).sum((1, 2)), table.sum((1, 2)))
 
 
-def mean_absolute_error(target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def mean_absolute_error(
+    target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """[D], in the target's unit."""
     return _average(np.abs(predicted - target), weights)
 
 
-def root_mean_square_error(target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def root_mean_square_error(
+    target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """[D], in the target's unit."""
     return np.sqrt(_average((predicted - target) ** 2, weights))
 
 
-def r_squared(target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def r_squared(
+    target: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """The share of the targets' variance that is explained, 1 - SSE / SST: [D]; NaN if all targets are equal."""
     centred = target - target.mean() if len(target) else target  # so that squares lose no digits
     variance = _average(centred**2, weights) - _average(centred, weights) ** 2
     spread = variance > 1e-12 * (centred**2).max(initial=0)
-    return 1 - np.where(spread, _divide(_average((predicted - target) ** 2, weights), variance), math.nan)
+    return 1 - np.where(
+        spread, _divide(_average((predicted - target) ** 2, weights), variance), math.nan
+    )
 
 
 def _weights(weights: np.ndarray | None, rows: int) -> np.ndarray:

@@ -9,11 +9,14 @@ import numpy as np
 class PatchBank:
     """Raw patches of normal radiographs; `distance_map` is the squared distance to the nearest one, per pixel."""
 
-    def __init__(self, normals: np.ndarray, patch: int, generator: np.random.Generator, most: int = 20_000):
+    def __init__(
+        self, normals: np.ndarray, patch: int, generator: np.random.Generator, most: int = 20_000
+    ):
         """`normals` [B, h, w] in [0, 1]; at most `most` of their patches are kept, drawn at random."""
         patches = patches_of(normals, patch).reshape(-1, patch**2)
         chosen = generator.permutation(len(patches))[:most]
-        self.patch, self.bank = patch, np.ascontiguousarray(patches[np.sort(chosen)])
+        self.patch = patch
+        self.bank = np.ascontiguousarray(patches[np.sort(chosen)])
         self._squares = (self.bank**2).sum(1)
 
     def distance_map(self, image: np.ndarray) -> np.ndarray:
@@ -21,7 +24,8 @@ class PatchBank:
         patches = patches_of(image[None], self.patch)[0]
         distance = (patches**2).sum(1)[:, None] - 2 * patches @ self.bank.T + self._squares
         nearest = np.maximum(distance.min(1), 0) / self.patch**2
-        rows, columns = image.shape[0] // self.patch, image.shape[1] // self.patch
+        rows = image.shape[0] // self.patch
+        columns = image.shape[1] // self.patch
         coarse = nearest.reshape(rows, columns)
         return coarse.repeat(self.patch, axis=0).repeat(self.patch, axis=1).astype(np.float32)
 

@@ -66,7 +66,9 @@ def precision_recall_band(curves: Sequence[Curve], grid: int = GRID) -> Band:
     https://doi.org/10.1145/1143844.1143874).
     """
     x = np.linspace(0, 1, grid)
-    return _band(x, [curve.y[np.searchsorted(curve.x, x - 1e-12)] for curve in curves if len(curve.x)])
+    return _band(
+        x, [curve.y[np.searchsorted(curve.x, x - 1e-12)] for curve in curves if len(curve.x)]
+    )
 
 
 def threshold_at(target: np.ndarray, scores: np.ndarray, specificity: float) -> Value:
@@ -87,12 +89,18 @@ def at_threshold(target: np.ndarray, scores: np.ndarray, threshold: float) -> di
     """sensitivity and specificity of a threshold that was chosen elsewhere."""
     target, scores = known_rows("binary", target, scores, probabilities=False)
     if math.isnan(threshold):
-        return dict.fromkeys(("sensitivity", "specificity"), Value(math.nan, "there is no threshold"))
+        return dict.fromkeys(
+            ("sensitivity", "specificity"), Value(math.nan, "there is no threshold")
+        )
     called = scores >= threshold
     shares = {"sensitivity": called[target == 1], "specificity": ~called[target == 0]}
     kinds = {"sensitivity": "positive", "specificity": "negative"}
-    return {name: Value(float(share.mean())) if len(share) else Value(math.nan, f"no {kinds[name]} radiographs")
-            for name, share in shares.items()}  # fmt: skip
+    return {
+        name: Value(float(share.mean()))
+        if len(share)
+        else Value(math.nan, f"no {kinds[name]} radiographs")
+        for name, share in shares.items()
+    }
 
 
 def _counts(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,4 +117,6 @@ def _band(x: np.ndarray, curves: list[np.ndarray]) -> Band:
     if not curves:
         return Band(x, np.full_like(x, math.nan), np.full_like(x, math.nan), np.empty((0, len(x))))
     drawn = np.stack(curves)
-    return Band(x, drawn.mean(0), drawn.std(0, ddof=1) if len(drawn) > 1 else np.zeros_like(x), drawn)
+    return Band(
+        x, drawn.mean(0), drawn.std(0, ddof=1) if len(drawn) > 1 else np.zeros_like(x), drawn
+    )

@@ -19,7 +19,11 @@ from evaluation.statistics.neighbours import patches_of
 
 
 def linear_probe(
-    kind: str, train: np.ndarray, target: np.ndarray, test: np.ndarray, patients: np.ndarray | None = None
+    kind: str,
+    train: np.ndarray,
+    target: np.ndarray,
+    test: np.ndarray,
+    patients: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fit on standardised features [R, D], predict for `test`: probabilities or values as
     `evaluation.statistics.metrics` takes them.
@@ -27,35 +31,51 @@ def linear_probe(
     The strength of the L2 penalty is chosen by cross-validation on the training rows, 5-fold (3-fold below 100 rows),
     with all rows of one of the `patients` [R] in the same fold.
     """
-    groups, count = np.arange(len(train)) if patients is None else patients, 3 if len(train) < 100 else 5
+    groups = np.arange(len(train)) if patients is None else patients
+    count = 3 if len(train) < 100 else 5
     if kind == "regression":
         splits = list(GroupKFold(count).split(train, target, groups))
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13), cv=splits))
         return model.fit(train, target).predict(test)
-    folds = list(StratifiedGroupKFold(count, shuffle=True, random_state=0).split(train, target.astype(int), groups))
+    folds = list(
+        StratifiedGroupKFold(count, shuffle=True, random_state=0).split(
+            train, target.astype(int), groups
+        )
+    )
     logistic = LogisticRegressionCV(
-        Cs=np.logspace(-4, 0, 5), cv=folds, scoring="neg_log_loss", solver="newton-cholesky", l1_ratios=(0.0,),
+        Cs=np.logspace(-4, 0, 5),
+        cv=folds,
+        scoring="neg_log_loss",
+        solver="newton-cholesky",
+        l1_ratios=(0.0,),
         use_legacy_attributes=False,
-    )  # fmt: skip
+    )
     model = make_pipeline(StandardScaler(), logistic).fit(train, target.astype(int))
     probabilities = model.predict_proba(test)
     return probabilities[:, 1] if kind == "binary" else probabilities
 
 
-def patch_targets(masks: np.ndarray, images: np.ndarray, patch: int) -> tuple[np.ndarray, np.ndarray]:
+def patch_targets(
+    masks: np.ndarray, images: np.ndarray, patch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(use, target), both [R, N]: which patches of `images` [R, h, w] count, and which show a finding of `masks`.
 
     A patch is positive if more than a quarter of it is finding and negative without any; those at a finding's rim, and
     empty ones (mean below 0.05), do not count.
     """
-    share, brightness = patches_of(masks, patch).mean(2), patches_of(images, patch).mean(2)
+    share = patches_of(masks, patch).mean(2)
+    brightness = patches_of(images, patch).mean(2)
     return (brightness > 0.05) & ((share == 0) | (share > 0.25)), (share > 0.25).astype(float)
 
 
-def pca_features(train: np.ndarray, test: np.ndarray, components: int = 128) -> tuple[np.ndarray, np.ndarray]:
+def pca_features(
+    train: np.ndarray, test: np.ndarray, components: int = 128
+) -> tuple[np.ndarray, np.ndarray]:
     """Principal components of raw pixels [R, ...], fitted on `train`: the features that need no network."""
     flat, other = (x.reshape(len(x), -1).astype(np.float32) for x in (train, test))
-    pca = PCA(min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0).fit(flat)
+    pca = PCA(
+        min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0
+    ).fit(flat)
     return pca.transform(flat), pca.transform(other)
 
 
@@ -65,9 +85,14 @@ TEMPERATURE = 0.07  # of the neighbours' votes, as in DINO
 
 
 def chosen_linear_probe(
-    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1,
+    kind: str,
+    train: np.ndarray,
+    target: np.ndarray,
+    val: np.ndarray,
+    val_target: np.ndarray,
+    outputs: int = 1,
     balanced: bool = False,
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:  # fmt: skip
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
     """A linear model on standardised features, its L2 penalty chosen on the validation rows. `balanced`: all classes
     count the same in its loss.
 
@@ -84,11 +109,16 @@ def chosen_linear_probe(
         # the second is quicker, but its matrix grows with the square of features x classes
         solver = "lbfgs" if kind == "multiclass" else "newton-cholesky"
         model = LogisticRegression(
-            C=1 / strength, solver=solver, max_iter=10_000, class_weight="balanced" if balanced else None
+            C=1 / strength,
+            solver=solver,
+            max_iter=10_000,
+            class_weight="balanced" if balanced else None,
         )
         model.fit(scaled, target.astype(int))
 
-        return lambda features: _probabilities(kind, model, scaler.transform(features).astype(np.float64), outputs)
+        return lambda features: _probabilities(
+            kind, model, scaler.transform(features).astype(np.float64), outputs
+        )
 
     if kind != "regression" and len(np.unique(target)) < 2:
         raise ValueError("a linear probe needs two classes among its training radiographs")
@@ -98,9 +128,14 @@ def chosen_linear_probe(
 
 
 def chosen_neighbour_probe(
-    kind: str, train: np.ndarray, target: np.ndarray, val: np.ndarray, val_target: np.ndarray, outputs: int = 1,
+    kind: str,
+    train: np.ndarray,
+    target: np.ndarray,
+    val: np.ndarray,
+    val_target: np.ndarray,
+    outputs: int = 1,
     balanced: bool = False,
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:  # fmt: skip
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
     """Nearest neighbours by cosine similarity s, each with the weight exp(s / 0.07) (DINO, arXiv 2104.14294, appendix
     F.2); their number is chosen on the validation rows. `balanced`: a vote counts less the more rows its class has.
     Returns as `chosen_linear_probe`."""
@@ -111,15 +146,23 @@ def chosen_neighbour_probe(
 
     def predictor(count: int) -> Callable[[np.ndarray], np.ndarray]:
         def of_block(features: np.ndarray) -> np.ndarray:
-            similarity = features @ unit.T / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+            similarity = (
+                features @ unit.T / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+            )
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
             near = np.take_along_axis(similarity, nearest, 1)
             weights = np.exp((near - near[:, :1]) / TEMPERATURE)
             found = (weights[..., None] * votes[nearest]).sum(1)
-            found /= weights.sum(1, keepdims=True) if kind == "regression" else found.sum(1, keepdims=True)
+            found /= (
+                weights.sum(1, keepdims=True)
+                if kind == "regression"
+                else found.sum(1, keepdims=True)
+            )
             return found if kind == "multiclass" else found[:, -1]
 
-        def predict(features: np.ndarray) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
+        def predict(
+            features: np.ndarray,
+        ) -> np.ndarray:  # in blocks: all pairs of a large set would fill the memory
             blocks = [features[row : row + BLOCK] for row in range(0, len(features), BLOCK)]
             title = f"{count} nearest neighbours"
             shown = portions(blocks, [len(block) for block in blocks], title, "radiograph")
@@ -151,7 +194,9 @@ def few_shot_probe(
         ridge = Ridge(1.0).fit(prepared(train), target)
         return lambda features: ridge.predict(prepared(features))
     if len(np.unique(target)) < 2:
-        raise ValueError("few shots: a linear model needs two classes among its training radiographs")
+        raise ValueError(
+            "few shots: a linear model needs two classes among its training radiographs"
+        )
     model = LogisticRegression(max_iter=1000).fit(prepared(train), target.astype(int))
     return lambda features: _probabilities(kind, model, prepared(features), outputs)
 
@@ -163,10 +208,14 @@ def _probabilities(kind: str, model, features: np.ndarray, outputs: int) -> np.n
     return found[:, 1] if kind == "binary" else found
 
 
-def _best(kind: str, tried: dict, val: np.ndarray, val_target: np.ndarray, name: str) -> tuple[Callable, dict]:
+def _best(
+    kind: str, tried: dict, val: np.ndarray, val_target: np.ndarray, name: str
+) -> tuple[Callable, dict]:
     """The predictor with the best validation score; the first of equals."""
     sign = 1 if kind == "regression" else -1
     candidates = steps(tried.items(), f"validation of {name}", "candidate")
     scores = {value: score(kind, val_target, predict(val)) for value, predict in candidates}
-    best = min(scores, key=lambda value: math.inf if math.isnan(scores[value]) else sign * scores[value])
+    best = min(
+        scores, key=lambda value: math.inf if math.isnan(scores[value]) else sign * scores[value]
+    )
     return tried[best], {name: float(best), "validation": scores[best]}

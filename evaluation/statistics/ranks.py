@@ -14,7 +14,9 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-FEWEST_TASKS, FEWEST_BACKBONES = 5, 3  # of a critical difference
+# of a critical difference
+FEWEST_TASKS = 5
+FEWEST_BACKBONES = 3
 FEW_TASKS = 10  # with fewer the distributions that the tests assume are rough
 _SAME = 1e-12  # scores that differ by no more are ties
 
@@ -71,18 +73,33 @@ def rank_test(table: np.ndarray) -> RankTest:
         return RankTest(tasks, count, reason="all backbones tie on every task")
     average = table.mean(0)
     chi2 = float(tasks**2 * (count - 1) * ((average - average.mean()) ** 2).sum() / scatter)
-    f = math.inf if math.isclose(chi2, tasks * (count - 1)) else (tasks - 1) * chi2 / (tasks * (count - 1) - chi2)
-    reason = "" if tasks >= FEWEST_TASKS else f"{_counted(tasks)} too few for Nemenyi's test, it needs {FEWEST_TASKS}"
+    f = (
+        math.inf
+        if math.isclose(chi2, tasks * (count - 1))
+        else (tasks - 1) * chi2 / (tasks * (count - 1) - chi2)
+    )
+    reason = (
+        ""
+        if tasks >= FEWEST_TASKS
+        else f"{_counted(tasks)} too few for Nemenyi's test, it needs {FEWEST_TASKS}"
+    )
     return RankTest(
-        tasks, count, chi2=chi2, p=float(stats.chi2.sf(chi2, count - 1)), f=f,
-        p_f=float(stats.f.sf(f, count - 1, (count - 1) * (tasks - 1))), reason=reason,
+        tasks,
+        count,
+        chi2=chi2,
+        p=float(stats.chi2.sf(chi2, count - 1)),
+        f=f,
+        p_f=float(stats.f.sf(f, count - 1, (count - 1) * (tasks - 1))),
+        reason=reason,
         critical_difference=math.nan if reason else critical_difference(count, tasks),
-    )  # fmt: skip
+    )
 
 
 def critical_difference(backbones: int, tasks: int, level: float = LEVEL) -> float:
     """By how much average ranks of two of K backbones must differ over N tasks (Nemenyi; section 3.2.2)."""
-    return float(stats.studentized_range.ppf(1 - level, backbones, np.inf) / math.sqrt(2)) * _spread(backbones, tasks)
+    return float(
+        stats.studentized_range.ppf(1 - level, backbones, np.inf) / math.sqrt(2)
+    ) * _spread(backbones, tasks)
 
 
 def nemenyi_p(difference: float, backbones: int, tasks: int) -> float:
@@ -105,7 +122,9 @@ def alike(average: Sequence[float], difference: float) -> list[tuple[int, ...]]:
     order = sorted(range(len(average)), key=lambda place: (average[place], place))
     groups: list[tuple[int, ...]] = []
     for start, first in enumerate(order):
-        group = tuple(place for place in order[start:] if average[place] - average[first] < difference)
+        group = tuple(
+            place for place in order[start:] if average[place] - average[first] < difference
+        )
         if len(group) > 1 and not (groups and set(group) <= set(groups[-1])):
             groups.append(group)
     return groups
@@ -128,7 +147,9 @@ def _spread(backbones: int, tasks: int) -> float:
 def _table(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(f"expected a table of numbers, tasks by backbones; found shape {values.shape} or gaps")
+        raise ValueError(
+            f"expected a table of numbers, tasks by backbones; found shape {values.shape} or gaps"
+        )
     return values
 
 

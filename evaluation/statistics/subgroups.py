@@ -34,7 +34,9 @@ def subgroups(column: Sequence) -> pd.Series:
         place = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(edges) - 2)
         last = len(edges) - 2
         ends = _short_texts(edges)
-        names = [f"{ends[k]} to {'' if k == last else 'below '}{ends[k + 1]}" for k in range(last + 1)]
+        names = [
+            f"{ends[k]} to {'' if k == last else 'below '}{ends[k + 1]}" for k in range(last + 1)
+        ]
         labels = pd.Series([names[k] for k in place], index=known.index)
     elif numeric:
         names = [number_text(number) for number in sorted(numbers.unique())]
@@ -43,7 +45,11 @@ def subgroups(column: Sequence) -> pd.Series:
         labels = known.astype(str).str.strip()
         names = sorted(labels.unique())
     parts = labels.reindex(values.index).fillna(MISSING)
-    return parts.astype(pd.CategoricalDtype([*names, *([MISSING] if len(known) < len(values) else [])], ordered=True))
+    return parts.astype(
+        pd.CategoricalDtype(
+            [*names, *([MISSING] if len(known) < len(values) else [])], ordered=True
+        )
+    )
 
 
 def small_parts_sentence(counts: Mapping[str, int]) -> str:
@@ -53,7 +59,9 @@ def small_parts_sentence(counts: Mapping[str, int]) -> str:
         return ""
     named = ", ".join(f"{name} ({count:,})" for name, count in list(small.items())[:MOST_NAMED])
     more = f" and {len(small) - MOST_NAMED:,} more" if len(small) > MOST_NAMED else ""
-    return f"Parts of fewer than {FEWEST} radiographs have no score and are left out: {named}{more}. "
+    return (
+        f"Parts of fewer than {FEWEST} radiographs have no score and are left out: {named}{more}. "
+    )
 
 
 def _short_texts(edges: np.ndarray) -> list[str]:
@@ -63,32 +71,68 @@ def _short_texts(edges: np.ndarray) -> list[str]:
 
 
 def subgroup_table(
-    kind: str, target: np.ndarray, predicted: np.ndarray, column: Sequence, patients: Sequence, *, seed: int = 0,
-    draws: int = 2000, level: float = 0.95, fewest: int = FEWEST, specificity: float = 0.95, ordinal: bool = False,
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    column: Sequence,
+    patients: Sequence,
+    *,
+    seed: int = 0,
+    draws: int = 2000,
+    level: float = 0.95,
+    fewest: int = FEWEST,
+    specificity: float = 0.95,
+    ordinal: bool = False,
     classes: tuple[str, ...] = (),
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One row for each part and metric: part, radiographs, patients, metric, value, low, high, reason.
 
     Rows without a target do not count. A part with less than `fewest` radiographs, or of one class, has NaN and the
     reason. The draws of a part depend on `seed` and its name, not on what other parts there are.
     """
     predicted = predicted if isinstance(predicted, Runs) else np.asarray(predicted)
-    target, patients = np.asarray(target, np.float64), np.asarray(patients)
+    target = np.asarray(target, np.float64)
+    patients = np.asarray(patients)
     known = ~np.isnan(target)
-    parts, rows = subgroups(column), []
+    parts = subgroups(column)
+    rows = []
     if not len(parts) == len(target) == len(patients):
-        raise ValueError(f"{len(target)} targets, {len(parts)} values of the column and {len(patients)} patients")
+        raise ValueError(
+            f"{len(target)} targets, {len(parts)} values of the column and {len(patients)} patients"
+        )
     for part in steps(parts.cat.categories, "subgroups", "part"):
         chosen = known & (parts == part).to_numpy()
         if not chosen.any():
             continue
         generator = np.random.default_rng([seed, *part.encode("utf-8", "surrogateescape")])
         found = metric_intervals(
-            kind, target[chosen], predicted[chosen], patients[chosen], generator=generator, draws=draws, level=level,
-            fewest=fewest, specificity=specificity, ordinal=ordinal, classes=classes,
-        )  # fmt: skip
-        base = {"part": part, "radiographs": int(chosen.sum()), "patients": len(np.unique(patients[chosen]))}
-        rows += [base | {"metric": name, "value": interval.estimate, "low": interval.low, "high": interval.high,
-                         "reason": interval.reason} for name, interval in found.items()]  # fmt: skip
+            kind,
+            target[chosen],
+            predicted[chosen],
+            patients[chosen],
+            generator=generator,
+            draws=draws,
+            level=level,
+            fewest=fewest,
+            specificity=specificity,
+            ordinal=ordinal,
+            classes=classes,
+        )
+        base = {
+            "part": part,
+            "radiographs": int(chosen.sum()),
+            "patients": len(np.unique(patients[chosen])),
+        }
+        rows += [
+            base
+            | {
+                "metric": name,
+                "value": interval.estimate,
+                "low": interval.low,
+                "high": interval.high,
+                "reason": interval.reason,
+            }
+            for name, interval in found.items()
+        ]
     columns = ["part", "radiographs", "patients", "metric", "value", "low", "high", "reason"]
     return pd.DataFrame(rows, columns=columns)

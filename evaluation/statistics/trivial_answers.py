@@ -23,9 +23,15 @@ CHANCE = 1 / 40  # of being better by more than the margin without knowing more
 
 
 def kept_score(
-    kind: str, target: np.ndarray, predicted: np.ndarray, patients: Sequence, training_target: np.ndarray, *,
-    unit: str = "", constant: str = "one value for all",
-) -> KeptScore | None:  # fmt: skip
+    kind: str,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    patients: Sequence,
+    training_target: np.ndarray,
+    *,
+    unit: str = "",
+    constant: str = "one value for all",
+) -> KeptScore | None:
     """Of predictions [V] or [V, C] of a task of `evaluation.statistics.metrics`; None where the score is undefined.
 
     training_target: of the training rows, NaN unknown. `constant`: what the median of those is called.
@@ -39,27 +45,49 @@ def kept_score(
         median = float(np.nanmedian(training_target))
         gain = np.abs(median - target) - np.abs(predicted - target)
         baseline = float(np.abs(median - target).mean())
-        return KeptScore("mean absolute error", value, unit, constant, baseline,
-                         _verdict(baseline - value, _margin_of_mean(gain, whose)), len(target))  # fmt: skip
+        return KeptScore(
+            "mean absolute error",
+            value,
+            unit,
+            constant,
+            baseline,
+            _verdict(baseline - value, _margin_of_mean(gain, whose)),
+            len(target),
+        )
     truth = target == 1 if kind == "binary" else target[:, None] == np.arange(predicted.shape[1])
     margin = _margin_of_auroc(np.reshape(truth, (len(target), -1)), whose)
     name = "AUROC" if kind == "binary" else "mean AUROC of the classes"
     return KeptScore(name, value, "", "chance", 0.5, _verdict(value - 0.5, margin), len(target))
 
 
-def kept_group_score(probabilities: np.ndarray, labels: np.ndarray, patients: Sequence) -> KeptScore | None:
+def kept_group_score(
+    probabilities: np.ndarray, labels: np.ndarray, patients: Sequence
+) -> KeptScore | None:
     """Of the region-guided classifier's probabilities and labels [V, L], NaN unknown; None where it is undefined."""
     value = selection_score(probabilities, labels)
     if math.isnan(value):
         return None
-    found, margins = label_scores(probabilities, labels), []
+    found = label_scores(probabilities, labels)
+    margins = []
     for group in GROUPS:
         columns = [index for index in group.indices if not math.isnan(found[index].auroc)]
-        each = [_margin_of_auroc((labels[~np.isnan(labels[:, k]), k] == 1)[:, None],
-                                 np.asarray(patients, str)[~np.isnan(labels[:, k])]) for k in columns]  # fmt: skip
+        each = [
+            _margin_of_auroc(
+                (labels[~np.isnan(labels[:, k]), k] == 1)[:, None],
+                np.asarray(patients, str)[~np.isnan(labels[:, k])],
+            )
+            for k in columns
+        ]
         margins += [np.mean(each)] if each else []
-    return KeptScore("mean AUROC of the groups of labels", value, "", "chance", 0.5,
-                     _verdict(value - 0.5, float(np.mean(margins))), len(labels))  # fmt: skip
+    return KeptScore(
+        "mean AUROC of the groups of labels",
+        value,
+        "",
+        "chance",
+        0.5,
+        _verdict(value - 0.5, float(np.mean(margins))),
+        len(labels),
+    )
 
 
 def _verdict(gain: float, margin: float) -> str:
@@ -84,7 +112,8 @@ def _margin_of_auroc(truth: np.ndarray, patients: np.ndarray) -> float:
     classes of `truth` [V, C] that have both sides. AUROCs of classes are taken for one and the same, which is the
     largest error that their mean can have; so are the radiographs of a patient."""
     alike = len(truth) / max(len(np.unique(patients)), 1)
-    positive, errors = truth.sum(0), []
+    positive = truth.sum(0)
+    errors = []
     for count in positive[(positive > 0) & (positive < len(truth))]:
         errors.append(math.sqrt(alike * (len(truth) + 1) / (12 * count * (len(truth) - count))))
     return float(ndtri(1 - CHANCE) * np.mean(errors)) if errors else math.nan

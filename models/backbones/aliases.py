@@ -34,8 +34,12 @@ class Alias:
     match: str = "name"  # "position": other names, but the same tensors in the same order
     pool: str | None = None
     input_size: tuple[int, int] | None = None  # h, w in pixels
-    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the weights do not say of themselves
-    recipe: dict[str, float] = dataclasses.field(default_factory=dict)  # flags of fine-tuning that differ
+    preprocessing: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what the weights do not say of themselves
+    recipe: dict[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # flags of fine-tuning that differ
 
 
 def read_aliases(path: Path = ALIASES) -> dict[str, Alias]:
@@ -53,7 +57,9 @@ def _parsed(path: Path, text: str) -> dict[str, Alias]:
         content = parse_yaml(text)
     except ValueError as error:
         raise ValueError(f"{path}: not a YAML file ({error})") from None
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(entry, dict) for entry in content.values()
+    ):
         raise ValueError(f"{path}: expected names, and below each `key: value` lines")
     return {str(name): _alias(path, str(name), entry) for name, entry in content.items()}
 
@@ -68,7 +74,9 @@ def _alias(path: Path, name: str, entry: dict) -> Alias:
         if key in entry and not isinstance(entry[key], str):
             raise ValueError(f"{where}: {key} is {entry[key]!r}; expected text")
         if key in entry and entry[key] not in _CHOICES.get(key, (entry[key],)):
-            raise ValueError(f"{where}: {key} is {entry[key]!r}; choices {', '.join(_CHOICES[key])}")
+            raise ValueError(
+                f"{where}: {key} is {entry[key]!r}; choices {', '.join(_CHOICES[key])}"
+            )
     for key, allowed in (("recipe", _RECIPE), ("preprocessing", _PREPROCESSING)):
         if not isinstance(entry.get(key, {}), dict):
             raise ValueError(f"{where}: {key} is {entry[key]!r}; expected `key: value` lines")
@@ -76,12 +84,19 @@ def _alias(path: Path, name: str, entry: dict) -> Alias:
     recipe = {}
     for key, value in entry.get("recipe", {}).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-            raise ValueError(f"{where}: recipe: {key} is {value!r}; expected a number (write 5.0e-4, not 5e-4)")
+            raise ValueError(
+                f"{where}: recipe: {key} is {value!r}; expected a number (write 5.0e-4, not 5e-4)"
+            )
         recipe[key] = value
     size = entry.get("input_size")
-    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
+    if size is not None and not (
+        isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+    ):
         raise ValueError(f"{where}: input_size is {size!r}; expected [height, width] in pixels")
-    values = entry | {"weights": path.parent.parent / Path(entry["weights"]).expanduser(), "recipe": recipe}
+    values = entry | {
+        "weights": path.parent.parent / Path(entry["weights"]).expanduser(),
+        "recipe": recipe,
+    }
     return Alias(name, **values | ({"input_size": tuple(size)} if size else {}))
 
 

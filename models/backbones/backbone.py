@@ -19,13 +19,31 @@ from torch import Tensor, nn
 from core.files import printable
 from core.preprocessor_facts import LARGEST_STATISTIC, SMALLEST_STD, check_statistics
 from models.backbones.aliases import ALIASES
-from models.backbones.dino_vits import build_dino, is_dino, is_dino_name, load_dino, named_architecture
+from models.backbones.dino_vits import (
+    build_dino,
+    is_dino,
+    is_dino_name,
+    load_dino,
+    named_architecture,
+)
 from models.backbones.names import OURS, Source, find, is_timm
 from models.networks.mae import MaskedAutoencoder, named_config
 from models.networks.vit import ViT, class_token, ends_plainly
-from models.weights.checkpoint import Checkpoint, as_transformer, encoder_of, mae_config, read_weights, resized
+from models.weights.checkpoint import (
+    Checkpoint,
+    as_transformer,
+    encoder_of,
+    mae_config,
+    read_weights,
+    resized,
+)
 from models.weights.export import statistics
-from models.weights.families import is_torchvision_convnext, resnet_to_timm, timm_name, torchvision_convnext_to_timm
+from models.weights.families import (
+    is_torchvision_convnext,
+    resnet_to_timm,
+    timm_name,
+    torchvision_convnext_to_timm,
+)
 from models.weights.timm_weights import create, load_timm
 from training.optim import Layers, layers_of
 
@@ -43,16 +61,25 @@ class Backbone(nn.Module):
     fine-tuning that its alias sets. `name`: as asked for.
     """
 
-    def __init__(self, network: nn.Module, pool: str | None = None, input_size: tuple[int, int] = (224, 224)):
+    def __init__(
+        self, network: nn.Module, pool: str | None = None, input_size: tuple[int, int] = (224, 224)
+    ):
         super().__init__()
-        self.network, self.input_size = network, tuple(input_size)
+        self.network = network
+        self.input_size = tuple(input_size)
         self.dim = getattr(network, "head_hidden_size", None) or network.num_features
-        self.layers: Layers = tuple(tuple(f"network.{name}" for name in names) for names in layers_of(network))
+        self.layers: Layers = tuple(
+            tuple(f"network.{name}" for name in names) for names in layers_of(network)
+        )
         self.pool, self._from_tokens = _pooling(network, pool)
         self._class_token_alone = (
-            self.pool == "cls" and ends_plainly(network) and (self._from_tokens or _head_is_empty(network))
+            self.pool == "cls"
+            and ends_plainly(network)
+            and (self._from_tokens or _head_is_empty(network))
         )
-        self.name, self.report, self.recipe = type(network).__name__, "", {}
+        self.name = type(network).__name__
+        self.report = ""
+        self.recipe = {}
         self.preprocessing: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,14 +88,20 @@ class Backbone(nn.Module):
         if not self._from_tokens:
             return self.network(images)
         tokens = self.network.forward_features(images)  # [B, T, D], after the final norm
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.network.num_prefix_tokens :].mean(dim=1)
+        return (
+            tokens[:, 0]
+            if self.pool == "cls"
+            else tokens[:, self.network.num_prefix_tokens :].mean(dim=1)
+        )
 
     def check_size(self, size: tuple[int, int], where: str | Path) -> None:
         """ValueError that names `where` if the network takes one size only and `size` (h, w) is another."""
         fixed = getattr(getattr(self.network, "patch_embed", None), "strict_img_size", False)
         if fixed and tuple(size) != self.input_size:
             given, own = (" x ".join(map(str, sides)) for sides in (size, self.input_size))
-            raise ValueError(f"{where}: radiographs are prepared at {given} pixels, but its network takes {own}")
+            raise ValueError(
+                f"{where}: radiographs are prepared at {given} pixels, but its network takes {own}"
+            )
 
     def tokens(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, h, w] -> what there is of "cls" [B, D], "mean" [B, D] and "patch" [B, N, D], after the final norm.
@@ -86,17 +119,25 @@ class Backbone(nn.Module):
             prefix = getattr(self.network, "num_prefix_tokens", 0)
             patches = features[:, prefix:]
             if isinstance(getattr(self.network, "norm", None), nn.Identity):
-                return {"mean": self.network.forward_head(features, pre_logits=True), "patch": patches}
+                return {
+                    "mean": self.network.forward_head(features, pre_logits=True),
+                    "patch": patches,
+                }
             if prefix:
                 return {"cls": features[:, 0], "mean": patches.mean(dim=1), "patch": patches}
         else:
-            raise ValueError(f"{self.name}: features of {list(features.shape)} are no tokens and no map")
+            raise ValueError(
+                f"{self.name}: features of {list(features.shape)} are no tokens and no map"
+            )
         return {"mean": patches.mean(dim=1), "patch": patches}
 
 
 def _head_is_empty(network: nn.Module) -> bool:
     """Whether a transformer's features are what it pools in timm's own way, and nothing follows."""
-    own = all(getattr(type(network), name) is getattr(VisionTransformer, name) for name in ("forward", "forward_head"))
+    own = all(
+        getattr(type(network), name) is getattr(VisionTransformer, name)
+        for name in ("forward", "forward_head")
+    )
     parts = (network.fc_norm, network.head)
     return (
         own
@@ -118,8 +159,10 @@ def _pooling(network: nn.Module, pool: str | None) -> tuple[str, bool]:
     if prefix is None:
         raise ValueError(f"pool {pool!r}: {type(network).__name__} has no tokens; leave pool out")
     if isinstance(getattr(network, "norm", None), nn.Identity):
-        raise ValueError(f"pool {pool!r}: these weights were trained with the pooling {own!r} and have no norm for "
-                         "single tokens; leave pool out")  # fmt: skip
+        raise ValueError(
+            f"pool {pool!r}: these weights were trained with the pooling {own!r} and have no norm for "
+            "single tokens; leave pool out"
+        )
     if pool == "cls" and not prefix:
         raise ValueError(f"pool 'cls': {type(network).__name__} has no class token; use 'mean'")
     return pool, True
@@ -164,11 +207,16 @@ def build_backbone(
             checkpoint = as_transformer(checkpoint)
             network, report = encoder_of(checkpoint, _trained_pool(checkpoint), drop_path, size)
             beside = len(set(checkpoint.state) - set(network.state_dict()))
-            report += ", 0 missing, 0 unexpected" + (f"; left out {beside} of decoder and head" if beside else "")
+            report += ", 0 missing, 0 unexpected" + (
+                f"; left out {beside} of decoder and head" if beside else ""
+            )
             size = network.patch_embed.img_size
-            network = _random_transformer(checkpoint, drop_path, size) if source.untrained else network
+            network = (
+                _random_transformer(checkpoint, drop_path, size) if source.untrained else network
+            )
         else:
-            match, size = alias.match if alias else "name", size or _own_size(checkpoint.preprocessor)
+            match = alias.match if alias else "name"
+            size = size or _own_size(checkpoint.preprocessor)
             network, size, report = load_timm(architecture, checkpoint, size, drop_path, match)
             network = create(architecture, size, drop_path)[0] if source.untrained else network
         report = f"{report}; then its weights were drawn anew" if source.untrained else report
@@ -176,30 +224,56 @@ def build_backbone(
     backbone = Backbone(network, pool, size).eval()
     facts = facts or _from_timm(getattr(network, "pretrained_cfg", None))
     told = alias.preprocessing if alias else {}
-    backbone.preprocessing = _preprocessor(facts, told, backbone.input_size) if facts or told else None
-    backbone.name, backbone.report = source.name, f"{report}; pool {backbone.pool}, width {backbone.dim}"
+    backbone.preprocessing = (
+        _preprocessor(facts, told, backbone.input_size) if facts or told else None
+    )
+    backbone.name = source.name
+    backbone.report = f"{report}; pool {backbone.pool}, width {backbone.dim}"
     backbone.recipe = dict(alias.recipe) if alias else {}
     return backbone
 
 
-def _random(name: str, size: tuple[int, int] | None, drop_path: float) -> tuple[nn.Module, tuple[int, int], str]:
+def _random(
+    name: str, size: tuple[int, int] | None, drop_path: float
+) -> tuple[nn.Module, tuple[int, int], str]:
     if OURS.fullmatch(name):
-        config = named_config(name, **({"input_size": size} if size else {}), decoder_dim=32, decoder_depth=1,
-                              decoder_heads=1)  # fmt: skip
-        return MaskedAutoencoder(config).backbone(drop_path=drop_path), config.input_size, f"{name}, random weights"
+        config = named_config(
+            name,
+            **({"input_size": size} if size else {}),
+            decoder_dim=32,
+            decoder_depth=1,
+            decoder_heads=1,
+        )
+        return (
+            MaskedAutoencoder(config).backbone(drop_path=drop_path),
+            config.input_size,
+            f"{name}, random weights",
+        )
     if dino := named_architecture(name, size):
         return build_dino(dino, drop_path), dino.input_size, f"timm {name}, random weights"
     network, size = create(name, size, drop_path)
     return network, size, f"timm {name}, random weights"
 
 
-def _random_transformer(checkpoint: Checkpoint, drop_path: float, size: tuple[int, int]) -> nn.Module:
+def _random_transformer(
+    checkpoint: Checkpoint, drop_path: float, size: tuple[int, int]
+) -> nn.Module:
     """The transformer of a checkpoint as its training began: a masked autoencoder's encoder in its own way."""
-    config, pool = resized(mae_config(checkpoint), size), _trained_pool(checkpoint)
+    config = resized(mae_config(checkpoint), size)
+    pool = _trained_pool(checkpoint)
     if any(key.startswith("decoder_") for key in checkpoint.state):
         return MaskedAutoencoder(config).backbone(pool, drop_path)
-    return ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
-               mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
+    return ViT(
+        config.input_size,
+        config.patch_size,
+        config.dim,
+        config.depth,
+        config.heads,
+        mlp_ratio=config.mlp_ratio,
+        eps=config.layer_norm_eps,
+        pool=pool,
+        drop_path=drop_path,
+    )
 
 
 def _dino(source: Source, checkpoint: Checkpoint) -> tuple[bool, str | None]:
@@ -222,7 +296,9 @@ def _architecture(source: Source, checkpoint: Checkpoint) -> str | None:
     if source.architecture is not None and not OURS.fullmatch(source.architecture):
         named = source.architecture
     else:
-        named = None if checkpoint.config.get("model_args") else checkpoint.config.get("architecture")
+        named = (
+            None if checkpoint.config.get("model_args") else checkpoint.config.get("architecture")
+        )
     if any("embedder.embedder.convolution.weight" in key for key in checkpoint.state):
         checkpoint.state = resnet_to_timm(checkpoint.state)
     if is_torchvision_convnext(checkpoint.state):
@@ -240,11 +316,17 @@ def _own_size(preprocessor: dict[str, Any] | None) -> tuple[int, int] | None:
     """The input (h, w) of a checkpoint of ours: a convolutional network takes any, and its config.json knows timm's."""
     size = (preprocessor or {}).get("size") if "radiograph" in (preprocessor or {}) else None
     sides = tuple(size.get(side) for side in ("height", "width")) if isinstance(size, dict) else ()
-    return sides if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) else None
+    return (
+        sides if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) else None
+    )
 
 
 def _trained_pool(checkpoint: Checkpoint) -> str:
-    return "avg" if "fc_norm.weight" in checkpoint.state and "norm.weight" not in checkpoint.state else "token"
+    return (
+        "avg"
+        if "fc_norm.weight" in checkpoint.state and "norm.weight" not in checkpoint.state
+        else "token"
+    )
 
 
 def _only(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
@@ -269,12 +351,15 @@ def _from_timm(facts: Any) -> dict[str, Any] | None:
     if not isinstance(facts, dict) or not facts.get("mean"):
         return None
     return {
-        "image_mean": list(facts["mean"]), "image_std": list(facts.get("std") or (1, 1, 1)),
+        "image_mean": list(facts["mean"]),
+        "image_std": list(facts.get("std") or (1, 1, 1)),
         "resample": 3 if facts.get("interpolation") == "bicubic" else 2,
-    }  # fmt: skip
+    }
 
 
-def _preprocessor(facts: dict[str, Any] | None, told: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+def _preprocessor(
+    facts: dict[str, Any] | None, told: dict[str, Any], size: tuple[int, int]
+) -> dict[str, Any]:
     """A preprocessor_config.json at `size` (h, w): what the checkpoint says, and over it what the alias says.
 
     Of a checkpoint from elsewhere mean, SD and interpolation count; radiographs are scaled by "minmax" and squashed, as
@@ -282,7 +367,9 @@ def _preprocessor(facts: dict[str, Any] | None, told: dict[str, Any], size: tupl
     """
     facts = facts or {}
     mean, std = statistics(facts or None)
-    ours = {"intensity": "minmax", "intensity_options": {}, "resize": "squash"} | facts.get("radiograph", {})
+    ours = {"intensity": "minmax", "intensity_options": {}, "resize": "squash"} | facts.get(
+        "radiograph", {}
+    )
     if "intensity" in told:
         ours["intensity_options"] = {}
     ours |= {key: told[key] for key in ours if key in told}
@@ -290,7 +377,9 @@ def _preprocessor(facts: dict[str, Any] | None, told: dict[str, Any], size: tupl
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": size[0], "width": size[1]},
-        "resample": {"bilinear": 2, "bicubic": 3}.get(told.get("interpolation"), facts.get("resample", 2)),
+        "resample": {"bilinear": 2, "bicubic": 3}.get(
+            told.get("interpolation"), facts.get("resample", 2)
+        ),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -10,8 +10,24 @@ from core.yaml_text import parse_yaml
 from models.backbones.names import find
 from models.networks.mae import MAEConfig
 
-_RECIPE = ("mask_ratio", "norm_pix_loss", "intensity", "crop_scale", "own_aspect", "flip", "batch_size", "accum_iter",
-           "epochs", "warmup_epochs", "blr", "lr", "min_lr", "weight_decay", "precision", "seed")  # fmt: skip
+_RECIPE = (
+    "mask_ratio",
+    "norm_pix_loss",
+    "intensity",
+    "crop_scale",
+    "own_aspect",
+    "flip",
+    "batch_size",
+    "accum_iter",
+    "epochs",
+    "warmup_epochs",
+    "blr",
+    "lr",
+    "min_lr",
+    "weight_decay",
+    "precision",
+    "seed",
+)
 
 
 def stated_licence(checkpoint: str | Path) -> str | None:
@@ -36,7 +52,11 @@ def stated_licence(checkpoint: str | Path) -> str | None:
     except ValueError:
         return None  # somebody else's page; nothing is concluded from it
     facts = facts if isinstance(facts, dict) else {}
-    found = [facts[key] for key in ("license_name", "license", "licence") if isinstance(facts.get(key), str)]
+    found = [
+        facts[key]
+        for key in ("license_name", "license", "licence")
+        if isinstance(facts.get(key), str)
+    ]
     found = [text for text in (" ".join(text.split()) for text in found) if text]
     return escaped(found[0][:200]) if found else None
 
@@ -51,7 +71,12 @@ def backbone_licence(name: str) -> str | None:
 
 
 def converted_card(
-    source: str, family: str, matched: str, target: str, preprocessing_known: bool, licence: str | None = None
+    source: str,
+    family: str,
+    matched: str,
+    target: str,
+    preprocessing_known: bool,
+    licence: str | None = None,
 ) -> str:
     """The card of a converted checkpoint. `source` is a name without folders, `licence` what its own card states."""
     known = "The preprocessing written here is the one they were trained with."
@@ -74,9 +99,13 @@ For research. Not a medical device; not evaluated for any clinical decision.
 
 
 def finetuned_card(
-    title: str, task: str, backbone: str, facts: dict[str, Any], initial_licence: str | None,
+    title: str,
+    task: str,
+    backbone: str,
+    facts: dict[str, Any],
+    initial_licence: str | None,
     reader: str = "models.backbones.finetuned.load_finetuned",
-) -> str:  # fmt: skip
+) -> str:
     """The card of a fine-tuned network. `task`: what it tells and of what data; `backbone`: the name that it was asked
     for by, which is shown without folders; `facts`: figures and settings by name; `reader`: what reads the folder."""
     rows = _rows(facts)
@@ -175,9 +204,17 @@ model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True)  # expects w
 
 
 def _pretrained_card(
-    run: Provenance, *, shown: list[str], front: str, title: str, lead: str, about: str, measured: str, use: str,
+    run: Provenance,
+    *,
+    shown: list[str],
+    front: str,
+    title: str,
+    lead: str,
+    about: str,
+    measured: str,
+    use: str,
     limits: str = "",
-) -> str:  # fmt: skip
+) -> str:
     """The frame of the cards of pretrained models. `shown`: keys of the recipe; `measured`: head of the losses."""
     begun = bool(run.recipe.get("init_from"))
     recipe = _rows({key: run.recipe[key] for key in shown if run.recipe[key] is not None})
@@ -196,7 +233,9 @@ def _pretrained_card(
         *(
             [
                 "Initial weights: "
-                + markdown(run.initial_licence or "not stated by their card; ask whoever published them")
+                + markdown(
+                    run.initial_licence or "not stated by their card; ask whoever published them"
+                )
             ]
             * begun
         ),

@@ -14,7 +14,9 @@ TRANSFORMERS = tuple(f"vit_{size}" for size in ("mini", "tiny", "small", "base")
 ARCHITECTURES = (*RESNETS, *TRANSFORMERS)
 
 
-def dino_backbone(architecture: str, patch_size: int = 16, size: int = 224, drop_path: float = 0.0) -> nn.Module:
+def dino_backbone(
+    architecture: str, patch_size: int = 16, size: int = 224, drop_path: float = 0.0
+) -> nn.Module:
     """A backbone with random weights, [N, 3, h, w] -> [N, D]: one of `ARCHITECTURES`.
 
     Of a Vision Transformer `patch_size` and `size` (side of the global views) in pixels decide the grid of its
@@ -22,7 +24,9 @@ def dino_backbone(architecture: str, patch_size: int = 16, size: int = 224, drop
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r}: choose {', '.join(ARCHITECTURES)}")
-    if architecture in RESNETS:  # as torchvision's: the last norm of a residual branch begins with 1
+    if (
+        architecture in RESNETS
+    ):  # as torchvision's: the last norm of a residual branch begins with 1
         return build_timm(architecture, zero_init_last=False)
     if patch_size < 1 or size % patch_size:
         raise ValueError(f"views of {size} pixels: not a multiple of the patch size {patch_size}")
@@ -50,13 +54,19 @@ def load_initial(backbone: nn.Module, source: str | Path, weights: str = "ema") 
         try:
             given = as_plain_transformer(found.network)
         except ValueError as error:
-            raise ValueError(f"{source}: training with DINO cannot start from it: {error}") from None
+            raise ValueError(
+                f"{source}: training with DINO cannot start from it: {error}"
+            ) from None
         report += "; its layer scale is multiplied into the projections"
-    wrong = [key for key in sorted(wanted.keys() | given.keys())
-             if key not in given or key not in wanted or given[key].shape != wanted[key].shape]  # fmt: skip
+    wrong = [
+        key
+        for key in sorted(wanted.keys() | given.keys())
+        if key not in given or key not in wanted or given[key].shape != wanted[key].shape
+    ]
     if wrong:
         held, expected = (
-            f"shape {tuple(state[wrong[0]].shape)}" if wrong[0] in state else "absent" for state in (given, wanted)
+            f"shape {tuple(state[wrong[0]].shape)}" if wrong[0] in state else "absent"
+            for state in (given, wanted)
         )
         raise ValueError(
             f"{source}: its weights do not fit the network of --arch, of width {width_of(backbone)}: {len(wrong)} "

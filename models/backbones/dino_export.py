@@ -6,13 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.backbones.dino_vits import EPSILON, DinoArchitecture, DinoV2, DinoV3, ratio_of, rope_periods
+from models.backbones.dino_vits import (
+    EPSILON,
+    DinoArchitecture,
+    DinoV2,
+    DinoV3,
+    ratio_of,
+    rope_periods,
+)
 from models.weights.dino_vit_keys import to_hugging_face
 from models.weights.export import write_common, write_safetensors, write_timm
 
 _BFLOAT16 = 2.0**-8  # the largest relative error of rounding to it
 _LARGEST_RATIO = 16  # of MLPs that are tried for transformers' config.json
-_MODELS = {"dinov2": "Dinov2Model", "registers": "Dinov2WithRegistersModel", "dinov3": "DINOv3ViTModel"}
+_MODELS = {
+    "dinov2": "Dinov2Model",
+    "registers": "Dinov2WithRegistersModel",
+    "dinov3": "DINOv3ViTModel",
+}
 
 
 def settle_periods(network: DinoV2 | DinoV3) -> list[str]:
@@ -78,12 +89,23 @@ def save_timm_dino(
     notes = []
     if a.eps != EPSILON[a.family]:
         notes.append(f"LayerNorm epsilon is {a.eps:g}; timm always takes {EPSILON[a.family]:g}")
-    told = {"architecture": architecture, "num_classes": 0, "num_features": a.dim, "model_args": arguments}
-    return notes + write_timm(_tensors(network), told, a.input_size, preprocessor, Path(folder), card)
+    told = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": a.dim,
+        "model_args": arguments,
+    }
+    return notes + write_timm(
+        _tensors(network), told, a.input_size, preprocessor, Path(folder), card
+    )
 
 
 def save_hugging_face_dino(
-    network: DinoV2 | DinoV3, mask_token: Tensor | None, preprocessor: dict[str, Any], folder: str | Path, card: str
+    network: DinoV2 | DinoV3,
+    mask_token: Tensor | None,
+    preprocessor: dict[str, Any],
+    folder: str | Path,
+    card: str,
 ) -> list[str]:
     """Write a folder that transformers loads as Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel; returns notes.
 
@@ -102,7 +124,9 @@ def save_hugging_face_dino(
     return []
 
 
-def hugging_face_config(architecture: DinoArchitecture, rope_theta: float | None = None) -> dict[str, Any]:
+def hugging_face_config(
+    architecture: DinoArchitecture, rope_theta: float | None = None
+) -> dict[str, Any]:
     """The config.json of transformers. ValueError if its networks cannot be built so."""
     a = architecture
     kind = "registers" if a.family == "dinov2" and a.registers else a.family
@@ -140,7 +164,11 @@ def hugging_face_config(architecture: DinoArchitecture, rope_theta: float | None
             }
         )
     registers = {"num_register_tokens": a.registers} if a.registers else {}
-    return config | registers | {"mlp_ratio": _ratio(a), "use_swiglu_ffn": a.gated, "qkv_bias": a.qkv_bias}
+    return (
+        config
+        | registers
+        | {"mlp_ratio": _ratio(a), "use_swiglu_ffn": a.gated, "qkv_bias": a.qkv_bias}
+    )
 
 
 def _ratio(a: DinoArchitecture) -> int:
@@ -149,7 +177,9 @@ def _ratio(a: DinoArchitecture) -> int:
         wide = a.dim * ratio
         if a.hidden == ((int(wide * 2 / 3) + 7) // 8 * 8 if a.gated else wide):
             return ratio
-    raise ValueError(f"its MLPs are {a.hidden} wide at width {a.dim}, and transformers builds none like them")
+    raise ValueError(
+        f"its MLPs are {a.hidden} wide at width {a.dim}, and transformers builds none like them"
+    )
 
 
 def _tensors(network: DinoV2 | DinoV3) -> dict[str, Tensor]:

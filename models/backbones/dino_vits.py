@@ -27,7 +27,13 @@ from core.preprocessor_facts import LARGEST_SIDE
 from models.networks.vit import resize_positions
 from models.weights.checkpoint import Checkpoint, check_tensors, load_strictly
 from models.weights.dino_vit_keys import FAMILIES, Renamed, recognise, to_timm
-from models.weights.mae_architecture import check_shapes, read_number, read_sides, read_whole, wrong_value
+from models.weights.mae_architecture import (
+    check_shapes,
+    read_number,
+    read_sides,
+    read_whole,
+    wrong_value,
+)
 from models.weights.timm_weights import create, without_memory
 
 EPSILON = {"dinov2": 1e-6, "dinov3": 1e-5}  # of LayerNorm, in every release
@@ -48,7 +54,14 @@ _SHAPES = {
     "num_register_tokens": "registers",
 }
 _TIMM_SHAPES = {"patch_size": "patch_size", "embed_dim": "dim", "depth": "depth"}
-_MOST = {"patch_size": 512, "dim": 16_384, "depth": 256, "heads": 1024, "hidden": 1_048_576, "registers": 1024}
+_MOST = {
+    "patch_size": 512,
+    "dim": 16_384,
+    "depth": 256,
+    "heads": 1024,
+    "hidden": 1_048_576,
+    "registers": 1024,
+}
 _LEAST = {"registers": 0}
 
 
@@ -77,7 +90,9 @@ class DinoArchitecture:
         """The same for pictures of `input_size` (h, w); ValueError unless its sides are multiples of the patch."""
         for side in input_size or self.input_size:
             if side < self.patch_size or side % self.patch_size:
-                raise ValueError(f"input size {side} is not a multiple of the patch size {self.patch_size}")
+                raise ValueError(
+                    f"input size {side} is not a multiple of the patch size {self.patch_size}"
+                )
         return dataclasses.replace(self, input_size=tuple(input_size or self.input_size))
 
     @property
@@ -87,19 +102,27 @@ class DinoArchitecture:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the input size, as plain values."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "input_size"}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name != "input_size"
+        }
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any], input_size: tuple[int, int]) -> "DinoArchitecture":
         """What `to_dict` gave; ValueError names the fact that is unknown, missing or of the wrong kind."""
-        kinds = {field.name: field.type for field in dataclasses.fields(cls) if field.name != "input_size"}
+        kinds = {
+            field.name: field.type
+            for field in dataclasses.fields(cls)
+            if field.name != "input_size"
+        }
         if wrong := sorted(set(facts) ^ set(kinds)):
             raise ValueError(f"a missing or unknown {wrong[0][:50]!r}")
         if facts["family"] not in FAMILIES:
             raise ValueError(f"family {str(facts['family'])[:50]!r}; choices {', '.join(FAMILIES)}")
         for name, most in _MOST.items():
             if type(facts[name]) is not int or not _LEAST.get(name, 1) <= facts[name] <= most:
-                raise ValueError(f"{name} {str(facts[name])[:50]}; expected {_LEAST.get(name, 1)} to {most}")
+                raise ValueError(
+                    f"{name} {str(facts[name])[:50]}; expected {_LEAST.get(name, 1)} to {most}"
+                )
         for name, kind in kinds.items():
             if kind is bool and type(facts[name]) is not bool:
                 raise ValueError(f"{name} {str(facts[name])[:50]!r}; expected true or false")
@@ -190,7 +213,10 @@ def rope_periods(head_dim: int, base: float = _ROPE_BASE) -> Tensor:
 
 
 def load_dino(
-    checkpoint: Checkpoint, input_size: tuple[int, int] | None = None, drop_path: float = 0.0, named: str | None = None
+    checkpoint: Checkpoint,
+    input_size: tuple[int, int] | None = None,
+    drop_path: float = 0.0,
+    named: str | None = None,
 ) -> tuple[DinoV2 | DinoV3, str]:
     """The network of a checkpoint of which `is_dino` is true, in eval mode, and a line on it.
 
@@ -217,7 +243,9 @@ def load_dino(
         report.append(f"left out {printable(', '.join(sorted(found.left_out))[:200])}")
     if wanted.grid != stored.grid and stored.family == "dinov2":
         kind = "bicubic, antialiased" if stored.registers else "bicubic"
-        report.append(f"positions resampled from {stored.grid[0]} x {stored.grid[1]} patches ({kind})")
+        report.append(
+            f"positions resampled from {stored.grid[0]} x {stored.grid[1]} patches ({kind})"
+        )
     return network.eval(), "; ".join([*report, *notes])
 
 
@@ -225,10 +253,15 @@ def is_dino(checkpoint: Checkpoint) -> bool:
     """Whether `load_dino` reads a checkpoint: by its tensors, and by its config.json where they leave it open."""
     ours = checkpoint.config.get("backbone")
     told = isinstance(ours, dict) and "dino" in ours
-    return recognise(checkpoint.state, told or is_dino_name(checkpoint.config.get("architecture"))) is not None
+    return (
+        recognise(checkpoint.state, told or is_dino_name(checkpoint.config.get("architecture")))
+        is not None
+    )
 
 
-def read_dino(checkpoint: Checkpoint, note: Callable[[str], None]) -> tuple[Renamed, DinoArchitecture]:
+def read_dino(
+    checkpoint: Checkpoint, note: Callable[[str], None]
+) -> tuple[Renamed, DinoArchitecture]:
     """The tensors of a checkpoint under timm's names and its architecture, which fit each other; raises as `load_dino`.
 
     What had to be concluded goes to `note`.
@@ -238,15 +271,23 @@ def read_dino(checkpoint: Checkpoint, note: Callable[[str], None]) -> tuple[Rena
         found = to_timm(checkpoint.state)
         stored = _architecture(found, checkpoint.config, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{reason_of(error)} in its config.json"
+        reason = (
+            str(error)
+            if isinstance(error, ValueError)
+            else f"{reason_of(error)} in its config.json"
+        )
         raise ValueError(f"{path}: {printable(reason[:500])}") from None
-    with without_memory():  # what does not fit is refused before memory is taken for a network of any size
+    with (
+        without_memory()
+    ):  # what does not fit is refused before memory is taken for a network of any size
         probe = build_dino(stored)
     check_tensors(probe, found.state, path)
     return found, stored
 
 
-def named_architecture(name: str, input_size: tuple[int, int] | None = None) -> DinoArchitecture | None:
+def named_architecture(
+    name: str, input_size: tuple[int, int] | None = None
+) -> DinoArchitecture | None:
     """How timm's DINOv2 or DINOv3 called `name` is built; None for its other networks. ValueError as `create`."""
     if not is_dino_name(name):
         return None
@@ -275,7 +316,11 @@ def named_architecture(name: str, input_size: tuple[int, int] | None = None) -> 
 
 def is_dino_name(name: Any) -> bool:
     """Whether a timm name is that of a Vision Transformer of DINOv2 or DINOv3."""
-    return isinstance(name, str) and name.startswith("vit_") and any(family in name for family in FAMILIES)
+    return (
+        isinstance(name, str)
+        and name.startswith("vit_")
+        and any(family in name for family in FAMILIES)
+    )
 
 
 def as_plain_transformer(network: DinoV2 | DinoV3) -> dict[str, Tensor]:
@@ -283,14 +328,24 @@ def as_plain_transformer(network: DinoV2 | DinoV3) -> dict[str, Tensor]:
     into the projections before it. ValueError says why there is none."""
     a = network.architecture
     if a.family == "dinov3":
-        raise ValueError("DINOv3 has rotary positions, and the transformers of DINO add learned ones to the patches")
+        raise ValueError(
+            "DINOv3 has rotary positions, and the transformers of DINO add learned ones to the patches"
+        )
     if a.registers:
-        raise ValueError(f"it has {a.registers} register tokens, and the transformers of DINO have none")
+        raise ValueError(
+            f"it has {a.registers} register tokens, and the transformers of DINO have none"
+        )
     if a.gated:
-        raise ValueError("its MLPs are SwiGLU, and those of the transformers of DINO have one projection and GELU")
+        raise ValueError(
+            "its MLPs are SwiGLU, and those of the transformers of DINO have one projection and GELU"
+        )
     if a.eps != EPSILON["dinov2"]:
-        raise ValueError(f"its LayerNorm epsilon is {a.eps:g}, and that of the transformers of DINO is 1e-06")
-    state = {key: value for key, value in network.state_dict().items() if not key.endswith(".gamma")}
+        raise ValueError(
+            f"its LayerNorm epsilon is {a.eps:g}, and that of the transformers of DINO is 1e-06"
+        )
+    state = {
+        key: value for key, value in network.state_dict().items() if not key.endswith(".gamma")
+    }
     for number, block in enumerate(network.blocks):
         for scale, name in ((block.ls1.gamma, "attn.proj"), (block.ls2.gamma, "mlp.fc2")):
             key = f"blocks.{number}.{name}"
@@ -299,11 +354,15 @@ def as_plain_transformer(network: DinoV2 | DinoV3) -> dict[str, Tensor]:
     return state
 
 
-def _resampled(state: dict[str, Tensor], old: DinoArchitecture, new: DinoArchitecture) -> dict[str, Tensor]:
+def _resampled(
+    state: dict[str, Tensor], old: DinoArchitecture, new: DinoArchitecture
+) -> dict[str, Tensor]:
     if "pos_embed" not in state or old.grid == new.grid:
         return {}
     extra = int(old.class_position)
-    positions = resize_positions(state["pos_embed"], old.grid, new.grid, antialias=old.registers > 0, extra=extra)
+    positions = resize_positions(
+        state["pos_embed"], old.grid, new.grid, antialias=old.registers > 0, extra=extra
+    )
     return {"pos_embed": positions}
 
 
@@ -323,12 +382,16 @@ def _check_named(stored: DinoArchitecture, named: str, path: Path) -> None:
         raise ValueError(f"{path}: is another network than {named}: {', '.join(wrong)}")
 
 
-def _architecture(found: Renamed, config: dict[str, Any], note: Callable[[str], None]) -> DinoArchitecture:
+def _architecture(
+    found: Renamed, config: dict[str, Any], note: Callable[[str], None]
+) -> DinoArchitecture:
     """How the network of these tensors is built. The periods of rotary positions are put among the tensors."""
     shapes = _read_shapes(found)
     base = _ROPE_BASE
     ours = config.get("backbone")
-    if isinstance(ours, dict) and isinstance(ours.get("dino"), dict):  # of models.backbones.finetuned
+    if isinstance(ours, dict) and isinstance(
+        ours.get("dino"), dict
+    ):  # of models.backbones.finetuned
         stated = DinoArchitecture.from_dict(ours["dino"], read_sides(ours, "input_size"))
         stated = {name: getattr(stated, name) for name in ("family", "input_size", "heads", "eps")}
     elif "hidden_size" in config or "model_type" in config:
@@ -337,11 +400,19 @@ def _architecture(found: Renamed, config: dict[str, Any], note: Callable[[str], 
         stated = _of_timm(found, config, shapes, note)
     else:
         stated = _concluded(found, config, shapes, note)
-    values = {"family": found.family, "input_size": shapes["native"], "eps": EPSILON[found.family]} | stated
+    values = {
+        "family": found.family,
+        "input_size": shapes["native"],
+        "eps": EPSILON[found.family],
+    } | stated
     if values["family"] != found.family:
-        raise ValueError(f"config.json says {values['family']}, the weights are those of {found.family}")
+        raise ValueError(
+            f"config.json says {values['family']}, the weights are those of {found.family}"
+        )
     taken = ("patch_size", "dim", "depth", "hidden", "gated", "registers", "qkv_bias")
-    architecture = _checked(DinoArchitecture(**values, **{name: shapes[name] for name in taken}).at(None))
+    architecture = _checked(
+        DinoArchitecture(**values, **{name: shapes[name] for name in taken}).at(None)
+    )
     if found.family == "dinov2":
         _check_grid(found, architecture)
     else:
@@ -361,8 +432,12 @@ def _read_shapes(found: Renamed) -> dict[str, Any]:
             raise ValueError(f"{key} is {tuple(state[key].shape)}; expected {axes} axes")
     dim, channels, patch, width = state["patch_embed.proj.weight"].shape
     if patch != width:
-        raise ValueError(f"its patches are {patch} x {width} pixels; only square ones are supported")
-    registers = state["reg_token"].shape[1] if "reg_token" in state and state["reg_token"].ndim == 3 else 0
+        raise ValueError(
+            f"its patches are {patch} x {width} pixels; only square ones are supported"
+        )
+    registers = (
+        state["reg_token"].shape[1] if "reg_token" in state and state["reg_token"].ndim == 3 else 0
+    )
     hidden = state["blocks.0.mlp.fc2.weight"].shape[1]
     bias = "blocks.0.attn.qkv.bias" if found.family == "dinov2" else "blocks.0.attn.q_bias"
     values = {
@@ -387,9 +462,13 @@ def _read_shapes(found: Renamed) -> dict[str, Any]:
     return values
 
 
-def _of_transformers(family: str, config: dict[str, Any], shapes: dict[str, Any]) -> tuple[dict[str, Any], float]:
+def _of_transformers(
+    family: str, config: dict[str, Any], shapes: dict[str, Any]
+) -> tuple[dict[str, Any], float]:
     """From the config.json of transformers; and the base of its rotary positions."""
-    check_shapes(config, shapes, _SHAPES | ({"intermediate_size": "hidden"} if family == "dinov3" else {}))
+    check_shapes(
+        config, shapes, _SHAPES | ({"intermediate_size": "hidden"} if family == "dinov3" else {})
+    )
     act = "silu" if family == "dinov3" and shapes["gated"] else "gelu"
     choices = {"model_type": _MODEL_TYPES[family]} | (
         {} if family == "dinov2" and shapes["gated"] else {"hidden_act": (act,)}
@@ -436,7 +515,12 @@ def _concluded(
     values = {}
     dim = shapes["dim"]
     known = _HEADS[found.family]
-    if found.periods is not None and found.periods.ndim == 1 and len(found.periods) and dim % len(found.periods) == 0:
+    if (
+        found.periods is not None
+        and found.periods.ndim == 1
+        and len(found.periods)
+        and dim % len(found.periods) == 0
+    ):
         values["heads"] = max(dim // (4 * len(found.periods)), 1)
     elif dim in known:
         values["heads"] = known[dim]
@@ -450,7 +534,12 @@ def _concluded(
     size = facts.get("input_size") if isinstance(facts, dict) else None
     if isinstance(size, list) and len(size) == 3:
         if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in size):
-            raise wrong_value(facts, "input_size", "expected channels, height and width", "config.json: pretrained_cfg")
+            raise wrong_value(
+                facts,
+                "input_size",
+                "expected channels, height and width",
+                "config.json: pretrained_cfg",
+            )
         values["input_size"] = (size[1], size[2])
     return values
 
@@ -459,7 +548,9 @@ def _checked(architecture: DinoArchitecture) -> DinoArchitecture:
     a = architecture
     quarter = 4 if a.family == "dinov3" else 1
     if a.dim % (a.heads * quarter):
-        raise ValueError(f"width {a.dim} with {a.heads} heads: not a multiple" + " of 4 in each" * (quarter > 1))
+        raise ValueError(
+            f"width {a.dim} with {a.heads} heads: not a multiple" + " of 4 in each" * (quarter > 1)
+        )
     return a
 
 
@@ -476,7 +567,9 @@ def _check_grid(found: Renamed, architecture: DinoArchitecture) -> None:
         )
 
 
-def _give_periods(found: Renamed, architecture: DinoArchitecture, base: float, note: Callable[[str], None]) -> None:
+def _give_periods(
+    found: Renamed, architecture: DinoArchitecture, base: float, note: Callable[[str], None]
+) -> None:
     """Put the periods of the rotary positions among the tensors: the file's own, else those of `base`."""
     expected = rope_periods(architecture.dim // architecture.heads, base)
     periods = found.state.get("rope.periods", found.periods)
@@ -484,7 +577,9 @@ def _give_periods(found: Renamed, architecture: DinoArchitecture, base: float, n
         found.state["rope.periods"] = expected
         return
     if periods.shape != expected.shape or not periods.is_floating_point():
-        raise ValueError(f"rope_embed.periods is {tuple(periods.shape)} instead of {tuple(expected.shape)}")
+        raise ValueError(
+            f"rope_embed.periods is {tuple(periods.shape)} instead of {tuple(expected.shape)}"
+        )
     if not (torch.isfinite(periods) & (periods > 0)).all():
         raise ValueError("rope_embed.periods are not all above 0 and finite")
     found.state["rope.periods"] = periods.float()

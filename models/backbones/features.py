@@ -61,13 +61,18 @@ def cached_features(
     damaged is computed anew and `notes` says so. Raises FileNotFoundError for a path that is not there, ValueError if
     `batches` yields too few or features are not finite.
     """
-    folder, notes = Path(folder), []
+    folder = Path(folder)
+    notes = []
     folder.mkdir(parents=True, exist_ok=True)
     precision = resolve_precision(precision, device)
     about = {
-        "format": _FORMAT, "weights": weights_hash(backbone), "pool": getattr(backbone, "pool", ""),
-        "preprocessing": preprocessing, "precision": precision, "device": device.type,
-    }  # fmt: skip
+        "format": _FORMAT,
+        "weights": weights_hash(backbone),
+        "pool": getattr(backbone, "pool", ""),
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "device": device.type,
+    }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     path = folder / f"features-{name}.npz"
     keys = [file_key(p, content) for p in paths]
@@ -80,9 +85,15 @@ def cached_features(
         values = _compute(backbone, batches(list(first.values())), normalise, device, precision)
         if len(values) != len(first):
             raise ValueError(f"{len(values)} radiographs came for {len(first)} rows")
-        bad = [str(paths[row]) for row, value in zip(first.values(), values) if not np.isfinite(value).all()]
+        bad = [
+            str(paths[row])
+            for row, value in zip(first.values(), values)
+            if not np.isfinite(value).all()
+        ]
         if bad:
-            raise ValueError(f"the features of {len(bad)} radiographs are not finite, first {bad[0]}")
+            raise ValueError(
+                f"the features of {len(bad)} radiographs are not finite, first {bad[0]}"
+            )
         stored |= dict(zip(first, values))
         _write(path, stored, about)
     none = np.zeros((0, getattr(backbone, "dim", 0)), np.float32)
@@ -94,7 +105,8 @@ class Described:
     """For `training.fold.predictions`: a network's own features and what `describe` says of its input, side by side."""
 
     def __init__(self, model: nn.Module, describe: Callable[[np.ndarray], np.ndarray]):
-        self.model, self.describe = model, describe
+        self.model = model
+        self.describe = describe
 
     def eval(self) -> None:
         """Put the network into eval mode."""
@@ -108,9 +120,14 @@ class Described:
 
 
 def seen_and_held_out(
-    model: nn.Module, look: Callable[[np.ndarray], np.ndarray], training: Sequence[int], held_out: Sequence[int],
-    batches_of: Callable[[Sequence[int]], Iterable[dict]], device: torch.device, precision: str,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    model: nn.Module,
+    look: Callable[[np.ndarray], np.ndarray],
+    training: Sequence[int],
+    held_out: Sequence[int],
+    batches_of: Callable[[Sequence[int]], Iterable[dict]],
+    device: torch.device,
+    precision: str,
+) -> dict[str, np.ndarray]:
     """What `evaluation.statistics.likeness.Likeness.fit` compares: training_features [K, D], training_looks [K, L],
     features [V, D] and looks [V, L] of two lists of rows; every process computes its share.
 
@@ -143,7 +160,8 @@ def file_key(path: str | Path, content: bool = False) -> str:
 
 @torch.no_grad()
 def _compute(backbone, batches, normalise, device: torch.device, precision: str) -> np.ndarray:
-    training, parts = backbone.training, []
+    training = backbone.training
+    parts = []
     backbone.eval().to(device)
     with autocast(device, precision):
         for pixels in batches:
@@ -159,12 +177,24 @@ def _read(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
     try:
         check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
-            keys, values = archive["keys"], archive["values"]
-        if keys.dtype != np.dtype("S64") or values.dtype != np.float32 or values.shape[:1] != keys.shape:
+            keys = archive["keys"]
+            values = archive["values"]
+        if (
+            keys.dtype != np.dtype("S64")
+            or values.dtype != np.float32
+            or values.shape[:1] != keys.shape
+        ):
             raise ValueError("its parts do not fit each other")
         if values.ndim != 2 or not np.isfinite(values).all():
             raise ValueError("it holds values that are not finite")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
         notes.append(f"{path}: damaged ({reason_of(error)}); its features are computed anew")
         return {}
     return dict(zip((key.decode("ascii") for key in keys), values))
@@ -173,6 +203,11 @@ def _read(path: Path, notes: list[str]) -> dict[str, np.ndarray]:
 def _write(path: Path, stored: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     told = np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)
-    np.savez(buffer, keys=np.array(list(stored), "S64"), values=np.stack(list(stored.values())), about=told)
+    np.savez(
+        buffer,
+        keys=np.array(list(stored), "S64"),
+        values=np.stack(list(stored.values())),
+        about=told,
+    )
     with atomic(path, expected=buffer.tell()) as file:
         file.write(buffer.getbuffer())

@@ -62,7 +62,9 @@ def named_backbones(given: Sequence[str], aliases: Path = ALIASES) -> dict[str, 
         if name.casefold() in (other.casefold() for other in called.values()):
             raise ValueError(f"{' '.join(given)}: two are called {name}")
         called[backbone] = name
-    called |= short_names(unnamed, [name for backbone, name in called.items() if backbone not in unnamed])
+    called |= short_names(
+        unnamed, [name for backbone, name in called.items() if backbone not in unnamed]
+    )
     for name, count in Counter(name.casefold() for name in called.values()).items():
         if count > 1:
             raise ValueError(f"{' '.join(given)}: two are called {printable(name)[:200]}")
@@ -78,7 +80,10 @@ def short_names(backbones: Sequence[str], taken: Sequence[str] = ()) -> dict[str
     split = {backbone: _split_path(backbone) for backbone in backbones}
     depth = {backbone: 1 + (parts[-1:] == ["model"]) for backbone, (_, parts) in split.items()}
     while True:
-        names = {backbone: front + "/".join(parts[-depth[backbone] :]) for backbone, (front, parts) in split.items()}
+        names = {
+            backbone: front + "/".join(parts[-depth[backbone] :])
+            for backbone, (front, parts) in split.items()
+        }
         counts = Counter(name.casefold() for name in [*names.values(), *taken])
         crowded = [
             backbone
@@ -141,9 +146,20 @@ def source_hash(name: str, weights: str = "ema") -> str:
     source = find(name)
     path = source.weights
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path and path.is_dir() else [path]
-    alias = {k: v for k, v in dataclasses.asdict(source.alias).items() if k != "weights"} if source.alias else None
+    alias = (
+        {k: v for k, v in dataclasses.asdict(source.alias).items() if k != "weights"}
+        if source.alias
+        else None
+    )
     chosen = [] if weights == "ema" else [weights]
-    return short_hash([[sha256_of(file) for file in files if file is not None], source.architecture, alias, *chosen])
+    return short_hash(
+        [
+            [sha256_of(file) for file in files if file is not None],
+            source.architecture,
+            alias,
+            *chosen,
+        ]
+    )
 
 
 def cached_folder(repository: str) -> Path | None:
@@ -151,7 +167,10 @@ def cached_folder(repository: str) -> Path | None:
 
     The cache is where $HF_HUB_CACHE or $HF_HOME says, or ~/.cache/huggingface/hub.
     """
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    home = Path(
+        os.environ.get("HF_HOME")
+        or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    )
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
     folder = cache / ("models--" + repository.replace("/", "--"))
     if not (folder / "refs" / "main").is_file():

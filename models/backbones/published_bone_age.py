@@ -57,7 +57,9 @@ def load_bone_age(path: str | Path, weights: str = "ema") -> LoadedBoneAge:
     if path.is_dir():
         found = load_finetuned(path, "bone-age")
         model = found.model
-        return LoadedBoneAge(model, found.preprocessor, found.about, f"{model.backbone.name}, {model.loss} loss")
+        return LoadedBoneAge(
+            model, found.preprocessor, found.about, f"{model.backbone.name}, {model.loss} loss"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"{printable(path)}: no such bone-age network (expected the folder of a training, or BoneXage's .pth "
@@ -77,8 +79,10 @@ def load_bone_ages(path: str | Path, weights: str = "ema") -> dict[Path, LoadedB
     first, *others = found.items()
     for folder, one in others:
         if one.preprocessor != first[1].preprocessor or one.model.loss != first[1].model.loss:
-            raise ValueError(f"{printable(folder)} and {printable(first[0])} are of different trainings: they prepare "
-                             "radiographs in different ways, or have different losses")  # fmt: skip
+            raise ValueError(
+                f"{printable(folder)} and {printable(first[0])} are of different trainings: they prepare "
+                "radiographs in different ways, or have different losses"
+            )
     return found
 
 
@@ -87,14 +91,18 @@ def _published(path: Path, weights: str) -> LoadedBoneAge:
     state, notes = choose_weights(content, path, weights)
     if not is_torchvision_convnext(state) or "pool.p" not in state:
         shown = ", ".join(sorted(state)[:4]) or "no tensors"
-        raise ValueError(f"{printable(path)}: no bone-age network of BoneXage (it holds {printable(shown)}, ...)")
+        raise ValueError(
+            f"{printable(path)}: no bone-age network of BoneXage (it holds {printable(shown)}, ...)"
+        )
     parts = {key: value for key, value in state.items() if key.startswith("features.")}
     network = torchvision_convnext_to_timm(parts)
     ours = {f"backbone.network.{key}": value for key, value in network.items()}
     ours |= {key: value for key, value in state.items() if key not in parts}
     name = timm_name(network)
     if name is None:
-        raise ValueError(f"{printable(path)}: a ConvNeXt of no known size (tiny, small, base, large)")
+        raise ValueError(
+            f"{printable(path)}: a ConvNeXt of no known size (tiny, small, base, large)"
+        )
     with without_memory():
         probe = _built(name)
     check_tensors(probe, ours, path)
@@ -139,16 +147,28 @@ def published_preprocessor() -> dict[str, Any]:
 
 
 def save_published(
-    model: BoneAge, path: str | Path, preprocessor: dict[str, Any], about: dict[str, Any], facts: dict[str, float]
+    model: BoneAge,
+    path: str | Path,
+    preprocessor: dict[str, Any],
+    about: dict[str, Any],
+    facts: dict[str, float],
 ) -> bool:
     """Write the network in BoneXage's layout, for its own code; False, and no file, if that has no place for it.
 
     It has none for other backbones than plain ConvNeXts, and none for a spread. `facts`: epoch, val_mae and so on.
     """
-    state = {key: value.detach().float().cpu().contiguous() for key, value in model.state_dict().items()}
+    state = {
+        key: value.detach().float().cpu().contiguous() for key, value in model.state_dict().items()
+    }
     prefix = "backbone.network."
-    network = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if timm_name(network) is None or "stages.0.blocks.0.conv_dw.weight" not in network or model.tells_spread:
+    network = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
+    if (
+        timm_name(network) is None
+        or "stages.0.blocks.0.conv_dw.weight" not in network
+        or model.tells_spread
+    ):
         return False
     rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
     content = {"model_state_dict": timm_convnext_to_torchvision(network) | rest} | facts

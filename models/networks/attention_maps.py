@@ -36,15 +36,20 @@ def last_attention(network: nn.Module, images: Tensor) -> Tensor:
             part.training = mode
 
 
-def _queries_and_keys(layer: Attention | EvaAttention, tokens: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+def _queries_and_keys(
+    layer: Attention | EvaAttention, tokens: Tensor, rope: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Queries and keys [B, H, T, d] float32 of tokens [B, T, D]. `rope`: rotary positions of those that are patches."""
     if isinstance(layer, EvaAttention):
-        bias = None if layer.q_bias is None else torch.cat([layer.q_bias, layer.k_bias, layer.v_bias])
+        bias = (
+            None if layer.q_bias is None else torch.cat([layer.q_bias, layer.k_bias, layer.v_bias])
+        )
         joined = nn.functional.linear(tokens, layer.qkv.weight, bias)
     else:
         joined = layer.qkv(tokens)
     q, k = joined.unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)[:2].float()
-    q, k = layer.q_norm(q), layer.k_norm(k)
+    q = layer.q_norm(q)
+    k = layer.k_norm(k)
     if rope is None:
         return q, k
     prefix = layer.num_prefix_tokens
@@ -60,10 +65,18 @@ def last_layer(network: nn.Module) -> Attention | EvaAttention:
     """The attention of the last block of timm's plain Vision Transformers, or of DINOv3; ValueError for other
     networks."""
     blocks = getattr(network, "blocks", None)
-    layer = getattr(blocks[-1], "attn", None) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else None
-    if not isinstance(layer, Attention) and not (isinstance(layer, EvaAttention) and layer.qkv is not None):
-        raise ValueError(f"{type(network).__name__} has no attention that can be shown (timm's plain Vision "
-                         "Transformers and DINOv3 have); for a convolutional network use Grad-CAM")  # fmt: skip
+    layer = (
+        getattr(blocks[-1], "attn", None)
+        if isinstance(blocks, (nn.ModuleList, nn.Sequential))
+        else None
+    )
+    if not isinstance(layer, Attention) and not (
+        isinstance(layer, EvaAttention) and layer.qkv is not None
+    ):
+        raise ValueError(
+            f"{type(network).__name__} has no attention that can be shown (timm's plain Vision "
+            "Transformers and DINOv3 have); for a convolutional network use Grad-CAM"
+        )
     return layer
 
 
@@ -74,10 +87,19 @@ def attention_maps(network: nn.Module, images: Tensor) -> Tensor:
     class token: the mean over all patches that attend. Raises as `last_attention`.
     """
     network = getattr(network, "network", network)
-    attention, prefix = last_attention(network, images), network.num_prefix_tokens
-    rows, columns = (side // patch for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size))
+    attention = last_attention(network, images)
+    prefix = network.num_prefix_tokens
+    rows, columns = (
+        side // patch for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size)
+    )
     if attention.shape[-1] != prefix + rows * columns:
-        raise ValueError(f"{type(network).__name__}: {attention.shape[-1]} tokens in the last block; expected "
-                         f"{prefix} and {rows} x {columns} patches")  # fmt: skip
-    asking = attention[:, :, 0] if network.cls_token is not None else attention[:, :, prefix:].mean(dim=2)
+        raise ValueError(
+            f"{type(network).__name__}: {attention.shape[-1]} tokens in the last block; expected "
+            f"{prefix} and {rows} x {columns} patches"
+        )
+    asking = (
+        attention[:, :, 0]
+        if network.cls_token is not None
+        else attention[:, :, prefix:].mean(dim=2)
+    )
     return asking[:, :, prefix:].unflatten(-1, (rows, columns))

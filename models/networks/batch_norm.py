@@ -24,7 +24,9 @@ def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
     return _converted(network, device.type == "cuda", {})
 
 
-def _converted(module: nn.Module, cuda: bool, done: dict[int, tuple[nn.Module, nn.Module]]) -> nn.Module:
+def _converted(
+    module: nn.Module, cuda: bool, done: dict[int, tuple[nn.Module, nn.Module]]
+) -> nn.Module:
     """The counterpart of `module`; a module that is used in several places has one counterpart.
 
     `done`: original and counterpart by the id of the original.

@@ -19,7 +19,8 @@ from training.objective import Objective
 MOST_MONTHS = 240.0
 LOSSES = ("hybrid", "l1", "l1l2", "laplace")
 _LEAST_SPREAD = 0.5  # months; what readers agree to at best
-_MALE, _FEMALE = ("m", "male", "true", "1"), ("f", "female", "false", "0")
+_MALE = ("m", "male", "true", "1")
+_FEMALE = ("f", "female", "false", "0")
 
 
 class BoneAges(NamedTuple):
@@ -34,7 +35,9 @@ class SexEncoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fc = nn.Sequential(nn.Linear(1, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 32), nn.ReLU())
+        self.fc = nn.Sequential(
+            nn.Linear(1, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 32), nn.ReLU()
+        )
 
     def forward(self, sex: Tensor) -> Tensor:
         return self.fc(sex)
@@ -49,19 +52,35 @@ class BoneAge(Objective):
     """
 
     def __init__(
-        self, backbone: nn.Module, normalise: Callable[[Tensor], Tensor] | None = None, loss: str = "hybrid"
-    ):  # fmt: skip
+        self,
+        backbone: nn.Module,
+        normalise: Callable[[Tensor], Tensor] | None = None,
+        loss: str = "hybrid",
+    ):
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"loss {loss!r}: choose {', '.join(LOSSES)}")
-        self.backbone, self.normalise, self.loss, width = backbone, normalise, loss, backbone.network.num_features
+        self.backbone = backbone
+        self.normalise = normalise
+        self.loss = loss
+        width = backbone.network.num_features
         _forget_head(backbone.network)
-        backbone.network.to(memory_format=torch.channels_last)  # convolutions and GPUs are a little quicker with it
-        self.pool, self.sex_encoder = GeM(), SexEncoder()
+        backbone.network.to(
+            memory_format=torch.channels_last
+        )  # convolutions and GPUs are a little quicker with it
+        self.pool = GeM()
+        self.sex_encoder = SexEncoder()
         self.head = nn.Sequential(
-            nn.BatchNorm1d(width + 32), nn.Dropout(0.5), nn.Linear(width + 32, 512), nn.Mish(),
-            nn.BatchNorm1d(512), nn.Dropout(0.4), nn.Linear(512, 64), nn.Mish(), nn.Linear(64, 1 + self.tells_spread),
-        )  # fmt: skip
+            nn.BatchNorm1d(width + 32),
+            nn.Dropout(0.5),
+            nn.Linear(width + 32, 512),
+            nn.Mish(),
+            nn.BatchNorm1d(512),
+            nn.Dropout(0.4),
+            nn.Linear(512, 64),
+            nn.Mish(),
+            nn.Linear(64, 1 + self.tells_spread),
+        )
 
     @property
     def tells_spread(self) -> bool:
@@ -71,7 +90,8 @@ class BoneAge(Objective):
     def forward(self, batch: dict, progress: float = 0.0) -> dict[str, Tensor]:
         months, scale = self.answers(self.features(batch["image"]), batch["extra"][:, 0])
         known = ~torch.isnan(batch["target"])
-        months, target = months[known], batch["target"][known].float()
+        months = months[known]
+        target = batch["target"][known].float()
         # the mean over processes of what follows is the mean over all their known rows
         count = known.sum().float()
         total = distributed.mean(count)
@@ -86,7 +106,9 @@ class BoneAge(Objective):
         tokens = self._tokens(images)
         rows = max(1, round((tokens.shape[1] * images.shape[2] / images.shape[3]) ** 0.5))
         if tokens.shape[1] % rows:
-            raise ValueError(f"{tokens.shape[1]} patches of {list(images.shape[2:])} pixels make no grid")
+            raise ValueError(
+                f"{tokens.shape[1]} patches of {list(images.shape[2:])} pixels make no grid"
+            )
         return tokens.transpose(1, 2).unflatten(2, (rows, -1))
 
     @property
@@ -121,7 +143,9 @@ class BoneAge(Objective):
         sex = sex.to(features.device, torch.float32)
         unknown = torch.isnan(sex)
         if not bool((unknown | (sex == 0) | (sex == 1)).all()):
-            raise ValueError(f"sex {sex.tolist()[:20]}: expected 1 (male), 0 (female) or NaN (unknown)")
+            raise ValueError(
+                f"sex {sex.tolist()[:20]}: expected 1 (male), 0 (female) or NaN (unknown)"
+            )
         answer = self._as_sd(*self.answers(features, sex.nan_to_num(0.0)))
         if not bool(unknown.any()):
             return answer
@@ -143,7 +167,9 @@ class BoneAge(Objective):
         https://arxiv.org/abs/2105.07576, section 3). BoneXage leaves it at that.
         """
         if len(features) < 2:
-            raise ValueError(f"the statistics of {len(features)} radiographs; at least two are needed")
+            raise ValueError(
+                f"the statistics of {len(features)} radiographs; at least two are needed"
+            )
         self.eval()
         code = _settled(self.sex_encoder.fc, sex.to(features.device).float()[:, None])
         _settled(self.head, torch.cat([features.float(), code], dim=1))
@@ -152,7 +178,9 @@ class BoneAge(Objective):
     def predict(self, images: Tensor, extra: Tensor) -> Tensor:
         """For `training.fold.predictions`: [B, 2] with months and sd (NaN without one); `extra` [B, 1], the sex."""
         months, sd = self.months(self.features(images), extra[:, 0])
-        return torch.stack([months, torch.full_like(months, torch.nan) if sd is None else sd], dim=1)
+        return torch.stack(
+            [months, torch.full_like(months, torch.nan) if sd is None else sd], dim=1
+        )
 
     def _as_sd(self, months: Tensor, scale: Tensor | None) -> BoneAges:
         return BoneAges(months, None if scale is None else scale * 2**0.5)
@@ -178,7 +206,9 @@ def _forget_head(network: nn.Module) -> None:
             part.requires_grad_(False)
 
 
-def bone_age_loss(kind: str, months: Tensor, target: Tensor, spread: Tensor | None = None) -> Tensor:
+def bone_age_loss(
+    kind: str, months: Tensor, target: Tensor, spread: Tensor | None = None
+) -> Tensor:
     """The mean loss of `months` [B] against `target` [B], by its name; "laplace" needs `spread` [B]."""
     if kind == "laplace":
         if spread is None:
@@ -190,7 +220,9 @@ def bone_age_loss(kind: str, months: Tensor, target: Tensor, spread: Tensor | No
     return losses[kind](months, target)
 
 
-def hybrid_loss(months: Tensor, target: Tensor, absolute: float = 0.7, relative: float = 0.3) -> Tensor:
+def hybrid_loss(
+    months: Tensor, target: Tensor, absolute: float = 0.7, relative: float = 0.3
+) -> Tensor:
     """`absolute` x mean |error| + `relative` x mean of |error| / target, in months: BoneXage's.
 
     A target below one month counts as one month: there the published code divides by 1e-8.

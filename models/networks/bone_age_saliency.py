@@ -22,9 +22,13 @@ class _Months(nn.Module):
 
     def __init__(self, model: BoneAge, sex: Tensor):
         super().__init__()
-        self.model, self.there, self.share = model, nn.Identity(), torch.nan_to_num(sex.float(), 0.5)
+        self.model = model
+        self.there = nn.Identity()
+        self.share = torch.nan_to_num(sex.float(), 0.5)
 
     def forward(self, there: Tensor) -> Tensor:
         features = self.model.pool(self.there(there))
-        girl, boy = (self.model.answers(features, torch.full_like(self.share, one))[0] for one in (0.0, 1.0))
+        girl, boy = (
+            self.model.answers(features, torch.full_like(self.share, one))[0] for one in (0.0, 1.0)
+        )
         return (1 - self.share) * girl + self.share * boy

@@ -43,7 +43,9 @@ class DINOHead(nn.Module):
     ):
         super().__init__()
         if layers < 1 or prototypes < 2:
-            raise ValueError(f"a DINO head of {layers} layers and {prototypes} prototypes: expected at least 1 and 2")
+            raise ValueError(
+                f"a DINO head of {layers} layers and {prototypes} prototypes: expected at least 1 and 2"
+            )
         widths = [dim, *[hidden] * (layers - 1), bottleneck]
         parts: list[nn.Module] = []
         for number, (wide, narrow) in enumerate(zip(widths, widths[1:])):
@@ -72,7 +74,8 @@ class ProjectedBackbone(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: DINOHead):
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone
+        self.head = head
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Views [N_i, C, h_i, w_i] -> logits [sum N_i, K] and features [sum N_i, D], both float32, in the order given.
@@ -117,15 +120,22 @@ class DINO(Objective):
         clip_each_norm: float | None = None,
     ):
         super().__init__()
-        self.student, self.teacher = student, teacher
+        self.student = student
+        self.teacher = teacher
         teacher.load_state_dict(student.state_dict())
         teacher.requires_grad_(False)
         self._normalise = normalise or (lambda images: images)
-        self.teacher_temperature, self.momentum = teacher_temperature, momentum
-        self.student_temperature, self.centre_momentum = student_temperature, centre_momentum
-        self.freeze_last_layer, self.clip_each_norm = freeze_last_layer, clip_each_norm
+        self.teacher_temperature = teacher_temperature
+        self.momentum = momentum
+        self.student_temperature = student_temperature
+        self.centre_momentum = centre_momentum
+        self.freeze_last_layer = freeze_last_layer
+        self.clip_each_norm = clip_each_norm
         self.register_buffer("centre", torch.zeros(1, student.head.last_layer.out_features))
-        self._step: tuple[float, list[Tensor]] = (-1.0, [])  # progress of the step, mean teacher logits of its passes
+        self._step: tuple[float, list[Tensor]] = (
+            -1.0,
+            [],
+        )  # progress of the step, mean teacher logits of its passes
 
     def forward(self, batch: dict, progress: float) -> dict[str, Tensor]:
         # a list of V views, each [B, 3, h, w]; the global ones first
@@ -134,17 +144,26 @@ class DINO(Objective):
         count = batch["global"].shape[1]
         with torch.no_grad():
             logits, features = self.teacher(views[:count])  # [G * B, K], [G * B, D]
-            targets = F.log_softmax((logits - self.centre) / self.teacher_temperature(progress), dim=-1)
+            targets = F.log_softmax(
+                (logits - self.centre) / self.teacher_temperature(progress), dim=-1
+            )
             probabilities = targets.exp()
             entropy = -(probabilities * targets).sum(-1).mean()
             del targets
         seen, _ = self.student(views)  # [V * B, K]
         rows = len(views[0])
-        loss = dino_loss(seen.unflatten(0, (-1, rows)), probabilities.unflatten(0, (-1, rows)),
-                         self.student_temperature)  # fmt: skip
+        loss = dino_loss(
+            seen.unflatten(0, (-1, rows)),
+            probabilities.unflatten(0, (-1, rows)),
+            self.student_temperature,
+        )
         if self.training:
             self._note(logits.mean(dim=0, keepdim=True), progress)
-        told = {"teacher_entropy": entropy, "kl": loss.detach() - entropy, "feature_sd": feature_sd(features)}
+        told = {
+            "teacher_entropy": entropy,
+            "kl": loss.detach() - entropy,
+            "feature_sd": feature_sd(features),
+        }
         return {"loss": loss} | told
 
     def _note(self, mean_logits: Tensor, progress: float) -> None:
@@ -163,7 +182,9 @@ class DINO(Objective):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """The teacher's weights follow the student's, the centre the teacher's logits (equation 4)."""
-        running_average(self.teacher.parameters(), self.student.parameters(), self.momentum(progress))
+        running_average(
+            self.teacher.parameters(), self.student.parameters(), self.momentum(progress)
+        )
         if self._step[1]:
             mean = distributed.mean(torch.stack(self._step[1]).mean(dim=0))
             self.centre.lerp_(mean, 1.0 - self.centre_momentum)
@@ -178,11 +199,15 @@ def dino_loss(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
     pairs needs one normaliser for each view, and one product for all local views together. ValueError unless V > G - 1
     and there is at least one pair.
     """
-    seen, count = len(student), len(targets)
+    seen = len(student)
+    count = len(targets)
     pairs = count * (seen - 1)
     if seen < count or pairs < 1:
-        raise ValueError(f"{seen} student views and {count} teacher views: there is no pair to compare")
-    logits, targets = student.float() / temperature, targets.float()
+        raise ValueError(
+            f"{seen} student views and {count} teacher views: there is no pair to compare"
+        )
+    logits = student.float() / temperature
+    targets = targets.float()
     normalisers = logits.logsumexp(dim=-1)  # [V, B]
     total = targets.sum(dim=0)  # [B, K]
     aligned = sum((logits[i] * (total - targets[i])).sum(-1) for i in range(count))
@@ -216,11 +241,18 @@ def signs_of_collapse(record: dict[str, float], prototypes: int) -> list[str]:
     """
     if not {"teacher_entropy", "kl", "feature_sd"} <= record.keys():
         return []
-    most, told = math.log(prototypes), []
+    most = math.log(prototypes)
+    told = []
     if record["teacher_entropy"] > 0.995 * most:
-        told.append(f"the teacher prefers no prototype (entropy {record['teacher_entropy']:.3f} of at most {most:.3f})")
+        told.append(
+            f"the teacher prefers no prototype (entropy {record['teacher_entropy']:.3f} of at most {most:.3f})"
+        )
     elif record["teacher_entropy"] < 0.005 * most and record["kl"] < 0.005 * most:
-        told.append(f"teacher and student choose one prototype for all (entropy {record['teacher_entropy']:.3f})")
+        told.append(
+            f"teacher and student choose one prototype for all (entropy {record['teacher_entropy']:.3f})"
+        )
     if record["feature_sd"] < 0.02:
-        told.append(f"the features of all radiographs are nearly the same (spread {record['feature_sd']:.4f})")
+        told.append(
+            f"the features of all radiographs are nearly the same (spread {record['feature_sd']:.4f})"
+        )
     return told

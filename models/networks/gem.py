@@ -18,11 +18,14 @@ class GeM(nn.Module):
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6):
         super().__init__()
-        self.p, self.eps = nn.Parameter(torch.tensor([float(p)])), eps
+        self.p = nn.Parameter(torch.tensor([float(p)]))
+        self.eps = eps
 
     def forward(self, features: Tensor) -> Tensor:
         if features.ndim not in (3, 4):
-            raise ValueError(f"GeM needs a map [B, D, h, w] or tokens [B, N, D], not {list(features.shape)}")
+            raise ValueError(
+                f"GeM needs a map [B, D, h, w] or tokens [B, N, D], not {list(features.shape)}"
+            )
         places = (2, 3) if features.ndim == 4 else 1
         with torch.autocast(features.device.type, enabled=False):  # a sum of cubes needs its digits
             return features.float().clamp(min=self.eps).pow(self.p).mean(places).pow(1 / self.p)

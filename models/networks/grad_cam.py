@@ -34,11 +34,14 @@ def grad_cam(
     frozen is thawed, and no gradient is left in its parameters. ValueError if `layer` does not run exactly once, gives
     no map, or the target is not [B] or does not depend on the layer.
     """
-    as_map, seen = as_map or (lambda values: values), []
+    as_map = as_map or (lambda values: values)
+    seen = []
 
     def note(_layer, _inputs, output):
         if not isinstance(output, Tensor):
-            raise ValueError(f"Grad-CAM: the layer {type(layer).__name__} gives a {type(output).__name__}, no tensor")
+            raise ValueError(
+                f"Grad-CAM: the layer {type(layer).__name__} gives a {type(output).__name__}, no tensor"
+            )
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()  # what follows may change its input in place
 
@@ -55,10 +58,15 @@ def grad_cam(
         for part, mode in modes:
             part.training = mode
     if slope is None:
-        raise ValueError(f"Grad-CAM: the target does not depend on the layer {type(layer).__name__}")
-    values, slope = as_map(seen[0].detach()).float(), as_map(slope).float()
+        raise ValueError(
+            f"Grad-CAM: the target does not depend on the layer {type(layer).__name__}"
+        )
+    values = as_map(seen[0].detach()).float()
+    slope = as_map(slope).float()
     if values.ndim != 4:
-        raise ValueError(f"Grad-CAM: the layer {type(layer).__name__} gives {list(values.shape)}, no map [B, C, h, w]")
+        raise ValueError(
+            f"Grad-CAM: the layer {type(layer).__name__} gives {list(values.shape)}, no map [B, C, h, w]"
+        )
     weights = slope.mean(dim=(2, 3), keepdim=True)  # equation 1
     return F.relu((weights * values).sum(dim=1))  # equation 2
 
@@ -66,10 +74,14 @@ def grad_cam(
 def _check(layer: nn.Module, seen: list[Tensor], score: Tensor) -> None:
     name = type(layer).__name__
     if len(seen) != 1:
-        raise ValueError(f"Grad-CAM: the layer {name} ran {len(seen)} times; choose one that runs once")
+        raise ValueError(
+            f"Grad-CAM: the layer {name} ran {len(seen)} times; choose one that runs once"
+        )
     if score.shape != seen[0].shape[:1]:
-        raise ValueError(f"Grad-CAM: the target is {list(score.shape)}; expected one number for each radiograph, "
-                         f"[{len(seen[0])}]")  # fmt: skip
+        raise ValueError(
+            f"Grad-CAM: the target is {list(score.shape)}; expected one number for each radiograph, "
+            f"[{len(seen[0])}]"
+        )
     if not score.requires_grad:
         raise ValueError(f"Grad-CAM: the target does not depend on the layer {name}")
 
@@ -82,10 +94,15 @@ def last_map(network: nn.Module, images: Tensor) -> nn.Module:
     """
     network = getattr(network, "network", network)
     if not hasattr(network, "forward_features"):
-        raise ValueError(f"{type(network).__name__} has no forward_features; name the layer for Grad-CAM yourself")
+        raise ValueError(
+            f"{type(network).__name__} has no forward_features; name the layer for Grad-CAM yourself"
+        )
     finished: list[tuple[nn.Module, Any]] = []
-    hooks = [part.register_forward_hook(lambda part, _inputs, output: finished.append((part, output)))
-             for part in network.modules() if part is not network]  # fmt: skip
+    hooks = [
+        part.register_forward_hook(lambda part, _inputs, output: finished.append((part, output)))
+        for part in network.modules()
+        if part is not network
+    ]
     training = network.training
     try:
         with torch.no_grad():
@@ -95,11 +112,15 @@ def last_map(network: nn.Module, images: Tensor) -> nn.Module:
         for hook in hooks:
             hook.remove()
     if found.ndim != 4 or found.shape[1] != network.num_features:
-        raise ValueError(f"{type(network).__name__} ends in {list(found.shape)} and not in a map [B, C, h, w]; "
-                         "look at its attention instead")  # fmt: skip
+        raise ValueError(
+            f"{type(network).__name__} ends in {list(found.shape)} and not in a map [B, C, h, w]; "
+            "look at its attention instead"
+        )
     layers = [part for part, output in finished if output is found]
     if not layers:
-        raise ValueError(f"{type(network).__name__}: no layer gives its last map; name one for Grad-CAM yourself")
+        raise ValueError(
+            f"{type(network).__name__}: no layer gives its last map; name one for Grad-CAM yourself"
+        )
     return layers[-1]
 
 
@@ -116,4 +137,6 @@ def own_features(features: Tensor) -> Tensor:
 def likeness(reference: Tensor) -> Callable[[Tensor], Tensor]:
     """A target: the cosine of features [B, D] with those of another radiograph, `reference` [D]. The map shows what
     makes a radiograph similar to it."""
-    return lambda features: F.cosine_similarity(features.float(), reference.detach().float()[None], dim=-1)
+    return lambda features: F.cosine_similarity(
+        features.float(), reference.detach().float()[None], dim=-1
+    )

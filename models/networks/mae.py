@@ -42,9 +42,14 @@ class MAEConfig:
     def __post_init__(self):
         h, w = self.input_size
         if h % self.patch_size or w % self.patch_size or h < self.patch_size or w < self.patch_size:
-            raise ValueError(f"input size {h} x {w} is not a multiple of the patch size {self.patch_size}")
+            raise ValueError(
+                f"input size {h} x {w} is not a multiple of the patch size {self.patch_size}"
+            )
         visible_count(self.patches, self.mask_ratio)
-        for name, dim, heads in (("encoder", self.dim, self.heads), ("decoder", self.decoder_dim, self.decoder_heads)):
+        for name, dim, heads in (
+            ("encoder", self.dim, self.heads),
+            ("decoder", self.decoder_dim, self.decoder_heads),
+        ):
             if heads < 1 or dim % heads:
                 raise ValueError(f"{name}: width {dim} is not a multiple of {heads} heads")
         if self.decoder_depth < 1:
@@ -94,11 +99,16 @@ def named_config(name: str, **changes) -> MAEConfig:
     decoder_dim = int(width or 512)
     return MAEConfig(
         **{
-            "patch_size": int(patch), "dim": dim, "depth": encoder_depth, "heads": heads, "decoder_dim": decoder_dim,
-            "decoder_depth": int(depth or 8), "decoder_heads": max(1, decoder_dim // 32),
+            "patch_size": int(patch),
+            "dim": dim,
+            "depth": encoder_depth,
+            "heads": heads,
+            "decoder_dim": decoder_dim,
+            "decoder_depth": int(depth or 8),
+            "decoder_heads": max(1, decoder_dim // 32),
         }
         | changes
-    )  # fmt: skip
+    )
 
 
 class Reconstruction(NamedTuple):
@@ -118,9 +128,13 @@ class MaskedAutoencoder(Objective):
 
     def __init__(self, config: MAEConfig, normalise: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.config, self.normalise = config, normalise
-        self.patch_size, self.grid, self.input_size = config.patch_size, config.grid, config.input_size
-        self.mask_ratio, self.norm_pix_loss = config.mask_ratio, config.norm_pix_loss
+        self.config = config
+        self.normalise = normalise
+        self.patch_size = config.patch_size
+        self.grid = config.grid
+        self.input_size = config.input_size
+        self.mask_ratio = config.mask_ratio
+        self.norm_pix_loss = config.norm_pix_loss
         c = config
         self.patch_embed = PatchEmbed(c.input_size, c.patch_size, 3, c.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, c.dim))
@@ -129,7 +143,9 @@ class MaskedAutoencoder(Objective):
         self.norm = nn.LayerNorm(c.dim, eps=c.layer_norm_eps)
         self.decoder_embed = nn.Linear(c.dim, c.decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, c.decoder_dim))
-        self.decoder_pos_embed = nn.Parameter(sincos_2d(c.decoder_dim, *c.grid), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(
+            sincos_2d(c.decoder_dim, *c.grid), requires_grad=False
+        )
         self.decoder_blocks = blocks(
             c.decoder_dim, c.decoder_depth, c.decoder_heads, c.decoder_mlp_ratio, c.layer_norm_eps
         )
@@ -148,7 +164,8 @@ class MaskedAutoencoder(Objective):
     def loss(self, images: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error over the hidden patches (section 3, "Reconstruction target"), in float32."""
         order = noise.argsort(dim=1, stable=True)
-        visible, hidden = order[:, : self.config.visible], order[:, self.config.visible :]
+        visible = order[:, : self.config.visible]
+        hidden = order[:, self.config.visible :]
         patches = self.patchify(images)
         latent = self.encode(take(patches, visible), visible)
         predicted = self.decode(latent, visible, hidden)  # [B, M, V]
@@ -160,7 +177,9 @@ class MaskedAutoencoder(Objective):
 
     def embed_patches(self, patches: Tensor) -> Tensor:
         """Patch pixels [B, K, V] -> [B, K, D], without positions (the patch convolution as a matrix product)."""
-        weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P, P, C] -> [D, V]
+        weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(
+            1
+        )  # [D, P, P, C] -> [D, V]
         return F.linear(patches, weight, self.patch_embed.proj.bias)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -177,7 +196,9 @@ class MaskedAutoencoder(Objective):
 
     def decode(self, latent: Tensor, visible: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Latent [B, 1 + K, D] -> predicted pixels of the `wanted` [B, M] patches, of all N if None: [B, M, V]."""
-        x = self.decoder_embed(latent).to(self.mask_token.dtype)  # between layers tokens stay float32 under autocast
+        x = self.decoder_embed(latent).to(
+            self.mask_token.dtype
+        )  # between layers tokens stay float32 under autocast
         tokens = self.mask_token.expand(len(x), self.config.patches, -1)  # [B, N, E]
         tokens = tokens.scatter(1, visible[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
         x = torch.cat([x[:, :1], tokens], dim=1) + self.decoder_pos_embed
@@ -228,8 +249,17 @@ class MaskedAutoencoder(Objective):
     def backbone(self, pool: str = "token", drop_path: float = 0.0) -> ViT:
         """A copy of the encoder as a backbone ([B, 3, h, w] -> [B, D]) for fine-tuning and probing."""
         c = self.config
-        vit = ViT(c.input_size, c.patch_size, c.dim, c.depth, c.heads, mlp_ratio=c.mlp_ratio, eps=c.layer_norm_eps,
-                  pool=pool, drop_path=drop_path)  # fmt: skip
+        vit = ViT(
+            c.input_size,
+            c.patch_size,
+            c.dim,
+            c.depth,
+            c.heads,
+            mlp_ratio=c.mlp_ratio,
+            eps=c.layer_norm_eps,
+            pool=pool,
+            drop_path=drop_path,
+        )
         own = {k: v for k, v in self.state_dict().items() if k in vit.state_dict()}
         report = vit.load_state_dict(own, strict=False)
         fresh = [k for k in report.missing_keys if not k.startswith("fc_norm.")]

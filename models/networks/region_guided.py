@@ -19,9 +19,11 @@ from training.objective import Objective
 
 
 def group_losses(
-    logits: Tensor, target: Tensor, unknown: Tensor | None = None,
+    logits: Tensor,
+    target: Tensor,
+    unknown: Tensor | None = None,
     over_processes: Callable[[Tensor], Tensor] = lambda count: count,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Name of each of `GROUPS` -> its mean loss, a scalar in float32.
 
     logits: [B, L]. target: [B, L], 0 or 1; what it holds where it is unknown, also NaN, does not count. unknown: [B, L]
@@ -31,7 +33,9 @@ def group_losses(
     exactly one label: an empty one is no class 0.
     """
     if logits.shape[1:] != (len(LABELS),) or target.shape != logits.shape:
-        raise ValueError(f"logits {list(logits.shape)} and targets {list(target.shape)}; expected [B, {len(LABELS)}]")
+        raise ValueError(
+            f"logits {list(logits.shape)} and targets {list(target.shape)}; expected [B, {len(LABELS)}]"
+        )
     unknown = torch.isnan(target) if unknown is None else unknown.bool()
     losses = {}
     for group in GROUPS:
@@ -40,10 +44,13 @@ def group_losses(
         if group.kind == "softmax":
             hidden = hidden.any(dim=1, keepdim=True).expand_as(hidden)
         # filled in before the loss, so that whatever lies there has no gradient, not even NaN
-        outputs, truth = logits[:, columns].float().masked_fill(hidden, 0), target[:, columns].float()
+        outputs = logits[:, columns].float().masked_fill(hidden, 0)
+        truth = target[:, columns].float()
         truth = truth.masked_fill(hidden, 0)
         if group.kind == "sigmoid":
-            each = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").masked_fill(hidden, 0)
+            each = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none").masked_fill(
+                hidden, 0
+            )
             count = (~hidden).sum()
         else:
             used = ~hidden[:, 0]
@@ -57,7 +64,10 @@ def group_losses(
 
 
 def masked_group_loss(
-    logits: Tensor, target: Tensor, unknown: Tensor | None = None, weights: Mapping[str, float] | None = None
+    logits: Tensor,
+    target: Tensor,
+    unknown: Tensor | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> Tensor:
     """The sum of `group_losses`, each times its weight (1 where `weights` does not name it)."""
     weights = _checked_weights(weights)
@@ -71,7 +81,9 @@ def group_probabilities(logits: Tensor) -> Tensor:
     for group in GROUPS:
         columns = list(group.indices)
         part = logits[..., columns]
-        probabilities[..., columns] = part.sigmoid() if group.kind == "sigmoid" else part.softmax(dim=-1)
+        probabilities[..., columns] = (
+            part.sigmoid() if group.kind == "sigmoid" else part.softmax(dim=-1)
+        )
     return probabilities
 
 
@@ -83,17 +95,23 @@ class RegionGuided(Objective):
     """
 
     def __init__(
-        self, backbone: nn.Module, normalise: Callable[[Tensor], Tensor] | None = None,
+        self,
+        backbone: nn.Module,
+        normalise: Callable[[Tensor], Tensor] | None = None,
         weights: Mapping[str, float] | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
-        self.backbone, self.normalise, self.weights = backbone, normalise, _checked_weights(weights)
+        self.backbone = backbone
+        self.normalise = normalise
+        self.weights = _checked_weights(weights)
         self.head = nn.Linear(backbone.dim, len(LABELS))
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: dict, progress: float = 0.0) -> dict[str, Tensor]:
-        losses = group_losses(self.outputs(batch["image"]), batch["target"], batch["unknown"], distributed.mean)
+        losses = group_losses(
+            self.outputs(batch["image"]), batch["target"], batch["unknown"], distributed.mean
+        )
         return {"loss": sum(self.weights[name] * loss for name, loss in losses.items()), **losses}
 
     def outputs(self, images: Tensor) -> Tensor:

@@ -14,9 +14,12 @@ from training.objective import Objective
 
 
 def supervised_loss(
-    kind: str, outputs: Tensor, target: Tensor, class_weights: Tensor | None = None,
+    kind: str,
+    outputs: Tensor,
+    target: Tensor,
+    class_weights: Tensor | None = None,
     over_processes: Callable[[Tensor], Tensor] = lambda total: total,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Mean loss in float32 of `outputs` [B, O] against `target` [B]; rows whose target is NaN do not count.
 
     `kind`: "binary" (logit), "multiclass" (class index) or "regression" (squared error of the standardised value).
@@ -25,7 +28,8 @@ def supervised_loss(
     processes, so that the mean of their losses is the loss of all their rows together.
     """
     known = ~torch.isnan(target)
-    outputs, target = outputs.float()[known], target[known]
+    outputs = outputs.float()[known]
+    target = target[known]
     if kind == "multiclass":
         each = F.cross_entropy(outputs, target.long(), reduction="none")
     elif kind == "regression":
@@ -59,13 +63,26 @@ class Supervised(Objective):
     batch["extra"] [B, E] (sex, for bone age: see `sex_covariate`), beside its feature.
     """
 
-    def __init__(self, backbone: nn.Module, kind: str, outputs: int,
-                 normalise: Callable[[Tensor], Tensor] | None = None, mean: float = 0.0, std: float = 1.0,
-                 class_weights: Sequence[float] | None = None, covariates: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        backbone: nn.Module,
+        kind: str,
+        outputs: int,
+        normalise: Callable[[Tensor], Tensor] | None = None,
+        mean: float = 0.0,
+        std: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        covariates: int = 0,
+    ):
         super().__init__()
         if kind == "regression" and not std > 0:
-            raise ValueError(f"regression: a standard deviation of {std} of the targets; they must differ")
-        self.backbone, self.kind, self.normalise, self.covariates = backbone, kind, normalise, covariates
+            raise ValueError(
+                f"regression: a standard deviation of {std} of the targets; they must differ"
+            )
+        self.backbone = backbone
+        self.kind = kind
+        self.normalise = normalise
+        self.covariates = covariates
         self.head = nn.Linear(backbone.dim + covariates, outputs)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -73,14 +90,26 @@ class Supervised(Objective):
         self.register_buffer("std", torch.tensor(float(std)))
         expected = 2 if kind == "binary" else outputs
         if class_weights is not None and (kind == "regression" or len(class_weights) != expected):
-            raise ValueError(f"{len(class_weights)} class weights for a {kind} task with {outputs} outputs")
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+            raise ValueError(
+                f"{len(class_weights)} class weights for a {kind} task with {outputs} outputs"
+            )
+        weights = (
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        )
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: dict, progress: float = 0.0) -> dict[str, Tensor]:
-        target = (batch["target"] - self.mean) / self.std if self.kind == "regression" else batch["target"]
+        target = (
+            (batch["target"] - self.mean) / self.std
+            if self.kind == "regression"
+            else batch["target"]
+        )
         outputs = self.outputs(batch["image"], batch.get("extra"))
-        return {"loss": supervised_loss(self.kind, outputs, target, self.class_weights, distributed.mean)}
+        return {
+            "loss": supervised_loss(
+                self.kind, outputs, target, self.class_weights, distributed.mean
+            )
+        }
 
     def outputs(self, images: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits or standardised values, [B, O]; `extra` [B, E] float."""
@@ -129,4 +158,6 @@ def _sex(value) -> float:
         return 1.0
     if told in ("false", "f", "female"):
         return -1.0
-    raise ValueError(f"sex is {value!r}; expected male or female, m or f, true or false (column male), or empty")
+    raise ValueError(
+        f"sex is {value!r}; expected male or female, m or f, true or false (column male), or empty"
+    )

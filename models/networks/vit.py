@@ -24,7 +24,9 @@ SIZES = {
 def blocks(dim: int, depth: int, heads: int, mlp_ratio: float, eps: float) -> nn.ModuleList:
     """`depth` pre-norm transformer blocks of timm with biases and LayerNorm `eps`."""
     norm = partial(nn.LayerNorm, eps=eps)
-    return nn.ModuleList(Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.ModuleList(
+        Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+    )
 
 
 def rows_of_block(block: Block, x: Tensor, rows: Tensor) -> Tensor:
@@ -34,8 +36,14 @@ def rows_of_block(block: Block, x: Tensor, rows: Tensor) -> Tensor:
     what it would drop of the whole block: it draws one number for each radiograph.
     """
     attention = block.attn
-    q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q = q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1]))  # [B, heads, M, D / heads]
+    q, k, v = (
+        attention.qkv(block.norm1(x))
+        .unflatten(-1, (3, attention.num_heads, -1))
+        .permute(2, 0, 3, 1, 4)
+    )
+    q = q.gather(
+        2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[-1])
+    )  # [B, heads, M, D / heads]
     if attention.fused_attn:
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
     else:
@@ -65,12 +73,26 @@ def ends_plainly(network: nn.Module) -> bool:
         return False
     block = network.blocks[-1]
     attention = getattr(block, "attn", None)
-    if type(block) is not Block or type(attention) is not Attention or getattr(attention, "gate", None) is not None:
+    if (
+        type(block) is not Block
+        or type(attention) is not Attention
+        or getattr(attention, "gate", None) is not None
+    ):
         return False
-    parts = (block.ls1, block.ls2, attention.q_norm, attention.k_norm, getattr(attention, "norm", nn.Identity()))
-    paths, drops = (block.drop_path1, block.drop_path2), (attention.attn_drop, attention.proj_drop)
-    return (all(isinstance(part, nn.Identity) for part in parts) and all(drop.p == 0 for drop in drops)
-            and all(isinstance(path, (nn.Identity, DropPath)) for path in paths))  # fmt: skip
+    parts = (
+        block.ls1,
+        block.ls2,
+        attention.q_norm,
+        attention.k_norm,
+        getattr(attention, "norm", nn.Identity()),
+    )
+    paths = (block.drop_path1, block.drop_path2)
+    drops = (attention.attn_drop, attention.proj_drop)
+    return (
+        all(isinstance(part, nn.Identity) for part in parts)
+        and all(drop.p == 0 for drop in drops)
+        and all(isinstance(path, (nn.Identity, DropPath)) for path in paths)
+    )
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
@@ -85,7 +107,9 @@ def sincos_2d(dim: int, rows: int, columns: int) -> Tensor:
     implementation of He et al., 2022). `dim` must be a multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"position embedding of width {dim}: 2-D sine-cosine needs a multiple of 4")
+        raise ValueError(
+            f"position embedding of width {dim}: 2-D sine-cosine needs a multiple of 4"
+        )
     omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     parts = [f(p.flatten()[:, None] * omega) for p in (x, y) for f in (torch.sin, torch.cos)]
@@ -109,15 +133,21 @@ def resize_positions(
     """
     if positions.shape[1] != extra + old[0] * old[1]:
         tokens = "a class token" if extra == 1 else f"{extra} other tokens"
-        raise ValueError(f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and {tokens}")
+        raise ValueError(
+            f"{positions.shape[1]} positions do not fit a grid of {old[0]} x {old[1]} and {tokens}"
+        )
     if tuple(old) == tuple(new):
         return positions
-    grid = positions[:, extra:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, D, rows, columns]
+    grid = (
+        positions[:, extra:].float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    )  # [1, D, rows, columns]
     if as_dino:
         factor = tuple((side + 0.1) / before for side, before in zip(new, old))
         grid = nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic", antialias=True)
     else:
-        grid = nn.functional.interpolate(grid, size=new, mode="bicubic", align_corners=False, antialias=antialias)
+        grid = nn.functional.interpolate(
+            grid, size=new, mode="bicubic", align_corners=False, antialias=antialias
+        )
     grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
     return torch.cat([positions[:, :extra], grid], dim=1)
 
@@ -142,10 +172,17 @@ class ViT(VisionTransformer):
         drop_path: float = 0.0,
     ):
         super().__init__(
-            img_size=input_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=heads,
-            mlp_ratio=mlp_ratio, num_classes=0, global_pool=pool, drop_path_rate=drop_path,
+            img_size=input_size,
+            patch_size=patch_size,
+            embed_dim=dim,
+            depth=depth,
+            num_heads=heads,
+            mlp_ratio=mlp_ratio,
+            num_classes=0,
+            global_pool=pool,
+            drop_path_rate=drop_path,
             norm_layer=partial(nn.LayerNorm, eps=eps),
-        )  # fmt: skip
+        )
         self.dim = dim
 
     def tokens(self, images: Tensor) -> Tensor:
@@ -163,7 +200,9 @@ class MultiSizeViT(ViT):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, h, w] -> [B, D]; of the last block only the class token is made, where that is all that is used."""
         return (
-            class_token(self, images) if self.global_pool == "token" and ends_plainly(self) else super().forward(images)
+            class_token(self, images)
+            if self.global_pool == "token" and ends_plainly(self)
+            else super().forward(images)
         )
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
@@ -174,4 +213,6 @@ class MultiSizeViT(ViT):
 
     def resampled_positions(self, rows: int, columns: int) -> Tensor:
         """Position embeddings [1, 1 + rows * columns, D] for a grid of patches."""
-        return resize_positions(self.pos_embed, self.patch_embed.grid_size, (rows, columns), as_dino=True)
+        return resize_positions(
+            self.pos_embed, self.patch_embed.grid_size, (rows, columns), as_dino=True
+        )

@@ -19,7 +19,16 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from core.files import atomic, check_archive, open_unchanged, printable, read_small, readable, reason_of, write_text
+from core.files import (
+    atomic,
+    check_archive,
+    open_unchanged,
+    printable,
+    read_small,
+    readable,
+    reason_of,
+    write_text,
+)
 from core.plain_values import check_plain
 from core.preprocessor_facts import check_preprocessor
 from models.networks.mae import MAEConfig, MaskedAutoencoder
@@ -36,7 +45,9 @@ FACEBOOK_CONFIG = "config"  # in a file of ours in facebook's layout: what confi
 _FACEBOOK_FILE = "model.pth"  # does not say its heads, see `models.weights.export.save_facebook`
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_SHARED, _SMALL_SHARED = 2, 1 << 20  # tied weights are stored once; bytes that may be shared by any number of tensors
+# tied weights are stored once; bytes that may be shared by any number of tensors
+_SHARED = 2
+_SMALL_SHARED = 1 << 20
 
 
 @dataclasses.dataclass
@@ -62,7 +73,9 @@ class LoadedMAE:
     info: dict[str, Any]
 
 
-def load_mae(path: str | Path, input_size: tuple[int, int] | None = None, weights: str = "ema") -> LoadedMAE:
+def load_mae(
+    path: str | Path, input_size: tuple[int, int] | None = None, weights: str = "ema"
+) -> LoadedMAE:
     """A masked autoencoder with its decoder, from a checkpoint folder or file of any family that
     `models.weights.families` knows.
 
@@ -89,14 +102,25 @@ def mae_of(checkpoint: Checkpoint, input_size: tuple[int, int] | None = None) ->
         if key in checkpoint.state
     }
     matched = load_strictly(model, state, path)
-    report = "; ".join([f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes])
-    return LoadedMAE(checkpoint.family, model.eval(), report, checkpoint.preprocessor, dataclasses.asdict(model.config))
+    report = "; ".join(
+        [f"{checkpoint.family} checkpoint, matched {matched} tensors", *checkpoint.notes]
+    )
+    return LoadedMAE(
+        checkpoint.family,
+        model.eval(),
+        report,
+        checkpoint.preprocessor,
+        dataclasses.asdict(model.config),
+    )
 
 
 def load_encoder(
-    path: str | Path, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None,
+    path: str | Path,
+    pool: str = "token",
+    drop_path: float = 0.0,
+    input_size: tuple[int, int] | None = None,
     weights: str = "ema",
-) -> tuple[ViT, str]:  # fmt: skip
+) -> tuple[ViT, str]:
     """The encoder of any readable checkpoint as a backbone, and a report line. Decoder and classifier are left out.
 
     `pool`: "token" or "avg". With "avg", an encoder that was not fine-tuned that way has no `fc_norm`; it starts as
@@ -106,17 +130,30 @@ def load_encoder(
 
 
 def encoder_of(
-    checkpoint: Checkpoint, pool: str = "token", drop_path: float = 0.0, input_size: tuple[int, int] | None = None
+    checkpoint: Checkpoint,
+    pool: str = "token",
+    drop_path: float = 0.0,
+    input_size: tuple[int, int] | None = None,
 ) -> tuple[ViT, str]:
     """`load_encoder` of a checkpoint that is read already."""
     if checkpoint.family in FAMILIES:
         raise ValueError(
             f"{checkpoint.path}: is a {checkpoint.family}; models.backbones.backbone.build_backbone reads it"
         )
-    path, stored = checkpoint.path, mae_config(checkpoint)
+    path = checkpoint.path
+    stored = mae_config(checkpoint)
     config = resized(stored, input_size)
-    model = ViT(config.input_size, config.patch_size, config.dim, config.depth, config.heads,
-                mlp_ratio=config.mlp_ratio, eps=config.layer_norm_eps, pool=pool, drop_path=drop_path)  # fmt: skip
+    model = ViT(
+        config.input_size,
+        config.patch_size,
+        config.dim,
+        config.depth,
+        config.heads,
+        mlp_ratio=config.mlp_ratio,
+        eps=config.layer_norm_eps,
+        pool=pool,
+        drop_path=drop_path,
+    )
     skipped = ("decoder_", "mask_token", "head.", "vit.pooler.")
     state = {k: v for k, v in checkpoint.state.items() if not k.startswith(skipped)}
     if "pos_embed" in state:
@@ -130,19 +167,25 @@ def encoder_of(
     if pool == "token" and "norm.weight" not in state and "fc_norm.weight" in state:
         raise ValueError(f"{path}: was fine-tuned with average pooling (fc_norm); use pool 'avg'")
     matched = load_strictly(model, state, path)
-    return model.eval(), "; ".join([f"{checkpoint.family} checkpoint, matched {matched} encoder tensors", *notes])
+    return model.eval(), "; ".join(
+        [f"{checkpoint.family} checkpoint, matched {matched} encoder tensors", *notes]
+    )
 
 
 def resized(config: MAEConfig, input_size: tuple[int, int] | None) -> MAEConfig:
     """`config` at another input size (h, w) in pixels; unchanged if None."""
-    return config if input_size is None else dataclasses.replace(config, input_size=tuple(input_size))
+    return (
+        config if input_size is None else dataclasses.replace(config, input_size=tuple(input_size))
+    )
 
 
 def load_strictly(model: torch.nn.Module, state: dict[str, Tensor], path: str | Path) -> str:
     """Load all or nothing; returns "294/294". ValueError lists what is missing, unexpected, misshapen, of another type
     than the network's (floating-point numbers may be of any precision), or not finite."""
     matched = check_tensors(model, state, path)
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = {
+        key: value.float() if value.is_floating_point() else value for key, value in state.items()
+    }
     if broken := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(
             f"{path}: NaN, or values that are infinite in float32, in {len(broken)} of {len(state)} tensors "
@@ -158,16 +201,28 @@ def check_tensors(model: torch.nn.Module, state: dict[str, Tensor], path: str | 
     wanted = model.state_dict()
     both = sorted(set(wanted) & set(state))
     misshapen = [key for key in both if state[key].shape != wanted[key].shape]
-    mistyped = [key for key in both if key not in misshapen and not _may_become(state[key].dtype, wanted[key].dtype)]
+    mistyped = [
+        key
+        for key in both
+        if key not in misshapen and not _may_become(state[key].dtype, wanted[key].dtype)
+    ]
     wrong = {
         "missing": sorted(set(wanted) - set(state)),
         "unexpected": sorted(set(state) - set(wanted)),
-        "wrong shape": [f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in misshapen],
-        "wrong type": [f"{key} {_name(state[key].dtype)} instead of {_name(wanted[key].dtype)}" for key in mistyped],
+        "wrong shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in misshapen
+        ],
+        "wrong type": [
+            f"{key} {_name(state[key].dtype)} instead of {_name(wanted[key].dtype)}"
+            for key in mistyped
+        ],
     }
     matched = len(wanted) - len(wrong["missing"]) - len(misshapen) - len(mistyped)
     if any(wrong.values()):
-        lists = "; ".join(f"{len(keys)} {name} ({first_names(keys)})" for name, keys in wrong.items() if keys)
+        lists = "; ".join(
+            f"{len(keys)} {name} ({first_names(keys)})" for name, keys in wrong.items() if keys
+        )
         raise ValueError(f"{path}: matched {matched}/{len(wanted)} tensors: {lists}")
     return f"{matched}/{len(wanted)}"
 
@@ -190,7 +245,8 @@ def read_checkpoint(path: str | Path, weights: str = "ema") -> Checkpoint:
 
 def as_transformer(checkpoint: Checkpoint) -> Checkpoint:
     """What `read_weights` read, as a Vision Transformer under our parameter names; ValueError if it is none."""
-    path, state = checkpoint.path, checkpoint.state
+    path = checkpoint.path
+    state = checkpoint.state
     try:
         family = family_of(state)
     except ValueError as error:
@@ -201,7 +257,9 @@ def as_transformer(checkpoint: Checkpoint) -> Checkpoint:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if not checkpoint.config:
-            raise ValueError(f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder")
+            raise ValueError(
+                f"{path}: a Hugging Face checkpoint needs its config.json beside it; give the folder"
+            )
     return dataclasses.replace(checkpoint, family=family, state=state)
 
 
@@ -217,16 +275,21 @@ def read_weights(path: str | Path, weights: str = "ema") -> Checkpoint:
             f"{path}: no such checkpoint (expected a folder with config.json and model.safetensors, or a "
             f"{', '.join(WEIGHT_ENDINGS)} file); nothing is downloaded"
         )
-    config, preprocessor = {}, None
+    config = {}
+    preprocessor = None
     file = path
     if not path.is_dir() and not path.is_file():
-        raise ValueError(f"{path}: a pipe or a device, not a checkpoint")  # opening a pipe would wait for ever
+        raise ValueError(
+            f"{path}: a pipe or a device, not a checkpoint"
+        )  # opening a pipe would wait for ever
     if path.is_dir():
         file = _weight_file(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
         if (path / "preprocessor_config.json").is_file():
             preprocessor = read_preprocessor(path)
-    elif path.name == _FACEBOOK_FILE and (path.parent / "config.json").is_file():  # the file of a folder of ours
+    elif (
+        path.name == _FACEBOOK_FILE and (path.parent / "config.json").is_file()
+    ):  # the file of a folder of ours
         config = read_json(path.parent / "config.json")
     content = read_tensors(file)
     stated = content.get(FACEBOOK_CONFIG)
@@ -242,7 +305,9 @@ def read_weights(path: str | Path, weights: str = "ema") -> Checkpoint:
     return Checkpoint(path, "", state, config, preprocessor, notes)
 
 
-def choose_weights(content: dict[str, Any], path: str | Path, weights: str) -> tuple[dict[str, Tensor], list[str]]:
+def choose_weights(
+    content: dict[str, Any], path: str | Path, weights: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """`checkpoint_sets.take_weights` of what `read_tensors` read from `path`, which errors name."""
     try:
         return take_weights(content, weights)
@@ -257,11 +322,21 @@ def check_claims(state: dict[str, Tensor], path: str | Path) -> None:
     """
     for key, tensor in state.items():
         dense = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
-        if not dense or tensor.device.type != "cpu" or tensor.nbytes > tensor.untyped_storage().nbytes():
+        if (
+            not dense
+            or tensor.device.type != "cpu"
+            or tensor.nbytes > tensor.untyped_storage().nbytes()
+        ):
             shape = "" if tensor.is_nested else f" of {tuple(tensor.shape)}"
-            raise ValueError(f"{path}: {printable(key[:200])}{shape} is no plain tensor that the file holds completely")
-    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}
-    total, held = sum(tensor.nbytes for tensor in state.values()), sum(stored.values())
+            raise ValueError(
+                f"{path}: {printable(key[:200])}{shape} is no plain tensor that the file holds completely"
+            )
+    stored = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in state.values()
+    }
+    total = sum(tensor.nbytes for tensor in state.values())
+    held = sum(stored.values())
     if total > max(_SHARED * held, _SMALL_SHARED):
         raise ValueError(
             f"{path}: refused, because its {len(state)} tensors take {readable(total)} and share {readable(held)}"
@@ -276,8 +351,13 @@ def _weight_file(folder: Path) -> Path:
         if len(single) == 1:
             return single[0]
         if any((folder / "model" / name).is_file() for name in WEIGHT_FILES):
-            raise FileNotFoundError(f"{folder}: not the folder of a checkpoint; did you mean {folder}/model?")
-        shown = ", ".join([*(path.name for path in inside[:8]), *["..."] * (len(inside) > 8)]) or "nothing"
+            raise FileNotFoundError(
+                f"{folder}: not the folder of a checkpoint; did you mean {folder}/model?"
+            )
+        shown = (
+            ", ".join([*(path.name for path in inside[:8]), *["..."] * (len(inside) > 8)])
+            or "nothing"
+        )
         raise FileNotFoundError(
             f"{folder}: none of {', '.join(WEIGHT_FILES)} in this folder, nor a single other weight file (it holds "
             f"{shown})"
@@ -293,10 +373,13 @@ def read_tensors(file: Path) -> dict[str, Any]:
     while it is read.
     """
     if not is_weight_file(file):
-        raise ValueError(f"{file}: not a checkpoint by its name (expected {', '.join(WEIGHT_ENDINGS)})")
+        raise ValueError(
+            f"{file}: not a checkpoint by its name (expected {', '.join(WEIGHT_ENDINGS)})"
+        )
     with open_unchanged(file) as stream:
         if file.suffix.lower() == ".safetensors":
-            content, limit = _read_safetensors(stream, file), os.fstat(stream.fileno()).st_size
+            content = _read_safetensors(stream, file)
+            limit = os.fstat(stream.fileno()).st_size
         else:
             limit = check_archive(file, stream) or os.fstat(stream.fileno()).st_size
             content = _read_pickle(stream, file)
@@ -317,12 +400,16 @@ def _read_safetensors(stream: BinaryIO, file: Path) -> dict[str, Tensor]:
 def _read_pickle(stream: BinaryIO, file: Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tensors that are refused or left out, and later protocols of pickle
+            warnings.simplefilter(
+                "ignore"
+            )  # about tensors that are refused or left out, and later protocols of pickle
             return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         stream.seek(0)
         if stream.read(32).lstrip().startswith((b"<", b"version https://git-lfs")):
-            raise ValueError(f"{file}: a web page or Git LFS pointer, not the checkpoint; download it again") from None
+            raise ValueError(
+                f"{file}: a web page or Git LFS pointer, not the checkpoint; download it again"
+            ) from None
         raise ValueError(
             f"{file}: refused, because it holds Python objects and not only tensors; loading those could execute code "
             f"({reason_of(error)})"
@@ -333,7 +420,9 @@ def _read_pickle(stream: BinaryIO, file: Path) -> Any:
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
     """A damaged file raises a dozen types; all are refusals."""
-    return ValueError(f"{file}: not a readable checkpoint, perhaps cut short ({printable(reason_of(error))})")
+    return ValueError(
+        f"{file}: not a readable checkpoint, perhaps cut short ({printable(reason_of(error))})"
+    )
 
 
 def _check_storages(tensors: list[Tensor], file: Path, limit: int) -> None:
@@ -343,7 +432,9 @@ def _check_storages(tensors: list[Tensor], file: Path, limit: int) -> None:
         if tensor.layout is torch.strided and tensor.device.type == "cpu":
             stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     if sum(stored.values()) > limit:
-        raise ValueError(f"{file}: its tensors claim {readable(sum(stored.values()))}; it holds {readable(limit)}")
+        raise ValueError(
+            f"{file}: its tensors claim {readable(sum(stored.values()))}; it holds {readable(limit)}"
+        )
 
 
 def read_preprocessor(folder: Path) -> dict[str, Any]:
@@ -377,7 +468,11 @@ def mae_config(checkpoint: Checkpoint) -> MAEConfig:
     try:
         return mae_architecture(checkpoint.state, checkpoint.config, checkpoint.family, note)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"{reason_of(error)} in its config.json"
+        reason = (
+            str(error)
+            if isinstance(error, ValueError)
+            else f"{reason_of(error)} in its config.json"
+        )
         raise ValueError(f"{checkpoint.path}: {reason}") from None
 
 
@@ -410,7 +505,9 @@ def huggingface_config(config: MAEConfig) -> dict[str, Any]:
     }
 
 
-def save_mae(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any], card: str) -> None:
+def save_mae(
+    model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any], card: str
+) -> None:
     """Write the checkpoint folder (each file atomically): transformers loads it as ViTMAEForPreTraining.
 
     `preprocessor` becomes preprocessor_config.json (see data/views/preprocessing.py), `card` README.md.
@@ -418,7 +515,9 @@ def save_mae(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[st
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().float().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_text(folder / "config.json", json.dumps(huggingface_config(model.config), indent=2) + "\n")
+    write_text(
+        folder / "config.json", json.dumps(huggingface_config(model.config), indent=2) + "\n"
+    )
     write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
     write_text(folder / "README.md", card)
     with atomic(folder / "model.safetensors") as file:

@@ -7,7 +7,9 @@ are read with bone bright, so they are turned first (`complement`).
 import argparse
 from typing import Any
 
-_LOWPASS = 20 / 0.305 / 976  # sigma as a fraction of the side, see `data.views.intensity.DAX_LOWPASS`
+_LOWPASS = (
+    20 / 0.305 / 976
+)  # sigma as a fraction of the side, see `data.views.intensity.DAX_LOWPASS`
 
 
 def is_dax(content: dict[str, Any]) -> bool:
@@ -19,8 +21,9 @@ def is_dax(content: dict[str, Any]) -> bool:
     teacher = content.get("teacher")
     if "dino_loss" not in content or not isinstance(teacher, dict):
         return False
-    return (any(str(key).endswith("last_layer.parametrizations.weight.original0") for key in teacher)
-            or _flags(content).get("augmentation") in ("v1", "v2"))  # fmt: skip
+    return any(
+        str(key).endswith("last_layer.parametrizations.weight.original0") for key in teacher
+    ) or _flags(content).get("augmentation") in ("v1", "v2")
 
 
 def _flags(content: dict[str, Any]) -> dict[str, Any]:

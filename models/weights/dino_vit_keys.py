@@ -85,10 +85,18 @@ def recognise(state: dict[str, Tensor], told: bool = False) -> tuple[str, str] |
     names = set(state)
     if layer := next((name for name in names if name.endswith(".layer_scale1.lambda1")), None):
         return ("dinov2" if "encoder." in layer else "dinov3"), "Hugging Face"
-    if "storage_tokens" in names or "rope_embed.periods" in names or "blocks.0.attn.qkv.bias_mask" in names:
+    if (
+        "storage_tokens" in names
+        or "rope_embed.periods" in names
+        or "blocks.0.attn.qkv.bias_mask" in names
+    ):
         return "dinov3", "Meta"
     rotary = "rope.periods" in names or "reg_token" in names
-    if {"blocks.0.gamma_1", "blocks.0.attn.qkv.weight"} <= names and rotary and "pos_embed" not in names:
+    if (
+        {"blocks.0.gamma_1", "blocks.0.attn.qkv.weight"} <= names
+        and rotary
+        and "pos_embed" not in names
+    ):
         return "dinov3", "timm"
     if any(re.fullmatch(r"blocks\.(\d+\.)?\d+\.ls1\.gamma", name) for name in names):
         of_meta = {"mask_token", "register_tokens", "blocks.0.mlp.w12.weight"} & names
@@ -130,7 +138,12 @@ def _of_meta(found: Renamed, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Meta's names, and timm's own, which are the same but for those below."""
     renamed = {}
     names = {"register_tokens": "reg_token", "storage_tokens": "reg_token"}
-    parts = {"mlp.w12": "mlp.fc1", "mlp.w3": "mlp.fc2", "mlp.w1": "mlp.fc1_g", "mlp.w2": "mlp.fc1_x"}
+    parts = {
+        "mlp.w12": "mlp.fc1",
+        "mlp.w3": "mlp.fc2",
+        "mlp.w1": "mlp.fc1_g",
+        "mlp.w2": "mlp.fc1_x",
+    }
     if found.family == "dinov3":
         parts |= {"ls1": "gamma_1", "ls2": "gamma_2"}
     for key, value in state.items():
@@ -142,12 +155,21 @@ def _of_meta(found: Renamed, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith(".attn.qkv.bias_mask") and key.removesuffix("_mask") in state:
             continue  # applied below
         stem, _, kind = key.rpartition(".")
-        block, _, part = stem.partition(".")[2].partition(".") if stem.startswith("blocks.") else ("", "", "")
-        if found.library == "Meta" and found.family == "dinov3" and part == "attn.qkv" and kind == "bias":
+        block, _, part = (
+            stem.partition(".")[2].partition(".") if stem.startswith("blocks.") else ("", "", "")
+        )
+        if (
+            found.library == "Meta"
+            and found.family == "dinov3"
+            and part == "attn.qkv"
+            and kind == "bias"
+        ):
             _split_bias(renamed, f"blocks.{block}", value, state.get(f"{key}_mask"))
             continue
         if found.library == "Meta" and part in parts:
-            key = f"blocks.{block}.{parts[part]}" + ("" if parts[part].startswith("gamma") else f".{kind}")
+            key = f"blocks.{block}.{parts[part]}" + (
+                "" if parts[part].startswith("gamma") else f".{kind}"
+            )
         key = names.get(key, key) if found.library == "Meta" else key
         if key in renamed:
             raise ValueError(f"two tensors are called {key}")
@@ -159,11 +181,15 @@ def _split_bias(renamed: dict[str, Tensor], block: str, bias: Tensor, mask: Tens
     """Meta's joint bias of query, key and value, of which its mask leaves out the key's, as timm's two biases."""
     name = f"{block}.attn.qkv.bias"
     if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
-        raise ValueError(f"{name} and {name}_mask do not fit each other, or are no vector of query, key and value")
+        raise ValueError(
+            f"{name} and {name}_mask do not fit each other, or are no vector of query, key and value"
+        )
     bias = bias if mask is None else bias * mask.to(bias.dtype)
     query, key, value = bias.chunk(3)
     if (key != 0).any():
-        raise ValueError(f"{name}: the part of the key is not masked, but the keys of DINOv3 have no bias")
+        raise ValueError(
+            f"{name}: the part of the key is not masked, but the keys of DINOv3 have no bias"
+        )
     renamed[f"{block}.attn.q_bias"] = query
     renamed[f"{block}.attn.v_bias"] = value
 
@@ -195,7 +221,8 @@ def _of_hugging_face(found: Renamed, state: dict[str, Tensor]) -> dict[str, Tens
             raise ValueError(f"two tensors are called {key}")
         renamed[key] = value
     counts = {
-        name: 1 + max(place for other, place in pieces_of.values() if other == name) for name, _ in pieces_of.values()
+        name: 1 + max(place for other, place in pieces_of.values() if other == name)
+        for name, _ in pieces_of.values()
     }
     renamed |= _joined(pieces, counts)
     if found.family == "dinov2" and renamed.get("reg_token", torch.empty(1)).numel() == 0:
@@ -210,14 +237,20 @@ def _names_in_layer(family: str, gated: bool) -> dict[str, str]:
     if family == "dinov3":
         names |= {"attention.q_proj.bias": "attn.q_bias", "attention.v_proj.bias": "attn.v_bias"}
         parts = parts | {"mlp.up_proj": "mlp.fc1_x" if gated else "mlp.fc1"}
-    return names | {f"{old}.{kind}": f"{new}.{kind}" for old, new in parts.items() for kind in ("weight", "bias")}
+    return names | {
+        f"{old}.{kind}": f"{new}.{kind}"
+        for old, new in parts.items()
+        for kind in ("weight", "bias")
+    }
 
 
 def _pieces_in_layer(family: str, gated: bool) -> dict[str, tuple[str, int]]:
     """Names inside a layer of transformers -> the tensor of timm's that they are a piece of, and which."""
     pieces = {}
     for kind in ("weight", "bias") if family == "dinov2" else ("weight",):
-        for place, (old, new) in enumerate((("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))):
+        for place, (old, new) in enumerate(
+            (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
+        ):
             pieces[f"attention.attention.{old}.{kind}"] = (f"attn.qkv.{kind}", place)
             pieces[f"attention.{new}.{kind}"] = (f"attn.qkv.{kind}", place)
         if family == "dinov2" and gated:
@@ -226,7 +259,9 @@ def _pieces_in_layer(family: str, gated: bool) -> dict[str, tuple[str, int]]:
     return pieces
 
 
-def _joined(pieces: dict[str, dict[int, tuple[str, Tensor]]], counts: dict[str, int]) -> dict[str, Tensor]:
+def _joined(
+    pieces: dict[str, dict[int, tuple[str, Tensor]]], counts: dict[str, int]
+) -> dict[str, Tensor]:
     """Joined tensors; pieces without the others keep their own names, so that the strict loader reports them."""
     joined = {}
     for name, parts in pieces.items():
@@ -249,7 +284,11 @@ def _merge_class_position(found: Renamed) -> None:
         return
     token = state["cls_token"]
     positions = state["pos_embed"]
-    if token.ndim == positions.ndim == 3 and token.shape[1:] == (1, positions.shape[2]) and positions.shape[1] > 1:
+    if (
+        token.ndim == positions.ndim == 3
+        and token.shape[1:] == (1, positions.shape[2])
+        and positions.shape[1] > 1
+    ):
         state["cls_token"] = token.float() + positions[:, :1].float()
         state["pos_embed"] = positions[:, 1:]
 
@@ -266,7 +305,11 @@ def to_hugging_face(
     shape = (1, dim) if family == "dinov2" else (1, 1, dim)
     if mask_token is not None and mask_token.numel() != dim:
         raise ValueError(f"mask_token is {tuple(mask_token.shape)} instead of {shape}")
-    theirs = {"embeddings.mask_token": torch.zeros(shape) if mask_token is None else mask_token.reshape(shape)}
+    theirs = {
+        "embeddings.mask_token": torch.zeros(shape)
+        if mask_token is None
+        else mask_token.reshape(shape)
+    }
     patches = "embeddings.patch_embeddings" + (".projection" if family == "dinov2" else "")
     top = {
         "cls_token": "embeddings.cls_token",
@@ -283,10 +326,15 @@ def to_hugging_face(
             continue
         _, number, rest = key.split(".", 2)
         stem = f"encoder.layer.{number}" if family == "dinov2" else f"layer.{number}"
-        theirs |= {f"{stem}.{name}": part for name, part in _layer_to_hugging_face(rest, value, family, gated).items()}
+        theirs |= {
+            f"{stem}.{name}": part
+            for name, part in _layer_to_hugging_face(rest, value, family, gated).items()
+        }
     if family == "dinov2" and "reg_token" in state:
         positions = theirs["embeddings.position_embeddings"]
-        theirs["embeddings.position_embeddings"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+        theirs["embeddings.position_embeddings"] = torch.cat(
+            [torch.zeros_like(positions[:, :1]), positions], dim=1
+        )
     return theirs
 
 

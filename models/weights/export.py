@@ -33,7 +33,8 @@ _STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def vision_transformer(checkpoint: Checkpoint) -> tuple[VisionTransformer, str]:
     """The encoder (and classifier) of a checkpoint as timm's model, in eval mode, and how many tensors matched."""
-    arguments, epsilon = _arguments(checkpoint), mae_config(checkpoint).layer_norm_eps
+    arguments = _arguments(checkpoint)
+    epsilon = mae_config(checkpoint).layer_norm_eps
     model = VisionTransformer(**arguments, norm_layer=partial(LayerNorm, eps=epsilon))
     matched = load_strictly(model, _encoder_state(checkpoint), checkpoint.path)
     return model.eval(), matched
@@ -41,26 +42,39 @@ def vision_transformer(checkpoint: Checkpoint) -> tuple[VisionTransformer, str]:
 
 def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
     """The keyword arguments of timm's VisionTransformer for the encoder in a checkpoint."""
-    config, state = mae_config(checkpoint), checkpoint.state
+    config = mae_config(checkpoint)
+    state = checkpoint.state
     return {
-        "img_size": list(config.input_size), "patch_size": config.patch_size, "embed_dim": config.dim,
-        "depth": config.depth, "num_heads": config.heads, "mlp_ratio": config.mlp_ratio,
+        "img_size": list(config.input_size),
+        "patch_size": config.patch_size,
+        "embed_dim": config.dim,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": config.mlp_ratio,
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
         "global_pool": "avg" if "fc_norm.weight" in state else "token",
-    }  # fmt: skip
+    }
 
 
 def _encoder_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The encoder's tensors and the classifier's, without the decoder's, under timm's names."""
-    return {k: v.detach() for k, v in checkpoint.state.items() if not k.startswith(("decoder_", "mask_token"))}
+    return {
+        k: v.detach()
+        for k, v in checkpoint.state.items()
+        if not k.startswith(("decoder_", "mask_token"))
+    }
 
 
 def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str]:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; returns notes for the user."""
-    folder, notes = Path(folder), []
-    config, arguments = mae_config(checkpoint), _arguments(checkpoint)
+    folder = Path(folder)
+    notes = []
+    config = mae_config(checkpoint)
+    arguments = _arguments(checkpoint)
     if config.layer_norm_eps != TIMM_LAYER_NORM_EPSILON:
-        notes.append(f"LayerNorm epsilon is {config.layer_norm_eps:g}; timm always takes {TIMM_LAYER_NORM_EPSILON:g}")
+        notes.append(
+            f"LayerNorm epsilon is {config.layer_norm_eps:g}; timm always takes {TIMM_LAYER_NORM_EPSILON:g}"
+        )
     antialiased = {key: value for key, value in checkpoint.config.items() if key == ANTIALIASED}
     told = {
         "architecture": "vit_base_patch16_224",  # any plain one: the arguments say what it is
@@ -69,7 +83,9 @@ def save_timm(checkpoint: Checkpoint, folder: str | Path, card: str) -> list[str
         "model_args": arguments,
         **antialiased,
     }
-    notes += write_timm(_encoder_state(checkpoint), told, config.input_size, checkpoint.preprocessor, folder, card)
+    notes += write_timm(
+        _encoder_state(checkpoint), told, config.input_size, checkpoint.preprocessor, folder, card
+    )
     return notes
 
 
@@ -88,7 +104,9 @@ def write_timm(
     notes = []
     mean, std = statistics(preprocessor)
     if preprocessor is None:
-        notes.append("the checkpoint does not say its mean and SD: those of ImageNet are written into config.json")
+        notes.append(
+            "the checkpoint does not say its mean and SD: those of ImageNet are written into config.json"
+        )
     facts = {
         "input_size": [3, *size],
         "fixed_input_size": True,
@@ -103,7 +121,9 @@ def write_timm(
         "classifier": "head",
     }
     intensity = (preprocessor or {}).get("radiograph", {}).get("intensity", "minmax")
-    notes.append(f"timm expects 8-bit RGB pictures; the grey values of radiographs go through {intensity!r} first")
+    notes.append(
+        f"timm expects 8-bit RGB pictures; the grey values of radiographs go through {intensity!r} first"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_common(folder, told | {"pretrained_cfg": facts}, preprocessor, card)
     write_safetensors(state, folder)
@@ -111,7 +131,11 @@ def write_timm(
 
 
 def save_backbone(
-    network: nn.Module, architecture: str, folder: str | Path, preprocessor: dict[str, Any], card: str
+    network: nn.Module,
+    architecture: str,
+    folder: str | Path,
+    preprocessor: dict[str, Any],
+    card: str,
 ) -> None:
     """A backbone as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, and for `build_backbone`.
 
@@ -120,7 +144,10 @@ def save_backbone(
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if isinstance(network, ViT):
-        arguments = {"img_size": list(network.patch_embed.img_size), "num_heads": network.blocks[0].attn.num_heads}
+        arguments = {
+            "img_size": list(network.patch_embed.img_size),
+            "num_heads": network.blocks[0].attn.num_heads,
+        }
         config = {"model_args": arguments, ANTIALIASED: isinstance(network, MultiSizeViT)}
         save_timm(Checkpoint(folder, "vit-encoder", state, config, preprocessor, []), folder, card)
         return
@@ -131,18 +158,28 @@ def save_backbone(
         "num_classes": 0,
         "num_features": network.num_features,
         "pretrained_cfg": {
-            "input_size": [3, size["height"], size["width"]], "fixed_input_size": False, "interpolation": "bicubic",
-            "crop_pct": 1.0, "crop_mode": "squash", "mean": list(mean), "std": list(std), "num_classes": 0,
-            "pool_size": None, "first_conv": "conv1", "classifier": "fc",
+            "input_size": [3, size["height"], size["width"]],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": "conv1",
+            "classifier": "fc",
         },
-    }  # fmt: skip
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_common(folder, told, preprocessor, card)
     with atomic(folder / "model.safetensors") as file:
         file.write(save(state, metadata={"format": "pt"}))
 
 
-def save_facebook(model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str) -> None:
+def save_facebook(
+    model: MaskedAutoencoder, folder: str | Path, preprocessor: dict[str, Any] | None, card: str
+) -> None:
     """Write FOLDER/model.pth, {"model": tensors under the names of facebook's MAE code}, and beside it a config.json
     with what that layout does not hold (heads, LayerNorm epsilon, mask ratio, norm_pix_loss).
 

@@ -34,9 +34,13 @@ _LAYER = {
     "mlp.fc2": "mlp.fc2",
 }
 _QKV = {
-    "attention.attention.query": 0, "attention.attention.key": 1, "attention.attention.value": 2,
-    "attention.q_proj": 0, "attention.k_proj": 1, "attention.v_proj": 2,
-}  # fmt: skip
+    "attention.attention.query": 0,
+    "attention.attention.key": 1,
+    "attention.attention.value": 2,
+    "attention.q_proj": 0,
+    "attention.k_proj": 1,
+    "attention.v_proj": 2,
+}
 _TOP = {
     "vit.embeddings.cls_token": "cls_token",
     "vit.embeddings.position_embeddings": "pos_embed",
@@ -56,13 +60,18 @@ _TOP = {
     "decoder.decoder_pred.bias": "decoder_pred.bias",
 }
 _RESNETS = {
-    ("basic", 2, 2, 2, 2): "resnet18", ("basic", 3, 4, 6, 3): "resnet34", ("bottleneck", 3, 4, 6, 3): "resnet50",
-    ("bottleneck", 3, 4, 23, 3): "resnet101", ("bottleneck", 3, 8, 36, 3): "resnet152",
-}  # fmt: skip
+    ("basic", 2, 2, 2, 2): "resnet18",
+    ("basic", 3, 4, 6, 3): "resnet34",
+    ("bottleneck", 3, 4, 6, 3): "resnet50",
+    ("bottleneck", 3, 4, 23, 3): "resnet101",
+    ("bottleneck", 3, 8, 36, 3): "resnet152",
+}
 _CONVNEXTS = {
-    (3, 3, 9, 3, 96): "convnext_tiny", (3, 3, 27, 3, 96): "convnext_small", (3, 3, 27, 3, 128): "convnext_base",
+    (3, 3, 9, 3, 96): "convnext_tiny",
+    (3, 3, 27, 3, 96): "convnext_small",
+    (3, 3, 27, 3, 128): "convnext_base",
     (3, 3, 27, 3, 192): "convnext_large",
-}  # fmt: skip
+}
 _HF_LAYER = re.compile(
     r"(?P<part>vit\.encoder\.layer|vit\.layers|decoder\.decoder_layers|decoder\.decoder_encoder\.layer)"
     r"\.(?P<i>\d+)\.(?P<rest>.+)\.(?P<kind>weight|bias)"
@@ -71,14 +80,26 @@ _HF_LAYER = re.compile(
 
 def timm_name(state: dict[str, Tensor]) -> str | None:
     """Which of timm's ResNets or ConvNeXts has these weights, by their shapes; None if none has."""
-    blocks = [len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
+    blocks = [
+        len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)
+    ]
     if state.get("conv1.weight", torch.empty(0)).shape == (64, 3, 7, 7):
         kind = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
         if state.get("layer1.0.conv1.weight", torch.empty(0)).shape[:1] == (64,):  # not a wide one
             return _RESNETS.get((kind, *blocks))
-    depths = tuple(len({k.split(".")[3 if ".blocks." in k else 2] for k in state if k.startswith(f"stages.{i}.")
-                        and ("dwconv" in k or "conv_dw" in k)}) for i in range(4))  # fmt: skip
-    stem = next((state[k] for k in ("stem.0.weight", "downsample_layers.0.0.weight") if k in state), None)
+    depths = tuple(
+        len(
+            {
+                k.split(".")[3 if ".blocks." in k else 2]
+                for k in state
+                if k.startswith(f"stages.{i}.") and ("dwconv" in k or "conv_dw" in k)
+            }
+        )
+        for i in range(4)
+    )
+    stem = next(
+        (state[k] for k in ("stem.0.weight", "downsample_layers.0.0.weight") if k in state), None
+    )
     return None if stem is None else _CONVNEXTS.get((*depths, len(stem)))
 
 
@@ -94,7 +115,9 @@ def torchvision_convnext_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         match = re.fullmatch(r"features\.([0-7])\.(\d+)\.(.+)", key)
         if match is None:
-            key = re.sub(r"^classifier\.0\.", "head.norm.", re.sub(r"^classifier\.2\.", "head.fc.", key))
+            key = re.sub(
+                r"^classifier\.0\.", "head.norm.", re.sub(r"^classifier\.2\.", "head.fc.", key)
+            )
         elif match[1] == "0":
             key = f"stem.{match[2]}.{match[3]}"
         elif int(match[1]) % 2 == 0:
@@ -103,7 +126,9 @@ def torchvision_convnext_to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             part, _, kind = match[3].rpartition(".")
             name = f"{inner.get(part, part)}.{kind}"
             if match[3] == "layer_scale":  # [D, 1, 1] there
-                name, value = "gamma", value[:, 0, 0] if value.shape[1:] == (1, 1) else value  # a view: it may be huge
+                # a view: it may be huge
+                name = "gamma"
+                value = value[:, 0, 0] if value.shape[1:] == (1, 1) else value
             key = f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{name}"
         renamed[key] = value
     return renamed
@@ -122,7 +147,8 @@ def timm_convnext_to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif parts[0] == "stages":
             key = f"features.{2 * int(parts[1]) + 1}.{parts[3]}."
             if parts[4] == "gamma":
-                key, value = key + "layer_scale", value[:, None, None]
+                key = key + "layer_scale"
+                value = value[:, None, None]
             else:
                 key += f"{inner['.'.join(parts[4:-1])]}.{parts[-1]}"
         renamed[key] = value
@@ -192,14 +218,20 @@ def to_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def to_huggingface(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our names -> the transformers 4 layout of ViTMAEForPreTraining, which transformers 4 and 5 both read."""
     top = {ours: theirs for theirs, ours in _TOP.items() if not ours.startswith("head.")}
-    layer = {ours: theirs for theirs, ours in _LAYER.items() if "_proj" not in theirs and not theirs.startswith("mlp.")}
+    layer = {
+        ours: theirs
+        for theirs, ours in _LAYER.items()
+        if "_proj" not in theirs and not theirs.startswith("mlp.")
+    }
     theirs: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in top:
             theirs[top[key]] = value
             continue
         prefix, i, rest = key.split(".", 2)
-        stem = {"blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers"}[prefix] + f".{i}"
+        stem = {"blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers"}[
+            prefix
+        ] + f".{i}"
         name, kind = rest.rsplit(".", 1)
         if name == "attn.qkv":
             for part, chunk in zip(("query", "key", "value"), value.chunk(3)):

@@ -23,11 +23,21 @@ _LARGEST_SIDE = 8192  # pixels
 _TRANSFORMERS_EPSILON = 1e-12  # of its ViTs, where config.json is silent
 # config.json of transformers, and of a folder for timm -> what the shapes say
 _SHAPES = {
-    "hidden_size": "dim", "num_hidden_layers": "depth", "intermediate_size": "hidden", "patch_size": "patch_size",
-    "num_channels": "channels", "decoder_hidden_size": "decoder_dim", "decoder_num_hidden_layers": "decoder_depth",
+    "hidden_size": "dim",
+    "num_hidden_layers": "depth",
+    "intermediate_size": "hidden",
+    "patch_size": "patch_size",
+    "num_channels": "channels",
+    "decoder_hidden_size": "decoder_dim",
+    "decoder_num_hidden_layers": "decoder_depth",
     "decoder_intermediate_size": "decoder_hidden",
-}  # fmt: skip
-_TIMM_SHAPES = {"patch_size": "patch_size", "embed_dim": "dim", "depth": "depth", "mlp_ratio": "mlp_ratio"}
+}
+_TIMM_SHAPES = {
+    "patch_size": "patch_size",
+    "embed_dim": "dim",
+    "depth": "depth",
+    "mlp_ratio": "mlp_ratio",
+}
 
 
 def mae_architecture(
@@ -43,7 +53,9 @@ def mae_architecture(
         stated = _of_transformers(config, shapes)
     elif "model_args" in config:
         stated = _of_timm(config, shapes)
-    elif isinstance(config.get("backbone"), dict) and isinstance(config["backbone"].get("vit"), dict):
+    elif isinstance(config.get("backbone"), dict) and isinstance(
+        config["backbone"].get("vit"), dict
+    ):
         stated = _of_finetuned(config["backbone"], shapes)
     else:
         stated = _conclude(config.get("args", {}), shapes, note)
@@ -51,31 +63,46 @@ def mae_architecture(
         if 1 + side * side != shapes["positions"]:
             raise ValueError("its grid of patches is not square; give a folder with a config.json")
     fields = MAEConfig.__dataclass_fields__
-    architecture = MAEConfig(**{key: value for key, value in (shapes | stated).items() if key in fields})
+    architecture = MAEConfig(
+        **{key: value for key, value in (shapes | stated).items() if key in fields}
+    )
     _check_sizes(state, architecture)
     return architecture
 
 
 def _read_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
-    for key, axes in (("patch_embed.proj.weight", 4), ("pos_embed", 3), ("blocks.0.mlp.fc1.weight", 2)):
+    for key, axes in (
+        ("patch_embed.proj.weight", 4),
+        ("pos_embed", 3),
+        ("blocks.0.mlp.fc1.weight", 2),
+    ):
         if key not in state:
             raise ValueError(f"lacks {key}")
         if state[key].ndim != axes or not state[key].numel():
             raise ValueError(f"{key} is {tuple(state[key].shape)}; expected {axes} axes")
     dim, channels, patch, width = state["patch_embed.proj.weight"].shape
     if patch != width:
-        raise ValueError(f"its patches are {patch} x {width} pixels; only square ones are supported")
+        raise ValueError(
+            f"its patches are {patch} x {width} pixels; only square ones are supported"
+        )
     side = round(max(state["pos_embed"].shape[1] - 1, 0) ** 0.5)
     hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
     values = {
-        "dim": dim, "channels": channels, "patch_size": patch, "hidden": hidden, "mlp_ratio": hidden / dim,
+        "dim": dim,
+        "channels": channels,
+        "patch_size": patch,
+        "hidden": hidden,
+        "mlp_ratio": hidden / dim,
         "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        "positions": state["pos_embed"].shape[1], "input_size": (side * patch, side * patch),
-    }  # fmt: skip
+        "positions": state["pos_embed"].shape[1],
+        "input_size": (side * patch, side * patch),
+    }
     if "decoder_embed.weight" in state:
         width = state["decoder_embed.weight"].shape[0]
         values["decoder_dim"] = width
-        values["decoder_depth"] = len({key.split(".")[1] for key in state if key.startswith("decoder_blocks.")})
+        values["decoder_depth"] = len(
+            {key.split(".")[1] for key in state if key.startswith("decoder_blocks.")}
+        )
         if width and "decoder_blocks.0.mlp.fc1.weight" in state:
             values["decoder_hidden"] = state["decoder_blocks.0.mlp.fc1.weight"].shape[0]
             values["decoder_mlp_ratio"] = values["decoder_hidden"] / width
@@ -87,7 +114,9 @@ def _of_transformers(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str
     check_shapes(config, shapes, _SHAPES)
     choices = {"model_type": _MODEL_TYPES, "hidden_act": ("gelu",), "qkv_bias": (True,)}
     for key, accepted in choices.items():
-        if key in config and not any(type(config[key]) is type(one) and config[key] == one for one in accepted):
+        if key in config and not any(
+            type(config[key]) is type(one) and config[key] == one for one in accepted
+        ):
             raise wrong_value(config, key, f"expected {' or '.join(map(str, accepted))}")
     values = {
         "input_size": read_sides(config, "image_size", 224),
@@ -109,18 +138,26 @@ def _of_timm(config: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
     check_shapes(arguments, shapes, _TIMM_SHAPES)
     check_shapes(config, shapes, {"num_features": "dim"})
     _switch(config, ANTIALIASED)
-    return {"input_size": read_sides(arguments, "img_size"), "heads": read_whole(arguments, "num_heads")}
+    return {
+        "input_size": read_sides(arguments, "img_size"),
+        "heads": read_whole(arguments, "num_heads"),
+    }
 
 
 def _of_finetuned(backbone: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
     """From "backbone" in the config.json of `models.backbones.finetuned`."""
     facts = backbone["vit"]
     check_shapes(facts, shapes, {key: key for key in ("patch_size", "dim", "depth", "mlp_ratio")})
-    return {"input_size": read_sides(backbone, "input_size"), "heads": read_whole(facts, "heads"),
-            "layer_norm_eps": read_number(facts, "eps", 1e-6)}  # fmt: skip
+    return {
+        "input_size": read_sides(backbone, "input_size"),
+        "heads": read_whole(facts, "heads"),
+        "layer_norm_eps": read_number(facts, "eps", 1e-6),
+    }
 
 
-def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+def _conclude(
+    args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str], None]
+) -> dict[str, Any]:
     """What a .pth file of the facebook-MAE family does not store. `args`: flags of its training, if it holds them."""
     dim = shapes["dim"]
     if dim not in _HEADS:
@@ -138,7 +175,9 @@ def _conclude(args: dict[str, Any], shapes: dict[str, Any], note: Callable[[str]
             f"({', '.join(map(str, _DECODER_WIDTHS))}), and the file does not state its heads; give {_STATES_HEADS}"
         )
     values["decoder_heads"] = _DECODER_HEADS
-    if shapes["decoder_dim"] != 512:  # a decoder of ours has heads of width 32, and its file says so
+    if (
+        shapes["decoder_dim"] != 512
+    ):  # a decoder of ours has heads of width 32, and its file says so
         note(
             f"{_DECODER_HEADS} decoder heads assumed, as in Medical MAE's decoders of width {shapes['decoder_dim']}; "
             f"if the network has another number, give {_STATES_HEADS}"
@@ -156,7 +195,12 @@ def check_shapes(config: dict[str, Any], shapes: dict[str, Any], names: dict[str
         if key not in config or name not in shapes:
             continue
         value = config[key]
-        if key == "patch_size" and isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        if (
+            key == "patch_size"
+            and isinstance(value, list)
+            and len(value) == 2
+            and value[0] == value[1]
+        ):
             value = value[0]
         same = type(value) is int and value == shapes[name]
         if name == "mlp_ratio" and type(value) is float:  # the quotient of two sizes
@@ -176,7 +220,9 @@ def read_whole(config: dict[str, Any], key: str, default: int | None = None) -> 
     return value
 
 
-def read_number(config: dict[str, Any], key: str, default: float, where: str = "config.json") -> float:
+def read_number(
+    config: dict[str, Any], key: str, default: float, where: str = "config.json"
+) -> float:
     """config[key], a number between 0 and 1; ValueError that names `where` and the key."""
     value = config.get(key, default)
     if type(value) not in (int, float) or not 0 < value < 1:
@@ -195,12 +241,18 @@ def read_sides(config: dict[str, Any], key: str, default: int | None = None) -> 
     """(h, w) in pixels out of one number or two."""
     value = config.get(key, default)
     sides = value if isinstance(value, (list, tuple)) else [value, value]
-    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides):
-        raise wrong_value(config, key, f"expected one or two numbers of pixels from 1 to {_LARGEST_SIDE}")
+    if len(sides) != 2 or not all(
+        type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides
+    ):
+        raise wrong_value(
+            config, key, f"expected one or two numbers of pixels from 1 to {_LARGEST_SIDE}"
+        )
     return sides[0], sides[1]
 
 
-def wrong_value(config: dict[str, Any], key: str, expected: str, where: str = "config.json") -> ValueError:
+def wrong_value(
+    config: dict[str, Any], key: str, expected: str, where: str = "config.json"
+) -> ValueError:
     """The ValueError for config[key], which names the value and what was expected."""
     value = config.get(key)
     shown = printable(repr(value)[:60]) if key in config else "nothing"
@@ -227,12 +279,16 @@ def _check_sizes(state: dict[str, Tensor], config: MAEConfig) -> None:
             raise ValueError(f"{key} is {tuple(state[key].shape)} instead of {shape}")
     for key in ("pos_embed", "decoder_pos_embed"):  # they may be resampled
         if key in state and not state[key].is_floating_point():
-            raise ValueError(f"{key} is {str(state[key].dtype).removeprefix('torch.')} instead of float32")
+            raise ValueError(
+                f"{key} is {str(state[key].dtype).removeprefix('torch.')} instead of float32"
+            )
     if missing := [key for key in expected if key not in state]:
         raise ValueError(f"lacks {first_names(missing)}")
 
 
-def _block_shapes(state: dict[str, Tensor], prefix: str, depth: int, dim: int) -> dict[str, tuple[int, int]]:
+def _block_shapes(
+    state: dict[str, Tensor], prefix: str, depth: int, dim: int
+) -> dict[str, tuple[int, int]]:
     first = f"{prefix}.0.mlp.fc1.weight"
     if first not in state:
         raise ValueError(f"lacks {first}")

@@ -21,7 +21,8 @@ class _NumberType:
     def __init__(self, code: str, *_):
         if not _NUMBER.fullmatch(code):
             raise ValueError(f"a NumPy value of the type {code!r}")
-        self.code, self.order = code, "<"
+        self.code = code
+        self.order = "<"
 
     def __setstate__(self, state: tuple) -> None:
         self.order = "" if state[1] == "|" else str(state[1])

@@ -27,7 +27,9 @@ PERMITTED = {region: EVERYWHERE for region in REGIONS} | {
 }
 
 # region: host bone: range of the lesion's place as fractions of the bone's length
-FINGER_HOSTS = {f"finger{i}_0": (0.25, 0.75) for i in range(1, 6)} | {f"finger{i}_1": (0.25, 0.75) for i in range(1, 6)}
+FINGER_HOSTS = {f"finger{i}_0": (0.25, 0.75) for i in range(1, 6)} | {
+    f"finger{i}_1": (0.25, 0.75) for i in range(1, 6)
+}
 HOSTS = {
     "hand": FINGER_HOSTS,
     "wrist": {"radius": (0.62, 0.92), "ulna": (0.60, 0.88)},
@@ -40,7 +42,10 @@ HOSTS = {
     "foot": {f"metatarsal{i}": (0.3, 0.72) for i in range(1, 6)},
     "chest": {"clavicle": (0.35, 0.75)},
 }
-CLEAR_HOSTS = {"hand": {f"finger{i}_0": (0.3, 0.7) for i in range(1, 6)}, "shoulder": {"humerus": (0.16, 0.44)}}
+CLEAR_HOSTS = {
+    "hand": {f"finger{i}_0": (0.3, 0.7) for i in range(1, 6)},
+    "shoulder": {"humerus": (0.16, 0.44)},
+}
 
 
 def permitted(region: str) -> tuple[str, ...]:
@@ -87,18 +92,23 @@ class Fracture:
 
     def warp(self, t: np.ndarray, d: np.ndarray, ray: Ray) -> np.ndarray:
         """Shift of the fragment: the distance across at which the unbroken bone is looked up."""
-        length, shift = ray.tube.length, F(self.shift @ ray.across)
+        length = ray.tube.length
+        shift = F(self.shift @ ray.across)
         if self.place_mm < 0.5 * length:
-            moved, back = t < self.line(d, ray), np.clip(t / F(self.place_mm), 0, 1)
+            moved = t < self.line(d, ray)
+            back = np.clip(t / F(self.place_mm), 0, 1)
         else:
-            moved, back = t > self.line(d, ray), np.clip((F(length) - t) / F(length - self.place_mm), 0, 1)
+            moved = t > self.line(d, ray)
+            back = np.clip((F(length) - t) / F(length - self.place_mm), 0, 1)
         return d - np.where(moved, shift * back, F(0))
 
     def alter(self, outer: np.ndarray, t: np.ndarray, d: np.ndarray, ray: Ray) -> Change:
         """Darken the gap, brighten the impacted edges, mark the band of the line inside the bone."""
         offset = np.abs(t - self.line(d, ray))
         factor = 1 - F(1 - self.kept) * np.exp(-((offset / F(0.75 * self.gap_mm)) ** 4))
-        factor *= 1 + F(0.22) * np.exp(-(((offset - F(1.5 * self.gap_mm)) / F(0.8 * self.gap_mm)) ** 2))
+        factor *= 1 + F(0.22) * np.exp(
+            -(((offset - F(1.5 * self.gap_mm)) / F(0.8 * self.gap_mm)) ** 2)
+        )
         hit = (offset < max(0.5 * self.gap_mm + 0.8, 1.3 * ray.mm_per_pixel)) & (outer > 0.2)
         return Change(factor, factor, hit)
 
@@ -123,9 +133,12 @@ class Focus:
 
     def radius(self, t: np.ndarray, d: np.ndarray, ray: Ray) -> np.ndarray:
         """Distance from the middle of the focus in units of its outline."""
-        x, y = t - F(self.place_mm), d - F(self.offset @ ray.across)
-        c, s = F(np.cos(self.turn)), F(np.sin(self.turn))
-        u, v = (x * c + y * s) / F(self.along_mm), (y * c - x * s) / F(self.across_mm)
+        x = t - F(self.place_mm)
+        y = d - F(self.offset @ ray.across)
+        c = F(np.cos(self.turn))
+        s = F(np.sin(self.turn))
+        u = (x * c + y * s) / F(self.along_mm)
+        v = (y * c - x * s) / F(self.across_mm)
         turn = np.arctan2(v, u) * F(len(self.outline) / (2 * np.pi))
         return np.sqrt(u * u + v * v) / self.outline[turn.astype(np.int32) % len(self.outline)]
 
@@ -170,81 +183,152 @@ def cross_section(tube: Tube) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit vectors along, across (the width) and through (the depth) a tube."""
     along = (tube.end - tube.start) / tube.length
     guess = (
-        tube.wide if tube.wide is not None else np.array([0.0, 1.0, 0.0] if abs(along[0]) > 0.8 else [1.0, 0.0, 0.0])
+        tube.wide
+        if tube.wide is not None
+        else np.array([0.0, 1.0, 0.0] if abs(along[0]) > 0.8 else [1.0, 0.0, 0.0])
     )
     across = guess - along * (guess @ along)
     across /= np.linalg.norm(across)
     return along, across, np.cross(along, across)
 
 
-def draw_place(anatomy: Anatomy, patient: Patient, rng: np.random.Generator, level: Difficulty) -> tuple[Tube, float]:
+def draw_place(
+    anatomy: Anatomy, patient: Patient, rng: np.random.Generator, level: Difficulty
+) -> tuple[Tube, float]:
     """Choose a host bone and a place on it."""
-    hosts = (CLEAR_HOSTS if level.quarter_turn_probability == 0 else {}).get(patient.region, HOSTS[patient.region])
+    hosts = (CLEAR_HOSTS if level.quarter_turn_probability == 0 else {}).get(
+        patient.region, HOSTS[patient.region]
+    )
     names = sorted(hosts)
     name = names[int(rng.integers(len(names)))]
     fraction = float(rng.uniform(*hosts[name]))
-    return next(solid for solid in anatomy.solids if solid.name == name and isinstance(solid, Tube)), fraction
+    return next(
+        solid for solid in anatomy.solids if solid.name == name and isinstance(solid, Tube)
+    ), fraction
 
 
 def draw_condition(
-    kind: str, patient: Patient, tube: Tube, place: float, rng: np.random.Generator, level: Difficulty
+    kind: str,
+    patient: Patient,
+    tube: Tube,
+    place: float,
+    rng: np.random.Generator,
+    level: Difficulty,
 ) -> Condition:
     """Draw the details of a condition at a place of a host bone."""
     if kind == "normal":
         return Condition(kind)
     if kind == "arthrosis":
         k = patient.stature
-        zone = Lump("joint", np.array([-19.0, 0.0, 2.0]) * k, np.array([23.0, 11.0, 28.0]) * k, np.eye(3), boxy=6)
+        zone = Lump(
+            "joint",
+            np.array([-19.0, 0.0, 2.0]) * k,
+            np.array([23.0, 11.0, 28.0]) * k,
+            np.eye(3),
+            boxy=6,
+        )
         return Condition(kind, zone=zone)
     half = tube.half_width_at(place)
     if kind == "fracture":
-        return Condition(kind, tube.name, place, change=draw_fracture(tube, place, half, rng, level))
+        return Condition(
+            kind, tube.name, place, change=draw_fracture(tube, place, half, rng, level)
+        )
     if kind in ("lytic", "sclerotic"):
-        return Condition(kind, tube.name, place, change=draw_focus(kind, tube, place, half, rng, level))
+        return Condition(
+            kind, tube.name, place, change=draw_focus(kind, tube, place, half, rng, level)
+        )
     draw = draw_osteochondroma if kind == "osteochondroma" else draw_implant
-    return Condition(kind, tube.name, place, solids=tuple(draw(tube, place, half, patient, rng, level)))
+    return Condition(
+        kind, tube.name, place, solids=tuple(draw(tube, place, half, patient, rng, level))
+    )
 
 
-def draw_fracture(tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty) -> Fracture:
+def draw_fracture(
+    tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty
+) -> Fracture:
     """A fracture plane through `tube` at `place` (fraction of its length), `half` its half width in mm."""
     _, across, through = cross_section(tube)
     turn = rng.uniform(0, 2 * np.pi)
-    shift = half * rng.uniform(*level.fracture_shift) * (np.cos(turn) * across + np.sin(turn) * through)
-    slope = np.clip(rng.normal(0, 0.45), -1.0, 1.0) * across + np.clip(rng.normal(0, 0.3), -0.6, 0.6) * through
+    shift = (
+        half * rng.uniform(*level.fracture_shift) * (np.cos(turn) * across + np.sin(turn) * through)
+    )
+    slope = (
+        np.clip(rng.normal(0, 0.45), -1.0, 1.0) * across
+        + np.clip(rng.normal(0, 0.3), -0.6, 0.6) * through
+    )
     gap = rng.uniform(*level.fracture_gap_mm) * (0.6 + 0.4 * half / 14)
-    return Fracture(place * tube.length, slope, shift, float(gap), float(rng.uniform(0, 0.25)),
-                    rng.normal(0, 0.05 * half, 4),
-                    rng.uniform(0, 2 * np.pi, 4))  # fmt: skip
+    return Fracture(
+        place * tube.length,
+        slope,
+        shift,
+        float(gap),
+        float(rng.uniform(0, 0.25)),
+        rng.normal(0, 0.05 * half, 4),
+        rng.uniform(0, 2 * np.pi, 4),
+    )
 
 
-def draw_focus(kind: str, tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty) -> Focus:
+def draw_focus(
+    kind: str, tube: Tube, place: float, half: float, rng: np.random.Generator, level: Difficulty
+) -> Focus:
     """A lytic or sclerotic focus in `tube` at `place` (fraction of its length), sizes in mm."""
     _, across, through = cross_section(tube)
     size = float(np.clip(half * rng.uniform(*level.lesion_size), 3.0, 18.0))  # mm
     offset = half * (rng.uniform(-0.4, 0.4) * across + rng.uniform(-0.4, 0.4) * through)
     stretch = rng.uniform(1.0, 1.6) if kind == "lytic" else rng.uniform(0.9, 1.3)
     grain = rng.standard_normal((64, 64)).astype(F)
-    grain = (grain + np.roll(grain, 1, 0) + np.roll(grain, 1, 1) + np.roll(grain, (1, 1), (0, 1))) / 2
+    grain = (
+        grain + np.roll(grain, 1, 0) + np.roll(grain, 1, 1) + np.roll(grain, (1, 1), (0, 1))
+    ) / 2
     contrast = rng.uniform(*level.lesion_contrast) * (1.0 if kind == "lytic" else 1.2)
-    return Focus(place * tube.length, offset, float(size * stretch), float(size * 0.8), float(rng.normal(0, 0.3)),
-                 float(contrast),
-                 lobed_outline(rng, 0.09), kind == "lytic", kind == "lytic" and rng.random() < 0.5, grain)  # fmt: skip
+    return Focus(
+        place * tube.length,
+        offset,
+        float(size * stretch),
+        float(size * 0.8),
+        float(rng.normal(0, 0.3)),
+        float(contrast),
+        lobed_outline(rng, 0.09),
+        kind == "lytic",
+        kind == "lytic" and rng.random() < 0.5,
+        grain,
+    )
 
 
 def straight(
-    name: str, start: np.ndarray, end: np.ndarray, half_width: float, *, like: Tube, material: str = "metal",
+    name: str,
+    start: np.ndarray,
+    end: np.ndarray,
+    half_width: float,
+    *,
+    like: Tube,
+    material: str = "metal",
     depth: float = 1.0,
-    cortex: float = 0.5, fill: float = 0.3, caps: tuple[float, float] = (0.4, 0.4), wide=None, bow=None,
+    cortex: float = 0.5,
+    fill: float = 0.3,
+    caps: tuple[float, float] = (0.4, 0.4),
+    wide=None,
+    bow=None,
     group: str = "",
-) -> Tube:  # fmt: skip
+) -> Tube:
     """A straight tube of one width that belongs to the lesion on `like`."""
     length = max(float(np.linalg.norm(end - start)), 0.1)
     width = round_ends(np.full(PROFILE_SAMPLES, half_width, F), length, caps, 4.0)
     return Tube(
-        name, start, end, width, profile(((0, cortex),)), profile(((0, fill),)), depth,
+        name,
+        start,
+        end,
+        width,
+        profile(((0, cortex),)),
+        profile(((0, fill),)),
+        depth,
         np.zeros(3) if bow is None else bow,
-        group=group or name, distal=like.distal, material=material, lesion=True, wide=wide,
-    )  # fmt: skip
+        group=group or name,
+        distal=like.distal,
+        material=material,
+        lesion=True,
+        wide=wide,
+    )
 
 
 def draw_osteochondroma(tube, place, half, patient, rng, level) -> list:
@@ -259,14 +343,31 @@ def draw_osteochondroma(tube, place, half, patient, rng, level) -> list:
     foot = tube.point(place) + out * half * 0.55
     top = foot + direction * (half * 0.45 + size * rng.uniform(1.0, 1.5))
     stalk = straight(
-        "stalk", foot, top, size * 0.62, like=tube, material="bone", fill=0.28, cortex=0.9, group=tube.group
+        "stalk",
+        foot,
+        top,
+        size * 0.62,
+        like=tube,
+        material="bone",
+        fill=0.28,
+        cortex=0.9,
+        group=tube.group,
     )
     side = np.cross(direction, through)
     side /= np.linalg.norm(side)
-    cap = Lump("cap", top, np.array([size * 0.9, size * 1.05, size * 0.9]),
-               np.stack([direction, side, np.cross(direction, side)], 1),
-               cortex=1.0, fill=0.42, boxy=2.4, outline=lobed_outline(rng, 0.10), group=tube.group, distal=tube.distal,
-               lesion=True)  # fmt: skip
+    cap = Lump(
+        "cap",
+        top,
+        np.array([size * 0.9, size * 1.05, size * 0.9]),
+        np.stack([direction, side, np.cross(direction, side)], 1),
+        cortex=1.0,
+        fill=0.42,
+        boxy=2.4,
+        outline=lobed_outline(rng, 0.10),
+        group=tube.group,
+        distal=tube.distal,
+        lesion=True,
+    )
     return [stalk, cap]
 
 
@@ -287,14 +388,28 @@ def draw_implant(tube, place, half, patient, rng, level) -> list:
     middle = centre + out * (min(half, tube.half_width_at(0.5) * 1.6) + thickness)
     ends = middle - along * length / 2, middle + along * length / 2
     solids = [
-        straight("plate", *ends, width, like=tube, depth=thickness / width, wide=wide, caps=(width * 0.8, width * 0.8))
+        straight(
+            "plate",
+            *ends,
+            width,
+            like=tube,
+            depth=thickness / width,
+            wide=wide,
+            caps=(width * 0.8, width * 0.8),
+        )
     ]
     core = 1.7 if large else 0.65  # mm, screw radius
     for k in range(count):
         at = middle + along * (length * ((k + 0.5) / count - 0.5))
         reach = 2 * half * rng.uniform(0.85, 1.05) + 2 * thickness
-        solids.append(straight(f"screw{k}", at + out * thickness, at - out * reach, core, like=tube, group="screws"))
-        solids.append(straight(f"head{k}", at + out * 2 * thickness, at, core * 1.9, like=tube, group="heads"))
+        solids.append(
+            straight(
+                f"screw{k}", at + out * thickness, at - out * reach, core, like=tube, group="screws"
+            )
+        )
+        solids.append(
+            straight(f"head{k}", at + out * 2 * thickness, at, core * 1.9, like=tube, group="heads")
+        )
     return solids
 
 
@@ -306,10 +421,26 @@ def draw_nail(tube: Tube, place: float, half: float, rng: np.random.Generator) -
     end = min(place * tube.length + reach, 0.94 * tube.length)
     origin = tube.start
     solids = [
-        straight("nail", origin + along * start, origin + along * end, min(4.8, 0.42 * half), like=tube, caps=(3, 3))
+        straight(
+            "nail",
+            origin + along * start,
+            origin + along * end,
+            min(4.8, 0.42 * half),
+            like=tube,
+            caps=(3, 3),
+        )
     ]
     for t in (start + 10, start + 24, end - 24, end - 10):
         width = tube.half_width_at(t / tube.length) * 1.15
         at = origin + along * t
-        solids.append(straight(f"bolt{t:.0f}", at - across * width, at + across * width, 2.2, like=tube, group="bolts"))
+        solids.append(
+            straight(
+                f"bolt{t:.0f}",
+                at - across * width,
+                at + across * width,
+                2.2,
+                like=tube,
+                group="bolts",
+            )
+        )
     return solids

@@ -51,28 +51,68 @@ class Skeleton:
         return (Plate(end, distance * self.scale, gap, openness, grown(m, appears, full)),)
 
     def tube(
-        self, name: str, form: str, start, end, half_width: float = 1.0, *, bow: Point = (0, 0, 0),
-        plate: str | None = None, group: str = "", distal: bool = False, cortex: float = 1.0,
+        self,
+        name: str,
+        form: str,
+        start,
+        end,
+        half_width: float = 1.0,
+        *,
+        bow: Point = (0, 0, 0),
+        plate: str | None = None,
+        group: str = "",
+        distal: bool = False,
+        cortex: float = 1.0,
         material: str = "bone",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add a long bone; `half_width` multiplies the form's widths."""
-        shape, k, p = FORMS[form], self.scale, self.patient
-        start, end = self.place(start), self.place(end)
+        shape = FORMS[form]
+        k = self.scale
+        p = self.patient
+        start = self.place(start)
+        end = self.place(end)
         caps = (shape.caps[0] * k * half_width**0.5, shape.caps[1] * k * half_width**0.5)
         length = float(np.linalg.norm(end - start))
-        width = round_ends(profile(shape.width) * F(half_width * p.girth * k), length, caps, shape.power)
-        self.solids.append(Tube(
-            name, start, end, width, profile(shape.cortex) * F(p.cortex * cortex * k**0.7),
-            profile(shape.fill) * F(p.mineral),
-            shape.depth, np.asarray(bow, float) * k, (shape.dish[0] * k, shape.dish[1] * k), self.plates(plate, name),
-            group or name, distal, material,
-        ))  # fmt: skip
+        width = round_ends(
+            profile(shape.width) * F(half_width * p.girth * k), length, caps, shape.power
+        )
+        self.solids.append(
+            Tube(
+                name,
+                start,
+                end,
+                width,
+                profile(shape.cortex) * F(p.cortex * cortex * k**0.7),
+                profile(shape.fill) * F(p.mineral),
+                shape.depth,
+                np.asarray(bow, float) * k,
+                (shape.dish[0] * k, shape.dish[1] * k),
+                self.plates(plate, name),
+                group or name,
+                distal,
+                material,
+            )
+        )
 
     def lump(
-        self, name: str, centre, axes: Point, rotate: float = 0.0, *, appears: tuple[float, float] | None = None,
-        cortex: float = 1.0, fill: float = 0.36, boxy: float = 2.0, outline=None, lobes: float = 0.0, group: str = "",
-        distal: bool = False, material: str = "bone", keep: float | None = None, orientation: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        centre,
+        axes: Point,
+        rotate: float = 0.0,
+        *,
+        appears: tuple[float, float] | None = None,
+        cortex: float = 1.0,
+        fill: float = 0.36,
+        boxy: float = 2.0,
+        outline=None,
+        lobes: float = 0.0,
+        group: str = "",
+        distal: bool = False,
+        material: str = "bone",
+        keep: float | None = None,
+        orientation: np.ndarray | None = None,
+    ) -> None:
         """Add a rounded body; `appears` = (first seen, full-sized) in years of maturity; `outline` points in mm."""
         size = 1.0 if appears is None else grown(self.patient.maturity, *appears)
         if size <= 0.15:
@@ -82,27 +122,62 @@ class Skeleton:
             table = outline_table(outline, axes[:2])
         elif lobes:
             table = lobed_outline(self.rng, lobes * (0.4 + 0.6 * size))
-        k, mineral = self.scale, self.patient.mineral if material == "bone" else 1.0
-        self.solids.append(Lump(
-            name, self.place(centre), np.asarray(axes, float) * (k * size),
-            turn_z(rotate) if orientation is None else orientation,
-            cortex * self.patient.cortex * k**0.7, fill * mineral, boxy, table, group or name, distal, material, keep,
-        ))  # fmt: skip
+        k = self.scale
+        mineral = self.patient.mineral if material == "bone" else 1.0
+        self.solids.append(
+            Lump(
+                name,
+                self.place(centre),
+                np.asarray(axes, float) * (k * size),
+                turn_z(rotate) if orientation is None else orientation,
+                cortex * self.patient.cortex * k**0.7,
+                fill * mineral,
+                boxy,
+                table,
+                group or name,
+                distal,
+                material,
+                keep,
+            )
+        )
 
-    def strand(self, name: str, points: np.ndarray, half_width: float, half_depth: float, cortex: float) -> None:
+    def strand(
+        self, name: str, points: np.ndarray, half_width: float, half_depth: float, cortex: float
+    ) -> None:
         k = self.scale
         self.solids.append(
-            Strand(name, (points + self.origin) * k, half_width * k, half_depth * k, cortex * self.patient.cortex)
+            Strand(
+                name,
+                (points + self.origin) * k,
+                half_width * k,
+                half_depth * k,
+                cortex * self.patient.cortex,
+            )
         )
 
     def flesh(
-        self, start, end, start_radius: float, end_radius: float, depth: float, fat_mm: float, distal: bool = False,
+        self,
+        start,
+        end,
+        start_radius: float,
+        end_radius: float,
+        depth: float,
+        fat_mm: float,
+        distal: bool = False,
         flat: Point = (0, 0, 1),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add soft tissue around an axis; radii grow with the square root of the patient's fat."""
-        k, f = self.scale, self.patient.fat**0.5
-        self.soft.append(Capsule(
-            self.place(start), self.place(end), start_radius * k * f, end_radius * k * f, depth, fat_mm * k * f**3,
-            distal,
-            np.asarray(flat, float),
-        ))  # fmt: skip
+        k = self.scale
+        f = self.patient.fat**0.5
+        self.soft.append(
+            Capsule(
+                self.place(start),
+                self.place(end),
+                start_radius * k * f,
+                end_radius * k * f,
+                depth,
+                fat_mm * k * f**3,
+                distal,
+                np.asarray(flat, float),
+            )
+        )

@@ -51,7 +51,9 @@ class Tube:
     distal: bool = False  # turns with the joint of the region
     material: str = "bone"
     lesion: bool = False
-    wide: np.ndarray | None = None  # direction of the half width; x (or y for tubes along x) by default
+    wide: np.ndarray | None = (
+        None  # direction of the half width; x (or y for tubes along x) by default
+    )
 
     @property
     def length(self) -> float:
@@ -59,7 +61,11 @@ class Tube:
 
     def point(self, fraction: float) -> np.ndarray:
         """Point on the axis at a fraction of the length, mm."""
-        return self.start + (self.end - self.start) * fraction + self.bow * (4 * fraction * (1 - fraction))
+        return (
+            self.start
+            + (self.end - self.start) * fraction
+            + self.bow * (4 * fraction * (1 - fraction))
+        )
 
     def half_width_at(self, fraction: float) -> float:
         return float(self.half_width[int(np.clip(fraction, 0, 1) * (PROFILE_SAMPLES - 1))])
@@ -67,9 +73,12 @@ class Tube:
     def turned(self, rotation: np.ndarray, pivot: np.ndarray) -> Tube:
         wide = None if self.wide is None else rotation @ self.wide
         return replace(
-            self, start=rotation @ (self.start - pivot) + pivot, end=rotation @ (self.end - pivot) + pivot,
-            bow=rotation @ self.bow, wide=wide,
-        )  # fmt: skip
+            self,
+            start=rotation @ (self.start - pivot) + pivot,
+            end=rotation @ (self.end - pivot) + pivot,
+            bow=rotation @ self.bow,
+            wide=wide,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,11 @@ class Lump:
     lesion: bool = False
 
     def turned(self, rotation: np.ndarray, pivot: np.ndarray) -> Lump:
-        return replace(self, centre=rotation @ (self.centre - pivot) + pivot, orientation=rotation @ self.orientation)
+        return replace(
+            self,
+            centre=rotation @ (self.centre - pivot) + pivot,
+            orientation=rotation @ self.orientation,
+        )
 
 
 @dataclass(frozen=True)
@@ -118,10 +131,13 @@ class Capsule:
     depth: float  # radius along `flat` as a multiple
     fat_mm: float
     distal: bool = False
-    flat: np.ndarray = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))  # direction of the depth
+    flat: np.ndarray = field(
+        default_factory=lambda: np.array([0.0, 0.0, 1.0])
+    )  # direction of the depth
 
     def turned(self, rotation: np.ndarray, pivot: np.ndarray) -> Capsule:
-        start, end = rotation @ (self.start - pivot) + pivot, rotation @ (self.end - pivot) + pivot
+        start = rotation @ (self.start - pivot) + pivot
+        end = rotation @ (self.end - pivot) + pivot
         return replace(self, start=start, end=end, flat=rotation @ self.flat)
 
 
@@ -138,7 +154,9 @@ def profile(knots: Knots) -> np.ndarray:
     return (values[i] * (1 - u) + values[i + 1] * u).astype(F)
 
 
-def round_ends(half_width: np.ndarray, length: float, caps: tuple[float, float], power: float) -> np.ndarray:
+def round_ends(
+    half_width: np.ndarray, length: float, caps: tuple[float, float], power: float
+) -> np.ndarray:
     """Close a profile of half widths over `caps` mm at its two ends."""
     s = np.linspace(0, length, PROFILE_SAMPLES)
     closed = half_width.copy()
@@ -156,9 +174,11 @@ def outline_table(points: list[tuple[float, float]], axes: tuple[float, float]) 
     order = np.argsort(angle)
     turn = np.linspace(0, 2 * np.pi, OUTLINE_SAMPLES, endpoint=False)
     corners = np.stack([x[order], y[order]])
-    nxt, knots = np.roll(corners, -1, 1), angle[order]
+    nxt = np.roll(corners, -1, 1)
+    knots = angle[order]
     i = np.searchsorted(knots, turn, side="right") - 1  # -1 wraps to the last corner
-    edge, ray = nxt[:, i] - corners[:, i], np.stack([np.cos(turn), np.sin(turn)])
+    edge = nxt[:, i] - corners[:, i]
+    ray = np.stack([np.cos(turn), np.sin(turn)])
     cross = corners[0, i] * edge[1] - corners[1, i] * edge[0]
     radius = np.abs(cross / (ray[0] * edge[1] - ray[1] * edge[0]))
     kernel = np.hanning(13)
@@ -177,17 +197,20 @@ def lobed_outline(rng: np.random.Generator, amplitude: float) -> np.ndarray:
 
 def turn_z(degrees: float) -> np.ndarray:
     """Rotation in the picture plane: 3 x 3 matrix."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    c = np.cos(np.radians(degrees))
+    s = np.sin(np.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
 
 def turn_x(degrees: float) -> np.ndarray:
     """Rotation about the horizontal axis (tilt): 3 x 3 matrix."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    c = np.cos(np.radians(degrees))
+    s = np.sin(np.radians(degrees))
     return np.array([[1.0, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def turn_y(degrees: float) -> np.ndarray:
     """Rotation about the vertical axis (from AP to lateral): 3 x 3 matrix."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    c = np.cos(np.radians(degrees))
+    s = np.sin(np.radians(degrees))
     return np.array([[c, 0, s], [0, 1.0, 0], [-s, 0, c]])

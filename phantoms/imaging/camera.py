@@ -33,9 +33,12 @@ class Camera:
 
     def window(self, corners: np.ndarray, margin: float) -> tuple[int, int, int, int] | None:
         """Pixel box around points [N, 2], cut to the field; None if nothing is left."""
-        low, high = np.floor(corners.min(0) - margin).astype(int), np.ceil(corners.max(0) + margin + 1).astype(int)
-        x0, y0 = max(low[0], 0), max(low[1], 0)
-        x1, y1 = min(high[0], self.shape[1]), min(high[1], self.shape[0])
+        low = np.floor(corners.min(0) - margin).astype(int)
+        high = np.ceil(corners.max(0) + margin + 1).astype(int)
+        x0 = max(low[0], 0)
+        y0 = max(low[1], 0)
+        x1 = min(high[0], self.shape[1])
+        y1 = min(high[1], self.shape[0])
         return (x0, y0, x1, y1) if x1 - x0 > 1 and y1 - y0 > 1 else None
 
     def sees(self, point: np.ndarray, margin: float = 0.07) -> bool:
@@ -45,7 +48,9 @@ class Camera:
         return bool(left <= x <= self.shape[1] - right and top <= y <= self.shape[0] - bottom)
 
 
-def small_field(camera: Camera, point: np.ndarray, field: float, size: int, rng: np.random.Generator) -> Camera:
+def small_field(
+    camera: Camera, point: np.ndarray, field: float, size: int, rng: np.random.Generator
+) -> Camera:
     """The camera with a square field of `size` pixels, `field` times the long side of `camera`'s, near a point (mm).
 
     The point lies in the middle half of the field, wherever on it; nothing hides the edges.
@@ -56,7 +61,9 @@ def small_field(camera: Camera, point: np.ndarray, field: float, size: int, rng:
     return dataclasses.replace(camera, shape=(size, size), mm=mm, shift=shift, border=np.zeros(4))
 
 
-def draw_camera(patient: Patient, view: View, size: int, rng: np.random.Generator, level: Difficulty) -> Camera:
+def draw_camera(
+    patient: Patient, view: View, size: int, rng: np.random.Generator, level: Difficulty
+) -> Camera:
     """Draw the pose of one view."""
     turn = view.turn + rng.normal(0, level.turn_sd_degrees)
     tilt = view.tilt + rng.normal(0, level.tilt_sd_degrees)
@@ -73,5 +80,9 @@ def draw_camera(patient: Patient, view: View, size: int, rng: np.random.Generato
     mm = view.long_side_mm * patient.stature**0.85 * rng.uniform(*level.zoom) / size
     shift = np.clip(rng.normal(0, level.shift_sd, 2), -0.06, 0.06) * np.array([shape[1], shape[0]])
     collimated = rng.random() < 0.5
-    border = rng.uniform(0, 0.06, 4) * np.array([shape[1], shape[0], shape[1], shape[0]]) * collimated
-    return Camera(rotation, np.asarray(view.centre, float) * patient.stature, shift, shape, mm, border)
+    border = (
+        rng.uniform(0, 0.06, 4) * np.array([shape[1], shape[0], shape[1], shape[0]]) * collimated
+    )
+    return Camera(
+        rotation, np.asarray(view.centre, float) * patient.stature, shift, shape, mm, border
+    )

@@ -29,7 +29,12 @@ LUNG_AIR = 0.74  # fraction of a lung's thickness that does not attenuate
 
 
 def detect(
-    maps: Thickness, body: np.ndarray, lean: np.ndarray, camera: Camera, rng: np.random.Generator, level: Difficulty
+    maps: Thickness,
+    body: np.ndarray,
+    lean: np.ndarray,
+    camera: Camera,
+    rng: np.random.Generator,
+    level: Difficulty,
 ) -> np.ndarray:
     """Quanta reaching the detector relative to the open beam, [H, W], with scatter, blur and noise."""
     size = max(camera.shape)
@@ -39,7 +44,12 @@ def detect(
     beam = np.zeros(camera.shape, F)
     for energy, share in enumerate(SPECTRUM):
         mu = {material: F(values[energy]) for material, values in ATTENUATION_PER_MM.items()}
-        path = mu["muscle"] * muscle + mu["fat"] * fat + mu["bone"] * maps.bone + mu["metal"] * maps.metal
+        path = (
+            mu["muscle"] * muscle
+            + mu["fat"] * fat
+            + mu["bone"] * maps.bone
+            + mu["metal"] * maps.metal
+        )
         beam += F(share) * np.exp(-path)
     beam += (
         F(rng.uniform(0.05, 0.22)) * low_pass(beam, 0.09 * size) * np.clip(body * F(1 / 120), 0, 1)
@@ -49,7 +59,9 @@ def detect(
     rows, columns = (np.linspace(-0.5, 0.5, side, dtype=F) for side in camera.shape)
     beam *= (1 + F(heel[0]) * columns) * (1 + F(heel[1]) * rows)[:, None]
     quanta = float(np.exp(rng.uniform(*np.log(level.photons)))) * (256 / size) ** 1.2
-    return np.maximum(beam + rng.standard_normal(camera.shape, dtype=F) * np.sqrt(beam / F(quanta)), F(2e-4))
+    return np.maximum(
+        beam + rng.standard_normal(camera.shape, dtype=F) * np.sqrt(beam / F(quanta)), F(2e-4)
+    )
 
 
 def marker(camera: Camera, letter: str, rng: np.random.Generator) -> np.ndarray:
@@ -60,7 +72,9 @@ def marker(camera: Camera, letter: str, rng: np.random.Generator) -> np.ndarray:
     left, top, right, bottom = font.getbbox(letter)
     glyph = Image.new("L", (max(int(right - left), 1), max(int(bottom - top), 1)))
     ImageDraw.Draw(glyph).text((-left, -top), letter, fill=255, font=font)
-    glyph = glyph.resize((max(round(height * glyph.width / glyph.height), 4), height), Image.Resampling.BICUBIC)
+    glyph = glyph.resize(
+        (max(round(height * glyph.width / glyph.height), 4), height), Image.Resampling.BICUBIC
+    )
     inset = camera.border + 0.03 * size
     x = inset[0] if rng.random() < 0.5 else camera.shape[1] - inset[2] - glyph.width
     y = inset[1] if rng.random() < 0.7 else camera.shape[0] - inset[3] - glyph.height
@@ -76,14 +90,23 @@ def open_field(camera: Camera, rng: np.random.Generator) -> np.ndarray | None:
     left, top, right, bottom = camera.border
     height, width = camera.shape
     lean = rng.normal(0, 0.02)
-    x, y = np.arange(width, dtype=F) + F(0.5), (np.arange(height, dtype=F) + F(0.5))[:, None]
-    u, v = x + F(lean) * (y - height / 2), y - F(lean) * (x - width / 2)
-    distance = np.minimum(np.minimum(u - left, width - right - u), np.minimum(v - top, height - bottom - v))
+    x = np.arange(width, dtype=F) + F(0.5)
+    y = (np.arange(height, dtype=F) + F(0.5))[:, None]
+    u = x + F(lean) * (y - height / 2)
+    v = y - F(lean) * (x - width / 2)
+    distance = np.minimum(
+        np.minimum(u - left, width - right - u), np.minimum(v - top, height - bottom - v)
+    )
     return np.clip(distance * F(0.7) + F(0.5), 0, 1)
 
 
 def present(
-    beam: np.ndarray, maps: Thickness, camera: Camera, rng: np.random.Generator, letter: str, latitude: float
+    beam: np.ndarray,
+    maps: Thickness,
+    camera: Camera,
+    rng: np.random.Generator,
+    letter: str,
+    latitude: float,
 ) -> np.ndarray:
     """The picture: logarithm, detail enhancement, window, gamma, marker and collimation; uint16 over the full range."""
     density = -np.log(beam)
@@ -93,7 +116,9 @@ def present(
     sample = density[::3, ::3][maps.metal[::3, ::3] < 0.1]
     low, high = np.percentile(sample, [1.5, 99.6])
     low = max(low, high - latitude * rng.uniform(0.85, 1.15))
-    tone = (density - F(low)) / F(max(high - low, 0.05)) * F(rng.uniform(0.92, 1.02)) + F(rng.uniform(0, 0.03))
+    tone = (density - F(low)) / F(max(high - low, 0.05)) * F(rng.uniform(0.92, 1.02)) + F(
+        rng.uniform(0, 0.03)
+    )
     tone = np.clip(tone, 0, 1) ** F(rng.uniform(0.85, 1.2))
     if rng.random() < 0.75:
         tone = np.maximum(tone, marker(camera, letter, rng) * F(rng.uniform(0.8, 1.0)))

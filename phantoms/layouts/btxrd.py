@@ -28,22 +28,52 @@ from phantoms.layouts.files import VIEW_KINDS, mask_polygon, write_csv, write_js
 from phantoms.study import Phantom, eight_bit
 
 BTXRD_SITES = (
-    "hand", "ulna", "radius", "humerus", "foot", "tibia", "fibula", "femur", "hip bone", "ankle-joint", "knee-joint",
+    "hand",
+    "ulna",
+    "radius",
+    "humerus",
+    "foot",
+    "tibia",
+    "fibula",
+    "femur",
+    "hip bone",
+    "ankle-joint",
+    "knee-joint",
     "hip-joint",
-    "wrist-joint", "elbow-joint", "shoulder-joint",
-)  # fmt: skip
+    "wrist-joint",
+    "elbow-joint",
+    "shoulder-joint",
+)
 BTXRD_BENIGN = (
-    "osteochondroma", "multiple osteochondromas", "simple bone cyst", "giant cell tumor", "osteofibroma",
+    "osteochondroma",
+    "multiple osteochondromas",
+    "simple bone cyst",
+    "giant cell tumor",
+    "osteofibroma",
     "synovial osteochondroma",
     "other bt",
-)  # fmt: skip
+)
 BTXRD_MALIGNANT = ("osteosarcoma", "other mt")
 BTXRD_COLUMNS = (
-    "image_id", "center", "age", "gender", *BTXRD_SITES, "tumor", "benign", "malignant", *BTXRD_BENIGN,
+    "image_id",
+    "center",
+    "age",
+    "gender",
+    *BTXRD_SITES,
+    "tumor",
+    "benign",
+    "malignant",
+    *BTXRD_BENIGN,
     *BTXRD_MALIGNANT,
-    "upper limb", "lower limb", "pelvis", "frontal", "lateral", "oblique",
-)  # fmt: skip
-UPPER, LOWER = ("hand", "wrist", "elbow", "shoulder"), ("femur", "knee", "ankle", "foot")
+    "upper limb",
+    "lower limb",
+    "pelvis",
+    "frontal",
+    "lateral",
+    "oblique",
+)
+UPPER = ("hand", "wrist", "elbow", "shoulder")
+LOWER = ("femur", "knee", "ankle", "foot")
 
 
 class BtxrdWriter:
@@ -57,12 +87,17 @@ class BtxrdWriter:
     plan = {"conditions": ("normal", "lytic", "sclerotic", "osteochondroma")}
 
     def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
-        self.folder, self.seed, self.traps, self.rows = folder, seed, traps, []
+        self.folder = folder
+        self.seed = seed
+        self.traps = traps
+        self.rows = []
 
     def add(self, phantom: Phantom) -> str:
         """Write one radiograph; returns its path below the folder."""
         number = len(self.rows) + 1
-        rng = np.random.default_rng([self.seed, phantom.patient, 23])  # of the patient: all views agree
+        rng = np.random.default_rng(
+            [self.seed, phantom.patient, 23]
+        )  # of the patient: all views agree
         center = int(rng.choice([1, 2, 3], p=[0.784, 0.147, 0.069]))
         name = f"IMG{number:06d}." + ("jpg" if number % 20 == 0 else "jpeg")
         path = self.folder / "images" / name
@@ -70,11 +105,21 @@ class BtxrdWriter:
         Image.fromarray(eight_bit(phantom)).save(path, format="JPEG", quality=92)
         subtype = tumour_subtype(phantom, rng)
         row = dict.fromkeys(BTXRD_COLUMNS, 0) | {
-            "image_id": name, "center": center, "age": int(phantom.age_years), "gender": phantom.sex,
-            VIEW_KINDS.get(phantom.view, "frontal"): 1, **dict.fromkeys(tumour_sites(phantom), 1),
-        }  # fmt: skip
+            "image_id": name,
+            "center": center,
+            "age": int(phantom.age_years),
+            "gender": phantom.sex,
+            VIEW_KINDS.get(phantom.view, "frontal"): 1,
+            **dict.fromkeys(tumour_sites(phantom), 1),
+        }
         if phantom.region in UPPER or phantom.region in LOWER or phantom.region == "hip":
-            row["upper limb" if phantom.region in UPPER else "lower limb" if phantom.region in LOWER else "pelvis"] = 1
+            row[
+                "upper limb"
+                if phantom.region in UPPER
+                else "lower limb"
+                if phantom.region in LOWER
+                else "pelvis"
+            ] = 1
         if subtype:
             row |= {"tumor": 1, subtype: 1, "benign" if subtype in BTXRD_BENIGN else "malignant": 1}
             self.write_labelme(name, subtype, phantom)
@@ -83,13 +128,18 @@ class BtxrdWriter:
 
     def _plant_traps(self) -> None:
         """Two more rows like the first, of a copy and of a lost picture; a second subtype; a suffix of its own."""
-        first, images = self.rows[0], self.folder / "images"
-        self.rows += [{**first, "image_id": f"IMG{len(self.rows) + extra:06d}.jpeg"} for extra in (1, 2)]
+        first = self.rows[0]
+        images = self.folder / "images"
+        self.rows += [
+            {**first, "image_id": f"IMG{len(self.rows) + extra:06d}.jpeg"} for extra in (1, 2)
+        ]
         shutil.copyfile(images / first["image_id"], images / self.rows[-2]["image_id"])
         if first["tumor"]:
             notes = self.folder / "Annotations"
-            shutil.copyfile(notes / f"{Path(first['image_id']).stem}.json",
-                            notes / f"{Path(self.rows[-2]['image_id']).stem}.json")  # fmt: skip
+            shutil.copyfile(
+                notes / f"{Path(first['image_id']).stem}.json",
+                notes / f"{Path(self.rows[-2]['image_id']).stem}.json",
+            )
         self._spoil_annotations([row["image_id"] for row in self.rows[1:-2] if row["tumor"]])
         for row in self.rows[1:-2]:
             if row["benign"]:
@@ -116,20 +166,36 @@ class BtxrdWriter:
         """A rectangle and a polygon, as in the official files."""
         x0, y0, x1, y1 = phantom.boxes[0]
         shapes = [("rectangle", [[x0, y0], [x1, y1]]), ("polygon", mask_polygon(phantom.mask))]
-        write_json(self.folder / "Annotations" / f"{Path(name).stem}.json", {
-            "version": "5.2.1", "flags": {}, "imagePath": name, "imageData": None,
-            "imageHeight": phantom.pixels.shape[0],
-            "imageWidth": phantom.pixels.shape[1],
-            "shapes": [{"label": subtype, "points": points, "group_id": None, "shape_type": kind,
-                        "flags": {}} for kind, points in shapes],
-        })  # fmt: skip
+        write_json(
+            self.folder / "Annotations" / f"{Path(name).stem}.json",
+            {
+                "version": "5.2.1",
+                "flags": {},
+                "imagePath": name,
+                "imageData": None,
+                "imageHeight": phantom.pixels.shape[0],
+                "imageWidth": phantom.pixels.shape[1],
+                "shapes": [
+                    {
+                        "label": subtype,
+                        "points": points,
+                        "group_id": None,
+                        "shape_type": kind,
+                        "flags": {},
+                    }
+                    for kind, points in shapes
+                ],
+            },
+        )
 
     def close(self) -> None:
         """Write the table, as .csv and as .xlsx."""
         if self.traps and self.rows:
             self._plant_traps()
         write_csv(self.folder / "dataset.csv", BTXRD_COLUMNS, self.rows)
-        write_xlsx(self.folder / "dataset.xlsx", pd.DataFrame(self.rows, columns=list(BTXRD_COLUMNS)))
+        write_xlsx(
+            self.folder / "dataset.xlsx", pd.DataFrame(self.rows, columns=list(BTXRD_COLUMNS))
+        )
 
 
 def write_xlsx(path: Path, table: pd.DataFrame) -> None:
@@ -143,7 +209,10 @@ def write_xlsx(path: Path, table: pd.DataFrame) -> None:
     draft = io.BytesIO()
     with zipfile.ZipFile(draft, "w") as archive:
         ExcelWriter(book, archive).write_data()
-    with zipfile.ZipFile(draft) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(draft) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for entry in sorted(source.namelist()):
             content = source.read(entry)
             if entry == "docProps/core.xml":  # openpyxl stamps the moment of saving
@@ -171,15 +240,30 @@ def tumour_subtype(phantom: Phantom, rng: np.random.Generator) -> str:
         if u < 0.25 or phantom.age_years > 45:
             return "osteosarcoma" if u < 0.6 else "other mt"
         return "simple bone cyst" if phantom.age_years < 20 else "giant cell tumor"
-    return "osteosarcoma" if u < 0.3 else "osteofibroma" if u < 0.6 else "other bt" if u < 0.9 else "other mt"
+    return (
+        "osteosarcoma"
+        if u < 0.3
+        else "osteofibroma"
+        if u < 0.6
+        else "other bt"
+        if u < 0.9
+        else "other mt"
+    )
 
 
 def tumour_sites(phantom: Phantom) -> list[str]:
     """BTXRD site columns of a phantom: the host bone, or the region's usual bone, and the joint in view."""
     bone = phantom.bone if phantom.bone in BTXRD_SITES else ""
     usual = {
-        "hand": ["hand"], "foot": ["foot"], "wrist": [bone or "radius"], "elbow": [bone or "humerus", "elbow-joint"],
-        "shoulder": [bone or "humerus", "shoulder-joint"], "hip": [bone or "hip bone", "hip-joint"], "femur": ["femur"],
-        "knee": [bone or "femur", "knee-joint"], "ankle": [bone or "tibia", "ankle-joint"], "chest": [],
-    }  # fmt: skip
+        "hand": ["hand"],
+        "foot": ["foot"],
+        "wrist": [bone or "radius"],
+        "elbow": [bone or "humerus", "elbow-joint"],
+        "shoulder": [bone or "humerus", "shoulder-joint"],
+        "hip": [bone or "hip bone", "hip-joint"],
+        "femur": ["femur"],
+        "knee": [bone or "femur", "knee-joint"],
+        "ankle": [bone or "tibia", "ankle-joint"],
+        "chest": [],
+    }
     return usual[phantom.region]

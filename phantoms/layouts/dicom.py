@@ -31,17 +31,32 @@ def write_dicom(path: Path, phantom: Phantom, seed: int, number: int) -> None:
 def study_fields(phantom: Phantom, seed: int, number: int) -> dict:
     """DICOM elements that say who and what is shown, by keyword."""
     return {
-        "SOPClassUID": SOP_CLASS, "SOPInstanceUID": uid(seed, 1, number),
-        "StudyInstanceUID": uid(seed, 2, phantom.patient), "SeriesInstanceUID": uid(seed, 3, number),
-        "StudyDate": "20000101", "StudyTime": "120000", "StudyID": str(phantom.patient), "AccessionNumber": "",
-        "ReferringPhysicianName": "", "Manufacturer": "phantom", "Modality": "DX", "InstanceNumber": number + 1,
-        "SeriesNumber": number + 1, "PresentationIntentType": "FOR PRESENTATION",
-        "PatientName": f"PHANTOM^{phantom.patient}", "PatientID": f"PHANTOM-{seed}-{phantom.patient:06d}",
-        "PatientBirthDate": "", "PatientSex": phantom.sex, "PatientAge": patient_age(phantom.age_years),
-        "BodyPartExamined": REGIONS[phantom.region].body_part, "ImageLaterality": phantom.side,
+        "SOPClassUID": SOP_CLASS,
+        "SOPInstanceUID": uid(seed, 1, number),
+        "StudyInstanceUID": uid(seed, 2, phantom.patient),
+        "SeriesInstanceUID": uid(seed, 3, number),
+        "StudyDate": "20000101",
+        "StudyTime": "120000",
+        "StudyID": str(phantom.patient),
+        "AccessionNumber": "",
+        "ReferringPhysicianName": "",
+        "Manufacturer": "phantom",
+        "Modality": "DX",
+        "InstanceNumber": number + 1,
+        "SeriesNumber": number + 1,
+        "PresentationIntentType": "FOR PRESENTATION",
+        "PatientName": f"PHANTOM^{phantom.patient}",
+        "PatientID": f"PHANTOM-{seed}-{phantom.patient:06d}",
+        "PatientBirthDate": "",
+        "PatientSex": phantom.sex,
+        "PatientAge": patient_age(phantom.age_years),
+        "BodyPartExamined": REGIONS[phantom.region].body_part,
+        "ImageLaterality": phantom.side,
         "ViewPosition": {"ap": "AP", "pa": "PA"}.get(phantom.view, ""),
-        "ImageType": ["ORIGINAL", "PRIMARY", ""], "BurnedInAnnotation": "NO", "LossyImageCompression": "00",
-    }  # fmt: skip
+        "ImageType": ["ORIGINAL", "PRIMARY", ""],
+        "BurnedInAnnotation": "NO",
+        "LossyImageCompression": "00",
+    }
 
 
 def pixel_fields(phantom: Phantom, bits: int, inverted: bool) -> dict:
@@ -51,14 +66,26 @@ def pixel_fields(phantom: Phantom, bits: int, inverted: bool) -> dict:
         stored = (2**bits - 1) - stored
     spacing = [round(phantom.pixel_spacing_mm, 5)] * 2
     return {
-        "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2",
-        "Rows": stored.shape[0], "Columns": stored.shape[1], "BitsAllocated": 16, "BitsStored": bits,
-        "HighBit": bits - 1, "PixelRepresentation": 0, "PixelSpacing": spacing, "ImagerPixelSpacing": list(spacing),
-        "PresentationLUTShape": "INVERSE" if inverted else "IDENTITY", "RescaleIntercept": 0, "RescaleSlope": 1,
-        "RescaleType": "US", "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits,
-        "PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1 if inverted else -1,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2",
+        "Rows": stored.shape[0],
+        "Columns": stored.shape[1],
+        "BitsAllocated": 16,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": 0,
+        "PixelSpacing": spacing,
+        "ImagerPixelSpacing": list(spacing),
+        "PresentationLUTShape": "INVERSE" if inverted else "IDENTITY",
+        "RescaleIntercept": 0,
+        "RescaleSlope": 1,
+        "RescaleType": "US",
+        "WindowCenter": 2 ** (bits - 1),
+        "WindowWidth": 2**bits,
+        "PixelIntensityRelationship": "LOG",
+        "PixelIntensityRelationshipSign": 1 if inverted else -1,
         "PixelData": stored.astype("<u2").tobytes(),
-    }  # fmt: skip
+    }
 
 
 def uid(*numbers: int) -> str:

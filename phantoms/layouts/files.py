@@ -44,7 +44,10 @@ def mark_phantoms(folder: Path) -> None:
 def are_phantoms(images: Iterable[str | Path]) -> bool:
     """Whether each of some files lies in a folder that `mark_phantoms` has marked, or at most `LEVELS` below one."""
     folders = {Path(image).absolute().parent for image in images}
-    marked = [any(_is_marked(place) for place in [folder, *folder.parents][: LEVELS + 1]) for folder in folders]
+    marked = [
+        any(_is_marked(place) for place in [folder, *folder.parents][: LEVELS + 1])
+        for folder in folders
+    ]
     return bool(marked) and all(marked)
 
 
@@ -57,7 +60,11 @@ def told_data(images: Iterable[str | Path], layout: str = "") -> str:
 
 def _is_marked(folder: Path) -> bool:
     file = folder / MARK
-    return file.is_file() and file.stat().st_size == len(MARK_TEXT) and file.read_bytes() == MARK_TEXT.encode()
+    return (
+        file.is_file()
+        and file.stat().st_size == len(MARK_TEXT)
+        and file.read_bytes() == MARK_TEXT.encode()
+    )
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
@@ -114,14 +121,17 @@ def write_picture(path: Path, phantom: Phantom, kind: str, seed: int, number: in
         Image.fromarray(eight_bit(phantom)).save(path, quality=92)
     else:
         path = path.with_name(path.name + ".png")
-        Image.fromarray(phantom.pixels if kind == "png16" else eight_bit(phantom)).save(path, compress_level=1)
+        Image.fromarray(phantom.pixels if kind == "png16" else eight_bit(phantom)).save(
+            path, compress_level=1
+        )
     return path
 
 
 def mask_polygon(mask: np.ndarray, corners: int = 24) -> list[list[float]]:
     """Outline of a lesion: the farthest mask pixel from its middle in each of `corners` directions; x, y in pixels."""
     rows, columns = np.nonzero(mask)
-    centre_x, centre_y = columns.mean(), rows.mean()
+    centre_x = columns.mean()
+    centre_y = rows.mean()
     turn = np.arctan2(rows - centre_y, columns - centre_x)
     sector = ((turn / (2 * np.pi) + 0.5) * corners).astype(int) % corners
     distance = np.hypot(rows - centre_y, columns - centre_x)

@@ -17,7 +17,8 @@ from PIL import Image
 from phantoms.study import Phantom, eight_bit
 
 FIRST_PERSON = 9000001
-SPLITS, GRADES = ("train", "val", "test", "auto_test"), range(5)
+SPLITS = ("train", "val", "test", "auto_test")
+GRADES = range(5)
 
 
 class KneeOaWriter:
@@ -27,19 +28,28 @@ class KneeOaWriter:
     another person's; a ._* file and a Thumbs.db lie about.
     """
 
-    plan: ClassVar[dict] = {"regions": ("knee",), "conditions": ("normal", "arthrosis"), "views": ("ap",)}
+    plan: ClassVar[dict] = {
+        "regions": ("knee",),
+        "conditions": ("normal", "arthrosis"),
+        "views": ("ap",),
+    }
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
-        self.folder, self.traps = folder / "KneeXrayData" / "ClsKLData", traps
-        self.root, self.sizes = folder, (224, 299) if traps else (224,)
-        self.people, self.other_side, self.written = 0, "", 0
+        self.folder = folder / "KneeXrayData" / "ClsKLData"
+        self.traps = traps
+        self.root = folder
+        self.sizes = (224, 299) if traps else (224,)
+        self.people = 0
+        self.other_side = ""
+        self.written = 0
 
     def add(self, phantom: Phantom) -> str:
         """Write one radiograph; returns its path below the folder."""
         if phantom.side == self.other_side:  # the second knee of the last person
             self.other_side = ""
         else:
-            self.people, self.other_side = self.people + 1, "R" if phantom.side == "L" else "L"
+            self.people = self.people + 1
+            self.other_side = "R" if phantom.side == "L" else "L"
         split = ("train", "train", "val", "test", "train")[(self.people - 1) % 5]
         name = f"{FIRST_PERSON + self.people - 1}{phantom.side}.png"
         pixels = eight_bit(phantom)
@@ -59,7 +69,8 @@ class KneeOaWriter:
     def _save(self, pixels: np.ndarray, shift: int, split: str, grade: int, name: str) -> Path:
         """The middle square, moved down by `shift` pixels."""
         side = min(pixels.shape)
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        top = (pixels.shape[0] - side) // 2
+        left = (pixels.shape[1] - side) // 2
         top = min(top + shift, pixels.shape[0] - side)
         square = Image.fromarray(pixels[top : top + side, left : left + side])
         for size in self.sizes:
@@ -73,4 +84,6 @@ class KneeOaWriter:
         for size in self.sizes:
             for split in SPLITS:
                 for grade in GRADES:
-                    (self.folder / f"kneeKL{size}" / split / str(grade)).mkdir(parents=True, exist_ok=True)
+                    (self.folder / f"kneeKL{size}" / split / str(grade)).mkdir(
+                        parents=True, exist_ok=True
+                    )

@@ -18,8 +18,11 @@ from PIL import Image
 from phantoms.study import Phantom, eight_bit
 
 PARTS = {
-    "hand": ("HAND", "FINGER"), "wrist": ("WRIST", "FOREARM"), "elbow": ("ELBOW",), "shoulder": ("SHOULDER", "HUMERUS"),
-}  # fmt: skip
+    "hand": ("HAND", "FINGER"),
+    "wrist": ("WRIST", "FOREARM"),
+    "elbow": ("ELBOW",),
+    "shoulder": ("SHOULDER", "HUMERUS"),
+}
 SHADOW = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "  # how the shadow files of macOS begin
 
 
@@ -33,11 +36,15 @@ class MuraWriter:
     plan: ClassVar[dict] = {"regions": tuple(PARTS), "condition_fraction": 0.4}
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
-        self.folder, self.seed, self.traps = folder, seed, traps
+        self.folder = folder
+        self.seed = seed
+        self.traps = traps
         self.images: dict[str, list[str]] = {"train": [], "valid": []}
         self.labels: dict[str, dict[str, int]] = {"train": {}, "valid": {}}  # of studies
         self.names: dict[int, str] = {}  # phantom patient -> study
-        self.numbers: Counter = Counter()  # of studies of a person's body part, and of images of a study
+        self.numbers: Counter = (
+            Counter()
+        )  # of studies of a person's body part, and of images of a study
 
     def add(self, phantom: Phantom) -> str:
         """Write one radiograph; returns its path below the folder."""
@@ -48,19 +55,25 @@ class MuraWriter:
             self.names[phantom.patient] = self._name_study(phantom, person, split)
         study = self.names[phantom.patient]
         self.labels[split][study] = int(phantom.condition != "normal")
-        name, picture = self._name_image(split, study), Image.fromarray(eight_bit(phantom))
+        name = self._name_image(split, study)
+        picture = Image.fromarray(eight_bit(phantom))
         if len(self.images[split]) % 3 == 0:
             picture = picture.convert("RGB")
         picture.save(self.folder / name, compress_level=1)
         if self.traps and new:
             (self.folder / study / "._image1.png").write_bytes(SHADOW)
             if phantom.patient == 2:
-                shutil.copyfile(self.folder / self.images["train"][0], self.folder / self._name_image(split, study))
+                shutil.copyfile(
+                    self.folder / self.images["train"][0],
+                    self.folder / self._name_image(split, study),
+                )
         return name
 
     def _name_study(self, phantom: Phantom, person: int, split: str) -> str:
         choices = PARTS[phantom.region]
-        part = choices[int(np.random.default_rng([self.seed, phantom.patient, 41]).integers(len(choices)))]
+        part = choices[
+            int(np.random.default_rng([self.seed, phantom.patient, 41]).integers(len(choices)))
+        ]
         self.numbers[person, part] += 1
         finding = "negative" if phantom.condition == "normal" else "positive"
         return f"MURA-v1.1/{split}/XR_{part}/patient{person + 1:05d}/study{self.numbers[person, part]}_{finding}"

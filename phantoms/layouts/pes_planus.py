@@ -23,21 +23,31 @@ class PesPlanusWriter:
     pixels and compressed anew.
     """
 
-    plan: ClassVar[dict] = {"regions": ("foot",), "conditions": ("normal",), "views": ("lateral",), "flat_feet": 0.5}
+    plan: ClassVar[dict] = {
+        "regions": ("foot",),
+        "conditions": ("normal",),
+        "views": ("lateral",),
+        "flat_feet": 0.5,
+    }
 
     def __init__(self, folder: Path, kind: str = "jpeg", seed: int = 0, traps: bool = False):
-        self.folder, self.traps, self.written = folder, traps, 0
+        self.folder = folder
+        self.traps = traps
+        self.written = 0
         flat = "Pesplanus-1/Pesplanus-1" if traps else "pesplanus-1"
         self.places = {False: "Pesplanus Dataset/pesplanus-0", True: f"Pesplanus Dataset/{flat}"}
         self.first: dict[bool, str] = {}
 
     def add(self, phantom: Phantom) -> str:
         """Write one radiograph; returns its path below the folder."""
-        flat, stem, ending = phantom.arch_drop_mm > 0, str(self.written + 1), "jpg"
+        flat = phantom.arch_drop_mm > 0
+        stem = str(self.written + 1)
+        ending = "jpg"
         if self.traps:
             ending = ("jpg", "jpg", "jpeg", "jpg", "png")[self.written % 5]
             if not flat and flat not in self.first:
-                stem, ending = "pesplanus-1", "jpg"
+                stem = "pesplanus-1"
+                ending = "jpg"
         name = f"{self.places[flat]}/{stem}.{ending}"
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(eight_bit(phantom)).save(self.folder / name, quality=92)

@@ -32,25 +32,52 @@ from phantoms.layouts.snuh import SnuhWriter
 from phantoms.plan import Plan
 from phantoms.study import Phantom
 
-LAYOUTS = ("folder", "fracatlas", "btxrd", "mura", "grazpedwri", "rsna_bone_age", "knee_oa", "pes_planus", "snuh")
+LAYOUTS = (
+    "folder",
+    "fracatlas",
+    "btxrd",
+    "mura",
+    "grazpedwri",
+    "rsna_bone_age",
+    "knee_oa",
+    "pes_planus",
+    "snuh",
+)
 FORMATS = ("png16", "png8", "jpeg", "dicom")
 RECORD_COLUMNS = (
-    "image", "patient", "view", "region", "condition", "age_years", "bone_age_months", "sex", "side", "kl_grade",
-    "boxes", "mask",
-)  # fmt: skip
+    "image",
+    "patient",
+    "view",
+    "region",
+    "condition",
+    "age_years",
+    "bone_age_months",
+    "sex",
+    "side",
+    "kl_grade",
+    "boxes",
+    "mask",
+)
 
 
 class FolderWriter:
     """images/<patient>_<view>.<ending>, masks/<the same>.png for lesions, records.csv."""
 
     def __init__(self, folder: Path, kind: str = "png16", seed: int = 0):
-        self.folder, self.kind, self.seed, self.rows = folder, kind, seed, []
+        self.folder = folder
+        self.kind = kind
+        self.seed = seed
+        self.rows = []
 
     def add(self, phantom: Phantom) -> None:
         """Write one radiograph and remember its row."""
-        patient = f"{self.seed}-{phantom.patient:06d}"  # folders of different seeds can be put together
+        patient = (
+            f"{self.seed}-{phantom.patient:06d}"  # folders of different seeds can be put together
+        )
         stem = f"{patient}_{phantom.view}"
-        image = write_picture(self.folder / "images" / stem, phantom, self.kind, self.seed, len(self.rows))
+        image = write_picture(
+            self.folder / "images" / stem, phantom, self.kind, self.seed, len(self.rows)
+        )
         mask = ""
         if phantom.mask.any():
             path = self.folder / "masks" / f"{stem}.png"
@@ -58,21 +85,32 @@ class FolderWriter:
             Image.fromarray(phantom.mask.astype(np.uint8) * 255).save(path)
             mask = path.relative_to(self.folder).as_posix()
         known = {name: getattr(phantom, name) for name in RECORD_COLUMNS[1:10]}
-        self.rows.append({
-            **known, "image": image.relative_to(self.folder).as_posix(), "patient": patient,
-            "kl_grade": "" if phantom.kl_grade is None else phantom.kl_grade, "boxes": json.dumps(phantom.boxes),
-            "mask": mask,
-        })  # fmt: skip
+        self.rows.append(
+            {
+                **known,
+                "image": image.relative_to(self.folder).as_posix(),
+                "patient": patient,
+                "kl_grade": "" if phantom.kl_grade is None else phantom.kl_grade,
+                "boxes": json.dumps(phantom.boxes),
+                "mask": mask,
+            }
+        )
 
     def close(self) -> None:
         write_csv(self.folder / "records.csv", RECORD_COLUMNS, self.rows)
 
 
 WRITERS = {
-    "folder": FolderWriter, "fracatlas": FracAtlasWriter, "btxrd": BtxrdWriter, "mura": MuraWriter,
+    "folder": FolderWriter,
+    "fracatlas": FracAtlasWriter,
+    "btxrd": BtxrdWriter,
+    "mura": MuraWriter,
     "grazpedwri": GrazpedwriWriter,
-    "rsna_bone_age": RsnaBoneAgeWriter, "knee_oa": KneeOaWriter, "pes_planus": PesPlanusWriter, "snuh": SnuhWriter,
-}  # fmt: skip
+    "rsna_bone_age": RsnaBoneAgeWriter,
+    "knee_oa": KneeOaWriter,
+    "pes_planus": PesPlanusWriter,
+    "snuh": SnuhWriter,
+}
 
 
 def fit_plan(layout: str, plan: Plan) -> Plan:
@@ -82,8 +120,11 @@ def fit_plan(layout: str, plan: Plan) -> Plan:
     """
     needs = getattr(WRITERS[layout], "plan", {})
     for name in ("regions", "conditions"):
-        asked, holds = getattr(plan, name), needs.get(name)
+        asked = getattr(plan, name)
+        holds = needs.get(name)
         if holds and (odd := [one for one in asked if one not in holds]):
-            raise ValueError(f"layout {layout} has the {name} {', '.join(holds)}, not {', '.join(odd)}")
+            raise ValueError(
+                f"layout {layout} has the {name} {', '.join(holds)}, not {', '.join(odd)}"
+            )
     open_ones = {name: value for name, value in needs.items() if getattr(plan, name) in ((), None)}
     return dataclasses.replace(plan, **open_ones)

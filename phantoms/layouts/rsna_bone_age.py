@@ -18,8 +18,13 @@ from phantoms.layouts.btxrd import write_xlsx
 from phantoms.layouts.files import write_csv
 from phantoms.study import Phantom, eight_bit
 
-TRAIN, FIRST, FIRST_TEST, MOST_TESTS = "boneage-training-dataset", 1377, 4360, 200
-COPY, LOST = 15000, 15600  # ids of two traps
+TRAIN = "boneage-training-dataset"
+FIRST = 1377
+FIRST_TEST = 4360
+MOST_TESTS = 200
+# ids of two traps
+COPY = 15000
+LOST = 15600
 COLUMNS = {
     "train": ("id", "boneage", "male"),
     "val": ("Image ID", "male", "Bone Age (months)"),
@@ -35,10 +40,16 @@ class RsnaBoneAgeWriter:
     id 15000 is a copy of the first; id 15600 has no picture.
     """
 
-    plan: ClassVar[dict] = {"regions": ("hand",), "conditions": ("normal",), "views": ("pa",), "ages": (1.0, 18.0)}
+    plan: ClassVar[dict] = {
+        "regions": ("hand",),
+        "conditions": ("normal",),
+        "views": ("pa",),
+        "ages": (1.0, 18.0),
+    }
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
-        self.folder, self.traps = folder, traps
+        self.folder = folder
+        self.traps = traps
         self.rows: dict[str, list[tuple]] = {"train": [], "val": [], "test": []}  # id, months, sex
         self.train = f"{TRAIN}/{TRAIN}" if traps else TRAIN
         self.first = ""
@@ -52,16 +63,20 @@ class RsnaBoneAgeWriter:
         if part == "test" and phantom.patient // 10 >= MOST_TESTS:
             part = "train"
         elif part == "test":
-            number, months = FIRST_TEST + phantom.patient // 10, round(phantom.bone_age_months, 2)
+            number = FIRST_TEST + phantom.patient // 10
+            months = round(phantom.bone_age_months, 2)
         half = 1 + phantom.patient // 10 % 2
         folder = {
-            "train": self.train, "val": f"Bone Age Validation Set/boneage-validation-dataset-{half}",
+            "train": self.train,
+            "val": f"Bone Age Validation Set/boneage-validation-dataset-{half}",
             "test": "Bone Age Test Set/Test Set Images",
-        }[part]  # fmt: skip
+        }[part]
         name = f"{folder}/{number}.png"
         (self.folder / folder).mkdir(parents=True, exist_ok=True)
         deep = self.traps and phantom.patient % 7 == 6
-        Image.fromarray(phantom.pixels if deep else eight_bit(phantom)).save(self.folder / name, compress_level=1)
+        Image.fromarray(phantom.pixels if deep else eight_bit(phantom)).save(
+            self.folder / name, compress_level=1
+        )
         self.rows[part].append((number, months, phantom.sex))
         self.first = self.first or name * (part == "train")
         return name
@@ -77,8 +92,13 @@ class RsnaBoneAgeWriter:
         write_csv(path, COLUMNS["train"], rows)
         if self.traps:
             path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-        rows = [{"Image ID": i, "male": s == "M", "Bone Age (months)": m} for i, m, s in self.rows["val"]]
-        write_csv(self.folder / "Bone Age Validation Set" / "Validation Dataset.csv", COLUMNS["val"], rows)
+        rows = [
+            {"Image ID": i, "male": s == "M", "Bone Age (months)": m}
+            for i, m, s in self.rows["val"]
+        ]
+        write_csv(
+            self.folder / "Bone Age Validation Set" / "Validation Dataset.csv", COLUMNS["val"], rows
+        )
         rows = [dict(zip(COLUMNS["test"], (i, s, m), strict=True)) for i, m, s in self.rows["test"]]
         (self.folder / "Bone Age Test Set").mkdir(exist_ok=True)
         truth = self.folder / "Bone Age Test Set" / "Bone age ground truth.xlsx"

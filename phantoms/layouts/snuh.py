@@ -22,17 +22,41 @@ from phantoms.layouts.files import write_csv
 from phantoms.study import Phantom, eight_bit
 
 SNUH_COLUMNS = (
-    "file_name", "Location", "Tumor type", "malignant(+lch+low grade chondrosarcoma(axial))",
-    "intermediate(gct+chondroblastoma+osteoblastoma+ACT)", "benign", "No_bonetu", "neoplastic pathologic fracture",
-    "non-pathologic fracture", "No_fracture", "Implant", "patient", "age", "sex", "boxes",
-)  # fmt: skip
+    "file_name",
+    "Location",
+    "Tumor type",
+    "malignant(+lch+low grade chondrosarcoma(axial))",
+    "intermediate(gct+chondroblastoma+osteoblastoma+ACT)",
+    "benign",
+    "No_bonetu",
+    "neoplastic pathologic fracture",
+    "non-pathologic fracture",
+    "No_fracture",
+    "Implant",
+    "patient",
+    "age",
+    "sex",
+    "boxes",
+)
 _CLASSES = dict(zip(("malignant", "intermediate", "benign", "no bone tumour"), SNUH_COLUMNS[3:7]))
-_SMALL = {"finger": "finger phalanges", "metacarpal": "metacarpal", "metatarsal": "metatarsal", "clavicle": "clavicle"}
+_SMALL = {
+    "finger": "finger phalanges",
+    "metacarpal": "metacarpal",
+    "metatarsal": "metatarsal",
+    "clavicle": "clavicle",
+}
 _MIDDLE = {  # the bone in the middle of a view of the region
-    "hand": "metacarpal", "wrist": "distal radius", "elbow": "distal humerus", "shoulder": "proximal humerus",
-    "hip": "proximal femur", "femur": "femur diaphysis", "knee": "distal femur", "ankle": "distal tibia",
-    "foot": "metatarsal", "chest": "clavicle",
-}  # fmt: skip
+    "hand": "metacarpal",
+    "wrist": "distal radius",
+    "elbow": "distal humerus",
+    "shoulder": "proximal humerus",
+    "hip": "proximal femur",
+    "femur": "femur diaphysis",
+    "knee": "distal femur",
+    "ankle": "distal tibia",
+    "foot": "metatarsal",
+    "chest": "clavicle",
+}
 
 
 class SnuhWriter:
@@ -43,11 +67,15 @@ class SnuhWriter:
     """
 
     plan = {  # most bone tumours are of the young
-        "conditions": ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant"), "ages": (5.0, 55.0),
-    }  # fmt: skip
+        "conditions": ("normal", "fracture", "lytic", "sclerotic", "osteochondroma", "implant"),
+        "ages": (5.0, 55.0),
+    }
 
     def __init__(self, folder: Path, kind: str = "png8", seed: int = 0, traps: bool = False):
-        self.folder, self.seed, self.traps, self.rows = folder, seed, traps, []
+        self.folder = folder
+        self.seed = seed
+        self.traps = traps
+        self.rows = []
 
     def add(self, phantom: Phantom) -> str:
         """Write one radiograph; returns its path below the folder."""
@@ -55,20 +83,31 @@ class SnuhWriter:
         path = self.folder / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(eight_bit(phantom)).save(path, compress_level=1)
-        kind, fractured = tumour_class(phantom, self.seed), phantom.condition == "fracture"
-        self.rows.append({
-            **dict.fromkeys(SNUH_COLUMNS[2:11], 0), "file_name": name, "Location": LABELS.index(bone_label(phantom)),
-            "Tumor type": int(kind != "no bone tumour"), _CLASSES[kind]: 1,
-            "non-pathologic fracture" if fractured else "No_fracture": 1,
-            "Implant": int(phantom.condition == "implant"),
-            "patient": f"P{self.seed}-{phantom.patient:05d}", "age": int(phantom.age_years), "sex": phantom.sex,
-            "boxes": json.dumps(phantom.boxes) if fractured or kind != "no bone tumour" else "",
-        })  # fmt: skip
+        kind = tumour_class(phantom, self.seed)
+        fractured = phantom.condition == "fracture"
+        self.rows.append(
+            {
+                **dict.fromkeys(SNUH_COLUMNS[2:11], 0),
+                "file_name": name,
+                "Location": LABELS.index(bone_label(phantom)),
+                "Tumor type": int(kind != "no bone tumour"),
+                _CLASSES[kind]: 1,
+                "non-pathologic fracture" if fractured else "No_fracture": 1,
+                "Implant": int(phantom.condition == "implant"),
+                "patient": f"P{self.seed}-{phantom.patient:05d}",
+                "age": int(phantom.age_years),
+                "sex": phantom.sex,
+                "boxes": json.dumps(phantom.boxes) if fractured or kind != "no bone tumour" else "",
+            }
+        )
         return f"images/{name}"
 
     def _plant_traps(self) -> None:
-        first, images = self.rows[0], self.folder / "images"
-        self.rows += [{**first, "file_name": f"S{len(self.rows) + extra:05d}.png"} for extra in (1, 2)]
+        first = self.rows[0]
+        images = self.folder / "images"
+        self.rows += [
+            {**first, "file_name": f"S{len(self.rows) + extra:05d}.png"} for extra in (1, 2)
+        ]
         shutil.copyfile(images / first["file_name"], images / self.rows[-2]["file_name"])
         tumours = [row for row in self.rows[1:-2] if row["Tumor type"]]
         for row, emptied in zip(tumours, (("Location",), ("boxes",), SNUH_COLUMNS[7:10])):
@@ -86,7 +125,13 @@ def tumour_class(phantom: Phantom, seed: int) -> str:
     subtype = tumour_subtype(phantom, np.random.default_rng([seed, phantom.patient, 29]))
     if not subtype:
         return "no bone tumour"
-    return "malignant" if subtype in BTXRD_MALIGNANT else "intermediate" if "giant" in subtype else "benign"
+    return (
+        "malignant"
+        if subtype in BTXRD_MALIGNANT
+        else "intermediate"
+        if "giant" in subtype
+        else "benign"
+    )
 
 
 def bone_label(phantom: Phantom) -> str:

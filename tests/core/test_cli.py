@@ -45,7 +45,9 @@ def test_flag_wins_over_recipe_over_default(tmp_path):
     path = recipe(tmp_path, "data_path: [a, b]\nblr: 1e-3\nsteps: 5\nnorm_pix_loss: true\n")
     config = parse(Config, ["--config", str(path), "--steps", "7", "--no-norm_pix_loss"])
     assert config == Config([Path("a"), Path("b")], blr=1e-3, steps=7, norm_pix_loss=False)
-    assert parse(Config, ["--steps", "7", "--data_path", "c", "--config", str(path)]).data_path == [Path("c")]
+    assert parse(Config, ["--steps", "7", "--data_path", "c", "--config", str(path)]).data_path == [
+        Path("c")
+    ]
     assert parse(Config, ["--data_path", "c"]) == Config([Path("c")])
 
 
@@ -59,13 +61,17 @@ def test_both_spellings(spelling, boolean, alias):
 
 @pytest.mark.parametrize("key", ["out", "output_dir", "output-dir"])
 def test_recipe_keys_may_be_spelt_like_flags(tmp_path, key):
-    assert parse(Config, ["--config", str(recipe(tmp_path, f"{key}: z\ndata-path: q\n"))]).out == "z"
+    assert (
+        parse(Config, ["--config", str(recipe(tmp_path, f"{key}: z\ndata-path: q\n"))]).out == "z"
+    )
 
 
 def test_lists():
     assert parse(Config, ["--data_path", "x", "--size", "32", "48"]).size == [32, 48]
     # paths add up, numbers do not: 224 and then 32 would be a rectangle
-    config = parse(Config, ["--data_path", "x", "--data_path", "y", "--size", "224", "--size", "32"])
+    config = parse(
+        Config, ["--data_path", "x", "--data_path", "y", "--size", "224", "--size", "32"]
+    )
     assert config.data_path == [Path("x"), Path("y")] and config.size == [32]
     first, second = Config([]), Config([])
     first.size.append(1)
@@ -73,7 +79,9 @@ def test_lists():
 
 
 def test_one_value_in_a_recipe_stands_for_a_list_of_one(tmp_path):
-    config = parse(Config, ["--config", str(recipe(tmp_path, "data_path: x\nsize: 32\nblr: 1\nsteps: null\n"))])
+    config = parse(
+        Config, ["--config", str(recipe(tmp_path, "data_path: x\nsize: 32\nblr: 1\nsteps: null\n"))]
+    )
     assert config == Config([Path("x")], size=[32], blr=1.0) and isinstance(config.blr, float)
 
 
@@ -82,7 +90,10 @@ def test_one_value_in_a_recipe_stands_for_a_list_of_one(tmp_path):
     [
         ([], "give --data_path (a flag, or a key of the --config recipe)"),
         (["--data_path", "x", "--bl", "1"], "unrecognized arguments: --bl 1 (did you mean --blr?)"),
-        (["--data_path", "x", "--datapath=y"], "did you mean --data-path?|did you mean --data_path?"),
+        (
+            ["--data_path", "x", "--datapath=y"],
+            "did you mean --data-path?|did you mean --data_path?",
+        ),
         (["--data_path", "x", "--zzz"], "(see --help)"),
         (["stray", "--data_path", "x"], "unrecognized arguments: stray"),
         (["--data_path", "x", "--blr", "fast"], ": --blr must be a number, not 'fast'\n"),
@@ -140,7 +151,9 @@ def test_recipes_that_are_no_text_or_empty(tmp_path, capsys):
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00binary")
     assert "not a YAML file" in refused(capsys, "--config", tmp_path / "b.yaml", "--data_path", "x")
     (tmp_path / "e.yaml").write_text("# nothing\n")
-    assert parse(Config, ["--config", str(tmp_path / "e.yaml"), "--data_path", "x"]) == Config([Path("x")])
+    assert parse(Config, ["--config", str(tmp_path / "e.yaml"), "--data_path", "x"]) == Config(
+        [Path("x")]
+    )
 
 
 def test_whole_numbers_written_as_floats_are_whole(tmp_path):
@@ -153,9 +166,20 @@ def test_help_shows_every_flag_with_default_and_choices(capsys):
         parse(Config, ["--help"])
     shown = capsys.readouterr().out
     assert caught.value.code == 0
-    for text in ("What the script does, 100 % of it.", "--data_path", "(required)", "rate, 50 % of it [0.00015]",
-                 "[224]", "{a,b}", "--config", "--[no-]pin", "pin [on; --no-pin turns", "normalise [off]",
-                 "-h, --help  ", "folder (also --output-dir) [runs]"):  # fmt: skip
+    for text in (
+        "What the script does, 100 % of it.",
+        "--data_path",
+        "(required)",
+        "rate, 50 % of it [0.00015]",
+        "[224]",
+        "{a,b}",
+        "--config",
+        "--[no-]pin",
+        "pin [on; --no-pin turns",
+        "normalise [off]",
+        "-h, --help  ",
+        "folder (also --output-dir) [runs]",
+    ):
         assert text in shown, text
     assert "--data-path" not in shown and "--output_dir" not in shown  # the twins double no line
     assert max(map(len, shown.splitlines())) <= 110
@@ -183,11 +207,15 @@ def test_the_exit_status_is_what_main_returns(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("say this"), FileNotFoundError("say this"), FileExistsError("say this"), PermissionError("say this"),
-        IsADirectoryError("say this"), NotADirectoryError("say this"),
+        ValueError("say this"),
+        FileNotFoundError("say this"),
+        FileExistsError("say this"),
+        PermissionError("say this"),
+        IsADirectoryError("say this"),
+        NotADirectoryError("say this"),
     ],
     ids=lambda e: type(e).__name__,
-)  # fmt: skip
+)
 def test_what_a_user_can_mend_is_told_in_one_sentence(monkeypatch, capsys, error):
     assert run(monkeypatch, capsys, raises(error)) == (2, "script.py: say this\n")
 
@@ -255,7 +283,9 @@ def test_no_memory_left_is_told_with_a_remedy(monkeypatch, capsys):
                 cli.run(main, config_class)
             told = capsys.readouterr().err
             assert caught.value.code == 2 and told.count("\n") == 1 and "out of memory" in told
-            assert ("a smaller --batch_size (a larger --accum_iter" in told) == (config_class is Trainer)
+            assert ("a smaller --batch_size (a larger --accum_iter" in told) == (
+                config_class is Trainer
+            )
     with pytest.raises(RuntimeError, match="shapes"):
         cli.run(raises(RuntimeError("shapes do not match")), Trainer)
 
@@ -278,7 +308,11 @@ def test_a_list_without_a_flag(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(Placed, ["--help"])
     told = capsys.readouterr().out
-    assert " RUNS ... [--config YAML] [flags]" in told and "--runs" not in told and "\n  RUNS ...  " in told
+    assert (
+        " RUNS ... [--config YAML] [flags]" in told
+        and "--runs" not in told
+        and "\n  RUNS ...  " in told
+    )
 
 
 def test_help_breaks_no_flag_at_its_dashes(capsys):
@@ -286,7 +320,9 @@ def test_help_breaks_no_flag_at_its_dashes(capsys):
     class Long:
         """Help."""
 
-        settle_norms: bool = flag(True, "measure the batch norms of the head anew after training, without dropout")
+        settle_norms: bool = flag(
+            True, "measure the batch norms of the head anew after training, without dropout"
+        )
 
     with pytest.raises(SystemExit):
         parse(Long, ["--help"])
@@ -318,7 +354,9 @@ def test_switches_take_words_where_they_may(argv, expected):
     assert (config.frozen, config.wandb) == expected
 
 
-@pytest.mark.parametrize("argv", [["--frozen=yes"], ["--no-frozen=True"], ["--plain=True"], ["--plain", "True"]])
+@pytest.mark.parametrize(
+    "argv", [["--frozen=yes"], ["--no-frozen=True"], ["--plain=True"], ["--plain", "True"]]
+)
 def test_other_words_after_a_switch_are_refused(argv, capsys):
     with pytest.raises(SystemExit) as ended:
         parse(Switches, argv)
@@ -327,13 +365,19 @@ def test_other_words_after_a_switch_are_refused(argv, capsys):
 
 def test_an_endless_error_is_cut_in_its_middle(capsys, monkeypatch):
     def fail(config):
-        raise ValueError(f"no column 'a'; it has {', '.join(map(str, range(50_000)))}; give another")
+        raise ValueError(
+            f"no column 'a'; it has {', '.join(map(str, range(50_000)))}; give another"
+        )
 
     monkeypatch.setattr(sys, "argv", ["x.py", "--data_path", "a"])
     with pytest.raises(SystemExit):
         cli.run(fail, Config)
     told = capsys.readouterr().err
-    assert len(told) < 2_100 and told.startswith("x.py: no column 'a'") and told.endswith("; give another\n")
+    assert (
+        len(told) < 2_100
+        and told.startswith("x.py: no column 'a'")
+        and told.endswith("; give another\n")
+    )
 
 
 def test_the_end_of_a_script_does_not_look_for_garbage(tmp_path):

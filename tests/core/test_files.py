@@ -54,7 +54,9 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_content_reaches_the_disk_before_the_name_and_the_name_before_we_go_on(tmp_path, monkeypatch):
+def test_content_reaches_the_disk_before_the_name_and_the_name_before_we_go_on(
+    tmp_path, monkeypatch
+):
     """A power cut cannot be made here: the calls that it hangs on must come in this order."""
     calls, fsync, replace = [], os.fsync, os.replace
 
@@ -64,7 +66,9 @@ def test_content_reaches_the_disk_before_the_name_and_the_name_before_we_go_on(t
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append(("replace", b.name)), replace(a, b)))
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (calls.append(("replace", b.name)), replace(a, b))
+    )
     write_text(tmp_path / "a.txt", "abc")
     assert calls == [("fsync", 3), ("replace", "a.txt"), ("fsync", "folder")]
 
@@ -73,8 +77,12 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl"
     append_line(path, "one")
     write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:2]))  # the disk takes 2 bytes
-    with pytest.raises(DiskFull, match=r"no room to write .*log.jsonl: it needs at least 4 bytes, .* free"):
+    monkeypatch.setattr(
+        os, "write", lambda descriptor, data: write(descriptor, data[:2])
+    )  # the disk takes 2 bytes
+    with pytest.raises(
+        DiskFull, match=r"no room to write .*log.jsonl: it needs at least 4 bytes, .* free"
+    ):
         append_line(path, "two")
     assert path.read_text() == "one\n"
 
@@ -85,7 +93,11 @@ def test_what_is_needed_is_told_where_it_is_known(tmp_path, size, told):
         if size:
             file.write(bytes(size))
         raise OSError(errno.ENOSPC, "")
-    assert f"needs at least {told}, " in str(caught.value) if size else "needs" not in str(caught.value)
+    assert (
+        f"needs at least {told}, " in str(caught.value)
+        if size
+        else "needs" not in str(caught.value)
+    )
 
 
 def test_interruption_leaves_nothing_behind(tmp_path):
@@ -109,12 +121,16 @@ def test_a_missing_folder_is_an_error_of_its_own(tmp_path):
 @pytest.mark.parametrize(
     "error, full",
     [
-        (OSError(errno.ENOSPC, ""), True), (OSError(errno.EDQUOT, ""), True), (OSError(errno.EFBIG, ""), True),
-        (OSError(errno.EIO, ""), False), (PermissionError(errno.EACCES, ""), False),
+        (OSError(errno.ENOSPC, ""), True),
+        (OSError(errno.EDQUOT, ""), True),
+        (OSError(errno.EFBIG, ""), True),
+        (OSError(errno.EIO, ""), False),
+        (PermissionError(errno.EACCES, ""), False),
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False), (ValueError("inline_container"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("inline_container"), False),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_a_full_disk(error, full):
     assert is_disk_full(error) is full
 
@@ -138,14 +154,22 @@ class Failing:
 @pytest.mark.parametrize(
     "error, told",
     [
-        (OSError(errno.ENOSPC, "full"), (DiskFull, "no room to write .*state.pt: it needs at least ")),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), (RuntimeError, "DataLoader worker")),
+        (
+            OSError(errno.ENOSPC, "full"),
+            (DiskFull, "no room to write .*state.pt: it needs at least "),
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            (RuntimeError, "DataLoader worker"),
+        ),
         (OSError(errno.EIO, "Input/output error"), (OSError, "Input/output error")),
         (KeyboardInterrupt(), (KeyboardInterrupt, "^$")),
     ],
     ids=["full", "worker", "io", "interrupted"],
 )
-def test_what_interrupts_torch_while_it_writes_is_told_and_not_torchs_own_words(tmp_path, error, told):
+def test_what_interrupts_torch_while_it_writes_is_told_and_not_torchs_own_words(
+    tmp_path, error, told
+):
     """A loader process that dies is told by torch wherever the main process happens to be, here inside a save."""
     with pytest.raises(told[0], match=told[1]):
         with atomic(tmp_path / "state.pt") as file:
@@ -167,25 +191,55 @@ def test_other_errors_pass_unchanged(tmp_path):
 def test_the_reason_of_a_refused_pickle_names_what_it_asks_for():
     told = "Weights only load failed. Re-run with weights_only=False.\n\nTrying to load unsupported GLOBAL os.system"
     assert reason_of(pickle.UnpicklingError(told)) == "it asks for os.system"
-    assert reason_of(pickle.UnpicklingError("Weights only load failed.")) == "instructions that tensors do not need"
+    assert (
+        reason_of(pickle.UnpicklingError("Weights only load failed."))
+        == "instructions that tensors do not need"
+    )
     torn = "failed finding central directory. This is an internal miniz error. If you are seeing this error, there is"
     assert reason_of(RuntimeError(torn)) == "failed finding central directory"
-    assert reason_of(RuntimeError("first\nsecond")) == "first" and reason_of(EOFError()) == "it ends too early"
     assert (
-        reason_of(KeyError("w")) == "no entry 'w'" and reason_of(OSError(22, "Invalid argument")) == "Invalid argument"
+        reason_of(RuntimeError("first\nsecond")) == "first"
+        and reason_of(EOFError()) == "it ends too early"
+    )
+    assert (
+        reason_of(KeyError("w")) == "no entry 'w'"
+        and reason_of(OSError(22, "Invalid argument")) == "Invalid argument"
     )
     assert reason_of(KeyError("x.npy is not a file in the archive")) == "no entry 'x.npy'"
     assert "Error" not in reason_of(ValueError()) + reason_of(MemoryError())
 
 
 def test_names_become_parts_of_file_names_that_any_disk_holds():
-    names = ["sex/age", "sex_age", "Sex_age", "a\\b", "..", ".", "CON", "nul.csv", "a\0b", "a\nb", "x" * 300, "x" * 301,
-             "é", "e\u0301", "*", "?", "a b", "-", " "]  # fmt: skip
+    names = [
+        "sex/age",
+        "sex_age",
+        "Sex_age",
+        "a\\b",
+        "..",
+        ".",
+        "CON",
+        "nul.csv",
+        "a\0b",
+        "a\nb",
+        "x" * 300,
+        "x" * 301,
+        "é",
+        "e\u0301",
+        "*",
+        "?",
+        "a b",
+        "-",
+        " ",
+    ]
     parts = file_names(names)
     assert list(parts) == names and parts["a b"] == "a b" and parts["Sex_age"] == "Sex_age"
     assert len({part.casefold() for part in parts.values()}) == len(names)
     for part in parts.values():
-        assert len(part.encode()) <= 60 and not set(part) & set('/\\\0\n*?:<>|"') and part.strip(". ") == part != ""
+        assert (
+            len(part.encode()) <= 60
+            and not set(part) & set('/\\\0\n*?:<>|"')
+            and part.strip(". ") == part != ""
+        )
     assert file_names(names[::-1]) == parts and file_names(["sex/age"]) == {"sex/age": "sex_age"}
 
 
@@ -197,7 +251,9 @@ def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(fcntl, "lockf", refuse)
     lock_folder(tmp_path, "in use").close()
     told = capsys.readouterr().err
-    assert told.startswith(f"{tmp_path}: this file system does not support locks ({os.strerror(number)})")
+    assert told.startswith(
+        f"{tmp_path}: this file system does not support locks ({os.strerror(number)})"
+    )
     assert told.count("\n") == 1
 
 

@@ -5,16 +5,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.tumour_labels import BONES, GROUP, GROUPS, LABELS, label_index, label_vector, read_classes, wrong_labels
+from core.tumour_labels import (
+    BONES,
+    GROUP,
+    GROUPS,
+    LABELS,
+    label_index,
+    label_vector,
+    read_classes,
+    wrong_labels,
+)
 
 FILE = Path(__file__).parents[2] / "configs" / "classes.txt"
 
 
 def test_every_label_is_in_one_group_and_the_groups_are_those_of_the_paper():
-    assert sorted(index for group in GROUPS for index in group.indices) == list(range(38)) and len(set(LABELS)) == 38
+    assert (
+        sorted(index for group in GROUPS for index in group.indices) == list(range(38))
+        and len(set(LABELS)) == 38
+    )
     assert [(g.kind, g.indices) for g in GROUPS] == [
-        ("sigmoid", (0, 37)), ("softmax", (1, 2, 3, 4)), ("softmax", tuple(range(5, 34))), ("softmax", (34, 35, 36)),
-    ]  # fmt: skip
+        ("sigmoid", (0, 37)),
+        ("softmax", (1, 2, 3, 4)),
+        ("softmax", tuple(range(5, 34))),
+        ("softmax", (34, 35, 36)),
+    ]
     assert list(BONES) == sorted(BONES) and len(BONES) == 29
     assert GROUP["tumour"].labels == ("malignant", "intermediate", "benign", "no bone tumour")
 
@@ -53,7 +68,10 @@ def test_vectors_say_what_is_known():
     assert np.flatnonzero(np.isnan(labels)).tolist() == [*range(5, 34), 37]
     assert np.isnan(label_vector()).all() and label_vector(implant=False)[37] == 0
     assert label_index("Distal_femur", GROUP["bone"]) == 7
-    with pytest.raises(ValueError, match="tumour 'patella'; choices malignant, intermediate, benign, no bone tumour"):
+    with pytest.raises(
+        ValueError,
+        match="tumour 'patella'; choices malignant, intermediate, benign, no bone tumour",
+    ):
         label_vector(tumour="patella")
 
 

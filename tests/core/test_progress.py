@@ -89,7 +89,9 @@ def test_short_loops_leave_no_line_in_a_log_file(monkeypatch, capsys):
 def test_long_loops_tell_a_log_file_how_long_they_will_take(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
     monkeypatch.setattr(progress, "STEPS_SECONDS", 0.05)
-    told = shown(monkeypatch, capsys, lambda: list(progress.bar("reading")(slow(range(10)), total=10)))
+    told = shown(
+        monkeypatch, capsys, lambda: list(progress.bar("reading")(slow(range(10)), total=10))
+    )
     assert any("<00:" in line for line in told.splitlines()[1:-1]), told
 
 
@@ -161,7 +163,9 @@ def test_a_terminal_gets_one_line_that_goes():
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (24, 80))
     program = TERMINAL.format(root=str(Path(__file__).parents[2]))
-    child = subprocess.Popen([sys.executable, "-c", program], stderr=theirs, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=theirs, stdout=subprocess.DEVNULL
+    )
     os.close(theirs)
     told = b""
     with contextlib.suppress(OSError):  # what Linux says when the other side has closed
@@ -169,7 +173,12 @@ def test_a_terminal_gets_one_line_that_goes():
             told += part
     os.close(ours)
     assert child.wait(30) == 0
-    assert told.count(b"\r") >= 3 and b"\n" not in told and b"\x1b[2J" not in told and rb"\x1b[2J" in told
+    assert (
+        told.count(b"\r") >= 3
+        and b"\n" not in told
+        and b"\x1b[2J" not in told
+        and rb"\x1b[2J" in told
+    )
 
 
 @pytest.mark.parametrize("seconds, expected", [(0.03, True), (60, False)])
@@ -207,7 +216,9 @@ def in_a_worker(path) -> None:
 
 
 def test_workers_draw_no_bars(tmp_path):
-    worker = multiprocessing.get_context("fork").Process(target=in_a_worker, args=(tmp_path / "log",))
+    worker = multiprocessing.get_context("fork").Process(
+        target=in_a_worker, args=(tmp_path / "log",)
+    )
     worker.start()
     worker.join(30)
     assert worker.exitcode == 0 and (tmp_path / "log").read_text() == ""
@@ -217,7 +228,11 @@ def test_a_script_starts_without_multiprocessing():
     """Its import would be a fifth of the time that `--help` takes."""
     code = "import sys, core.flags; print('multiprocessing' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout.strip() == "False"
 
@@ -227,7 +242,11 @@ def test_only_rank_0_speaks(monkeypatch, capsys):
 
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     assert (
-        shown(monkeypatch, capsys, lambda: (everything(), progress.say("line"), progress.warn("line")) and 0 or None)
+        shown(
+            monkeypatch,
+            capsys,
+            lambda: (everything(), progress.say("line"), progress.warn("line")) and 0 or None,
+        )
         == ""
     )
     assert capsys.readouterr().out == ""

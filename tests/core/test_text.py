@@ -12,7 +12,11 @@ from core.text import escaped, markdown, middle, percent, visible
 
 def test_every_character_that_hides_something_is_escaped():
     categories = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-    hidden = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in categories]
+    hidden = [
+        chr(code)
+        for code in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(code)) in categories
+    ]
     assert [f"{ord(c):x}" for c in hidden if not escaped(c).isascii()] == []
     assert {"\n", "\t"} == {c for c in hidden if visible(c) == c}
 
@@ -23,14 +27,26 @@ def test_names_lose_their_middle():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "plain", "Å é ß", "Röntgen 右手 اليد", "e\u0301", "a\\x1b", "\u00a0", "x²", "≤ 5 µm"]
+    "text",
+    ["", "plain", "Å é ß", "Röntgen 右手 اليد", "e\u0301", "a\\x1b", "\u00a0", "x²", "≤ 5 µm"],
 )
 def test_what_can_be_read_stays(text):
     assert escaped(text) == visible(text) == printable(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["\x1b[1m", "a\u202eb", "\ud800", "\udcff\udcfe", "\u200b", "\n\r\t", "\ufe0f", "\u2800", "\ue000"]
+    "text",
+    [
+        "\x1b[1m",
+        "a\u202eb",
+        "\ud800",
+        "\udcff\udcfe",
+        "\u200b",
+        "\n\r\t",
+        "\ufe0f",
+        "\u2800",
+        "\ue000",
+    ],
 )
 def test_escaping_twice_is_escaping_once(text):
     assert escaped(text).isascii() and escaped(escaped(text)) == escaped(text)
@@ -70,4 +86,9 @@ def test_usual_values_stay_readable(name):
 
 
 def test_a_share_in_per_cent():
-    assert [percent(0.75), percent(0.025, ".1f"), percent(0.95, "g"), percent(0)] == ["75 %", "2.5 %", "95 %", "0 %"]
+    assert [percent(0.75), percent(0.025, ".1f"), percent(0.95, "g"), percent(0)] == [
+        "75 %",
+        "2.5 %",
+        "95 %",
+        "0 %",
+    ]

@@ -19,7 +19,12 @@ from experiments.compare_commits import STAGES, Config, report, stages_with_need
 from experiments.output_trees import Names, compare_trees
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = {"step": 3, "path": "/tmp/a/old/out", "unix_time": 1.5, "head": {"bias": torch.tensor([0.5, float("nan")])}}
+WEIGHTS = {
+    "step": 3,
+    "path": "/tmp/a/old/out",
+    "unix_time": 1.5,
+    "head": {"bias": torch.tensor([0.5, float("nan")])},
+}
 OTHER_HEAD = {"bias": torch.tensor([0.75, float("nan")])}
 
 
@@ -37,9 +42,13 @@ def write_results(folder: Path) -> Path:
     safetensors.torch.save_file({"w": torch.zeros(2, 3)}, folder / "model.safetensors")
     record = {"step": 1, "loss": 0.25, "radiographs_per_s": 31.5, "unix_time": 1000.5}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (folder / "environment.json").write_text(json.dumps({"git_revision": "1234567", "path": "/tmp/a/old/code"}))
+    (folder / "environment.json").write_text(
+        json.dumps({"git_revision": "1234567", "path": "/tmp/a/old/code"})
+    )
     (folder / "scores.csv").write_text("path,score\n/tmp/a/old/out/x.png,0.125\n")
-    (folder / "index.html").write_text("<p>12.5 radiographs/s, written 2026-01-02 03:04:05, revision 1234567</p>\n")
+    (folder / "index.html").write_text(
+        "<p>12.5 radiographs/s, written 2026-01-02 03:04:05, revision 1234567</p>\n"
+    )
     (folder / "notes.txt").write_text("Two radiographs.\n")
     np.savez(folder / "maps.npz", error=np.arange(6.0), path=np.array(["/tmp/a/old/out/x.png"]))
     write_workbook(folder / "tables.xlsx", "2026-01-02T03:04:05Z")
@@ -75,14 +84,20 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
     torch.save(WEIGHTS | {"path": "/tmp/a/new/out", "unix_time": 9.5}, new / "run" / "step_3.pt")
     record = {"step": 1, "loss": 0.25, "radiographs_per_s": 8.25, "unix_time": 2000.5}
     (new / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (new / "environment.json").write_text(json.dumps({"git_revision": "89abcde", "path": "/tmp/a/new/code"}))
+    (new / "environment.json").write_text(
+        json.dumps({"git_revision": "89abcde", "path": "/tmp/a/new/code"})
+    )
     (new / "scores.csv").write_text("path,score\n/tmp/a/new/out/x.png,0.125\n")
-    (new / "index.html").write_text("<p>9 radiographs/s, written 2027-02-03 04:05:06, revision 89abcde</p>\n")
+    (new / "index.html").write_text(
+        "<p>9 radiographs/s, written 2027-02-03 04:05:06, revision 89abcde</p>\n"
+    )
     np.savez(new / "maps.npz", error=np.arange(6.0), path=np.array(["/tmp/a/new/out/x.png"]))
     write_workbook(new / "tables.xlsx", "2027-01-02T03:04:05Z")
     Image.new("L", (4, 4), 7).save(new / "map.png", compress_level=0)
     comparison = compare()
-    assert len(comparison.equal) == 8 and len(comparison.identical) == 3 and not comparison.different
+    assert (
+        len(comparison.equal) == 8 and len(comparison.identical) == 3 and not comparison.different
+    )
     assert exit_status(comparison) == 0
     assert len(compare(exact=True).different) == 8
 
@@ -95,7 +110,11 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
             lambda path: torch.save(WEIGHTS | {"path": "/tmp/a/new/out", "head": OTHER_HEAD}, path),
             "head.bias: largest difference 0.25 (1 of 2 values differ)",
         ),
-        ("run/step_3.pt", lambda path: torch.save(WEIGHTS | {"step": 4}, path), "step: '3' in old, '4' in new"),
+        (
+            "run/step_3.pt",
+            lambda path: torch.save(WEIGHTS | {"step": 4}, path),
+            "step: '3' in old, '4' in new",
+        ),
         ("run/step_3.pt", lambda path: path.write_bytes(b"x"), "the content cannot be read"),
         (
             "model.safetensors",
@@ -112,7 +131,11 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
             lambda path: path.write_text('{"step": 1, "loss": 0.5, "unix_time": 1}\n'),
             "line 1.loss: '0.25' in old, '0.5' in new",
         ),
-        ("environment.json", lambda path: path.write_text("{}"), "git_revision in old, nothing in new"),
+        (
+            "environment.json",
+            lambda path: path.write_text("{}"),
+            "git_revision in old, nothing in new",
+        ),
         (
             "scores.csv",
             lambda path: path.write_text("path,score\n/tmp/a/new/out/x.png,0.126\n"),
@@ -121,7 +144,9 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
         ("scores.csv", lambda path: path.write_text("path,score\n"), "2 lines in old, 1 in new"),
         (
             "maps.npz",
-            lambda path: np.savez(path, error=np.arange(6.0) + 1, path=np.array(["/tmp/a/new/out/x.png"])),
+            lambda path: np.savez(
+                path, error=np.arange(6.0) + 1, path=np.array(["/tmp/a/new/out/x.png"])
+            ),
             "error: largest difference 1 (6 of 6 values differ)",
         ),
         (
@@ -129,8 +154,16 @@ def test_times_rates_folders_and_revisions_do_not_count(trees):
             lambda path: write_workbook(path, "2027-01-02T03:04:05Z", "0.126"),
             'xl/sheet1.xml: "',
         ),
-        ("map.png", lambda path: Image.new("L", (4, 4), 9).save(path), "16 of 16 values differ, by at most 2"),
-        ("map.png", lambda path: Image.new("L", (4, 5), 7).save(path), "4 x 4 pixels, mode L in old"),
+        (
+            "map.png",
+            lambda path: Image.new("L", (4, 4), 9).save(path),
+            "16 of 16 values differ, by at most 2",
+        ),
+        (
+            "map.png",
+            lambda path: Image.new("L", (4, 5), 7).save(path),
+            "4 x 4 pixels, mode L in old",
+        ),
         ("other.bin", lambda path: path.write_bytes(b"\0\2"), "the bytes differ"),
     ],
 )
@@ -148,7 +181,10 @@ def test_missing_files_are_differences(trees):
     (new / "scores.csv").unlink()
     (old / "map.png").unlink()
     comparison = compare()
-    assert (comparison.only_old, comparison.only_new) == (["scores.csv"], ["map.png"]) and comparison.files == 11
+    assert (comparison.only_old, comparison.only_new) == (
+        ["scores.csv"],
+        ["map.png"],
+    ) and comparison.files == 11
     assert exit_status(comparison) == 1
 
 
@@ -165,7 +201,9 @@ def test_differing_messages_and_failed_commands(trees, capsys):
     (new / "notes.txt").write_text("2 radiographs.\n")
     other = compare()
     assert report({"mae": same}, {"mae": other}, [], Config("a", "b", verbose=True)) == 0
-    assert "messages of mae, notes.txt: line 1: 'Two radiographs.' in old" in capsys.readouterr().out
+    assert (
+        "messages of mae, notes.txt: line 1: 'Two radiographs.' in old" in capsys.readouterr().out
+    )
     assert report({"mae": same}, {"mae": same}, ["new: exit status 2"], Config("a", "b")) == 1
 
 
@@ -180,7 +218,9 @@ def test_commands_name_scripts_and_write_below_the_folder_of_their_stage():
     for name, stage in STAGES.items():
         for command in stage.commands:
             assert (ROOT / command.split()[0]).is_file(), command
-            assert re.search(rf"--(out|outdir|output_dir|report) \.\./out/{name}/", command), command
+            assert re.search(rf"--(out|outdir|output_dir|report) \.\./out/{name}/", command), (
+                command
+            )
 
 
 def test_an_unknown_revision_is_named(tmp_path):
@@ -194,11 +234,25 @@ def test_an_unknown_revision_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_revision_equals_itself(tmp_path):
-    command = [sys.executable, ROOT / "experiments" / "compare_commits.py", "--old", "HEAD", "--new", "HEAD"]
-    done = subprocess.run([*command, "--only", "heatmaps", "--work", tmp_path / "work"], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "compare_commits.py",
+        "--old",
+        "HEAD",
+        "--new",
+        "HEAD",
+    ]
+    done = subprocess.run(
+        [*command, "--only", "heatmaps", "--work", tmp_path / "work"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:4]}
     assert set(rows) == {"phantoms", "mae", "heatmaps"}
     for row in rows.values():
         assert int(row[1]) > 9 and row[4:] == ["0"] * 5, row
-    assert not (tmp_path / "work" / "old" / "code").exists() and (tmp_path / "work" / "old" / "out").is_dir()
+    assert (
+        not (tmp_path / "work" / "old" / "code").exists()
+        and (tmp_path / "work" / "old" / "out").is_dir()
+    )

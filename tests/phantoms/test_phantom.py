@@ -21,7 +21,10 @@ PAIRS = [(region, condition) for region in REGIONS for condition in permitted(re
 
 
 def signature(views):
-    return [(p.pixels.tobytes(), p.mask.tobytes(), p.boxes, p.age_years, p.sex, p.side, p.view) for p in views]
+    return [
+        (p.pixels.tobytes(), p.mask.tobytes(), p.boxes, p.age_years, p.sex, p.side, p.view)
+        for p in views
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +56,20 @@ def test_same_bytes_in_another_process():
         "print(hashlib.sha256(study(5, 3, size=96)[0].pixels).hexdigest())"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == hashlib.sha256(study(5, 3, size=96)[0].pixels).hexdigest()
 
 
 def test_size_changes_resolution_not_the_patient():
     small, large = study(1, 4, size=96)[0], study(1, 4, size=192)[0]
     assert (small.age_years, small.sex, small.region, small.condition) == (
-        large.age_years, large.sex, large.region, large.condition,
-    )  # fmt: skip
+        large.age_years,
+        large.sex,
+        large.region,
+        large.condition,
+    )
     assert max(small.pixels.shape) == 96 and max(large.pixels.shape) == 192
     assert small.pixel_spacing_mm == pytest.approx(2 * large.pixel_spacing_mm)
     halves = large.pixels[: 2 * small.pixels.shape[0], : 2 * small.pixels.shape[1]].astype(float)
@@ -98,7 +106,11 @@ def test_boxes_are_the_bounds_of_the_masks(gallery):
 def test_lesions_are_seen_whoever_the_patient(difficulty):
     for patient in range(60):
         for phantom in study(11, patient, size=96, difficulty=difficulty):
-            assert phantom.mask.any() == (phantom.condition != "normal"), (patient, phantom.region, phantom.condition)
+            assert phantom.mask.any() == (phantom.condition != "normal"), (
+                patient,
+                phantom.region,
+                phantom.condition,
+            )
 
 
 def test_full_sixteen_bit_range_is_used(gallery):
@@ -110,7 +122,9 @@ def test_full_sixteen_bit_range_is_used(gallery):
 
 def test_bone_is_bright_and_air_is_dark(gallery):
     knee = next(p for p in gallery[("knee", "normal")] if p.view == "ap")
-    middle = knee.pixels[SIZE // 3 : 2 * SIZE // 3, knee.pixels.shape[1] // 3 : 2 * knee.pixels.shape[1] // 3]
+    middle = knee.pixels[
+        SIZE // 3 : 2 * SIZE // 3, knee.pixels.shape[1] // 3 : 2 * knee.pixels.shape[1] // 3
+    ]
     assert np.median(middle) > 0.5 * 65535
     assert np.percentile(knee.pixels, 2) < 0.2 * 65535
 
@@ -130,15 +144,24 @@ def test_lytic_lesions_darken_and_sclerotic_ones_brighten_the_same_bone():
     """The same patient with and without bone change: all else, noise included, comes from streams of its own."""
     for patient in range(4):
         views = {
-            condition: study(8, patient, size=SIZE, difficulty="clear", region="knee", condition=condition, views=1,
-                             age_years=30)[0]
+            condition: study(
+                8,
+                patient,
+                size=SIZE,
+                difficulty="clear",
+                region="knee",
+                condition=condition,
+                views=1,
+                age_years=30,
+            )[0]
             for condition in ("normal", "lytic", "sclerotic")
-        }  # fmt: skip
+        }
         for condition, sign in (("lytic", -1), ("sclerotic", 1)):
             mask = views[condition].mask
             ring = binary_dilation(mask, iterations=4) & ~mask
             contrast = [
-                views[name].pixels[mask].mean() - views[name].pixels[ring].mean() for name in (condition, "normal")
+                views[name].pixels[mask].mean() - views[name].pixels[ring].mean()
+                for name in (condition, "normal")
             ]
             assert sign * (contrast[0] - contrast[1]) > 0.02 * 65535, (patient, condition)
 
@@ -148,23 +171,41 @@ def plate_darkness(age_years: float, patient: int) -> float:
     options = dict(size=256, difficulty="clear", region="knee", condition="normal", views=1)
     knee = study(21, patient, age_years=age_years, **options)[0]
     height, width = knee.pixels.shape
-    rows = knee.pixels[int(0.53 * height) : int(0.66 * height), int(0.44 * width) : int(0.54 * width)].mean(1)
+    rows = knee.pixels[
+        int(0.53 * height) : int(0.66 * height), int(0.44 * width) : int(0.54 * width)
+    ].mean(1)
     rows = rows.astype(float) / 65535
     beside = np.minimum(np.roll(rows, 6), np.roll(rows, -6))
     return float((beside - rows)[8:-6].max())
 
 
 def test_growth_plates_fade_with_age():
-    young, grown_up = (np.mean([plate_darkness(age, patient) for patient in range(4)]) for age in (9.0, 30.0))
+    young, grown_up = (
+        np.mean([plate_darkness(age, patient) for patient in range(4)]) for age in (9.0, 30.0)
+    )
     assert young > grown_up + 0.05
 
 
 def test_ossification_centres_appear_with_age_and_girls_are_ahead():
     assert grown(3.0, 5.6, 13.0) == 0 and grown(14.0, 5.6, 13.0) == 1
     assert 0 < grown(7.0, 5.6, 13.0) < grown(9.0, 5.6, 13.0) < 1
-    known = dict(number=0, region="hand", condition="normal", age_years=10.0, bone_age_years=10.0, side="L",
-                 kl_grade=None, stature=1, girth=1, cortex=1, mineral=1, fat=1)  # fmt: skip
-    assert Patient(sex="F", **known).maturity == pytest.approx(GIRLS_AHEAD * Patient(sex="M", **known).maturity)
+    known = dict(
+        number=0,
+        region="hand",
+        condition="normal",
+        age_years=10.0,
+        bone_age_years=10.0,
+        side="L",
+        kl_grade=None,
+        stature=1,
+        girth=1,
+        cortex=1,
+        mineral=1,
+        fat=1,
+    )
+    assert Patient(sex="F", **known).maturity == pytest.approx(
+        GIRLS_AHEAD * Patient(sex="M", **known).maturity
+    )
 
 
 def test_labels_are_in_range():
@@ -174,11 +215,22 @@ def test_labels_are_in_range():
         first = views[0]
         assert len({p.view for p in views}) == len(views)
         for phantom in views:
-            labels = ("patient", "region", "condition", "age_years", "bone_age_months", "sex", "side", "kl_grade")
+            labels = (
+                "patient",
+                "region",
+                "condition",
+                "age_years",
+                "bone_age_months",
+                "sex",
+                "side",
+                "kl_grade",
+            )
             assert all(getattr(phantom, name) == getattr(first, name) for name in labels)
             assert phantom.patient == patient and 0.3 <= phantom.age_years <= 90
             assert 3 <= phantom.bone_age_months <= 228
-            assert phantom.age_years > 20 or abs(phantom.bone_age_months / 12 - phantom.age_years) < 3
+            assert (
+                phantom.age_years > 20 or abs(phantom.bone_age_months / 12 - phantom.age_years) < 3
+            )
             assert (phantom.kl_grade is None) == (phantom.region != "knee")
             assert phantom.kl_grade in (None, 0, 1, 2, 3, 4)
             assert (phantom.condition == "arthrosis") == ((phantom.kl_grade or 0) >= 2)
@@ -189,7 +241,9 @@ def test_labels_are_in_range():
 
 def test_clear_phantoms_have_larger_lesions():
     def mean_area(difficulty):
-        options = dict(size=96, difficulty=difficulty, region="wrist", condition="lytic", views=1, age_years=30)
+        options = dict(
+            size=96, difficulty=difficulty, region="wrist", condition="lytic", views=1, age_years=30
+        )
         return np.mean([study(3, patient, **options)[0].mask.mean() for patient in range(12)])
 
     assert mean_area("clear") > 2 * mean_area("hard")
@@ -226,37 +280,55 @@ def test_outline_of_an_ellipse_is_one():
 
 def test_rotations_are_proper():
     for rotation in (turn_x(30) @ turn_y(-70), turn_y(10)):
-        assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) == pytest.approx(1)
+        assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(
+            rotation
+        ) == pytest.approx(1)
 
 
 def test_views_may_be_named():
     (lateral,) = study(0, 3, size=SIZE, region="foot", condition="normal", views=("lateral",))
     assert lateral.view == "lateral"
     both = study(0, 3, size=SIZE, region="foot", condition="normal", views=("lateral", "dp"))
-    assert [phantom.view for phantom in both] == ["lateral", "dp"] and signature(both[:1]) == signature([lateral])
-    with pytest.raises(ValueError, match="region 'foot' has the views dp, lateral, oblique, not 'ap'"):
+    assert [phantom.view for phantom in both] == ["lateral", "dp"] and signature(
+        both[:1]
+    ) == signature([lateral])
+    with pytest.raises(
+        ValueError, match="region 'foot' has the views dp, lateral, oblique, not 'ap'"
+    ):
         study(0, 3, size=SIZE, region="foot", views=("ap",))
 
 
 @pytest.mark.parametrize(
-    "difficulty", [pytest.param("clear", marks=pytest.mark.slow), pytest.param("hard", marks=pytest.mark.slow)]
+    "difficulty",
+    [pytest.param("clear", marks=pytest.mark.slow), pytest.param("hard", marks=pytest.mark.slow)],
 )
 def test_a_small_field_shows_the_finding_and_of_the_normal_the_same_place(difficulty):
     alike = []
     for number, (region, condition) in enumerate(PAIRS):
-        options = {"size": 64, "difficulty": difficulty, "region": region, "age_years": 30.0, "views": 1}
+        options = {
+            "size": 64,
+            "difficulty": difficulty,
+            "region": region,
+            "age_years": 30.0,
+            "views": 1,
+        }
         if condition == "arthrosis":
             with pytest.raises(ValueError, match="arthrosis.*no place on a bone"):
                 study(3, number, condition=condition, field=0.4, **options)
             continue
-        (one,), (whole,) = (study(3, number, condition=condition, field=field, **options) for field in (0.4, 1.0))
+        (one,), (whole,) = (
+            study(3, number, condition=condition, field=field, **options) for field in (0.4, 1.0)
+        )
         assert one.pixels.shape == (64, 64)
         assert one.pixel_spacing_mm == pytest.approx(0.4 * whole.pixel_spacing_mm)
         assert signature(study(3, number, condition=condition, **options)) == signature([whole])
         if condition == "normal":
             continue
         rows, columns = np.nonzero(one.mask)
-        assert rows.size and one.boxes and 8 < rows.mean() < 56 and 8 < columns.mean() < 56, (region, condition)
+        assert rows.size and one.boxes and 8 < rows.mean() < 56 and 8 < columns.mean() < 56, (
+            region,
+            condition,
+        )
         if condition == "fracture":
             (normal,) = study(3, number, condition="normal", field=0.4, **options)
             alike.append(np.corrcoef(one.pixels.ravel(), normal.pixels.ravel())[0, 1])
@@ -269,18 +341,34 @@ def test_a_small_field_shows_the_finding_and_of_the_normal_the_same_place(diffic
 def test_the_arch_of_a_flat_foot_sinks_and_heel_and_shin_stay():
     person = draw_patient(stream(0, 0, "patient"), 0, "foot", "normal", 40.0)
     normal, flat = (
-        {solid.name: solid for solid in build_anatomy(replace(person, arch_drop_mm=mm), stream(0, 0, "anatomy")).solids}
+        {
+            solid.name: solid
+            for solid in build_anatomy(
+                replace(person, arch_drop_mm=mm), stream(0, 0, "anatomy")
+            ).solids
+        }
         for mm in (0.0, 10.0)
     )
     sunk = {
-        name: flat[name].centre - normal[name].centre for name in ("navicular", "talar head", "talus", "tuberosity")
+        name: flat[name].centre - normal[name].centre
+        for name in ("navicular", "talar head", "talus", "tuberosity")
     }
     assert all(change[0] == change[2] == 0 for change in sunk.values())
     assert sunk["navicular"][1] == pytest.approx(10 * person.stature, rel=0.02)  # towards the sole
-    assert sunk["navicular"][1] > sunk["talar head"][1] > sunk["talus"][1] > sunk["tuberosity"][1] < 0.01
+    assert (
+        sunk["navicular"][1]
+        > sunk["talar head"][1]
+        > sunk["talus"][1]
+        > sunk["tuberosity"][1]
+        < 0.01
+    )
     assert np.array_equal(flat["tibia"].start, normal["tibia"].start)
     one, other = (
-        study(0, 0, size=SIZE, region="foot", condition="normal", views=("lateral",), arch_drop_mm=mm)[0]
+        study(
+            0, 0, size=SIZE, region="foot", condition="normal", views=("lateral",), arch_drop_mm=mm
+        )[0]
         for mm in (0.0, 10.0)
     )
-    assert (one.arch_drop_mm, other.arch_drop_mm) == (0.0, 10.0) and not np.array_equal(one.pixels, other.pixels)
+    assert (one.arch_drop_mm, other.arch_drop_mm) == (0.0, 10.0) and not np.array_equal(
+        one.pixels, other.pixels
+    )

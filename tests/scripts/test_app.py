@@ -29,7 +29,11 @@ from workflows.regions.web.map_page import map_html
 from workflows.regions.web.server import FAILED, Refused, read_upload
 from workflows.regions.web.uploads import Upload
 
-TEMPERATURES = {"tumour": {"temperature": 2.0, "reason": "", "radiographs": 50}, "abnormal": 0.5, "bone": None}
+TEMPERATURES = {
+    "tumour": {"temperature": 2.0, "reason": "", "radiographs": 50},
+    "abnormal": 0.5,
+    "bone": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,40 +72,66 @@ def test_the_answer_is_that_of_whole_and_regions(there):
     scaled = preprocessing.scale(pixels)
     parts = [scaled, *(scaled[y0:y1, x0:x1] for x0, y0, x1, y1 in crops)]
     with torch.no_grad():
-        logits = loaded.model.outputs(torch.stack([preprocessing.fit(np.ascontiguousarray(p)) for p in parts])).double()
+        logits = loaded.model.outputs(
+            torch.stack([preprocessing.fit(np.ascontiguousarray(p)) for p in parts])
+        ).double()
     wanted = torch.sigmoid(logits)
     wanted[:, 0] = torch.sigmoid(logits[:, 0] / 0.5)
     wanted[:, 1:5] = torch.softmax(logits[:, 1:5] / 2, 1)
-    wanted[:, 5:34], wanted[:, 34:37] = torch.softmax(logits[:, 5:34], 1), torch.softmax(logits[:, 34:37], 1)
+    wanted[:, 5:34], wanted[:, 34:37] = (
+        torch.softmax(logits[:, 5:34], 1),
+        torch.softmax(logits[:, 34:37], 1),
+    )
     assert len(case.regions) == 9 and wanted[:, 1:5].std(0).max() > 0.01
     np.testing.assert_allclose(case.views, wanted, atol=1e-5)
     answered = combined(wanted.numpy())
     np.testing.assert_allclose(case.answer, answered.probabilities, atol=1e-5)
     assert case.chosen == {view for view in answered.views.values() if view > 0}
     assert {name: part.temperature for name, part in case.parts.items()} == {
-        "abnormal": 0.5, "tumour": 2.0, "bone": None, "fracture": None, "implant": None,
-    }  # fmt: skip
+        "abnormal": 0.5,
+        "tumour": 2.0,
+        "bone": None,
+        "fracture": None,
+        "implant": None,
+    }
     assert np.array_equal(case.grey, scaled) and case.size == pixels.shape
-    again = networks(there, regions="windows", model_path=[there / "fold0"] * 2).analyse(there / "phantom.png")
+    again = networks(there, regions="windows", model_path=[there / "fold0"] * 2).analyse(
+        there / "phantom.png"
+    )
     np.testing.assert_allclose(again.answer, case.answer, atol=1e-6)
-    of_training = networks(there, regions="windows", model_path=[there]).analyse(there / "phantom.png")  # its folds
+    of_training = networks(there, regions="windows", model_path=[there]).analyse(
+        there / "phantom.png"
+    )  # its folds
     assert np.array_equal(of_training.answer, case.answer)
 
 
-def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_shown(there, tmp_path):
+def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_shown(
+    there, tmp_path
+):
     """A pelvis once got "abnormal 91 %, calibrated ... finger phalanges 40 %" of a network that knew no pelvis."""
     shutil.copytree(there / "fold0", tmp_path / "fold0")
     remember(tmp_path / "fold0")
     reader = networks(there, regions="none", mae_path=None, model_path=[tmp_path / "fold0"])
-    knee, pelvis = ([*phantoms(Plan(77, 64, "clear", (region,), ("normal",), views=("ap",)), 2)][1]
-                    for region in ("knee", "hip"))  # fmt: skip
-    cases = {name: reader.analyse(write_picture(tmp_path / name, phantom, "png8", 3, 0))
-             for name, phantom in (("knee", knee), ("pelvis", pelvis))}  # fmt: skip
+    knee, pelvis = (
+        [*phantoms(Plan(77, 64, "clear", (region,), ("normal",), views=("ap",)), 2)][1]
+        for region in ("knee", "hip")
+    )
+    cases = {
+        name: reader.analyse(write_picture(tmp_path / name, phantom, "png8", 3, 0))
+        for name, phantom in (("knee", knee), ("pelvis", pelvis))
+    }
     told = "The network loses to chance on its validation radiographs."
     assert not cases["knee"].unlike and "warning alarm'" not in case_html(cases["knee"])
-    assert result(cases["knee"])["made"]["like training"] == "yes" and result(cases["knee"])["warning"] == told
+    assert (
+        result(cases["knee"])["made"]["like training"] == "yes"
+        and result(cases["knee"])["warning"] == told
+    )
     case, told = cases["pelvis"], "DO NOT USE: unlike the training radiographs: at most "
-    assert case.unlike and next(iter(result(case))) == "warning" and result(case)["warning"].startswith(told)
+    assert (
+        case.unlike
+        and next(iter(result(case))) == "warning"
+        and result(case)["warning"].startswith(told)
+    )
     assert result(case)["made"]["like training"] == "no"
     page = case_html(case)
     assert (
@@ -114,15 +144,22 @@ def test_a_radiograph_unlike_those_of_the_training_says_so_first_wherever_it_is_
     red, plain = np.asarray(result_panel(case)), np.asarray(result_panel(cases["knee"]))
     assert tuple(red[1, 1]) == (122, 31, 31) and tuple(plain[1, 1]) != (122, 31, 31)
     sentences = " ".join(case.told)
-    for wanted in ("Network: region-guided classifier (Vision Transformer of width 32, 1 blocks",
-                   "Trained on: 600 radiographs of phantoms.",
-                   "Validation score: AUROC 0.41 on 30 validation radiographs: the network loses to chance "
-                   "(0.50)."):  # fmt: skip
+    for wanted in (
+        "Network: region-guided classifier (Vision Transformer of width 32, 1 blocks",
+        "Trained on: 600 radiographs of phantoms.",
+        "Validation score: AUROC 0.41 on 30 validation radiographs: the network loses to chance "
+        "(0.50).",
+    ):
         assert wanted in sentences and wanted in page and wanted in rows[0]["networks"]
         assert wanted in " ".join(result(case)["networks"])
-    assert case.parts["tumour"].calibration == "calibrated on 50 radiographs of phantoms, temperature 2.00"
+    assert (
+        case.parts["tumour"].calibration
+        == "calibrated on 50 radiographs of phantoms, temperature 2.00"
+    )
     assert "calibrated on 50 radiographs of phantoms, temperature 2.00" in page
-    assert {row["calibrated"] for row in rows if row["group"] == "tumour"} == {"on 50 radiographs of phantoms"}
+    assert {row["calibrated"] for row in rows if row["group"] == "tumour"} == {
+        "on 50 radiographs of phantoms"
+    }
     assert case.parts["abnormal"].calibrated_on == "radiographs of phantoms, how many is not stated"
     assert "No calibration holds" in page and "No calibration holds" not in case_html(cases["knee"])
 
@@ -131,8 +168,13 @@ def test_a_network_kept_without_a_reference_says_that_likeness_is_unknown(there,
     case = networks(there, regions="none", mae_path=None).analyse(there / "phantom.png")
     told = "It is unknown whether this radiograph is like the training radiographs."
     assert result(case)["warning"] == told and not case.unlike and told in case_html(case)
-    assert result(case)["made"]["like training"] == "unknown" and result(case)["made"]["likeness"] is None
-    assert "Trained on: not stated." in case_html(case) and "Validation score: not stated." in case_html(case)
+    assert (
+        result(case)["made"]["like training"] == "unknown"
+        and result(case)["made"]["likeness"] is None
+    )
+    assert "Trained on: not stated." in case_html(
+        case
+    ) and "Validation score: not stated." in case_html(case)
     shutil.copytree(there / "fold0", tmp_path / "fold0")
     (tmp_path / "fold0" / "reference.npz").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"fold0/reference\.npz: not a reference"):
@@ -149,7 +191,9 @@ def test_map_regions_and_downloads_of_a_phantom(there):
     told = json.loads(result_json(case))
     assert told == result(case) and list(told["probabilities"]) == list(LABELS)
     assert told["decisions"]["tumour"]["calibrated"] and not told["decisions"]["bone"]["calibrated"]
-    assert told["made"]["regions"] == "error map" and len(told["made"]["networks"][0]["sha256"]) == 64
+    assert (
+        told["made"]["regions"] == "error map" and len(told["made"]["networks"][0]["sha256"]) == 64
+    )
     rows = list(csv.DictReader(io.StringIO(result_csv(case))))
     assert [row["label"] for row in rows] == list(LABELS)
     np.testing.assert_allclose([float(row["probability"]) for row in rows], case.answer, rtol=1e-6)
@@ -180,7 +224,13 @@ def test_bad_files_are_a_sentence_on_the_page(there):
         assert name not in str(refused.value) and "CANARY" not in str(refused.value)
         upload = uploaded(there / "bad" / name)
         page, status = read_upload(lambda path: case_html(reader.analyse(path)), upload.path)
-        assert status == 422 and told in page and "class='refusal'" in page and FAILED not in page and name not in page
+        assert (
+            status == 422
+            and told in page
+            and "class='refusal'" in page
+            and FAILED not in page
+            and name not in page
+        )
         upload.close()
 
 
@@ -200,11 +250,15 @@ def test_a_masked_autoencoder_alone_gives_error_maps(there):
     case = maps.analyse(there / "phantom.png")
     both = networks(there).analyse(there / "phantom.png")
     assert np.array_equal(case.error_map, both.error_map) and np.array_equal(case.grey, both.grey)
-    found, hits, preprocessing = maps.error_map(there / "phantom.png", load_radiograph(there / "phantom.png"))
+    found, hits, preprocessing = maps.error_map(
+        there / "phantom.png", load_radiograph(there / "phantom.png")
+    )
     assert case.numbers == describe(found, hits, preprocessing.placement(case.size)[1])
     assert case.numbers["coverage"] == 1 and len(case.facts["networks"][0]["sha256"]) == 64
     page = map_html(case)
-    assert "What the map cannot say" in page and "alt='error map'" in page and str(there) not in page
+    assert (
+        "What the map cannot say" in page and "alt='error map'" in page and str(there) not in page
+    )
     with pytest.raises(Refused, match=BAD["black.png"]):
         maps.analyse(there / "bad" / "black.png")
     show = service.build_reader(config)
@@ -214,18 +268,28 @@ def test_a_masked_autoencoder_alone_gives_error_maps(there):
     assert "data-part='tumour'" in service.build_reader(config)(there / "phantom.png")
 
 
-@pytest.mark.parametrize("flags, told", [
-    ({"host": "0.0.0.0"}, "--host 0.0.0.0 is open to other machines"),
-    ({"host": "example.org"}, "--host 'example.org': expected an address"),
-    ({"regions": "map", "mae_path": None}, "--regions map needs a masked autoencoder"),
-    ({"port": 0}, "--port 0 is out of range"), ({"max_mb": 0.0}, "--max_mb 0.0 is out of range"),
-    ({"total_mb": 50.0}, "--total_mb 50.0 is out of range; it must be at least --max_mb 100"),
-    ({"mae_path": None, "model_path": []}, "give --model_path .*, --mae_path .*, or both"),
-    ({"model_path": [], "regions": "windows"}, "--regions windows needs a region-guided network"),
-    ({"names": ["http://reader.example.org"]}, "--names 'http://reader.example.org': expected host names"),
-    ({"names": ["reader:80"]}, "--names 'reader:80': expected host names"),
-    ({"names": ["*.example.org"]}, "without port"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        ({"host": "0.0.0.0"}, "--host 0.0.0.0 is open to other machines"),
+        ({"host": "example.org"}, "--host 'example.org': expected an address"),
+        ({"regions": "map", "mae_path": None}, "--regions map needs a masked autoencoder"),
+        ({"port": 0}, "--port 0 is out of range"),
+        ({"max_mb": 0.0}, "--max_mb 0.0 is out of range"),
+        ({"total_mb": 50.0}, "--total_mb 50.0 is out of range; it must be at least --max_mb 100"),
+        ({"mae_path": None, "model_path": []}, "give --model_path .*, --mae_path .*, or both"),
+        (
+            {"model_path": [], "regions": "windows"},
+            "--regions windows needs a region-guided network",
+        ),
+        (
+            {"names": ["http://reader.example.org"]},
+            "--names 'http://reader.example.org': expected host names",
+        ),
+        ({"names": ["reader:80"]}, "--names 'reader:80': expected host names"),
+        ({"names": ["*.example.org"]}, "without port"),
+    ],
+)
 def test_wrong_flags(flags, told, there, monkeypatch):
     monkeypatch.delenv("APP_AUTH", raising=False)
     with pytest.raises(ValueError, match=told):
@@ -236,7 +300,11 @@ def test_names_that_are_served(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "workstation")
     assert service.host_names(app().Config(names=["a.example"])) == ["a.example"]
     assert service.host_names(app().Config(host="0.0.0.0")) == ["workstation"]
-    assert service.is_local("::1") and service.is_local("127.0.0.1") and not service.is_local("10.0.0.1")
+    assert (
+        service.is_local("::1")
+        and service.is_local("127.0.0.1")
+        and not service.is_local("10.0.0.1")
+    )
 
 
 def test_a_crash_writes_no_memory_to_a_disk():
@@ -259,7 +327,8 @@ def test_without_a_model_or_starlette_one_sentence_says_what_to_do(there, monkey
     done = script(app(), "--model_path", there / "nowhere")
     assert (
         done.returncode == 2
-        and done.stderr == "app.py: starlette is not installed: pip install -r requirements-app.txt\n"
+        and done.stderr
+        == "app.py: starlette is not installed: pip install -r requirements-app.txt\n"
     )
 
 
@@ -273,9 +342,16 @@ def test_users_come_from_a_private_file_or_the_environment(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="others than its owner can read it; chmod 600"):
         read(file)
     file.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    for content, line in (("ann:short\n", 1), ("\nann\n", 2), (":longpassword", 1), ("a:12345678\na:12345678", 2)):
+    for content, line in (
+        ("ann:short\n", 1),
+        ("\nann\n", 2),
+        (":longpassword", 1),
+        ("a:12345678\na:12345678", 2),
+    ):
         file.write_text(content)
-        with pytest.raises(ValueError, match=f"users: line {line}: expected USER:PASSWORD") as refused:
+        with pytest.raises(
+            ValueError, match=f"users: line {line}: expected USER:PASSWORD"
+        ) as refused:
             read(file)
         assert "1234" not in str(refused.value) and "short" not in str(refused.value)
     file.write_text("# nobody\n")

@@ -31,7 +31,9 @@ from core.tumour_labels import GROUP, LABELS
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(EXECUTABLE is None, reason="no chromium or google-chrome is installed"),
-    pytest.mark.skipif(importlib.util.find_spec("starlette") is None, reason="no starlette: requirements-app.txt"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("starlette") is None, reason="no starlette: requirements-app.txt"
+    ),
 ]
 PASSWORD, LIMIT = "phantoms of 2026", 2.0
 # runs the script and notes where it connects to; a hook set first also sees what the script's own hook refuses
@@ -57,13 +59,24 @@ def running(desk, *flags):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-c", WATCHED, desk / "connections", ROOT / "scripts" / "app.py", *flags]
+    words = [
+        sys.executable,
+        "-c",
+        WATCHED,
+        desk / "connections",
+        ROOT / "scripts" / "app.py",
+        *flags,
+    ]
     words += ["--port", port, "--max_mb", LIMIT, "--device", "cpu"]
     environment = os.environ | {"TMPDIR": str(desk / "tmp"), "http_proxy": "http://192.0.2.1:9"}
     with (desk / "log").open("w") as log:
         server = subprocess.Popen(list(map(str, words)), stdout=log, stderr=log, env=environment)
     deadline = time.monotonic() + 300
-    while "http://" not in (desk / "log").read_text() and server.poll() is None and time.monotonic() < deadline:
+    while (
+        "http://" not in (desk / "log").read_text()
+        and server.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
     assert "http://" in (desk / "log").read_text(), (desk / "log").read_text()
     yield f"http://127.0.0.1:{port}", server
@@ -83,7 +96,9 @@ def desk(tmp_path_factory):
     (desk / "users").write_text(f"ann:{PASSWORD}\nbob:other {PASSWORD}\n")
     (desk / "users").chmod(0o600)
     (desk / "tmp").mkdir()
-    with running(desk, "--model_path", desk / "fold0", "--mae_path", desk / "mae", "--auth", desk / "users") as served:
+    with running(
+        desk, "--model_path", desk / "fold0", "--mae_path", desk / "mae", "--auth", desk / "users"
+    ) as served:
         yield desk, *served
 
 
@@ -97,7 +112,10 @@ def browser(desk, tmp_path_factory):
 def fill_in(browser, user, password) -> None:
     """Type into the form of the login and send it."""
     fields = {"user": user, "password": password}
-    typed = "".join(f"document.querySelector('[name={name}]').value = '{text}';" for name, text in fields.items())
+    typed = "".join(
+        f"document.querySelector('[name={name}]').value = '{text}';"
+        for name, text in fields.items()
+    )
     browser.value(f"(() => {{ {typed} document.querySelector('#login button').click() }})()")
 
 
@@ -111,7 +129,9 @@ def result(browser, file) -> str:
 
 
 def status(browser, path, method="GET", body="null") -> int:
-    return browser.value(f"fetch('{path}', {{method: '{method}', body: {body}}}).then((answer) => answer.status)")
+    return browser.value(
+        f"fetch('{path}', {{method: '{method}', body: {body}}}).then((answer) => answer.status)"
+    )
 
 
 def test_a_reading_with_login_good_and_bad_files(desk, browser):
@@ -121,31 +141,49 @@ def test_a_reading_with_login_good_and_bad_files(desk, browser):
     assert browser.value(f"document.querySelector('{INPUT}')") is None
     assert status(browser, "/radiograph", "POST", "'x'") == 401
     fill_in(browser, "ann", "not the password")
-    browser.until("document.querySelector('.refusal')?.innerText.includes('do not belong together')")
+    browser.until(
+        "document.querySelector('.refusal')?.innerText.includes('do not belong together')"
+    )
     fill_in(browser, "ann", PASSWORD)
     browser.until(f"document.querySelector('{INPUT}') !== null")
     assert browser.value("document.cookie") == ""  # scripts do not see the session
     assert "Not a medical device" in browser.value("document.querySelector('.banner').innerText")
 
-    page = result(browser, folder / "Doe_John.png")  # the phantom: what the page says is what the networks say
+    page = result(
+        browser, folder / "Doe_John.png"
+    )  # the phantom: what the page says is what the networks say
     networks = app().Networks(app().Config([folder / "fold0"], folder / "mae", "map", device="cpu"))
     wanted = networks.analyse(folder / "Doe_John.png")
-    shown = json.loads(browser.value(
-        "JSON.stringify([...document.querySelectorAll('#result [data-label]')].map("
-        "(row) => [row.dataset.label, row.dataset.probability, row.innerText]))"
-    ))  # fmt: skip
-    assert {label for label, _, _ in shown} >= {*GROUP["tumour"].labels, *GROUP["fracture"].labels, "implant"}
+    shown = json.loads(
+        browser.value(
+            "JSON.stringify([...document.querySelectorAll('#result [data-label]')].map("
+            "(row) => [row.dataset.label, row.dataset.probability, row.innerText]))"
+        )
+    )
+    assert {label for label, _, _ in shown} >= {
+        *GROUP["tumour"].labels,
+        *GROUP["fracture"].labels,
+        "implant",
+    }
     for label, probability, text in shown:
         assert float(probability) == pytest.approx(wanted.answer[LABELS.index(label)], abs=2e-6)
         assert f"{100 * float(probability):.1f} %" in text
     for name, part in wanted.parts.items():
-        row = browser.value(f"({{...document.querySelector(\"#result [data-part='{name}']\").dataset}})")
-        assert row["decision"] == part.decision and row["calibrated"] == ("yes" if part.temperature else "no")
+        row = browser.value(
+            f"({{...document.querySelector(\"#result [data-part='{name}']\").dataset}})"
+        )
+        assert row["decision"] == part.decision and row["calibrated"] == (
+            "yes" if part.temperature else "no"
+        )
         assert float(row["confidence"]) == pytest.approx(part.confidence, abs=2e-6)
-    assert browser.value("document.querySelectorAll('#result rect').length") == len(wanted.regions) > 0
+    assert (
+        browser.value("document.querySelectorAll('#result rect').length") == len(wanted.regions) > 0
+    )
     view = np.asarray(Image.open(io.BytesIO(decoded(page, "image/png"))))
     assert np.array_equal(view, wanted.grey)
-    downloads = browser.value("[...document.querySelectorAll('#result a')].map((link) => link.download)")
+    downloads = browser.value(
+        "[...document.querySelectorAll('#result a')].map((link) => link.download)"
+    )
     assert downloads == [f"radiograph_result.{end}" for end in ("png", "json", "csv")]
     assert numbers(page)["probabilities"]["malignant"] == pytest.approx(wanted.answer[1], abs=1e-9)
     table = list(csv.DictReader(io.StringIO(decoded(page, "text/csv").decode())))
@@ -167,7 +205,8 @@ def test_a_reading_with_login_good_and_bad_files(desk, browser):
 
     dicom = result(browser, folder / "Doe_John.dcm")
     assert (
-        "Doe_John" not in browser.value("document.body.innerText") and "PHANTOM" not in numbers(dicom)["note"].upper()
+        "Doe_John" not in browser.value("document.body.innerText")
+        and "PHANTOM" not in numbers(dicom)["note"].upper()
     )
     assert numbers(dicom)["size"] == {"height": wanted.size[0], "width": wanted.size[1]}
 
@@ -176,20 +215,40 @@ def test_a_reading_with_login_good_and_bad_files(desk, browser):
         assert browser.value("document.querySelectorAll('#result .case').length") == 0
     result(browser, folder / "Doe_John.png")
     (folder / "large.png").write_bytes(b"\x89PNG" + os.urandom(int(1.2e6 * LIMIT)))
-    browser.choose_file(INPUT, folder / "large.png")  # the earlier result goes, and a sentence comes
-    browser.until("document.querySelector('#result').innerText.includes('The maximum size is 2 MiB')")
+    browser.choose_file(
+        INPUT, folder / "large.png"
+    )  # the earlier result goes, and a sentence comes
+    browser.until(
+        "document.querySelector('#result').innerText.includes('The maximum size is 2 MiB')"
+    )
     browser.open(address)
-    assert 'class="case"' in result(browser, folder / "Doe_John.png").replace("'", '"') and server.poll() is None
+    assert (
+        'class="case"' in result(browser, folder / "Doe_John.png").replace("'", '"')
+        and server.poll() is None
+    )
 
     # nothing stayed, nothing was asked elsewhere
     assert not list((folder / "tmp").iterdir()) and not held(server)
-    elsewhere = {url for url in browser.requests if not url.startswith((address, "data:", "about:", "blob:"))}
-    assert not elsewhere and not [error for error in browser.errors if "Content Security" in error], browser.errors
+    elsewhere = {
+        url for url in browser.requests if not url.startswith((address, "data:", "about:", "blob:"))
+    }
+    assert not elsewhere and not [
+        error for error in browser.errors if "Content Security" in error
+    ], browser.errors
     assert set((folder / "connections").read_text().split()) <= {"127.0.0.1", "localhost", "None"}
-    kept = browser.value("JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])")
-    assert kept == "[[],[]]" and browser.value("indexedDB.databases().then((all) => all.length)") == 0
+    kept = browser.value(
+        "JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])"
+    )
+    assert (
+        kept == "[[],[]]" and browser.value("indexedDB.databases().then((all) => all.length)") == 0
+    )
     log = (folder / "log").read_text()
-    assert "Doe" not in log and PASSWORD not in log and "Traceback" not in log and "POST /radiograph 200" in log
+    assert (
+        "Doe" not in log
+        and PASSWORD not in log
+        and "Traceback" not in log
+        and "POST /radiograph 200" in log
+    )
     assert log.count("POST /radiograph 422") == len(list((folder / "bad").iterdir()))
 
     browser.value("document.querySelector('#logout button').click()")
@@ -207,7 +266,9 @@ def test_the_policy_blocks_styles_and_scripts_that_are_put_into_the_page(desk, b
         "<img src='data:,x' onerror='window.ran = 1'><img src='http://192.0.2.1/x.png'>`)"
     )
     assert browser.value("getComputedStyle(document.querySelector('#x')).color") != "rgb(1, 2, 3)"
-    browser.until("document.images.length === 2 && [...document.images].every((image) => image.complete)")
+    browser.until(
+        "document.images.length === 2 && [...document.images].every((image) => image.complete)"
+    )
     assert browser.value("window.ran ?? null") is None
     assert len([error for error in browser.errors if "Content Security" in error]) >= 2
     browser.errors.clear()
@@ -222,7 +283,9 @@ class Client:
         self.cookie = ""
         if user:
             headers = {"content-type": "application/x-www-form-urlencoded"}
-            _, told, _ = self.ask("POST", "/login", urlencode({"user": user, "password": password}), **headers)
+            _, told, _ = self.ask(
+                "POST", "/login", urlencode({"user": user, "password": password}), **headers
+            )
             cookies = [value for name, value in told if name.lower() == "set-cookie"]
             self.cookie = "; ".join(cookie.partition(";")[0] for cookie in cookies)
 
@@ -237,14 +300,18 @@ class Client:
 
     def upload(self, content):
         """(status, HTML) of a radiograph."""
-        status, _, page = self.ask("POST", "/radiograph", content, **{"content-type": "application/octet-stream"})
+        status, _, page = self.ask(
+            "POST", "/radiograph", content, **{"content-type": "application/octet-stream"}
+        )
         return status, page
 
 
 def held(server) -> list[str]:
     """Uploads that a process holds in memory."""
     found = []
-    for link in (f"/proc/{server.pid}/fd/{number}" for number in os.listdir(f"/proc/{server.pid}/fd")):
+    for link in (
+        f"/proc/{server.pid}/fd/{number}" for number in os.listdir(f"/proc/{server.pid}/fd")
+    ):
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(link))
     return [target for target in found if target.startswith("/memfd:radiograph")]
@@ -296,11 +363,19 @@ def test_strangers_find_nothing(desk):
     folder, address, server = desk
     client = Client(address, "ann", PASSWORD)
     content = (folder / "Doe_John.png").read_bytes()
-    for headers, status in (({"origin": "http://evil.example"}, 403), ({"host": "evil.example"}, 421)):
+    for headers, status in (
+        ({"origin": "http://evil.example"}, 403),
+        ({"host": "evil.example"}, 421),
+    ):
         assert client.ask("GET", "/", **headers)[0] == status
         upload = headers | {"content-type": "application/octet-stream"}
         assert client.ask("POST", "/radiograph", content, **upload)[0] == status
-    for path in ("/config", "/gradio_api/deep_link", "/gradio_api/file=/etc/passwd", "/page/page.html"):
+    for path in (
+        "/config",
+        "/gradio_api/deep_link",
+        "/gradio_api/file=/etc/passwd",
+        "/page/page.html",
+    ):
         assert client.ask("GET", path)[0] == client.ask("POST", path)[0] == 404
     assert Client(address).upload(content)[0] == 401
     began = time.monotonic()
@@ -316,9 +391,21 @@ def test_strangers_find_nothing(desk):
 def test_a_second_server_on_the_port_says_so_and_the_first_leaves_nothing(desk):
     folder, address, server = desk
     port = address.rpartition(":")[2]
-    words = [sys.executable, ROOT / "scripts" / "app.py", "--model_path", folder / "fold0", "--port", port]
-    second = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=180,
-                            env=os.environ | {"TMPDIR": str(folder / "tmp")})  # fmt: skip
+    words = [
+        sys.executable,
+        ROOT / "scripts" / "app.py",
+        "--model_path",
+        folder / "fold0",
+        "--port",
+        port,
+    ]
+    second = subprocess.run(
+        list(map(str, words)),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"TMPDIR": str(folder / "tmp")},
+    )
     assert second.returncode == 2 and f"port {port} of 127.0.0.1 cannot be served" in second.stderr
     assert "Traceback" not in second.stderr and server.poll() is None
     server.send_signal(signal.SIGTERM)
@@ -332,8 +419,13 @@ def test_a_masked_autoencoder_alone(desk, browser, tmp_path):
     with running(tmp_path, "--mae_path", folder / "mae") as (address, server):
         browser.open(address)
         page = result(browser, folder / "Doe_John.png")
-        assert "What the map cannot say" in page and browser.value("document.querySelector('#regions')") is None
-        numbers_shown = browser.value("[...document.querySelectorAll('[data-number-of]')].map((row) => row.innerText)")
+        assert (
+            "What the map cannot say" in page
+            and browser.value("document.querySelector('#regions')") is None
+        )
+        numbers_shown = browser.value(
+            "[...document.querySelectorAll('[data-number-of]')].map((row) => row.innerText)"
+        )
         assert len(numbers_shown) == 3 and numbers(page)["error map"]["coverage"] == 1
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0

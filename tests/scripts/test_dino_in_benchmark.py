@@ -30,7 +30,9 @@ OPTIONS = {"complement": True, "floor": 0.1}
 def fracatlas(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "FracAtlas"
     writer = WRITERS["fracatlas"](root, "jpeg", 0)
-    for phantom in phantoms(Plan(0, 48, "clear", ("knee", "hand"), ("normal", "fracture", "implant")), 40):
+    for phantom in phantoms(
+        Plan(0, 48, "clear", ("knee", "hand"), ("normal", "fracture", "implant")), 40
+    ):
         writer.add(phantom)
     writer.close()
     return root
@@ -66,8 +68,20 @@ def benchmark(root, out, protocol, *backbones):
         "--device",
         "cpu",
     )
-    done = script(train_downstream, "--data", "fracatlas", "--data_root", root, "--outdir", out, "--protocol", protocol,
-                  *common, "--backbones", *backbones)  # fmt: skip
+    done = script(
+        train_downstream,
+        "--data",
+        "fracatlas",
+        "--data_root",
+        root,
+        "--outdir",
+        out,
+        "--protocol",
+        protocol,
+        *common,
+        "--backbones",
+        *backbones,
+    )
     assert done.returncode == 0, done.stderr
     return out / "fracatlas"
 
@@ -80,7 +94,9 @@ def cached(out):
 
 
 @pytest.mark.parametrize("name, protocol", [("vit_mini", "knn"), ("resnet18", "linear")])
-def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, fracatlas, run, tmp_path, monkeypatch):
+def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(
+    name, protocol, fracatlas, run, tmp_path, monkeypatch
+):
     monkeypatch.setattr("evaluation.pages.charts._png", lambda figure: b"")
     folder = run(name, 40)
     out = benchmark(fracatlas, tmp_path / "out", protocol, str(folder), f"none:{folder}")
@@ -88,12 +104,16 @@ def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, frac
     studies = {file.name.removesuffix("_summary.json") for file in out.glob("*_summary.json")}
     assert studies == {f"{short}-{protocol}", f"none-{short}-{protocol}"}
     page = (out / "report.html").read_text()
-    assert f"{short}-{protocol}, random weights" in page and str(folder).replace("/", "_") not in page
+    assert (
+        f"{short}-{protocol}, random weights" in page and str(folder).replace("/", "_") not in page
+    )
     (about, values), (random_about, random_values) = cached(out)
     assert about["preprocessing"] == random_about["preprocessing"]
     assert about["preprocessing"]["size"] == {"height": 40, "width": 40}
     assert about["preprocessing"]["radiograph"]["intensity_options"] == OPTIONS
-    assert about["weights"] != random_about["weights"] and not np.allclose(values, random_values, atol=1e-3)
+    assert about["weights"] != random_about["weights"] and not np.allclose(
+        values, random_values, atol=1e-3
+    )
 
     backbone = build_backbone(folder)
     preprocessing = Preprocessing.from_dict(backbone.preprocessing)
@@ -107,16 +127,29 @@ def test_a_run_of_ours_keeps_its_preprocessing_and_its_size(name, protocol, frac
     assert names["protocol"] == protocol and (out / "comparisons.csv").exists()
 
 
-@pytest.mark.parametrize("alias, fixture", [pytest.param("dax-resnet18", "g7_resnet18", marks=pytest.mark.slow),
-                                            pytest.param("dax", "g7_vit_small16", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "alias, fixture",
+    [
+        pytest.param("dax-resnet18", "g7_resnet18", marks=pytest.mark.slow),
+        pytest.param("dax", "g7_vit_small16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_published_file_under_its_short_name(alias, fixture, fracatlas, tmp_path, monkeypatch):
     """`--backbones dax`: the file as it is published, in the folder where configs/backbones.yaml expects it."""
     meta = json.loads((GOLDEN / f"{fixture}.json").read_text())
     prefix = meta["expected"]["teacher_prefix"]
-    teacher = {key: torch.from_numpy(fill_tensor(key, shape, 0)) for key, shape in meta["keys"].items()}
+    teacher = {
+        key: torch.from_numpy(fill_tensor(key, shape, 0)) for key, shape in meta["keys"].items()
+    }
     head = f"{prefix.removesuffix('backbone.')}head.last_layer.parametrizations.weight.original0"
-    content = {"student": {}, "teacher": teacher | {head: torch.ones(4, 1)}, "optimizer": {}, "epoch": 200,
-               "dino_loss": {}, "args": argparse.Namespace(augmentation="v1")}  # fmt: skip
+    content = {
+        "student": {},
+        "teacher": teacher | {head: torch.ones(4, 1)},
+        "optimizer": {},
+        "epoch": 200,
+        "dino_loss": {},
+        "args": argparse.Namespace(augmentation="v1"),
+    }
     known = read_aliases(ALIASES)
     place = tmp_path / known[alias].weights.name
     place.mkdir()
@@ -127,13 +160,21 @@ def test_a_published_file_under_its_short_name(alias, fixture, fracatlas, tmp_pa
     out = benchmark(fracatlas, tmp_path / "out", "knn", alias)
     ((about, values),) = cached(out)
     assert about["preprocessing"]["radiograph"] == {
-        "intensity": "neglog", "intensity_options": {"complement": True}, "resize": "squash"}  # fmt: skip
-    assert about["preprocessing"]["image_mean"] == [0, 0, 0] and about["preprocessing"]["size"]["height"] == 224
+        "intensity": "neglog",
+        "intensity_options": {"complement": True},
+        "resize": "squash",
+    }
+    assert (
+        about["preprocessing"]["image_mean"] == [0, 0, 0]
+        and about["preprocessing"]["size"]["height"] == 224
+    )
     name = "resnet18" if "resnet" in alias else "vit_small"
     network = dino_backbone(name, 16, 224)
     network.load_state_dict({key.removeprefix(prefix): value for key, value in teacher.items()})
     preprocessing = Preprocessing.from_dict(about["preprocessing"])
     path = sorted(fracatlas.rglob("*.jpg"))[0]
     with torch.no_grad():
-        expected = network.eval()(preprocessing.normalise(preprocessing(load_radiograph(path))[None])).numpy()
+        expected = network.eval()(
+            preprocessing.normalise(preprocessing(load_radiograph(path))[None])
+        ).numpy()
     assert np.abs(values - expected).max(-1).min() < 1e-3 * np.abs(expected).max()

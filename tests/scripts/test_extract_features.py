@@ -20,14 +20,18 @@ from models.backbones.dino import dino_backbone
 from models.weights.export import save_backbone
 from scripts import extract_features
 
-PREPROCESSING = Preprocessing(32, 32, "neglog", {"complement": True}, "squash", "bicubic", (0, 0, 0), (1, 1, 1))
+PREPROCESSING = Preprocessing(
+    32, 32, "neglog", {"complement": True}, "squash", "bicubic", (0, 0, 0), (1, 1, 1)
+)
 
 
 @pytest.fixture(scope="module")
 def radiographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("radiographs")
     for i in range(7):
-        pixels = np.random.default_rng(i).normal(900, 200, (40 + i, 50)).clip(0, 4095).astype(np.uint16)
+        pixels = (
+            np.random.default_rng(i).normal(900, 200, (40 + i, 50)).clip(0, 4095).astype(np.uint16)
+        )
         (folder / "ab"[i % 2]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / "ab"[i % 2] / f"{i}.png")
     return folder
@@ -37,13 +41,29 @@ def radiographs(tmp_path_factory):
 def folder(tmp_path_factory):
     torch.manual_seed(0)
     out = tmp_path_factory.mktemp("model")
-    save_backbone(dino_backbone("vit_mini", 8, 32), "vit_mini", out, PREPROCESSING.to_dict(), "# card\n")
+    save_backbone(
+        dino_backbone("vit_mini", 8, 32), "vit_mini", out, PREPROCESSING.to_dict(), "# card\n"
+    )
     return out
 
 
 def extract(model, radiographs, out, *flags):
-    return script(extract_features, "--model-path", model, "--in-dirs", radiographs, "--out", out, "--device", "cpu",
-                  "--batch_size", 3, "--num_workers", 0, *flags)  # fmt: skip
+    return script(
+        extract_features,
+        "--model-path",
+        model,
+        "--in-dirs",
+        radiographs,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--batch_size",
+        3,
+        "--num_workers",
+        0,
+        *flags,
+    )
 
 
 def test_features_are_those_of_the_network(folder, radiographs, tmp_path):
@@ -61,7 +81,11 @@ def test_features_are_those_of_the_network(folder, radiographs, tmp_path):
         np.testing.assert_allclose(found["patch"][row], tokens[1:], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(found["mean"][row], tokens[1:].mean(0), rtol=1e-3, atol=1e-4)
     about = json.loads((tmp_path / "f.json").read_text())
-    assert about["preprocessing"] == PREPROCESSING.to_dict() and about["features"]["patch"] == [7, 16, 192]
+    assert about["preprocessing"] == PREPROCESSING.to_dict() and about["features"]["patch"] == [
+        7,
+        16,
+        192,
+    ]
     assert len(about["weights_sha256"]) == 64 and not (tmp_path / "f.failed.csv").exists()
     assert len(read_manifest(tmp_path / "f.manifest.csv")) == 7
 
@@ -71,7 +95,12 @@ def test_register_tokens_are_no_patches(case, radiographs, tmp_path):
     theirs = oracle(case)
     size = (70, 84) if case == "dinov2-registers" else (48, 64)
     done = extract(
-        folder_of(theirs, tmp_path / "in"), radiographs, tmp_path / "f.npz", "--patch", "--input_size", *size
+        folder_of(theirs, tmp_path / "in"),
+        radiographs,
+        tmp_path / "f.npz",
+        "--patch",
+        "--input_size",
+        *size,
     )
     assert done.returncode == 0, done.stderr
     assert f"this is assumed: {Preprocessing(*size).describe()}\n" in done.stdout
@@ -90,21 +119,33 @@ def test_register_tokens_are_no_patches(case, radiographs, tmp_path):
 
 def test_the_same_command_gives_the_same_bytes(folder, radiographs, tmp_path):
     for name, workers in (("one", 0), ("two", 2)):
-        assert extract(folder, radiographs, tmp_path / f"{name}.npz", "--num_workers", workers).returncode == 0
+        assert (
+            extract(
+                folder, radiographs, tmp_path / f"{name}.npz", "--num_workers", workers
+            ).returncode
+            == 0
+        )
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     assert set(np.load(tmp_path / "one.npz")) == {"path", "cls", "mean"}
 
 
 def test_a_convolutional_network_and_another_size(radiographs, tmp_path):
-    save_backbone(dino_backbone("resnet18"), "resnet18", tmp_path / "m", PREPROCESSING.to_dict(), "# card\n")
+    save_backbone(
+        dino_backbone("resnet18"), "resnet18", tmp_path / "m", PREPROCESSING.to_dict(), "# card\n"
+    )
     done = extract(tmp_path / "m", radiographs, tmp_path / "f.npz", "--patch", "--input_size", 64)
     assert done.returncode == 0, done.stderr
-    found, backbone = np.load(tmp_path / "f.npz"), build_backbone(tmp_path / "m", input_size=(64, 64))
+    found, backbone = (
+        np.load(tmp_path / "f.npz"),
+        build_backbone(tmp_path / "m", input_size=(64, 64)),
+    )
     assert set(found) == {"path", "mean", "patch"} and found["patch"].shape == (7, 4, 512)
     image = Preprocessing.from_dict(backbone.preprocessing)
     image = image.normalise(image(load_radiograph(found["path"][2]))[None])
     with torch.no_grad():
-        np.testing.assert_allclose(found["mean"][2], backbone(image)[0].numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            found["mean"][2], backbone(image)[0].numpy(), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiographs, tmp_path):
@@ -113,14 +154,29 @@ def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiogr
     bad.mkdir()
     (bad / "0.png").write_bytes(b"no picture")
     Image.fromarray(np.full((60, 30), 5, np.uint8)).save(bad / "flat.png")
-    done = script(extract_features, "--model-path", folder, "--in-dirs", bad, radiographs, "--out", tmp_path / "f.npz",
-                  "--device", "cpu", "--batch_size", 1, "--num_workers", 0)  # fmt: skip
+    done = script(
+        extract_features,
+        "--model-path",
+        folder,
+        "--in-dirs",
+        bad,
+        radiographs,
+        "--out",
+        tmp_path / "f.npz",
+        "--device",
+        "cpu",
+        "--batch_size",
+        1,
+        "--num_workers",
+        0,
+    )
     assert done.returncode == 3 and "2 radiographs cannot be used" in done.stdout
     assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "good.npz").read_bytes()
     with open(tmp_path / "f.failed.csv", newline="") as file:
         assert {row["path"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)} == {
-            "0.png": "not-an-image", "flat.png": "constant"
-        }  # fmt: skip
+            "0.png": "not-an-image",
+            "flat.png": "constant",
+        }
     done = extract(folder, bad, tmp_path / "none.npz")
     assert done.returncode == 2 and "none of the 2 radiographs can be used" in done.stderr
     assert not (tmp_path / "none.npz").exists()
@@ -132,7 +188,10 @@ def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiogr
         (["--out", "f.txt"], "expected a name that ends in .npz, .csv or .parquet"),
         (["--out", "f.parquet", "--patch"], "--patch: a .parquet holds one row"),
         (["--out", "f.csv", "--patch"], "--patch: a .csv holds one row"),
-        (["--out", "f.parquet"], "needs the pyarrow package: pip install pyarrow, or use .csv or .npz"),
+        (
+            ["--out", "f.parquet"],
+            "needs the pyarrow package: pip install pyarrow, or use .csv or .npz",
+        ),
         (["--data_root", "."], "--data_root is for --csv"),
         (["--csv", "no.csv"], "no.csv: no such table"),
         (["--batch_size", 0], "--batch_size must be at least 1"),
@@ -141,7 +200,9 @@ def test_unusable_radiographs_are_named_and_the_rest_is_the_same(folder, radiogr
     ],
     ids=str,
 )
-def test_what_a_user_can_mend_is_one_sentence(folder, radiographs, tmp_path, monkeypatch, flags, told):
+def test_what_a_user_can_mend_is_one_sentence(
+    folder, radiographs, tmp_path, monkeypatch, flags, told
+):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     done = extract(folder, radiographs, "f.npz", *flags)
@@ -159,7 +220,11 @@ def test_what_is_there_is_kept(folder, radiographs, tmp_path):
 def table_of(radiographs, file, **columns):
     """A table of the radiographs by their ids, and of one that is not there."""
     ids = ["a/0", "b/1", "a/2", "b/3", "a/4", "b/5", "a/lost"]
-    rows = {"id": ids, "sex": ["F", "M", "F", "", "M", "F", "M"], "who": ["p0", "p1", "p0", "p2", "p3", "p4", "p5"]}
+    rows = {
+        "id": ids,
+        "sex": ["F", "M", "F", "", "M", "F", "M"],
+        "who": ["p0", "p1", "p0", "p2", "p3", "p4", "p5"],
+    }
     pd.DataFrame(rows | columns).to_csv(file, index=False)
     return ["--csv", file, "--data_root", radiographs, "--image_col", "id", "--target_col", "sex"]
 
@@ -178,13 +243,25 @@ def test_a_csv_holds_the_features_and_the_labels_of_a_table(folder, radiographs,
     assert found["path"].tolist() == arrays["path"].tolist()
     for kind in ("cls", "mean"):
         read = found.filter(regex=rf"^{kind}_[0-9]+$").to_numpy(np.float32)
-        np.testing.assert_array_equal(read, arrays[kind])  # the text of each number is that of its float32
+        np.testing.assert_array_equal(
+            read, arrays[kind]
+        )  # the text of each number is that of its float32
     by_name = found[["path", "target", "patient", "note"]].set_index(found["path"].str[-7:])
     assert by_name["target"].to_dict() == pytest.approx(
-        {"a/0.png": 0, "b/1.png": 1, "a/2.png": 0, "b/3.png": np.nan, "a/4.png": 1, "b/5.png": 0, "a/6.png": np.nan},
+        {
+            "a/0.png": 0,
+            "b/1.png": 1,
+            "a/2.png": 0,
+            "b/3.png": np.nan,
+            "a/4.png": 1,
+            "b/5.png": 0,
+            "a/6.png": np.nan,
+        },
         nan_ok=True,
     )
-    assert by_name["patient"].fillna("").to_dict()["a/2.png"] == "p0" and pd.isna(by_name["patient"]["a/6.png"])
+    assert by_name["patient"].fillna("").to_dict()["a/2.png"] == "p0" and pd.isna(
+        by_name["patient"]["a/6.png"]
+    )
     assert by_name["note"]["a/0.png"] == "'=1+1" and by_name["note"]["b/1.png"] == "a,b"
     np.testing.assert_array_equal(arrays["target"], found["target"])
     assert arrays["patient"].tolist() == found["patient"].fillna("").tolist()
@@ -212,8 +289,18 @@ def test_a_table_of_other_radiographs_is_refused(folder, radiographs, tmp_path):
     elsewhere.mkdir()
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(elsewhere / "x.png")
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).T).save(elsewhere / "y.png")
-    pd.DataFrame({"image": ["x", "y"], "target": [0, 1], "who": ["p", "q"]}).to_csv(elsewhere / "t.csv", index=False)
-    done = extract(folder, radiographs, tmp_path / "f.csv", "--csv", elsewhere / "t.csv", "--patient_col", "who")
+    pd.DataFrame({"image": ["x", "y"], "target": [0, 1], "who": ["p", "q"]}).to_csv(
+        elsewhere / "t.csv", index=False
+    )
+    done = extract(
+        folder,
+        radiographs,
+        tmp_path / "f.csv",
+        "--csv",
+        elsewhere / "t.csv",
+        "--patient_col",
+        "who",
+    )
     assert done.returncode == 2 and "names none of the 7 radiographs of --in-dirs" in done.stderr
 
 
@@ -225,6 +312,8 @@ def test_parquet_equals_csv(folder, radiographs, tmp_path):
         assert done.returncode == 0, done.stderr
     one, other = pd.read_csv(tmp_path / "f.csv"), pd.read_parquet(tmp_path / "f.parquet")
     assert list(one.columns) == list(other.columns)
-    np.testing.assert_array_equal(one.filter(regex="^mean").to_numpy(np.float32), other.filter(regex="^mean"))
+    np.testing.assert_array_equal(
+        one.filter(regex="^mean").to_numpy(np.float32), other.filter(regex="^mean")
+    )
     assert one["path"].tolist() == other["path"].tolist()
     assert one["sex"].fillna("").tolist() == other["sex"].fillna("").tolist()

@@ -46,7 +46,10 @@ def write(folder: Path, layout: str, plan: Plan, count: int, kind: str = "png16"
 
 def hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -61,12 +64,28 @@ def folder(tmp_path_factory):
 
 def test_a_folder_of_phantoms_says_that_it_is_one(tmp_path, monkeypatch):
     """The layout of a real data set does not: a network trained on it would claim patients."""
-    monkeypatch.setattr(sys, "argv", ["make_phantoms.py", "--out", str(tmp_path / "MURA"), "--layout", "mura", "--n",
-                                      "3", "--size", "48"])  # fmt: skip
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "make_phantoms.py",
+            "--out",
+            str(tmp_path / "MURA"),
+            "--layout",
+            "mura",
+            "--n",
+            "3",
+            "--size",
+            "48",
+        ],
+    )
     make_phantoms.main()
     images = sorted((tmp_path / "MURA").rglob("*.png"))
     assert len(images) == 3 and are_phantoms(images) and not are_phantoms([])
-    assert told_data(images, "mura") == "phantoms" and told_data([], "mura") == "a set in the layout of mura"
+    assert (
+        told_data(images, "mura") == "phantoms"
+        and told_data([], "mura") == "a set in the layout of mura"
+    )
     other = tmp_path / "hospital" / "a.png"
     other.parent.mkdir()
     other.write_bytes(images[0].read_bytes())
@@ -90,8 +109,12 @@ def btxrd(tmp_path_factory):
 def test_folder_rows_files_and_masks_agree(folder):
     rows = rows_of(folder / "records.csv")
     assert len(rows) == 16 and tuple(rows[0]) == RECORD_COLUMNS
-    assert {row["image"] for row in rows} == {f"images/{path.name}" for path in (folder / "images").iterdir()}
-    assert {row["mask"] for row in rows} - {""} == {f"masks/{path.name}" for path in (folder / "masks").iterdir()}
+    assert {row["image"] for row in rows} == {
+        f"images/{path.name}" for path in (folder / "images").iterdir()
+    }
+    assert {row["mask"] for row in rows} - {""} == {
+        f"masks/{path.name}" for path in (folder / "masks").iterdir()
+    }
     for row in rows:
         pixels = np.asarray(Image.open(folder / row["image"]))
         assert pixels.dtype == np.uint16 and pixels.max() == 65535
@@ -129,23 +152,35 @@ def test_fracatlas_layout(fracatlas):
     for row in rows:
         assert sum(int(row[part]) for part in ("hand", "leg", "hip", "shoulder")) == 1
         assert sum(int(row[view]) for view in ("frontal", "lateral", "oblique")) == 1
-    split = [rows_of(fracatlas / "Utilities" / "Fracture Split" / f"{name}.csv") for name in ("train", "valid", "test")]
+    split = [
+        rows_of(fracatlas / "Utilities" / "Fracture Split" / f"{name}.csv")
+        for name in ("train", "valid", "test")
+    ]
     assert {row["image_id"] for part in split for row in part} == positive
     assert sum(map(len, split)) == len(positive)
 
 
 def test_fracatlas_yolo_boxes_equal_coco_boxes(fracatlas):
-    coco = json.loads((fracatlas / "Annotations" / "COCO JSON" / "COCO_fracture_masks.json").read_text())
+    coco = json.loads(
+        (fracatlas / "Annotations" / "COCO JSON" / "COCO_fracture_masks.json").read_text()
+    )
     images = {image["id"]: image for image in coco["images"]}
     assert len(images) == len(coco["annotations"]) > 3
     for annotation in coco["annotations"]:
         image = images[annotation["image_id"]]
         path = fracatlas / "images" / "Fractured" / image["file_name"]
         assert Image.open(path).size == (image["width"], image["height"])
-        kind, *numbers = (fracatlas / "Annotations" / "YOLO" / f"{path.stem}.txt").read_text().split()
+        kind, *numbers = (
+            (fracatlas / "Annotations" / "YOLO" / f"{path.stem}.txt").read_text().split()
+        )
         x, y, w, h = map(float, numbers)
         left, top, width, height = annotation["bbox"]
-        found = [(x - w / 2) * image["width"], (y - h / 2) * image["height"], w * image["width"], h * image["height"]]
+        found = [
+            (x - w / 2) * image["width"],
+            (y - h / 2) * image["height"],
+            w * image["width"],
+            h * image["height"],
+        ]
         assert kind == "0" and np.allclose(found, [left, top, width, height], atol=1e-2)
         points = np.array(annotation["segmentation"][0]).reshape(-1, 2)
         assert (points >= [left, top]).all() and (points <= [left + width, top + height]).all()
@@ -174,9 +209,15 @@ def test_btxrd_annotations_are_of_the_tumours(btxrd):
         assert (rectangle["shape_type"], polygon["shape_type"]) == ("rectangle", "polygon")
         (x0, y0), (x1, y1) = rectangle["points"]
         assert 0 <= x0 < x1 <= shown["imageWidth"] and 0 <= y0 < y1 <= shown["imageHeight"]
-        assert all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in polygon["points"]) and len(polygon["points"]) >= 3
+        assert (
+            all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in polygon["points"])
+            and len(polygon["points"]) >= 3
+        )
         assert table.loc[shown["imagePath"], rectangle["label"]] == 1
-        assert Image.open(btxrd / "images" / shown["imagePath"]).size == (shown["imageWidth"], shown["imageHeight"])
+        assert Image.open(btxrd / "images" / shown["imagePath"]).size == (
+            shown["imageWidth"],
+            shown["imageHeight"],
+        )
     assert set(found) == set(table.index[table.tumor == 1])
 
 
@@ -194,7 +235,9 @@ def test_dicom_holds_the_pixels_of_the_png(tmp_path, folder):
         assert file.SOPClassUID == "1.2.840.10008.5.1.4.1.1.1.1" and file.Modality == "DX"
         assert file.file_meta.MediaStorageSOPInstanceUID == file.SOPInstanceUID
         assert file.PatientID == f"PHANTOM-{plain['patient']}" and file.PatientSex == plain["sex"]
-        assert int(file.PatientAge[:3]) == int(float(plain["age_years"])) or file.PatientAge.endswith("M")
+        assert int(file.PatientAge[:3]) == int(
+            float(plain["age_years"])
+        ) or file.PatientAge.endswith("M")
         assert file.WindowWidth == 2**file.BitsStored and len(file.PixelSpacing) == 2
         kinds.add((file.BitsStored, file.PhotometricInterpretation))
     assert {bits for bits, _ in kinds} == {12, 16}
@@ -209,7 +252,10 @@ def test_dicom_uids_and_ages_are_valid():
 
 def test_condition_fraction_is_of_the_patients():
     plans = [Plan(seed=1, condition_fraction=share) for share in (0.0, 0.2, 1.0)]
-    shares = [np.mean([draw_patient_options(plan, i)["condition"] != "normal" for i in range(400)]) for plan in plans]
+    shares = [
+        np.mean([draw_patient_options(plan, i)["condition"] != "normal" for i in range(400)])
+        for plan in plans
+    ]
     assert shares[0] == 0 and abs(shares[1] - 0.2) < 0.06 and shares[2] == 1
 
 
@@ -218,14 +264,20 @@ def test_a_layout_fills_in_what_the_plan_leaves_open_and_refuses_what_it_has_not
     assert (plan.regions, plan.views, plan.flat_feet) == (("foot",), ("lateral",), 0.5)
     drawn = [draw_patient_options(plan, i)["arch_drop_mm"] for i in range(200)]
     low, high = FLAT_FOOT_MM
-    assert all(mm == 0 or low <= mm <= high for mm in drawn) and 70 < sum(mm > 0 for mm in drawn) < 130
+    assert (
+        all(mm == 0 or low <= mm <= high for mm in drawn) and 70 < sum(mm > 0 for mm in drawn) < 130
+    )
     assert fit_plan("pes_planus", Plan(flat_feet=0.0)).flat_feet == 0
     assert fit_plan("folder", Plan(seed=3)) == Plan(seed=3)
     children = fit_plan("rsna_bone_age", Plan(seed=1))
     assert all(1 <= draw_patient_options(children, i)["age_years"] <= 18 for i in range(50))
-    with pytest.raises(ValueError, match="layout mura has the regions hand, wrist, elbow, shoulder, not knee"):
+    with pytest.raises(
+        ValueError, match="layout mura has the regions hand, wrist, elbow, shoulder, not knee"
+    ):
         fit_plan("mura", Plan(regions=("hand", "knee")))
-    with pytest.raises(ValueError, match="layout knee_oa has the conditions normal, arthrosis, not lytic"):
+    with pytest.raises(
+        ValueError, match="layout knee_oa has the conditions normal, arthrosis, not lytic"
+    ):
         fit_plan("knee_oa", Plan(conditions=("lytic",)))
 
 
@@ -234,7 +286,11 @@ def test_the_script_writes_a_release_that_its_reader_takes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(MURA.read(tmp_path / "mura")) == 8
     refused = run("--out", tmp_path / "x", "--layout", "mura", "--regions", "knee")
-    assert refused.returncode == 2 and "has the regions" in refused.stderr and not (tmp_path / "x").exists()
+    assert (
+        refused.returncode == 2
+        and "has the regions" in refused.stderr
+        and not (tmp_path / "x").exists()
+    )
 
 
 def test_regions_and_conditions_are_obeyed():
@@ -271,7 +327,11 @@ def test_script_runs_from_anywhere_with_either_spelling_and_draws_a_sheet(tmp_pa
 
 
 def pictures(folder: Path) -> list[str]:
-    return [sha for path, sha in hashes(folder).items() if Path(path).suffix in (".png", ".jpg", ".jpeg")]
+    return [
+        sha
+        for path, sha in hashes(folder).items()
+        if Path(path).suffix in (".png", ".jpg", ".jpeg")
+    ]
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "folder"])
@@ -290,9 +350,14 @@ def test_traps_are_planted_on_demand_and_always_the_same(layout, tmp_path):
 
 
 def test_the_script_plants_traps(tmp_path):
-    done = run("--out", tmp_path / "graz", "--layout", "grazpedwri", "--n", 4, "--size", 48, "--traps")
+    done = run(
+        "--out", tmp_path / "graz", "--layout", "grazpedwri", "--n", 4, "--size", 48, "--traps"
+    )
     assert done.returncode == 0 and done.stdout.endswith("graz, and traps\n"), done.stderr
-    assert len(rows_of(tmp_path / "graz" / "dataset.csv")) == 6 and len(pictures(tmp_path / "graz")) == 5
+    assert (
+        len(rows_of(tmp_path / "graz" / "dataset.csv")) == 6
+        and len(pictures(tmp_path / "graz")) == 5
+    )
 
 
 def test_a_missing_folder_is_asked_for(monkeypatch, capsys):
@@ -306,30 +371,53 @@ def test_a_missing_folder_is_asked_for(monkeypatch, capsys):
     "arguments, sentence",
     [
         ("--traps", "the folder layout has no traps; --traps is for the layouts of real data sets"),
-        ("--layout btxrd --format dicom", "layout btxrd has its own format; --format dicom is for the folder layout"),
-        ("--layout mars", f"--layout must be one of {', '.join(make_phantoms.LAYOUT_NAMES)}, not 'mars'"),
+        (
+            "--layout btxrd --format dicom",
+            "layout btxrd has its own format; --format dicom is for the folder layout",
+        ),
+        (
+            "--layout mars",
+            f"--layout must be one of {', '.join(make_phantoms.LAYOUT_NAMES)}, not 'mars'",
+        ),
         ("--regions hand,skull", "--regions must be one or several of hand, "),
         ("--n 0", "--n must be a whole number from 1, not '0'"),
         ("--size big", "--size must be a whole number from 32, not 'big'"),
         ("--field wide", "--field must be a number, not 'wide'"),
-        ("--condition-fraction half", "--condition_fraction must be a number between 0 and 1, not 'half'"),
+        (
+            "--condition-fraction half",
+            "--condition_fraction must be a number between 0 and 1, not 'half'",
+        ),
         ("--sheet", "--sheet needs a value"),
     ],
 )
-def test_impossible_flags_are_refused_in_one_sentence(monkeypatch, tmp_path, capsys, arguments, sentence):
-    monkeypatch.setattr(sys, "argv", ["make_phantoms.py", "--out", str(tmp_path / "x"), *arguments.split()])
+def test_impossible_flags_are_refused_in_one_sentence(
+    monkeypatch, tmp_path, capsys, arguments, sentence
+):
+    monkeypatch.setattr(
+        sys, "argv", ["make_phantoms.py", "--out", str(tmp_path / "x"), *arguments.split()]
+    )
     with pytest.raises(SystemExit) as caught:
         make_phantoms.main()
     shown = capsys.readouterr().err
-    assert caught.value.code == 2 and shown.startswith(f"make_phantoms.py: {sentence}") and shown.count("\n") == 1
+    assert (
+        caught.value.code == 2
+        and shown.startswith(f"make_phantoms.py: {sentence}")
+        and shown.count("\n") == 1
+    )
 
 
-@pytest.mark.parametrize("name", ["sheet", "sheet.npy", "sheet.dcm", "sheet.png/x.png", "folder.png"])
+@pytest.mark.parametrize(
+    "name", ["sheet", "sheet.npy", "sheet.dcm", "sheet.png/x.png", "folder.png"]
+)
 def test_a_sheet_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, name):
     (tmp_path / "sheet.png").write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     done = run("--out", tmp_path / "x", "--n", 1, "--size", 48, "--sheet", tmp_path / name)
-    assert done.returncode == 2 and name.partition("/")[0] in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and name.partition("/")[0] in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert not (tmp_path / "x").exists()
 
 
@@ -338,7 +426,9 @@ def test_a_folder_that_holds_files_is_refused_in_one_sentence(tmp_path):
     for out in (tmp_path, tmp_path / "mine.txt"):
         done = run("--out", out, "--n", 1, "--size", 48)
         assert (
-            done.returncode == 2 and done.stderr.startswith(f"make_phantoms.py: {out} is ") and str(out) in done.stderr
+            done.returncode == 2
+            and done.stderr.startswith(f"make_phantoms.py: {out} is ")
+            and str(out) in done.stderr
         )
         assert done.stderr.count("\n") == 1
 

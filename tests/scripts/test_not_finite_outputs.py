@@ -39,7 +39,9 @@ def good(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("good")
     shape = MAEConfig(SIZE, 8, 48, 2, 3, decoder_dim=32, decoder_depth=1, decoder_heads=2)
     save_mae(MaskedAutoencoder(shape), root / "mae", PREPROCESSOR, "card")
-    save_finetuned(RegionGuided(build_backbone(str(root / "mae"))), root / "regions", PREPROCESSOR, {}, "card")
+    save_finetuned(
+        RegionGuided(build_backbone(str(root / "mae"))), root / "regions", PREPROCESSOR, {}, "card"
+    )
     bone_age = BoneAge(build_backbone("none:test_convnext", input_size=SIZE))
     save_finetuned(bone_age, root / "bone_age", PREPROCESSOR, {}, "card")
     (root / "in").mkdir()
@@ -64,19 +66,89 @@ def changed(good: Path, name: str, key: str, value: float, tmp_path: Path) -> Pa
 
 # script -> (model, tensor whose huge values make its outputs not finite, words for a model, radiographs and results)
 RUNS = {
-    "heatmap": (zero_shot_heatmap, "mae", "decoder_pred.weight", lambda m, i, o: (
-        "--model-path", m, "--in-dirs", i, "--out", o, "--passes", 2, "--device", "cpu")),
-    "attention": (scripts.draw_attention, "mae", "layer.1.attention.attention.query.weight", lambda m, i, o: (
-        "--model-path", m, "--in-dirs", i, "--out", o, "--device", "cpu")),
-    "gradcam": (scripts.draw_attention, "mae", "vit.layernorm.weight", lambda m, i, o: (
-        "--model-path", m, "--in-dirs", i, "--out", o, "--device", "cpu", "--kind", "gradcam")),
-    "features": (scripts.extract_features, "mae", "vit.layernorm.weight", lambda m, i, o: (
-        "--model-path", m, "--in-dirs", i, "--out", f"{o}.npz", "--device", "cpu", "--num_workers", 0)),
-    "convert": (scripts.convert_checkpoint, "mae", "decoder_pred.weight", lambda m, i, o: (
-        "--in", m, "--to", "mae", "--out", o, "--verify")),
-    "bone age": (scripts.predict_bone_age, "bone_age", "stem.0.weight", lambda m, i, o: (
-        "--model_path", m, "--images", i, "--sex", "F", "--output_dir", o, "--device", "cpu", "--num_workers", 0)),
-}  # fmt: skip
+    "heatmap": (
+        zero_shot_heatmap,
+        "mae",
+        "decoder_pred.weight",
+        lambda m, i, o: (
+            "--model-path",
+            m,
+            "--in-dirs",
+            i,
+            "--out",
+            o,
+            "--passes",
+            2,
+            "--device",
+            "cpu",
+        ),
+    ),
+    "attention": (
+        scripts.draw_attention,
+        "mae",
+        "layer.1.attention.attention.query.weight",
+        lambda m, i, o: ("--model-path", m, "--in-dirs", i, "--out", o, "--device", "cpu"),
+    ),
+    "gradcam": (
+        scripts.draw_attention,
+        "mae",
+        "vit.layernorm.weight",
+        lambda m, i, o: (
+            "--model-path",
+            m,
+            "--in-dirs",
+            i,
+            "--out",
+            o,
+            "--device",
+            "cpu",
+            "--kind",
+            "gradcam",
+        ),
+    ),
+    "features": (
+        scripts.extract_features,
+        "mae",
+        "vit.layernorm.weight",
+        lambda m, i, o: (
+            "--model-path",
+            m,
+            "--in-dirs",
+            i,
+            "--out",
+            f"{o}.npz",
+            "--device",
+            "cpu",
+            "--num_workers",
+            0,
+        ),
+    ),
+    "convert": (
+        scripts.convert_checkpoint,
+        "mae",
+        "decoder_pred.weight",
+        lambda m, i, o: ("--in", m, "--to", "mae", "--out", o, "--verify"),
+    ),
+    "bone age": (
+        scripts.predict_bone_age,
+        "bone_age",
+        "stem.0.weight",
+        lambda m, i, o: (
+            "--model_path",
+            m,
+            "--images",
+            i,
+            "--sex",
+            "F",
+            "--output_dir",
+            o,
+            "--device",
+            "cpu",
+            "--num_workers",
+            0,
+        ),
+    ),
+}
 
 
 @pytest.mark.parametrize("value", [float("nan"), HUGE], ids=["NaN", "overflow"])
@@ -87,24 +159,37 @@ def test_scripts_end_with_a_sentence(good, name, value, tmp_path):
     done = script(module, *words(folder, good / "in", tmp_path / "out"))
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert str(tmp_path) in last and ("NaN, or values that are infinite" in last or "not finite" in last), last
+    assert str(tmp_path) in last and (
+        "NaN, or values that are infinite" in last or "not finite" in last
+    ), last
 
 
 def test_the_page_says_it(good, tmp_path):
     """A model of NaN at its start; one that overflows with the result."""
     broken = changed(good, "regions", "head.weight", float("nan"), tmp_path)
-    for config in (scripts.app.Config([broken], device="cpu"),
-                   scripts.app.Config([good / "regions"], mae_path=changed(good, "mae", "mask_token", float("nan"),
-                                                                          tmp_path / "b"), device="cpu")):  # fmt: skip
+    for config in (
+        scripts.app.Config([broken], device="cpu"),
+        scripts.app.Config(
+            [good / "regions"],
+            mae_path=changed(good, "mae", "mask_token", float("nan"), tmp_path / "b"),
+            device="cpu",
+        ),
+    ):
         with pytest.raises(ValueError, match="NaN, or values that are infinite"):
             workflows.regions.web.service.Networks(config)
     overflowing = changed(good, "mae", "decoder_pred.weight", HUGE, tmp_path / "c")
-    config = scripts.app.Config([good / "regions"], mae_path=overflowing, regions="map", passes=2, device="cpu")
-    with pytest.raises(Refused, match="No result: reconstructions of the masked autoencoder are not finite"):
+    config = scripts.app.Config(
+        [good / "regions"], mae_path=overflowing, regions="map", passes=2, device="cpu"
+    )
+    with pytest.raises(
+        Refused, match="No result: reconstructions of the masked autoencoder are not finite"
+    ):
         workflows.regions.web.service.Networks(config).analyse(good / "in" / "0.png")
     overflowing = changed(good, "regions", "head.weight", HUGE, tmp_path / "d")
     config = scripts.app.Config([overflowing], regions="none", device="cpu")
-    with pytest.raises(Refused, match="No result: probabilities of the classifier are not finite") as refused:
+    with pytest.raises(
+        Refused, match="No result: probabilities of the classifier are not finite"
+    ) as refused:
         workflows.regions.web.service.Networks(config).analyse(good / "in" / "0.png")
     assert refused.value.status == 500
 
@@ -115,9 +200,14 @@ def test_scripts_read_the_set_that_is_asked_for(good, tmp_path):
     two = tmp_path / "two"
     two.mkdir()
     shutil.copy(good / "mae" / "config.json", two)
-    torch.save({"model": {f"_orig_mod.{k}": v for k, v in raw.items()}, "model_ema": average}, two / "w.ckpt")
-    choices = (((), average, "took the EMA weights (model_ema), --weights raw"),
-               (("--weights", "raw"), raw, "took the raw weights (model), --weights ema"))  # fmt: skip
+    torch.save(
+        {"model": {f"_orig_mod.{k}": v for k, v in raw.items()}, "model_ema": average},
+        two / "w.ckpt",
+    )
+    choices = (
+        ((), average, "took the EMA weights (model_ema), --weights raw"),
+        (("--weights", "raw"), raw, "took the raw weights (model), --weights ema"),
+    )
     for words, expected, told in choices:
         out = tmp_path / f"out{len(words)}"
         done = script(scripts.convert_checkpoint, "--in", two, "--to", "hf", "--out", out, *words)

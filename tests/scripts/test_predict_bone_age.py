@@ -35,7 +35,9 @@ def hand(seed: int, side: int = 72) -> np.ndarray:
     wide = picture.shape[1]
     for finger in range(5):
         left = wide // 6 + finger * wide // 7 + rng.integers(0, 2)
-        picture[side // 6 + 4 * abs(2 - finger) + rng.integers(0, 4) :, left : left + wide // 11] += 160
+        picture[
+            side // 6 + 4 * abs(2 - finger) + rng.integers(0, 4) :, left : left + wide // 11
+        ] += 160
     picture[side * 3 // 5 :, wide // 5 : wide * 4 // 5] += rng.integers(50, 80)
     return picture.clip(0, 255).astype(np.uint8)
 
@@ -56,10 +58,14 @@ def model(tmp_path_factory) -> Path:
     preprocessing = Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        network = BoneAge(build_backbone("none:resnet10t", input_size=(SIDE, SIDE)), preprocessing.normalise).eval()
+        network = BoneAge(
+            build_backbone("none:resnet10t", input_size=(SIDE, SIDE)), preprocessing.normalise
+        ).eval()
     pixels = [preprocessing.fit(preprocessing.scale(hand(seed))) for seed in range(160)]
     with torch.no_grad():
-        features = torch.cat([network.features(torch.stack(pixels[at : at + 40])) for at in range(0, 160, 40)])
+        features = torch.cat(
+            [network.features(torch.stack(pixels[at : at + 40])) for at in range(0, 160, 40)]
+        )
         last = network.head[-1]
         logits = (network.months(features, torch.ones(160)).months / 240).logit()
         slope = 1 / logits.std()  # so that ages differ
@@ -71,12 +77,19 @@ def model(tmp_path_factory) -> Path:
     save_finetuned(network, folder, preprocessing.to_dict(), {}, "card")
     looks = np.stack([describe(one[0].numpy()) for one in pixels])[:, :-FACTS]
     target = predicted + np.random.default_rng(0).normal(0, 10, 160)
-    likeness = Likeness.fit(features=features[40:], training_features=features[:40], looks=looks[40:],
-                            training_looks=looks[:40])  # fmt: skip
+    likeness = Likeness.fit(
+        features=features[40:],
+        training_features=features[:40],
+        looks=looks[40:],
+        training_looks=looks[:40],
+    )
     BoneAgeReference.fit(
-        target[40:], predicted[40:], training_target=[0.0, 10.0, 20.0, 80.0, 240.0], training_sex=[*"FFFMM"],
+        target[40:],
+        predicted[40:],
+        training_target=[0.0, 10.0, 20.0, 80.0, 240.0],
+        training_sex=[*"FFFMM"],
         likeness=likeness,
-    ).save(folder / "reference.npz")  # fmt: skip
+    ).save(folder / "reference.npz")
     return folder
 
 
@@ -114,9 +127,14 @@ def test_the_published_line(model, hands, monkeypatch):
     lines = ran.stdout.splitlines()
     assert ran.returncode == 0 and len(lines) == 2 and lines[0].startswith("hands/h0.png: ")
     months = months_of(model, hands / "h0.png", 1.0)
-    assert lines[0].endswith(f" months ({months:.1f} months)") and f"{math.floor(months) // 12} years" in lines[0]
     assert (
-        run("image_list.txt", "male", "64", model).stdout == run("image_list.txt", "1", 64, model).stdout == ran.stdout
+        lines[0].endswith(f" months ({months:.1f} months)")
+        and f"{math.floor(months) // 12} years" in lines[0]
+    )
+    assert (
+        run("image_list.txt", "male", "64", model).stdout
+        == run("image_list.txt", "1", 64, model).stdout
+        == ran.stdout
     )
     girl = run("image_list.txt", "0", "64", model).stdout
     assert girl == run("image_list.txt", "Female", "64", model).stdout != ran.stdout
@@ -131,7 +149,9 @@ def test_the_published_line(model, hands, monkeypatch):
         ((), "give --images"),
     ):
         wrong = run(*words)
-        assert wrong.returncode == 2 and told in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr
+        assert wrong.returncode == 2 and told in wrong.stderr and wrong.stderr.count("\n") == 1, (
+            wrong.stderr
+        )
 
 
 def test_files_that_are_not_there_or_black_are_named_and_the_others_go_on(model, hands):
@@ -140,7 +160,10 @@ def test_files_that_are_not_there_or_black_are_named_and_the_others_go_on(model,
     source = hands / "list.txt"
     source.write_text("h0.png\nlost.png\nblack.png\ncut.png\nh1.png\n")
     ran = run(source, "F", "64", model)
-    assert ran.returncode == 3 and [line.split(":")[0] for line in ran.stdout.splitlines()] == ["h0.png", "h1.png"]
+    assert ran.returncode == 3 and [line.split(":")[0] for line in ran.stdout.splitlines()] == [
+        "h0.png",
+        "h1.png",
+    ]
     for name, reason in (
         ("lost.png", "missing: no such file; line 2"),
         ("black.png", "constant"),
@@ -150,7 +173,9 @@ def test_files_that_are_not_there_or_black_are_named_and_the_others_go_on(model,
     out = hands.parent / "out"
     assert run("--images", source, "--model_path", model, "--output_dir", out).returncode == 3
     failed = list(csv.DictReader(open(out / "failed.csv", newline="")))
-    assert [row["reason"] for row in failed] == ["missing", "constant", "truncated"] and len(rows_of(out)) == 2
+    assert [row["reason"] for row in failed] == ["missing", "constant", "truncated"] and len(
+        rows_of(out)
+    ) == 2
     source.write_text("lost.png\n")
     alone = run(source, "F", "64", model)
     assert alone.returncode == 2 and "none of the 1 files is there, first lost.png" in alone.stderr
@@ -158,36 +183,65 @@ def test_files_that_are_not_there_or_black_are_named_and_the_others_go_on(model,
 
 def test_a_table_with_sexes_ages_and_truth(model, hands):
     table, out = hands / "t.csv", hands.parent / "out"
-    table.write_text("image,male,age_months,bone_age_months\nh0.png,True,100,90\nh1.png,0,,120\nh2.png,,,\n")
+    table.write_text(
+        "image,male,age_months,bone_age_months\nh0.png,True,100,90\nh1.png,0,,120\nh2.png,,,\n"
+    )
     ran = run("--images", table, "--model_path", model, "--output_dir", out)
-    assert ran.returncode == 0 and "the sex of 1 of 3 radiographs is unknown" in ran.stderr, ran.stderr
+    assert ran.returncode == 0 and "the sex of 1 of 3 radiographs is unknown" in ran.stderr, (
+        ran.stderr
+    )
     rows = rows_of(out)
     assert tuple(rows[0]) == COLUMNS and [row["sex"] for row in rows] == ["M", "F", "unknown"]
     boy, girl = (months_of(model, hands / "h2.png", sex) for sex in (1.0, 0.0))
-    assert float(rows[0]["bone_age_months"]) == pytest.approx(months_of(model, hands / "h0.png", 1.0), abs=0.051)
+    assert float(rows[0]["bone_age_months"]) == pytest.approx(
+        months_of(model, hands / "h0.png", 1.0), abs=0.051
+    )
     assert float(rows[2]["bone_age_months"]) == pytest.approx((boy + girl) / 2, abs=0.051)
     assert float(rows[2]["male_months"]) == pytest.approx(boy, abs=0.051)
     assert rows[0]["male_months"] == "" and rows[1]["deviation_sd"] == ""
     reference = BoneAgeReference.load(model / "reference.npz")
     ends = [reference.interval([months]) for months in (boy, girl)]
     assert float(rows[2]["low_months"]) == pytest.approx(min(low[0] for low, _ in ends), abs=0.06)
-    assert float(rows[2]["high_months"]) == pytest.approx(max(high[0] for _, high in ends), abs=0.06)
+    assert float(rows[2]["high_months"]) == pytest.approx(
+        max(high[0] for _, high in ends), abs=0.06
+    )
     deviation = float(rows[0]["bone_age_months"]) - 100
     assert float(rows[0]["deviation_months"]) == pytest.approx(deviation, abs=0.06)
     assert float(rows[0]["deviation_sd"]) == pytest.approx(
         deviation / reference.sd([months_of(model, hands / "h0.png", 1.0)])[0], abs=0.02
     )
     page = (out / "index.html").read_text()
-    assert page.count("<img") == 3 and "sex unknown" in page and "For research only" in page and "deviation" in page
-    assert {"report.html", "scores.csv", "subgroups.csv", "comparisons.csv"} <= {p.name for p in out.iterdir()}
-    scores = {(row["of"], row["metric"]): row for row in csv.DictReader(open(out / "scores.csv", newline=""))}
-    wanted = np.mean([abs(float(rows[k]["bone_age_months"]) - truth) for k, truth in ((0, 90), (1, 120))])
+    assert (
+        page.count("<img") == 3
+        and "sex unknown" in page
+        and "For research only" in page
+        and "deviation" in page
+    )
+    assert {"report.html", "scores.csv", "subgroups.csv", "comparisons.csv"} <= {
+        p.name for p in out.iterdir()
+    }
+    scores = {
+        (row["of"], row["metric"]): row
+        for row in csv.DictReader(open(out / "scores.csv", newline=""))
+    }
+    wanted = np.mean(
+        [abs(float(rows[k]["bone_age_months"]) - truth) for k, truth in ((0, 90), (1, 120))]
+    )
     assert float(scores["network", "mae"]["value"]) == pytest.approx(wanted, abs=0.06)
-    assert float(scores["one age for each sex", "mae"]["value"]) == pytest.approx((abs(160 - 90) + abs(10 - 120)) / 2)
+    assert float(scores["one age for each sex", "mae"]["value"]) == pytest.approx(
+        (abs(160 - 90) + abs(10 - 120)) / 2
+    )
     again = run("--images", table, "--model_path", model, "--output_dir", out)
     assert again.returncode == 2 and "--overwrite" in again.stderr
-    assert run("--images", hands / "h0.png", "--model_path", model, "--output_dir", out, "--overwrite").returncode == 0
-    assert not (out / "report.html").exists() and len(rows_of(out)) == 1  # nothing of before is left
+    assert (
+        run(
+            "--images", hands / "h0.png", "--model_path", model, "--output_dir", out, "--overwrite"
+        ).returncode
+        == 0
+    )
+    assert (
+        not (out / "report.html").exists() and len(rows_of(out)) == 1
+    )  # nothing of before is left
     table.write_text("image,sex\nh0.png,2\n")
     wrong = run("--images", table, "--model_path", model, "--output_dir", hands.parent / "other")
     assert wrong.returncode == 2 and "row 2" in wrong.stderr and "'2'" in wrong.stderr
@@ -197,15 +251,38 @@ def test_an_age_table_of_ones_own(model, hands):
     table, sds, out = hands / "t.csv", hands.parent / "sd.csv", hands.parent / "out"
     table.write_text("image,sex,age_months\nh0.png,M,100\nh1.png,M,300\n")
     sds.write_text("sex,age_months,sd_months\nM,80,4\nM,120,12\nF,80,1\n")
-    assert run("--images", table, "--model_path", model, "--output_dir", out, "--age_sd", sds).returncode == 0
+    assert (
+        run(
+            "--images", table, "--model_path", model, "--output_dir", out, "--age_sd", sds
+        ).returncode
+        == 0
+    )
     first, second = rows_of(out)
-    assert float(first["deviation_sd"]) == pytest.approx(float(first["deviation_months"]) / 8, abs=0.02)
-    assert second["deviation_sd"] == "" and "that of the table given" in (out / "index.html").read_text()
-    for text, told in (("sex,age_months,sd_months\nX,1,1\n", "expected M or F"), ("sex,age\nM,1\n", "age_months"),
-                       ("sex,age_months,sd_months\nM,1,0\n", "more than 0"),
-                       ("sex,age_months,sd_months\nM,1,2\nM,1,3\n", "twice")):  # fmt: skip
+    assert float(first["deviation_sd"]) == pytest.approx(
+        float(first["deviation_months"]) / 8, abs=0.02
+    )
+    assert (
+        second["deviation_sd"] == ""
+        and "that of the table given" in (out / "index.html").read_text()
+    )
+    for text, told in (
+        ("sex,age_months,sd_months\nX,1,1\n", "expected M or F"),
+        ("sex,age\nM,1\n", "age_months"),
+        ("sex,age_months,sd_months\nM,1,0\n", "more than 0"),
+        ("sex,age_months,sd_months\nM,1,2\nM,1,3\n", "twice"),
+    ):
         sds.write_text(text)
-        wrong = run("--images", table, "--model_path", model, "--output_dir", out, "--age_sd", sds, "--overwrite")
+        wrong = run(
+            "--images",
+            table,
+            "--model_path",
+            model,
+            "--output_dir",
+            out,
+            "--age_sd",
+            sds,
+            "--overwrite",
+        )
         assert wrong.returncode == 2 and told in wrong.stderr
 
 
@@ -213,18 +290,27 @@ def test_what_is_no_hand_is_doubted_and_hands_are_not(model, hands):
     for number in range(3):
         Image.fromarray(chest(number)).save(hands / f"x{number}.png")
     Image.fromarray(255 - hand(1000)).save(hands / "y_inverted.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50), dtype=np.uint8)).save(hands / "z_noise.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 50), dtype=np.uint8)).save(
+        hands / "z_noise.png"
+    )
     out = hands.parent / "out"
     ran = run("--images", hands, "--sex", "M", "--model_path", model, "--output_dir", out)
     rows = {Path(row["path"]).stem: row for row in rows_of(out)}
     assert ran.returncode == 0 and {row["like_training"] for row in rows.values()} == {"yes", "no"}
     lines = {Path(line.split(":")[0]).stem: line for line in ran.stdout.splitlines()}
     for name in ("h0", "h1", "h2"):
-        assert rows[name]["like_training"] == "yes" and not rows[name]["do_not_use"] and rows[name]["low_months"]
+        assert (
+            rows[name]["like_training"] == "yes"
+            and not rows[name]["do_not_use"]
+            and rows[name]["low_months"]
+        )
         assert not rows[name]["warnings"] and "do not use" not in lines[name]
     for name in ("x0", "x1", "x2", "y_inverted", "z_noise"):
         assert rows[name]["do_not_use"].startswith("unlike the training radiographs: at most ")
-        assert rows[name]["do_not_use"].endswith("perhaps no hand: do not use") and not rows[name]["low_months"]
+        assert (
+            rows[name]["do_not_use"].endswith("perhaps no hand: do not use")
+            and not rows[name]["low_months"]
+        )
         assert rows[name]["like_training"] == "no" and rows[name]["do_not_use"] in lines[name]
         assert rows[name]["do_not_use"] not in ran.stderr
     assert "inverted" in rows["y_inverted"]["warnings"] and "noise" in rows["z_noise"]["warnings"]
@@ -243,48 +329,123 @@ def test_an_answer_outside_the_training_ages_is_not_to_be_used(model, hands, tmp
     loaded = load_bone_age(copy)
     with torch.no_grad():
         loaded.model.head[-1].bias.fill_(-1e4)
-    about = {"training": {"data": "phantoms", "radiographs": 600, "score": {
-        "metric": "mean absolute error", "value": 41.24, "unit": "months", "against": "one age for all",
-        "baseline": 38.9, "verdict": "loses to", "radiographs": 120}}}  # fmt: skip
+    about = {
+        "training": {
+            "data": "phantoms",
+            "radiographs": 600,
+            "score": {
+                "metric": "mean absolute error",
+                "value": 41.24,
+                "unit": "months",
+                "against": "one age for all",
+                "baseline": 38.9,
+                "verdict": "loses to",
+                "radiographs": 120,
+            },
+        }
+    }
     save_finetuned(loaded.model, copy, loaded.preprocessor, about, "card")
-    ran = run("--images", hands / "h0.png", "--sex", "M", "--age_from_dicom", "--model_path", copy, "--output_dir", out)
+    ran = run(
+        "--images",
+        hands / "h0.png",
+        "--sex",
+        "M",
+        "--age_from_dicom",
+        "--model_path",
+        copy,
+        "--output_dir",
+        out,
+    )
     told = "outside the range of the training data by 86 months: do not use"
-    assert ran.returncode == 0 and ran.stdout.splitlines()[0].endswith(f"0 years 0 months (0.0 months); {told}")
+    assert ran.returncode == 0 and ran.stdout.splitlines()[0].endswith(
+        f"0 years 0 months (0.0 months); {told}"
+    )
     other_size = ("--image_size", 96, "--output_dir", out.with_name("other_size"))
     ran_larger = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, *other_size)
     assert ran_larger.stdout.splitlines()[0].endswith(told)
     (row,), page = rows_of(out), (out / "index.html").read_text()
-    assert row["do_not_use"] == told and row["low_months"] == row["high_months"] == "" and row["like_training"] == "yes"
+    assert (
+        row["do_not_use"] == told
+        and row["low_months"] == row["high_months"] == ""
+        and row["like_training"] == "yes"
+    )
     assert told in page and "<b>DO NOT USE: 0 years 0 months</b>" in page
-    sentences = ("Trained on: 600 radiographs of phantoms.", "Validation score: mean absolute error 41.2 months on 120 "
-                 "validation radiographs: the network loses to one age for all (38.9 months).")  # fmt: skip
+    sentences = (
+        "Trained on: 600 radiographs of phantoms.",
+        "Validation score: mean absolute error 41.2 months on 120 "
+        "validation radiographs: the network loses to one age for all (38.9 months).",
+    )
     for sentence in sentences:
         assert sentence in page and sentence in row["network"] and sentence in ran.stderr
-    save_finetuned(loaded.model, copy, loaded.preprocessor, {"training": {"radiographs": -1}}, "card")
-    wrong = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, "--output_dir", out, "--overwrite")
-    assert wrong.returncode == 2 and "config.json: about.training.radiographs is '-1'" in wrong.stderr
+    save_finetuned(
+        loaded.model, copy, loaded.preprocessor, {"training": {"radiographs": -1}}, "card"
+    )
+    wrong = run(
+        "--images",
+        hands / "h0.png",
+        "--sex",
+        "M",
+        "--model_path",
+        copy,
+        "--output_dir",
+        out,
+        "--overwrite",
+    )
+    assert (
+        wrong.returncode == 2 and "config.json: about.training.radiographs is '-1'" in wrong.stderr
+    )
     with (copy / "reference.npz").open("wb") as file:
         np.savez(file, **arrays | {"network_kept": np.zeros((3, 5)), "network_centre": np.zeros(5)})
     save_finetuned(loaded.model, copy, loaded.preprocessor, {}, "card")
-    wrong = run("--images", hands / "h0.png", "--sex", "M", "--model_path", copy, "--output_dir", out, "--overwrite")
+    wrong = run(
+        "--images",
+        hands / "h0.png",
+        "--sex",
+        "M",
+        "--model_path",
+        copy,
+        "--output_dir",
+        out,
+        "--overwrite",
+    )
     assert wrong.returncode == 2 and "reference.npz: of another network" in wrong.stderr
 
 
 def test_flips_and_batches(model, hands):
     out = [hands.parent / name for name in ("plain", "one", "tta")]
-    common = ("--images", hands, "--sex", "M", "--model_path", model, "--no-saliency", "--output_dir")
-    assert run(*common, out[0]).returncode == run(*common, out[1], "--batch_size", 1).returncode == 0
+    common = (
+        "--images",
+        hands,
+        "--sex",
+        "M",
+        "--model_path",
+        model,
+        "--no-saliency",
+        "--output_dir",
+    )
+    assert (
+        run(*common, out[0]).returncode == run(*common, out[1], "--batch_size", 1).returncode == 0
+    )
     assert run(*common, out[2], "--tta").returncode == 0
-    plain, one, tta = (np.array([float(row["bone_age_months"]) for row in rows_of(folder)]) for folder in out)
+    plain, one, tta = (
+        np.array([float(row["bone_age_months"]) for row in rows_of(folder)]) for folder in out
+    )
     assert np.abs(plain - one).max() <= 0.11
-    Image.open(hands / "h1.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(hands / "flipped.png")
-    mean = (months_of(model, hands / "h1.png", 1.0) + months_of(model, hands / "flipped.png", 1.0)) / 2
+    Image.open(hands / "h1.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+        hands / "flipped.png"
+    )
+    mean = (
+        months_of(model, hands / "h1.png", 1.0) + months_of(model, hands / "flipped.png", 1.0)
+    ) / 2
     assert tta[1] == pytest.approx(mean, abs=0.06) and abs(tta[1] - plain[1]) > 1
     assert (out[0] / "index.html").read_text().count("<img") == 3
 
 
 def test_the_folds_of_a_training_answer_together(model, hands, tmp_path):
-    folds, out = [tmp_path / "training" / "models" / name for name in ("fold0", "fold1", "fold10")], tmp_path / "out"
+    folds, out = (
+        [tmp_path / "training" / "models" / name for name in ("fold0", "fold1", "fold10")],
+        tmp_path / "out",
+    )
     for number, fold in enumerate(folds):
         shutil.copytree(model, fold)
         loaded = load_bone_age(model)
@@ -301,7 +462,10 @@ def test_the_folds_of_a_training_answer_together(model, hands, tmp_path):
     assert ran.returncode == 0 and "note" not in ran.stderr, ran.stderr
     rows, reference = rows_of(out), BoneAgeReference.load(model / "reference.npz")
     together = np.array([float(row["bone_age_months"]) for row in rows])
-    assert together == pytest.approx(np.mean(alone, axis=0), abs=0.11) and np.ptp(alone, axis=0).min() > 5
+    assert (
+        together == pytest.approx(np.mean(alone, axis=0), abs=0.11)
+        and np.ptp(alone, axis=0).min() > 5
+    )
     low, high = reference.interval(together)
     assert [float(row["low_months"]) for row in rows] == pytest.approx(low.tolist(), abs=0.11)
     assert [row["likeness"] for row in rows] == likeness  # their features are the same
@@ -312,14 +476,22 @@ def test_the_folds_of_a_training_answer_together(model, hands, tmp_path):
     with (folds[1] / "reference.npz").open("wb") as file:
         np.savez(file, **arrays | {"error": arrays["error"] + 1})
     wrong = run(*common, tmp_path / "training")
-    assert wrong.returncode == 2 and "fold1" in wrong.stderr and "different trainings" in wrong.stderr
+    assert (
+        wrong.returncode == 2 and "fold1" in wrong.stderr and "different trainings" in wrong.stderr
+    )
     (folds[1] / "reference.npz").unlink()
     ran = run(*common, tmp_path / "training")
-    assert ran.returncode == 0 and "no reference.npz of its training" in ran.stderr and not rows_of(out)[0]["likeness"]
+    assert (
+        ran.returncode == 0
+        and "no reference.npz of its training" in ran.stderr
+        and not rows_of(out)[0]["likeness"]
+    )
     prepared = folds[2] / "preprocessor_config.json"
     prepared.write_text(prepared.read_text().replace("0.5", "0.4"))
     wrong = run(*common, tmp_path / "training")
-    assert wrong.returncode == 2 and "fold10" in wrong.stderr and "in different ways" in wrong.stderr
+    assert (
+        wrong.returncode == 2 and "fold10" in wrong.stderr and "in different ways" in wrong.stderr
+    )
 
 
 def test_sex_and_age_of_dicom_files_only_if_asked(model, hands, monkeypatch):
@@ -328,8 +500,16 @@ def test_sex_and_age_of_dicom_files_only_if_asked(model, hands, monkeypatch):
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
-    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "CANARY^A", "CANARY7", "20100301"
-    dataset.PatientSex, dataset.StudyDate, dataset.PhotometricInterpretation = "F", "20200915", "MONOCHROME2"
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = (
+        "CANARY^A",
+        "CANARY7",
+        "20100301",
+    )
+    dataset.PatientSex, dataset.StudyDate, dataset.PhotometricInterpretation = (
+        "F",
+        "20200915",
+        "MONOCHROME2",
+    )
     dataset.Rows, dataset.Columns = hand(1).shape
     dataset.SamplesPerPixel, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 8, 8, 7
     dataset.PixelRepresentation, dataset.PixelData = 0, hand(1).tobytes()
@@ -353,16 +533,30 @@ def test_without_the_training_nothing_is_promised(model, hands, tmp_path):
     for file in model.iterdir():
         if file.name != "reference.npz":
             (bare / file.name).symlink_to(file)
-    common = ("--images", hands / "h0.png", "--sex", "M", "--output_dir", out, "--overwrite", "--model_path")
+    common = (
+        "--images",
+        hands / "h0.png",
+        "--sex",
+        "M",
+        "--output_dir",
+        out,
+        "--overwrite",
+        "--model_path",
+    )
     ran = run(*common, bare)
-    assert ran.returncode == 0 and "no reference.npz of its training: no intervals" in ran.stderr, ran.stderr
+    assert ran.returncode == 0 and "no reference.npz of its training: no intervals" in ran.stderr, (
+        ran.stderr
+    )
     (row,) = rows_of(out)
     assert row["low_months"] == row["likeness"] == row["level"] == "" and row["bone_age"]
     assert row["like_training"] == "unknown" and "Trained on: not stated." in row["network"]
     assert "it is unknown whether a radiograph is like the training radiographs" in ran.stderr
     assert "Read this first" in (out / "index.html").read_text()
     ran = run(*common, model, "--level", 0.999)
-    assert "an interval of 99.9 % needs 999 validation radiographs" in ran.stderr and not rows_of(out)[0]["low_months"]
+    assert (
+        "an interval of 99.9 % needs 999 validation radiographs" in ran.stderr
+        and not rows_of(out)[0]["low_months"]
+    )
     ran = run(*common, model, "--image_size", 96)
     assert ran.returncode == 0 and "trained on 64 x 64 pixels, not 96" in ran.stderr
     assert "no intervals, and it is unknown" in ran.stderr and not rows_of(out)[0]["low_months"]
@@ -370,12 +564,32 @@ def test_without_the_training_nothing_is_promised(model, hands, tmp_path):
 
 @pytest.mark.slow
 def test_a_published_file_takes_the_intervals_of_its_own_training_alone(model, hands, tmp_path):
-    preprocessing, path, out = Preprocessing(SIDE, SIDE), tmp_path / "best_model.pth", tmp_path / "out"
-    network = BoneAge(build_backbone("none:convnext_tiny", input_size=(SIDE, SIDE)), preprocessing.normalise)
+    preprocessing, path, out = (
+        Preprocessing(SIDE, SIDE),
+        tmp_path / "best_model.pth",
+        tmp_path / "out",
+    )
+    network = BoneAge(
+        build_backbone("none:convnext_tiny", input_size=(SIDE, SIDE)), preprocessing.normalise
+    )
     assert save_published(network, path, preprocessing.to_dict(), {}, {})
-    common = ("--images", hands / "h0.png", "--sex", "M", "--model_path", path, "--output_dir", out, "--overwrite")
+    common = (
+        "--images",
+        hands / "h0.png",
+        "--sex",
+        "M",
+        "--model_path",
+        path,
+        "--output_dir",
+        out,
+        "--overwrite",
+    )
     ran = run(*common)
-    assert ran.returncode == 0 and "no reference.npz" in ran.stderr and not rows_of(out)[0]["low_months"]
+    assert (
+        ran.returncode == 0
+        and "no reference.npz" in ran.stderr
+        and not rows_of(out)[0]["low_months"]
+    )
     (tmp_path / "model").symlink_to(model)  # beside it lies another network
     assert "holds another network" in run(*common).stderr and not rows_of(out)[0]["low_months"]
     (tmp_path / "model").unlink()

@@ -31,9 +31,23 @@ from training.kept_facts import read_facts
 from workflows.bone_age.folds import left_out_intervals, together
 from workflows.bone_age.reference import BoneAgeReference
 
-SMALL = ("--backbone", "none:mae_vit_mini_patch16", "--input_size", 32, "--batch_size", 8, "--epochs", 1,
-         "--num_workers", 0,
-         "--precision", "fp32", "--device", "cpu", "--no-verbose")  # fmt: skip
+SMALL = (
+    "--backbone",
+    "none:mae_vit_mini_patch16",
+    "--input_size",
+    32,
+    "--batch_size",
+    8,
+    "--epochs",
+    1,
+    "--num_workers",
+    0,
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--no-verbose",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +72,9 @@ def bonexage(release, tmp_path_factory):
     test = rows.tail(4)
     (data / "boneage-test-dataset").mkdir()
     for number in test["id"]:
-        (data / "boneage-training-dataset" / f"{number}.png").rename(data / f"boneage-test-dataset/{number}.png")
+        (data / "boneage-training-dataset" / f"{number}.png").rename(
+            data / f"boneage-test-dataset/{number}.png"
+        )
     rows.head(-4).to_csv(data / "boneage-training-dataset.csv", index=False)
     test.to_csv(data / "boneage-test-dataset.csv", index=False)
     return home
@@ -70,10 +86,15 @@ def no_pictures(monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setitem(models.networks.vit.SIZES, "mini", (48, 2, 3))
     monkeypatch.setattr(
-        evaluation.pages.training_curves, "draw_curves", lambda log, picture, **_: picture.write_bytes(b"curves")
+        evaluation.pages.training_curves,
+        "draw_curves",
+        lambda log, picture, **_: picture.write_bytes(b"curves"),
     )
-    monkeypatch.setattr(workflows.bone_age.report, "write_bone_age_report",
-                        lambda path, page: path.write_text(f"{page.title}. {page.lead}"))  # fmt: skip
+    monkeypatch.setattr(
+        workflows.bone_age.report,
+        "write_bone_age_report",
+        lambda path, page: path.write_text(f"{page.title}. {page.lead}"),
+    )
 
 
 def trained(*flags):
@@ -106,7 +127,9 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
     assert "4 to test" in done.stdout and "test, 4 radiographs: mean absolute error" in done.stdout
     augmented = [rows for rows, transform in seen if isinstance(transform, CropTurnShift)]
     train = int(done.stdout.split(" to learn from")[0].rpartition(" ")[2])
-    assert augmented == [train]  # the training rows alone, and every look at them but these is plain
+    assert augmented == [
+        train
+    ]  # the training rows alone, and every look at them but these is plain
     out = bonexage / "checkpoints"
     table = pd.read_csv(out / "predictions.csv")
     assert table.groupby("split").size().to_dict() == {"test": 4, "validation": 28 - train}
@@ -120,19 +143,32 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
     reference = BoneAgeReference.load(out / "model" / "reference.npz")
     assert reference.likeness.known and len(reference.likeness.novelty["network"].kept) == train
     facts = read_facts(load_bone_age(out / "model").about)
-    assert (facts.data, facts.radiographs) == ("a set in the layout of RSNA Pediatric Bone Age", train)
+    assert (facts.data, facts.radiographs) == (
+        "a set in the layout of RSNA Pediatric Bone Age",
+        train,
+    )
     validation = table[table["split"] == "validation"]
-    assert facts.score.value == pytest.approx((validation["months"] - validation["target"]).abs().mean(), abs=1e-3)
+    assert facts.score.value == pytest.approx(
+        (validation["months"] - validation["target"]).abs().mean(), abs=1e-3
+    )
     outside = (table["months"] < reference.ages[0]) | (table["months"] > reference.ages[1])
     assert (table["do_not_use"].notna() == outside).all()
-    assert not (out / "training" / "fold0" / "checkpoints").exists() and (out / "curves.png").exists()
+    assert (
+        not (out / "training" / "fold0" / "checkpoints").exists() and (out / "curves.png").exists()
+    )
     splits = pd.read_csv(out / "splits.csv")
     assert splits.groupby("group")["split"].nunique().max() == 1
-    learnt = splits[splits["split"] == "train"].assign(id=lambda rows: rows["path"].str.extract(r"(\d+)\.png"))
-    male = pd.read_csv(bonexage / "data/boneage-training-dataset.csv", dtype={"id": str}).set_index("id")["male"]
+    learnt = splits[splits["split"] == "train"].assign(
+        id=lambda rows: rows["path"].str.extract(r"(\d+)\.png")
+    )
+    male = pd.read_csv(bonexage / "data/boneage-training-dataset.csv", dtype={"id": str}).set_index(
+        "id"
+    )["male"]
     loaded = load_bone_age(out / "model")
     preprocessing = Preprocessing.from_dict(loaded.preprocessor)
-    images = torch.stack([preprocessing.fit(preprocessing.read(bonexage / "data" / name)) for name in learnt["path"]])
+    images = torch.stack(
+        [preprocessing.fit(preprocessing.read(bonexage / "data" / name)) for name in learnt["path"]]
+    )
     features = loaded.model.features(preprocessing.normalise(images))
     before = loaded.model.head[4].running_var.clone()
     loaded.model.settle(features, torch.tensor(male[learnt["id"]].to_numpy(np.float32)))
@@ -140,11 +176,17 @@ def test_bonexages_own_command_and_places(bonexage, monkeypatch):
     again = trained()
     assert again.returncode == 0 and "to train on" not in again.stdout
     other = trained("--lr", 1)
-    assert other.returncode == 2 and "lr was 0.0005 and is 1.0" in other.stderr and "--output_dir" in other.stderr
+    assert (
+        other.returncode == 2
+        and "lr was 0.0005 and is 1.0" in other.stderr
+        and "--output_dir" in other.stderr
+    )
 
 
 def test_the_release_with_its_own_validation_set_and_a_spread(release, tmp_path):
-    done = trained("--data_root", release, "--split", "official", "--loss", "laplace", "--output_dir", tmp_path)
+    done = trained(
+        "--data_root", release, "--split", "official", "--loss", "laplace", "--output_dir", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "predictions.csv")
     official = {"val": "boneage-validation-dataset", "test": "Test Set Images"}
@@ -167,7 +209,18 @@ def test_leaving_patients_out_chooses_nothing_on_them(release, tmp_path):
     )
     own.loc[9, "sex"] = ""
     own.to_csv(release / "own.csv", index=False)
-    flags = ("--csv", release / "own.csv", "--patient_col", "child", "--k_folds", 3, "--epochs", 2, "--batch_size", 4)
+    flags = (
+        "--csv",
+        release / "own.csv",
+        "--patient_col",
+        "child",
+        "--k_folds",
+        3,
+        "--epochs",
+        2,
+        "--batch_size",
+        4,
+    )
     done = trained(*flags, "--output_dir", tmp_path / "all")
     assert done.returncode == 0, done.stderr
     assert "1 of 10 radiographs are of nobody knows which sex and are left out" in done.stdout
@@ -217,7 +270,9 @@ def test_what_cannot_be_is_told_in_one_sentence(release, tmp_path, more, told):
 def test_a_place_without_data_names_the_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = trained()
-    assert done.returncode == 2 and "data/boneage-training-dataset.csv or data/boneage/" in done.stderr
+    assert (
+        done.returncode == 2 and "data/boneage-training-dataset.csv or data/boneage/" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,11 +289,19 @@ def test_a_place_without_data_names_the_places(tmp_path, monkeypatch):
 )
 def test_a_wrong_row_is_named(release, tmp_path, column, value, told):
     rows = pd.read_csv(release / "boneage-training-dataset.csv").head(6)
-    own = pd.DataFrame({"image": [f"boneage-training-dataset/{i}.png" for i in rows["id"]],
-                        "boneage": rows["boneage"].astype(str), "sex": ["F", "M"] * 3, "child": range(6)})  # fmt: skip
+    own = pd.DataFrame(
+        {
+            "image": [f"boneage-training-dataset/{i}.png" for i in rows["id"]],
+            "boneage": rows["boneage"].astype(str),
+            "sex": ["F", "M"] * 3,
+            "child": range(6),
+        }
+    )
     own.loc[1, column] = value
     own.to_csv(release / "wrong.csv", index=False)
-    done = trained("--csv", release / "wrong.csv", "--patient_col", "child", "--output_dir", tmp_path)
+    done = trained(
+        "--csv", release / "wrong.csv", "--patient_col", "child", "--output_dir", tmp_path
+    )
     assert done.returncode == 2 and told in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -253,7 +316,14 @@ def test_false_is_a_girl_and_an_empty_age_is_no_age(release, tmp_path):
         ("male", ["False", "true", "0", "1", "", "FALSE"], ["F", "M", "F", "M", None, "F"]),
         ("sex", ["f", "M", "female", " Male ", "false", ""], ["F", "M", "F", "M", "F", None]),
     ):
-        own = pd.DataFrame({"image": names, "boneage": [12, "", 30, 40, 50.5, 60], column: words, "child": range(6)})
+        own = pd.DataFrame(
+            {
+                "image": names,
+                "boneage": [12, "", 30, 40, 50.5, 60],
+                column: words,
+                "child": range(6),
+            }
+        )
         own.to_csv(release / "words.csv", index=False)
         records = own_table(None, csv=release / "words.csv", sex_col=column, patient_col="child")
         assert [None if pd.isna(sex) else sex for sex in records["sex"]] == expected
@@ -281,7 +351,9 @@ def test_intervals_of_left_out_hands_never_use_their_own_error():
         half = others[k - 1]
         assert low[row] == pytest.approx(np.clip(predicted[row] - half, 0, 240), abs=1e-3)
         assert high[row] == pytest.approx(np.clip(predicted[row] + half, 0, 240), abs=1e-3)
-    assert np.isnan(left_out_intervals(target[:8], predicted[:8], sex[:8], None, left_out[:8], 0.9)[0]).all()
+    assert np.isnan(
+        left_out_intervals(target[:8], predicted[:8], sex[:8], None, left_out[:8], 0.9)[0]
+    ).all()
 
 
 @pytest.mark.slow
@@ -316,7 +388,8 @@ def test_two_processes_equal_one(release, tmp_path):
 
 def test_the_recipe_of_bonexage_is_the_defaults_with_four_gpus():
     recipe = cli.parse(
-        train_bone_age.Config, ["--config", str(Path(__file__).parents[2] / "configs" / "bonexage.yaml")]
+        train_bone_age.Config,
+        ["--config", str(Path(__file__).parents[2] / "configs" / "bonexage.yaml")],
     )
     plain = cli.parse(train_bone_age.Config, [])
     assert dataclasses.replace(recipe, batch_size=80) == plain and recipe.batch_size == 4 * 80

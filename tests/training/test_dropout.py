@@ -44,12 +44,23 @@ def train(batch_size: int, accumulate: int = 1) -> torch.Tensor:
             yield {"x": x[rows], "y": x[rows].sum(1), "index": rows}
 
     model = Dropping()
-    fit(model, Fit(plan, adamw(parameter_groups(model)), {"lr": constant(1e-2)}, batches, progress_bar=False))
+    fit(
+        model,
+        Fit(
+            plan,
+            adamw(parameter_groups(model)),
+            {"lr": constant(1e-2)},
+            batches,
+            progress_bar=False,
+        ),
+    )
     assert type(model.drop) is nn.Dropout and type(model.path) is DropPath
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("ranks, batch_size, accumulate", [(1, 2, 4), (2, 4, 1), (2, 2, 2), (4, 2, 1)])
+@pytest.mark.parametrize(
+    "ranks, batch_size, accumulate", [(1, 2, 4), (2, 4, 1), (2, 2, 2), (4, 2, 1)]
+)
 def test_every_layout_drops_the_same(ranks, batch_size, accumulate):
     expected = train(8)
 
@@ -61,7 +72,9 @@ def test_every_layout_drops_the_same(ranks, batch_size, accumulate):
 
 
 def test_masks_have_their_probability_and_change_with_the_seed():
-    layers = nn.ModuleList([nn.Dropout(0.25), DropPath(0.25), nn.Dropout(0.0), nn.Dropout(1.0), DropPath(0.25, False)])
+    layers = nn.ModuleList(
+        [nn.Dropout(0.25), DropPath(0.25), nn.Dropout(0.0), nn.Dropout(1.0), DropPath(0.25, False)]
+    )
     ones = torch.ones(4000, 3)
     with shared_dropout(layers, torch.device("cpu")) as draws:
         draws.begin(1, rows=4000, slot=0, slots=1)
@@ -72,8 +85,10 @@ def test_masks_have_their_probability_and_change_with_the_seed():
         layers.train()
         draws.begin(1, rows=3, slot=0, slots=1)
         assert (layers[0](ones) == 0).float().mean() == pytest.approx(0.25, abs=0.02)
-    assert elements.unique().tolist() == pytest.approx([0, 4 / 3]) and (elements == 0).float().mean() == pytest.approx(
-        0.25, abs=0.02
+    assert elements.unique().tolist() == pytest.approx([0, 4 / 3]) and (
+        elements == 0
+    ).float().mean() == pytest.approx(0.25, abs=0.02)
+    assert rows.std(dim=1).max() == 0 and (rows == 0).float().mean() == pytest.approx(
+        0.25, abs=0.03
     )
-    assert rows.std(dim=1).max() == 0 and (rows == 0).float().mean() == pytest.approx(0.25, abs=0.03)
     assert unscaled.max() == 1 and torch.equal(nothing, ones) and everything.max() == 0

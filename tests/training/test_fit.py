@@ -45,7 +45,11 @@ def batches(plan, seed, delay=0.0, poison=()):
         epoch, index = key
         rng = sample_generator(seed, epoch, index)
         x = torch.from_numpy(rng.standard_normal(6).astype(np.float32))
-        return {"x": x, "y": x.sum() if index not in poison else torch.tensor(float("nan")), "index": index}
+        return {
+            "x": x,
+            "y": x.sum() if index not in poison else torch.tensor(float("nan")),
+            "index": index,
+        }
 
     def from_step(start):
         for keys in StepSampler(plan, seed, distributed.rank(), start):
@@ -55,17 +59,33 @@ def batches(plan, seed, delay=0.0, poison=()):
     return from_step
 
 
-def train(folder=None, *, batch_size=8, accumulate=1, steps=40, delay=0.0, poison=(), dropout=True, **changes):
+def train(
+    folder=None,
+    *,
+    batch_size=8,
+    accumulate=1,
+    steps=40,
+    delay=0.0,
+    poison=(),
+    dropout=True,
+    **changes,
+):
     objective = Toy()
     if not dropout:
         objective.net[2].p = 0.0
     plan = Plan(64, batch_size, accumulate, distributed.world_size(), epochs=steps / 8)
     settings = Fit(
-        plan=plan, optimizer=adamw(parameter_groups(objective)),
+        plan=plan,
+        optimizer=adamw(parameter_groups(objective)),
         schedules={"lr": warmup_cosine(1e-2, warmup=0.1), "weight_decay": constant(0.05)},
-        batches=batches(plan, 5, delay, poison), seed=5, run=RunFolder(folder, {"seed": 5}) if folder else None,
-        save_every=3, log_every=4, name_of=lambda i: f"file_{i}.png", **{"progress_bar": False} | changes,
-    )  # fmt: skip
+        batches=batches(plan, 5, delay, poison),
+        seed=5,
+        run=RunFolder(folder, {"seed": 5}) if folder else None,
+        save_every=3,
+        log_every=4,
+        name_of=lambda i: f"file_{i}.png",
+        **{"progress_bar": False} | changes,
+    )
     outcome = fit(objective, settings)
     return objective, outcome
 
@@ -100,7 +120,9 @@ def test_one_process_equals_two_and_accumulation_equals_a_large_batch(tmp_path):
     assert exit_status(spawn(child(tmp_path / "one", batch_size=8))) == 0
     assert exit_status(spawn(child(tmp_path / "passes", batch_size=2, accumulate=4))) == 0
     assert [exit_status(p) for p in group(2, child(tmp_path / "two", batch_size=4))] == [0, 0]
-    one, passes, two = (final_state(tmp_path / name)["objective"] for name in ("one", "passes", "two"))
+    one, passes, two = (
+        final_state(tmp_path / name)["objective"] for name in ("one", "passes", "two")
+    )
     for key in one:
         torch.testing.assert_close(passes[key], one[key], rtol=0, atol=1e-5)
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-5)
@@ -124,7 +146,10 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_state(tmp_path):
 def test_finite_norm_clipping_and_logged_values(tmp_path):
     train(tmp_path, steps=8, clip_norm=1e-3)
     record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
-    assert record["grad_norm"] > 1e-3 and {"step", "epoch", "loss", "lr", "weight_decay"} <= record.keys()
+    assert (
+        record["grad_norm"] > 1e-3
+        and {"step", "epoch", "loss", "lr", "weight_decay"} <= record.keys()
+    )
 
 
 class Clock:
@@ -141,7 +166,9 @@ class Clock:
         self.now += seconds
 
 
-def paced(patch, folder, *, load: float, step: float, epoch: float = 0.0, **changes) -> list[tuple[float, float]]:
+def paced(
+    patch, folder, *, load: float, step: float, epoch: float = 0.0, **changes
+) -> list[tuple[float, float]]:
     """(radiographs per second, share of waiting) of each record of a training by a clock of its own: seconds to `load`
     a batch, for the rest of a `step`, and after an `epoch`."""
     clock = Clock(patch)
@@ -160,7 +187,9 @@ def test_the_log_tells_speed_and_waiting_from_the_first_record(tmp_path, monkeyp
 
 def test_passes_and_skipped_steps_count(tmp_path, monkeypatch):
     """Two passes of 4 radiographs a step; a step that is not made takes its radiographs, too."""
-    found = paced(monkeypatch, tmp_path, load=0.02, step=0.0, batch_size=4, accumulate=2, steps=16, poison={7})
+    found = paced(
+        monkeypatch, tmp_path, load=0.02, step=0.0, batch_size=4, accumulate=2, steps=16, poison={7}
+    )
     assert found == [(200.0, 1.0)] * 4
 
 
@@ -170,7 +199,9 @@ def test_waiting_is_the_mean_of_all_processes_and_speed_counts_all_radiographs(t
     def member() -> int:
         with pytest.MonkeyPatch.context() as patch:
             load = 0.03 * distributed.rank()
-            found = paced(patch, tmp_path, load=load, step=0.01, batch_size=4, steps=8, dropout=False)
+            found = paced(
+                patch, tmp_path, load=load, step=0.01, batch_size=4, steps=8, dropout=False
+            )
         return 0 if distributed.rank() or found == [(800.0, 0.375)] * 2 else 1
 
     assert [exit_status(child) for child in group(2, member)] == [0, 0]
@@ -181,7 +212,10 @@ def test_after_a_restart_the_speed_counts_what_was_made_since(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_agree", stopping_at(loop._Loop._agree, 6))
         assert len(paced(patch, tmp_path, load=0.03, step=0.01, steps=8)) == 1
-    assert paced(monkeypatch, tmp_path, load=0.07, step=0.01, steps=8) == [(200.0, 0.75), (100.0, 0.875)]
+    assert paced(monkeypatch, tmp_path, load=0.07, step=0.01, steps=8) == [
+        (200.0, 0.75),
+        (100.0, 0.875),
+    ]
 
 
 def stopping_at(agree, last: int):
@@ -224,7 +258,9 @@ class Overflowing(Toy):
 
 def test_spoilt_weights_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "after_step", Overflowing.after_step)
-    with pytest.raises(TrainingStopped, match=r"1 tensors of the training state are .* finite, e.g. net.3.weight"):
+    with pytest.raises(
+        TrainingStopped, match=r"1 tensors of the training state are .* finite, e.g. net.3.weight"
+    ):
         train(tmp_path)
     assert all(torch.isfinite(t).all() for t in final_state(tmp_path)["objective"].values())
 
@@ -239,7 +275,10 @@ def test_spoilt_optimizer_values_are_not_saved(tmp_path, monkeypatch):
         first["exp_avg_sq"].view(-1)[0] = float("inf") if first["step"] >= 6 else 0.0
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    with pytest.raises(TrainingStopped, match=r"1 tensors of the training state .*, e.g. optimizer state.0.exp_avg_sq"):
+    with pytest.raises(
+        TrainingStopped,
+        match=r"1 tensors of the training state .*, e.g. optimizer state.0.exp_avg_sq",
+    ):
         train(tmp_path)
     assert final_state(tmp_path)["step"] == 3
 
@@ -253,7 +292,9 @@ def test_one_process_chooses_the_checkpoint_for_all(tmp_path):
 
     def work():
         if distributed.rank() == 1:
-            run.damage = lambda path: "not there yet" if path.name.endswith("16.pt") else plain(path)
+            run.damage = lambda path: (
+                "not there yet" if path.name.endswith("16.pt") else plain(path)
+            )
         state = RunFolder(tmp_path, {"seed": 5}).load()
         return 10 + state["step"]
 
@@ -263,7 +304,13 @@ def test_one_process_chooses_the_checkpoint_for_all(tmp_path):
 @pytest.mark.parametrize("gap, saved", [(0.0, [3, 6, 9, 10]), (1e9, [10])])
 def test_saves_that_follow_too_soon_are_passed_over(tmp_path, gap, saved):
     told = []
-    train(tmp_path, steps=10, save_gap=gap, before_save=lambda: told.append("before"), on_save=told.append)
+    train(
+        tmp_path,
+        steps=10,
+        save_gap=gap,
+        before_save=lambda: told.append("before"),
+        on_save=told.append,
+    )
     assert told == [word for step in saved for word in ("before", step)]
 
 

@@ -30,7 +30,9 @@ def whole(radiographs, tmp_path_factory):
     def get(method: str, ranks: int) -> tuple:
         if (method, ranks) not in made:
             folder = tmp_path_factory.mktemp("whole")
-            assert [exit_status(p) for p in start(ranks, child(radiographs, folder, method))] == [0] * ranks
+            assert [exit_status(p) for p in start(ranks, child(radiographs, folder, method))] == [
+                0
+            ] * ranks
             made[method, ranks] = outcome(folder, ranks)
         return made[method, ranks]
 
@@ -49,26 +51,38 @@ def pause(step: int) -> None:
 @pytest.mark.parametrize(
     "method, ranks, kills",
     [("mae", 2, 2), ("dropout", 1, 1)]
-    + [pytest.param(method, ranks, MANY, marks=pytest.mark.slow) for method in METHODS for ranks in (1, 2)],
+    + [
+        pytest.param(method, ranks, MANY, marks=pytest.mark.slow)
+        for method in METHODS
+        for ranks in (1, 2)
+    ],
 )
-def test_killed_at_random_and_continued_is_bit_identical(radiographs, whole, tmp_path, method, ranks, kills):
+def test_killed_at_random_and_continued_is_bit_identical(
+    radiographs, whole, tmp_path, method, ranks, kills
+):
     rng, landed, number = np.random.default_rng(kills), 0, 0
     while landed < kills:
         folder = tmp_path / str(number)
         work = child(radiographs, folder, method, before=pause)
         few = min(4, kills - landed)
-        landed += run_with_kills(lambda work=work: start(ranks, work), folder / "began", few, rng, span=0.25)
+        landed += run_with_kills(
+            lambda work=work: start(ranks, work), folder / "began", few, rng, span=0.25
+        )
         assert outcome(folder, ranks) == whole(method, ranks)
         runs = order(folder, 0)[1]
         assert runs[0][0] == 1
         for (_, last), (first, _) in zip(runs, runs[1:]):
-            assert last - (first - 1) <= SAVE_EVERY  # steps made again, with the one in which it was killed
+            assert (
+                last - (first - 1) <= SAVE_EVERY
+            )  # steps made again, with the one in which it was killed
         number += 1
     print(f"{landed} kills in {number} runs")
 
 
 @pytest.mark.parametrize("instants", [2, pytest.param(MANY, marks=pytest.mark.slow)])
-def test_a_signal_saves_at_once_and_continuing_is_bit_identical(radiographs, whole, tmp_path, instants):
+def test_a_signal_saves_at_once_and_continuing_is_bit_identical(
+    radiographs, whole, tmp_path, instants
+):
     """SIGTERM and SIGUSR1 in turn, to one process alone or to one of two."""
     rng = np.random.default_rng(instants)
     for number in range(instants):
@@ -101,7 +115,9 @@ def test_a_signal_saves_at_once_and_continuing_is_bit_identical(radiographs, who
         assert outcome(folder, ranks) == whole("mae", ranks)
 
 
-@pytest.mark.parametrize("megabytes, kills", [(16, 10), pytest.param(100, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "megabytes, kills", [(16, 10), pytest.param(100, 60, marks=pytest.mark.slow)]
+)
 def test_killed_inside_a_save_no_good_checkpoint_is_lost(tmp_path, megabytes, kills):
     """What has the name of a checkpoint is one, two are kept, and nothing else stays behind."""
     rng, bulk = np.random.default_rng(0), torch.rand(megabytes * 250_000)
@@ -130,11 +146,16 @@ def test_killed_inside_a_save_no_good_checkpoint_is_lost(tmp_path, megabytes, ki
         run = RunFolder(folder, {})
         assert [damage(path) for path in run.saved()] == [None] * len(run.saved())
         state = run.load()
-        assert good + ended.exists() <= state["step"] <= good + 1 and state["few"].eq(state["step"]).all()
+        assert (
+            good + ended.exists() <= state["step"] <= good + 1
+            and state["few"].eq(state["step"]).all()
+        )
         assert torch.equal(state["bulk"], bulk)
         good = state["step"]
         assert len(run.saved()) >= min(2, good)
         assert len(list(run.checkpoints.iterdir())) == 2 * len(run.saved())
         del run
     assert unfinished >= kills / 3
-    print(f"{unfinished} of {kills} kills inside a save of {duration:.2f} s; {good} checkpoints were completed")
+    print(
+        f"{unfinished} of {kills} kills inside a save of {duration:.2f} s; {good} checkpoints were completed"
+    )

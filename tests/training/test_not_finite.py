@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from fork_harness import exit_status, group
-from noted_training import METHODS, STEPS, autoencoder, checkpoint, order, records, train, write_radiographs
+from noted_training import (
+    METHODS,
+    STEPS,
+    autoencoder,
+    checkpoint,
+    order,
+    records,
+    train,
+    write_radiographs,
+)
 
 from core.system import distributed
 from training.fit import TrainingStopped
@@ -40,22 +49,38 @@ def poisoned(radiographs, folder, injections: dict[int, tuple[int, str, float]])
     def save(step: int) -> None:
         def finite(value) -> bool:
             values = value.values() if isinstance(value, dict) else [value]
-            return all(finite(v) if isinstance(v, dict) else torch.as_tensor(v).isfinite().all() for v in values)
+            return all(
+                finite(v) if isinstance(v, dict) else torch.as_tensor(v).isfinite().all()
+                for v in values
+            )
 
         state = torch.load(sorted((folder / "checkpoints").glob("*.pt"))[-1], weights_only=True)
-        assert finite(state["objective"]) and finite(state["optimizer"]["state"]) and finite(state["totals"])
+        assert (
+            finite(state["objective"])
+            and finite(state["optimizer"]["state"])
+            and finite(state["totals"])
+        )
 
     objective.forward = forward
     objective.before_step = lambda progress: updated.append(now[0])
     METHODS["poisoned"] = lambda: objective
     try:
-        train(radiographs, folder, "poisoned", before=lambda step: now.__setitem__(0, step), save_every=1, on_save=save)
+        train(
+            radiographs,
+            folder,
+            "poisoned",
+            before=lambda step: now.__setitem__(0, step),
+            save_every=1,
+            on_save=save,
+        )
     except TrainingStopped:
         return 9
     return 0 if updated == [step for step in range(1, STEPS + 1) if step not in injections] else 5
 
 
-@pytest.mark.parametrize("run", [0, *(pytest.param(run, marks=pytest.mark.slow) for run in range(1, 4))])
+@pytest.mark.parametrize(
+    "run", [0, *(pytest.param(run, marks=pytest.mark.slow) for run in range(1, 4))]
+)
 def test_one_process_meets_a_value_that_is_not_finite(radiographs, tmp_path, run):
     """Five at random steps of each run: 20 in all."""
     rng = np.random.default_rng(run)
@@ -71,7 +96,10 @@ def test_one_process_meets_a_value_that_is_not_finite(radiographs, tmp_path, run
     assert list(told) == steps
     for step, (rank, place, _) in injections.items():
         ranks = (0, 1) if place == "gradient" else (rank,)  # a gradient is everybody's
-        assert told[step] == [f"r{i:02d}.png" for r in ranks for i in seen[r][step]["samples"]], (step, place)
+        assert told[step] == [f"r{i:02d}.png" for r in ranks for i in seen[r][step]["samples"]], (
+            step,
+            place,
+        )
 
 
 @pytest.mark.parametrize("place", ["input"])

@@ -24,7 +24,10 @@ def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
 def test_full_disk_is_said_and_harms_nothing(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(DiskFull, match=r"to write .*a\.txt: it needs at least 3 bytes, .* free; the previous file is"):
+    with pytest.raises(
+        DiskFull,
+        match=r"to write .*a\.txt: it needs at least 3 bytes, .* free; the previous file is",
+    ):
         with atomic(path) as file:
             file.write(b"new")
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -63,7 +66,9 @@ def test_newest_valid_checkpoint_is_loaded_and_damage_is_named(tmp_path):
     newest.write_bytes(content)
     state = run.load()
     assert state["step"] == 2
-    assert any("step_0000000003.pt is not used: its content does not match" in n for n in run.notices)
+    assert any(
+        "step_0000000003.pt is not used: its content does not match" in n for n in run.notices
+    )
     run.saved()[0].with_name("step_0000000002.pt.sha256").unlink()
     with pytest.raises(ValueError, match="no valid checkpoint"):
         run.load()
@@ -109,7 +114,12 @@ def test_a_damaged_sha256_is_a_damaged_checkpoint(tmp_path):
         run.save({"step": step}, step)
     sidecar = run.saved()[-1].with_name("step_0000000002.pt.sha256")
     good = sidecar.read_bytes()
-    for content in (b"", b"\xff" * 90, good[:30], *(flipped(good, at, 7 - at % 8) for at in range(64))):
+    for content in (
+        b"",
+        b"\xff" * 90,
+        good[:30],
+        *(flipped(good, at, 7 - at % 8) for at in range(64)),
+    ):
         sidecar.write_bytes(content)
         assert run.load()["step"] == 1
 
@@ -123,12 +133,19 @@ def test_refused_checkpoints_are_not_among_the_two_that_are_kept(tmp_path):
     assert run.load()["step"] == 3
     run.save({"step": 8}, 8)
     assert [p.name for p in run.saved()] == ["step_0000000003.pt", "step_0000000008.pt"]
-    assert [damage(p) for p in run.saved()] == [None, None] and len(list(run.checkpoints.iterdir())) == 4
+    assert [damage(p) for p in run.saved()] == [None, None] and len(
+        list(run.checkpoints.iterdir())
+    ) == 4
 
 
 def test_leftovers_of_killed_saves_are_removed_and_nothing_of_other_runs(tmp_path):
-    mine = ["checkpoints/.step_0000000002.pt.abc.part", "model/.config.json.x.part", "panels/.a.png.y.part",
-            ".DONE.z.part", "checkpoints/step_0000000002.pt.sha256"]  # fmt: skip
+    mine = [
+        "checkpoints/.step_0000000002.pt.abc.part",
+        "model/.config.json.x.part",
+        "panels/.a.png.y.part",
+        ".DONE.z.part",
+        "checkpoints/step_0000000002.pt.sha256",
+    ]
     others = ["another/checkpoints/.step_0000000002.pt.abc.part", "data/.radiograph.part"]
     for name in mine + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +170,9 @@ def test_another_runs_folder_is_refused_with_the_difference(tmp_path):
 def test_a_state_of_nan_is_not_continued(tmp_path):
     run = RunFolder(tmp_path, {})
     run.save({"objective": {"w": torch.tensor([1.0, float("nan")]), "v": torch.ones(1)}}, 1)
-    with pytest.raises(ValueError, match="step_0000000001.pt: NaN or infinite values in 1 tensors, first w"):
+    with pytest.raises(
+        ValueError, match="step_0000000001.pt: NaN or infinite values in 1 tensors, first w"
+    ):
         run.load()
 
 
@@ -167,12 +186,16 @@ def test_continuing_from_elsewhere(tmp_path):
 def test_a_step_that_is_there_already_stays_as_it_is(tmp_path, monkeypatch):
     run = RunFolder(tmp_path, {})
     run.save({"step": 5}, 5)
-    before = [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())]
+    before = [
+        (p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())
+    ]
     run.save({"step": 5}, 5)
     again = RunFolder(tmp_path, {})
     again.load()
     again.save({"step": 5}, 5)
-    assert [(p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())] == before
+    assert [
+        (p.name, p.stat().st_mtime_ns, p.stat().st_ino) for p in sorted(run.checkpoints.iterdir())
+    ] == before
     run.saved()[0].write_bytes(b"rot")
     third = RunFolder(tmp_path, {})
     with pytest.raises(ValueError, match="no valid checkpoint"):
@@ -185,15 +208,22 @@ def test_little_room_is_told_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr("training.run.free_bytes", lambda folder: 10 * 100 - 1 - 412)
     run = RunFolder(tmp_path, {})
     run.warn_of_little_room(100)
-    assert run.notices == [f"{tmp_path} has 587 bytes free, and the run's checkpoints need 1000 bytes more"]
+    assert run.notices == [
+        f"{tmp_path} has 587 bytes free, and the run's checkpoints need 1000 bytes more"
+    ]
     run.notices.clear()
-    (run.checkpoints / "step_0000000001.pt").write_bytes(bytes(413))  # will make room for the next but one
+    (run.checkpoints / "step_0000000001.pt").write_bytes(
+        bytes(413)
+    )  # will make room for the next but one
     run.warn_of_little_room(100)
     assert run.notices == []
 
 
 def test_a_full_disk_tells_the_size_of_the_whole_state(tmp_path, monkeypatch):
-    state = {"objective": {"a": torch.zeros(1000)}, "optimizer": {"state": {0: {"b": torch.zeros(1000).double()}}}}
+    state = {
+        "objective": {"a": torch.zeros(1000)},
+        "optimizer": {"state": {0: {"b": torch.zeros(1000).double()}}},
+    }
     assert bytes_of(state) == 12_000
 
     def full(*_) -> None:

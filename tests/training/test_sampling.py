@@ -9,12 +9,19 @@ def global_batches(plan, seed=3, start=0):
     streams = [list(StepSampler(plan, seed, rank, start)) for rank in range(plan.processes)]
     steps = plan.last_step - start
     return [
-        [key for k in range(plan.accumulate) for stream in streams for key in stream[s * plan.accumulate + k]]
+        [
+            key
+            for k in range(plan.accumulate)
+            for stream in streams
+            for key in stream[s * plan.accumulate + k]
+        ]
         for s in range(steps)
     ]
 
 
-@pytest.mark.parametrize("batch_size, accumulate, processes", [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize(
+    "batch_size, accumulate, processes", [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4)]
+)
 def test_same_samples_in_the_same_order_for_every_layout(batch_size, accumulate, processes):
     reference = global_batches(Plan(37, 8, epochs=3))
     assert global_batches(Plan(37, batch_size, accumulate, processes, epochs=3)) == reference
@@ -44,10 +51,14 @@ def test_an_epoch_visits_each_sample_once_and_epochs_differ():
 
 
 def test_sample_randomness_depends_on_all_three_numbers():
-    draws = {key: sample_generator(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    draws = {
+        key: sample_generator(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    }
     assert len(set(draws.values())) == 4
     assert draws[0, 0, 1] == sample_generator(0, 0, 1).random()
-    assert np.isclose(np.mean([sample_generator(0, 0, i).random() for i in range(2000)]), 0.5, atol=0.03)
+    assert np.isclose(
+        np.mean([sample_generator(0, 0, i).random() for i in range(2000)]), 0.5, atol=0.03
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,12 +69,18 @@ def test_sample_randomness_depends_on_all_three_numbers():
         ((5, 1, 8, 1), "use --accum_iter 5 or less", (5, 1, 5, 1)),
         ((5, 4, 8, 2), "use --accum_iter 2 or less with --batch_size 1", (5, 1, 2, 2)),
         ((1, 2, 1, 1), "use --batch_size 1 or less", (1, 1, 1, 1)),
-        ((1, 8, 2, 2), "start at most 1 processes, with --batch_size 1 and --accum_iter 1", (1, 1, 1, 1)),
+        (
+            (1, 8, 2, 2),
+            "start at most 1 processes, with --batch_size 1 and --accum_iter 1",
+            (1, 1, 1, 1),
+        ),
         ((3, 64, 1, 8), "start at most 3 processes, with --batch_size 1", (3, 1, 1, 3)),
     ],
 )
 def test_too_few_radiographs_are_refused_with_values_that_work(layout, remedy, works):
-    with pytest.raises(ValueError, match=f"^{layout[0]} radiographs to train on do not fill .*: {remedy}"):
+    with pytest.raises(
+        ValueError, match=f"^{layout[0]} radiographs to train on do not fill .*: {remedy}"
+    ):
         Plan(*layout)
     assert Plan(*works).steps_per_epoch >= 1
 
@@ -73,7 +90,9 @@ def test_max_steps_ends_the_run_but_not_the_schedule():
     assert (plan.total_steps, plan.last_step, len(StepSampler(plan, 0))) == (50, 7, 7)
 
 
-@pytest.mark.parametrize("field, value", [("batch_size", 0), ("accumulate", 0), ("epochs", 0), ("max_steps", 0)])
+@pytest.mark.parametrize(
+    "field, value", [("batch_size", 0), ("accumulate", 0), ("epochs", 0), ("max_steps", 0)]
+)
 def test_numbers_that_make_no_sense_are_named(field, value):
     with pytest.raises(ValueError, match=f"{field} is 0"):
         Plan(**({"samples": 10, "batch_size": 2} | {field: value}))
@@ -95,6 +114,9 @@ def test_shares_decide_how_often_a_sample_is_drawn(batch_size, processes):
     assert counts[90:].min() > 150 and counts[:90].max() < 60
     assert len(set(drawn)) == 4000  # no two draws of a sample are augmented alike
     assert drawn == [
-        (number, int(i)) for number, i in enumerate(np.concatenate([epoch_order(3, e, 100, shares) for e in range(40)]))
+        (number, int(i))
+        for number, i in enumerate(
+            np.concatenate([epoch_order(3, e, 100, shares) for e in range(40)])
+        )
     ]
     assert keys(7) == drawn[70:]

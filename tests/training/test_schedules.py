@@ -15,11 +15,16 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.mark.parametrize("name", ["finetune", "pretrain"])
 def test_learning_rate_of_the_reference(name):
-    meta, npz = json.loads((GOLDEN / "g5_finetune_parts.json").read_text()), np.load(GOLDEN / "g5_finetune_parts.npz")
+    meta, npz = (
+        json.loads((GOLDEN / "g5_finetune_parts.json").read_text()),
+        np.load(GOLDEN / "g5_finetune_parts.npz"),
+    )
     told = meta["expected"][f"lr/{name}"]
     schedule = warmup_cosine(told["lr"], told["min_lr"], told["warmup_epochs"] / told["epochs"])
     groups = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = torch.optim.SGD([{"params": [groups[0]]}, {"params": [groups[1]], "lr_scale": 0.55**3}], lr=0.0)
+    optimizer = torch.optim.SGD(
+        [{"params": [groups[0]]}, {"params": [groups[1]], "lr_scale": 0.55**3}], lr=0.0
+    )
     rows = []
     for epoch in npz[f"lr/{name}_epochs"]:
         set_schedules(optimizer, {"lr": schedule}, epoch / told["epochs"])
@@ -40,8 +45,12 @@ def test_warmup_in_whole_steps_equals_transformers(fraction, steps):
 
 
 def test_schedule_ends():
-    assert warmup_cosine(2.0, 0.5)(0.0) == 2.0 and warmup_cosine(2.0, 0.5)(1.0) == pytest.approx(0.5)
-    assert warmup_cosine(2.0, warmup=0.25)(0.0) == 0.0 and warmup_cosine(2.0, warmup=0.25)(0.25) == 2.0
+    assert warmup_cosine(2.0, 0.5)(0.0) == 2.0 and warmup_cosine(2.0, 0.5)(1.0) == pytest.approx(
+        0.5
+    )
+    assert (
+        warmup_cosine(2.0, warmup=0.25)(0.0) == 0.0 and warmup_cosine(2.0, warmup=0.25)(0.25) == 2.0
+    )
     assert warmup_cosine(2.0, warmup=1.0)(1.0) == 2.0
     assert [linear(0, 1, 0.5)(p) for p in (0.0, 0.25, 0.5, 1.0)] == [0, 0.5, 1, 1]
     assert constant(3.0)(0.7) == 3.0
@@ -60,7 +69,9 @@ def test_vectors_do_not_decay_and_layers_learn_at_their_own_rate():
     module = Head()
     groups = parameter_groups(module, layer_decay=0.5)
     names = {id(p): n for n, p in module.named_parameters()}
-    told = {names[id(p)]: (g["lr_scale"], g["weight_decay_scale"]) for g in groups for p in g["params"]}
+    told = {
+        names[id(p)]: (g["lr_scale"], g["weight_decay_scale"]) for g in groups for p in g["params"]
+    }
     assert len(told) == len(list(module.parameters()))
     assert told["backbone.patch_embed.proj.weight"] == (0.5**4, 1.0)
     assert told["backbone.cls_token"] == (0.5**4, 0.0)
@@ -101,7 +112,9 @@ def test_layers_of_known_structures(name, layers, groups):
     found = layers_of(network)
     assert len(found) == 1 + layers and len(parameter_groups(network, 0.5)) == groups
     names = [n for n, _ in network.named_parameters()]
-    numbers = [layer_of(n, found) for n in names if "." in n]  # tokens and positions are registered first
+    numbers = [
+        layer_of(n, found) for n in names if "." in n
+    ]  # tokens and positions are registered first
     assert numbers == sorted(numbers) and set(numbers) == set(range(layers + 2))
     assert all(layer_of(n, found) == 0 for n in names if "." not in n)
 
@@ -116,7 +129,9 @@ def test_layer_decay_of_a_transformer_is_timms():
     theirs = param_groups_layer_decay(network, 0.05, network.no_weight_decay(), layer_decay=0.75)
     told = {id(p): (g["lr_scale"], g["weight_decay"]) for g in theirs for p in g["params"]}
     ours = parameter_groups(network, 0.75)
-    found = {id(p): (g["lr_scale"], 0.05 * g["weight_decay_scale"]) for g in ours for p in g["params"]}
+    found = {
+        id(p): (g["lr_scale"], 0.05 * g["weight_decay_scale"]) for g in ours for p in g["params"]
+    }
     assert found.keys() == told.keys() and len(found) == 152
     final = {id(p) for p in network.norm.parameters()}
     for key, value in found.items():
@@ -125,4 +140,12 @@ def test_layer_decay_of_a_transformer_is_timms():
 
 def test_a_schedule_in_epochs():
     whole = per_epoch(warmup_cosine(2.0, warmup=0.4), 5)
-    assert [round(whole(p), 6) for p in (0.0, 0.19, 0.2, 0.39, 0.4, 0.999, 1.0)] == [1, 1, 2, 2, 1.5, 0, 0]
+    assert [round(whole(p), 6) for p in (0.0, 0.19, 0.2, 0.39, 0.4, 0.999, 1.0)] == [
+        1,
+        1,
+        2,
+        2,
+        1.5,
+        0,
+        0,
+    ]

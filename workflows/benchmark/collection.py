@@ -95,7 +95,9 @@ class Collection:
     @property
     def settings(self) -> list[Setting]:
         """All, protocol by protocol."""
-        return sorted({setting for setting, _, _ in self.results}, key=lambda setting: setting.order)
+        return sorted(
+            {setting for setting, _, _ in self.results}, key=lambda setting: setting.order
+        )
 
     def tasks(self, setting: Setting) -> list[str]:
         """Those with any result in the setting."""
@@ -135,12 +137,16 @@ class Collection:
         By the paired comparisons of the runs; Holm's correction is over all pairs of the table's row.
         """
         names = sorted(result.backbone for result in self.row(setting, task))
-        found, wanted = self.pairs.get((setting, task), {}), list(itertools.combinations(names, 2))
+        found = self.pairs.get((setting, task), {})
+        wanted = list(itertools.combinations(names, 2))
         if not wanted:
             return "", ""
         if any(pair not in found for pair in wanted):
-            return "", "not all backbones were compared in pairs; " \
-                       "name them in one command of scripts/train_downstream.py (folds that are made stay)"  # fmt: skip
+            return (
+                "",
+                "not all backbones were compared in pairs; "
+                "name them in one command of scripts/train_downstream.py (folds that are made stay)",
+            )
         adjusted = holm({"\n".join(pair): found[pair][1] for pair in wanted})
         sign = -1 if self.row(setting, task)[0].smaller_is_better else 1
         beaten: dict[str, int] = {}
@@ -152,7 +158,9 @@ class Collection:
 
     def sharing(self, tasks: Sequence[str]) -> list[tuple[str, str]]:
         """Pairs of tasks that have radiographs in common."""
-        return [(a, b) for a, b in itertools.combinations(tasks, 2) if self.files[a] & self.files[b]]
+        return [
+            (a, b) for a, b in itertools.combinations(tasks, 2) if self.files[a] & self.files[b]
+        ]
 
 
 def short_names(backbones: Sequence[str]) -> dict[str, str]:
@@ -166,7 +174,9 @@ def short_names(backbones: Sequence[str]) -> dict[str, str]:
         others = [other for other in backbones if other != name]
         for count in range(2, len(parts) + 1):
             tail = front + "/".join(parts[-count:])
-            if not any(other == tail or other.endswith("/" + tail.removeprefix(front)) for other in others):
+            if not any(
+                other == tail or other.endswith("/" + tail.removeprefix(front)) for other in others
+            ):
                 shown[name] = tail
                 break
     return shown

@@ -24,10 +24,16 @@ from workflows.benchmark.study import TestSet, by_subgroup, compare, summarise
 
 
 def write_study(
-    out: Path, study: Study, test: TestSet, about: dict[str, Any], metadata: pd.DataFrame, say: Callable[[str], None]
+    out: Path,
+    study: Study,
+    test: TestSet,
+    about: dict[str, Any],
+    metadata: pd.DataFrame,
+    say: Callable[[str], None],
 ) -> None:
     """Write folds, summary (`about` what), subgroups by each column of `metadata` (R rows); `say` the result."""
-    summary, main = study.summary, MAIN[test.kind]
+    summary = study.summary
+    main = MAIN[test.kind]
     write_table(out / f"{study.name}_folds.csv", list(summary["folds"][0]), summary["folds"])
     about = about | {"backbone": study.backbone, "metric": main, "kind": test.kind}
     text = json.dumps(with_null(about | summary), indent=1, default=str, allow_nan=False)
@@ -35,14 +41,20 @@ def write_study(
     for column, part in file_names(list(metadata)).items():
         table = by_subgroup(study.folds, test, metadata[column].tolist())
         study.subgroups[column] = table
-        write_table(out / f"{study.name}_by_{part}.csv", list(table.columns), table.to_dict("records"))
+        write_table(
+            out / f"{study.name}_by_{part}.csv", list(table.columns), table.to_dict("records")
+        )
     found = summary["estimate"][main]
     over_folds = f"{summary['mean'][main]:.3f} (SD {summary['sd'][main]:.3f} over folds)"
     interval = f"[{found['low']:.3f}, {found['high']:.3f}]"
-    say(f"{middle(study.name)}: {main} {over_folds}, {summary['of']} {found['value']:.3f} {interval}")
+    say(
+        f"{middle(study.name)}: {main} {over_folds}, {summary['of']} {found['value']:.3f} {interval}"
+    )
 
 
-def make_study(name: str, backbone: str, labels: float, folds: list[FoldPredictions], test: TestSet) -> Study:
+def make_study(
+    name: str, backbone: str, labels: float, folds: list[FoldPredictions], test: TestSet
+) -> Study:
     """A study whose folds are all there."""
     return Study(name, backbone, labels, folds, summarise(folds, test))
 

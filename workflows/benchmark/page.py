@@ -20,7 +20,9 @@ from evaluation.statistics.metrics import MAIN, SMALLER_IS_BETTER
 from training.fold_files import FoldPredictions
 from workflows.benchmark.study import TestSet
 
-PREFIX, RANDOM = "none-", ", random weights"  # of the names of studies that begin with random weights: kept, shown
+# of the names of studies that begin with random weights: kept, shown
+PREFIX = "none-"
+RANDOM = ", random weights"
 
 
 @dataclasses.dataclass
@@ -62,7 +64,9 @@ class BenchmarkPage:
     sides: Sequence[Side]
     counts: dict[str, str]
     notices: Sequence[str] = ()
-    augmented: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)  # words -> uint8 [h, w]
+    augmented: dict[str, list[np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )  # words -> uint8 [h, w]
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     unit: str = ""
     random_starts: Collection[str] = ()
@@ -75,9 +79,12 @@ def with_shown_names(page: BenchmarkPage) -> BenchmarkPage:
         for study in page.studies
         if study.backbone in page.random_starts and study.name.startswith(PREFIX)
     }
-    studies = [dataclasses.replace(study, name=shown.get(study.name, study.name)) for study in page.studies]
+    studies = [
+        dataclasses.replace(study, name=shown.get(study.name, study.name)) for study in page.studies
+    ]
     comparisons = [
-        row | {key: shown.get(row[key], row[key]) for key in ("first", "second")} for row in page.comparisons
+        row | {key: shown.get(row[key], row[key]) for key in ("first", "second")}
+        for row in page.comparisons
     ]
     return dataclasses.replace(page, studies=studies, comparisons=comparisons)
 
@@ -89,7 +96,12 @@ def ranked(page: BenchmarkPage) -> list[Study]:
 
     def order(study: Study):
         value = study.summary["estimate"][main]["value"]
-        return -study.labels, math.isnan(value), 0 if math.isnan(value) else sign * value, study.name
+        return (
+            -study.labels,
+            math.isnan(value),
+            0 if math.isnan(value) else sign * value,
+            study.name,
+        )
 
     return sorted(page.studies, key=order)
 
@@ -98,14 +110,20 @@ def better_of(row: dict[str, Any]) -> str:
     """The study that a comparison shows to be better (p by Holm below 0.05), or ""."""
     if not row["p_holm"] < SIGNIFICANT:  # NaN shows nothing
         return ""
-    return row["first"] if (row["difference"] < 0) == (row["metric"] in SMALLER_IS_BETTER) else row["second"]
+    return (
+        row["first"]
+        if (row["difference"] < 0) == (row["metric"] in SMALLER_IS_BETTER)
+        else row["second"]
+    )
 
 
 def winners(page: BenchmarkPage) -> set[str]:
     """Studies that beat every other one with as many labels in the paired comparison."""
     found = set()
     for study in page.studies:
-        others = {other.name for other in page.studies if other.labels == study.labels} - {study.name}
+        others = {other.name for other in page.studies if other.labels == study.labels} - {
+            study.name
+        }
         beaten = {
             ({row["first"], row["second"]} - {study.name}).pop()
             for row in page.comparisons
@@ -139,4 +157,6 @@ def cell(value, name: str, metric: bool) -> str:
     """Any value of a table of folds; `metric`: whether `name` is one."""
     if name == "r2" and value < LOWEST_R2:
         return BELOW_R2
-    return str(value) if not isinstance(value, float) else number(value) if metric else f"{value:.4g}"
+    return (
+        str(value) if not isinstance(value, float) else number(value) if metric else f"{value:.4g}"
+    )

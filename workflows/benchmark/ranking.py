@@ -50,7 +50,10 @@ class Ranking:
 
 def ranking(collection: Collection, setting: Setting) -> Ranking:
     """Ranks by the values of the table; the best has 1."""
-    backbones, left_out, rows, smaller = collection.compared(setting), {}, {}, []
+    backbones = collection.compared(setting)
+    left_out = {}
+    rows = {}
+    smaller = []
     for task in collection.tasks(setting):
         found = [collection.get(setting, task, backbone) for backbone in backbones]
         lacking = [b for b, one in zip(backbones, found) if one is None or math.isnan(one.value)]
@@ -69,7 +72,10 @@ def mean_rows(collection: Collection, found: Ranking) -> dict[str, tuple[list[st
     """Metric -> (tasks, mean of each backbone over them), of metrics on one scale with several ranked tasks."""
     means = {}
     for metric in ONE_SCALE:
-        results = {task: [collection.get(found.setting, task, b) for b in found.backbones] for task in found.tasks}
+        results = {
+            task: [collection.get(found.setting, task, b) for b in found.backbones]
+            for task in found.tasks
+        }
         tasks = [task for task, row in results.items() if row[0].metric == metric]
         if len(tasks) > 1:
             values = [[one.value for one in results[task]] for task in tasks]
@@ -77,7 +83,9 @@ def mean_rows(collection: Collection, found: Ranking) -> dict[str, tuple[list[st
     return means
 
 
-def label_curves(collection: Collection) -> dict[tuple[str, str], dict[str, list[tuple[float, float, float, float]]]]:
+def label_curves(
+    collection: Collection,
+) -> dict[tuple[str, str], dict[str, list[tuple[float, float, float, float]]]]:
     """(protocol, task) -> backbone -> (labels, value, low, high), where a backbone has several amounts of labels.
 
     A task "mean AUROC of N tasks" holds the means (no interval: tasks are not independent) over the tasks that all
@@ -94,28 +102,47 @@ def label_curves(collection: Collection) -> dict[tuple[str, str], dict[str, list
     means = {}
     for protocol in dict.fromkeys(protocol for protocol, _ in lines):
         for metric in ONE_SCALE:
-            mine = {t: line for (p, t), line in lines.items() if p == protocol and metrics[t] == metric}
-            names = sorted({name for line in mine.values() for name in line}, key=collection.backbones.index)
-            amounts = {point[0] for line in mine.values() for points in line.values() for point in points}
-            whole = [t for t, line in mine.items()
-                     if all({point[0] for point in line.get(name, ())} == amounts for name in names)]  # fmt: skip
+            mine = {
+                t: line for (p, t), line in lines.items() if p == protocol and metrics[t] == metric
+            }
+            names = sorted(
+                {name for line in mine.values() for name in line}, key=collection.backbones.index
+            )
+            amounts = {
+                point[0] for line in mine.values() for points in line.values() for point in points
+            }
+            whole = [
+                t
+                for t, line in mine.items()
+                if all({point[0] for point in line.get(name, ())} == amounts for name in names)
+            ]
             if len(whole) > 1:
                 means[protocol, f"mean {WORDS[metric]} of {len(whole)} tasks"] = {
-                    name: [(labels, _mean_at(labels, [mine[t][name] for t in whole]), math.nan, math.nan)
-                           for labels in sorted(amounts)]
+                    name: [
+                        (
+                            labels,
+                            _mean_at(labels, [mine[t][name] for t in whole]),
+                            math.nan,
+                            math.nan,
+                        )
+                        for labels in sorted(amounts)
+                    ]
                     for name in names
-                }  # fmt: skip
+                }
     return means | lines
 
 
 def tests_text(found: Ranking, names: Sequence[str]) -> str:
     """What the tests over tasks say, in sentences; `names`: what the backbones are called."""
-    test, tasks = found.test, len(found.tasks)
+    test = found.test
+    tasks = len(found.tasks)
     if found.signs is not None:
         wins, ties, losses, p = found.signs
         first, second = names
         said = f"{first} is better on {wins} tasks, {second} on {losses}, {ties} ties; "
-        return said + ("no sign test without a difference." if math.isnan(p) else f"sign test p = {p:.3g}.")
+        return said + (
+            "no sign test without a difference." if math.isnan(p) else f"sign test p = {p:.3g}."
+        )
     if math.isnan(test.p):
         return f"No test over tasks: {test.reason}."
     f = "infinite" if math.isinf(test.f) else f"{test.f:.2f}"
@@ -126,7 +153,11 @@ def tests_text(found: Ranking, names: Sequence[str]) -> str:
         said += f"Nemenyi's critical difference of average ranks at {LEVEL:g} is {test.critical_difference:.2f}. "
     else:
         said += f"No critical difference: {test.reason}. "
-    return said + (f"With fewer than {FEW_TASKS} tasks these tests are approximate." if tasks < FEW_TASKS else "")
+    return said + (
+        f"With fewer than {FEW_TASKS} tasks these tests are approximate."
+        if tasks < FEW_TASKS
+        else ""
+    )
 
 
 def _p(value: float) -> str:

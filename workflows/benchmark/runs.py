@@ -25,12 +25,19 @@ def collect(runs: Sequence[Path], backbones: Sequence[str] = ()) -> Collection:
     FileNotFoundError and ValueError in one sentence for what is not there or damaged, and for what cannot be compared:
     one study with two results, one task on two splits or with two metrics.
     """
-    folders = sorted({folder.resolve(): folder for run in runs for folder in _folders(run)}.values(), key=str)
-    studies = {file: _read(file) for folder in folders for file in sorted(folder.glob("*" + ENDING))}
-    files, splits = {}, {}
+    folders = sorted(
+        {folder.resolve(): folder for run in runs for folder in _folders(run)}.values(), key=str
+    )
+    studies = {
+        file: _read(file) for folder in folders for file in sorted(folder.glob("*" + ENDING))
+    }
+    files = {}
+    splits = {}
     for folder in folders:
         digest, content = _read_splits(folder / "splits.csv")
-        for task in sorted({result.task for file, result in studies.items() if file.parent == folder}):
+        for task in sorted(
+            {result.task for file, result in studies.items() if file.parent == folder}
+        ):
             if splits.setdefault(task, (digest, folder))[0] != digest:
                 raise ValueError(
                     f"{splits[task][1] / 'splits.csv'} and {folder / 'splits.csv'}: {task} on two different splits, "
@@ -44,13 +51,22 @@ def collect(runs: Sequence[Path], backbones: Sequence[str] = ()) -> Collection:
     known = sorted({backbone for _, _, backbone in results})
     unknown = [name for name in backbones if name not in known]
     if unknown or len(set(backbones)) < len(backbones):
-        told = "is given twice" if not unknown else f"no result of {unknown[0]!r}; there are {', '.join(known)}"
+        told = (
+            "is given twice"
+            if not unknown
+            else f"no result of {unknown[0]!r}; there are {', '.join(known)}"
+        )
         raise ValueError(f"--backbones {' '.join(backbones)}: {told}")
     _check_metrics(results.values())
     pairs, stale = _pairs(folders, studies)
     wanted = list(backbones) or known
     results = {key: results[key] for key in sorted(results, key=_order) if key[2] in wanted}
-    notices = [*_unfinished(folders), *stale, *_other_settings(results.values()), *_other_weights(results.values())]
+    notices = [
+        *_unfinished(folders),
+        *stale,
+        *_other_settings(results.values()),
+        *_other_weights(results.values()),
+    ]
     return Collection(results, pairs, files, notices, wanted)
 
 
@@ -61,7 +77,9 @@ def _order(key: tuple[Setting, str, str]) -> tuple:
 def _folders(run: Path) -> list[Path]:
     """The folders of data sets in a run."""
     if not run.is_dir():
-        raise FileNotFoundError(f"{run}: no such folder; expected an --outdir of scripts/train_downstream.py")
+        raise FileNotFoundError(
+            f"{run}: no such folder; expected an --outdir of scripts/train_downstream.py"
+        )
     inner = sorted(path for path in run.iterdir() if path.is_dir())
     found = [folder for folder in (run, *inner) if next(folder.glob("*" + ENDING), None)]
     if not found:
@@ -76,18 +94,37 @@ def _read(file: Path) -> Result:
     """A study's summary."""
     try:
         whole = json.loads(read_small(file))
-        metric, setting = whole["metric"], Setting(whole["protocol"], float(whole["labels"]))
-        if metric != MAIN[whole["kind"]] or setting.protocol not in PROTOCOLS or not 0 < setting.labels < math.inf:
-            raise ValueError(f"{metric} of a {whole['kind']} task by {setting.protocol} from {setting.labels} labels")
+        metric = whole["metric"]
+        setting = Setting(whole["protocol"], float(whole["labels"]))
+        if (
+            metric != MAIN[whole["kind"]]
+            or setting.protocol not in PROTOCOLS
+            or not 0 < setting.labels < math.inf
+        ):
+            raise ValueError(
+                f"{metric} of a {whole['kind']} task by {setting.protocol} from {setting.labels} labels"
+            )
         estimate = whole["estimate"][metric]
-        task, unit = whole.get("task", whole["data"]), whole.get("unit", "")
+        task = whole.get("task", whole["data"])
+        unit = whole.get("unit", "")
         numbers = {name: _number(estimate[name]) for name in ("value", "low", "high")}
         numbers |= {name: _number(whole[name][metric]) for name in ("mean", "sd")}
-        return Result(task=printable(task), setting=setting, backbone=printable(whole["backbone"]), metric=metric,
-                      unit=printable(unit), of=printable(whole["of"]), folds=len(whole["folds"]), file=file,
-                      whole=whole, **numbers)  # fmt: skip
+        return Result(
+            task=printable(task),
+            setting=setting,
+            backbone=printable(whole["backbone"]),
+            metric=metric,
+            unit=printable(unit),
+            of=printable(whole["of"]),
+            folds=len(whole["folds"]),
+            file=file,
+            whole=whole,
+            **numbers,
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file}: damaged, or of another version ({reason_of(error)}); {_AGAIN}") from error
+        raise ValueError(
+            f"{file}: damaged, or of another version ({reason_of(error)}); {_AGAIN}"
+        ) from error
 
 
 def _number(value) -> float:
@@ -147,17 +184,25 @@ def _pairs(folders: Sequence[Path], studies: dict[Path, Result]) -> tuple[dict, 
         if not file.exists():
             continue
         for row in _rows(file, ["first", "second", "difference", "p"]):
-            first, second = row["first"], row["second"]
+            first = row["first"]
+            second = row["second"]
             try:
                 difference, p = (float(row[name] or "nan") for name in ("difference", "p"))
             except ValueError as error:
                 raise ValueError(f"{file}: damaged ({error}); {_AGAIN}") from error
             mine, other = (studies.get(folder / f"{name}{ENDING}") for name in (first, second))
-            if mine is None or other is None or mine.setting != other.setting or mine.task != other.task:
+            if (
+                mine is None
+                or other is None
+                or mine.setting != other.setting
+                or mine.task != other.task
+            ):
                 continue
             expected = mine.value - other.value
             if abs(difference - expected) > 1e-6 * max(1.0, abs(mine.value)):
-                notices.append(f"{file} is older than the results of {first} or {second} and is not used; {_AGAIN}")
+                notices.append(
+                    f"{file} is older than the results of {first} or {second} and is not used; {_AGAIN}"
+                )
                 continue
             if mine.backbone > other.backbone:
                 mine, other, difference = other, mine, -difference
@@ -173,7 +218,9 @@ def _unfinished(folders: Sequence[Path]) -> list[str]:
         for study in sorted(folder.glob("predictions/*/")):
             if not (folder / f"{study.name}{ENDING}").exists():
                 count = len(list(study.glob("fold*.json")))
-                told.append(f"{printable(study.name)} in {folder} has no summary yet ({count} folds are made)")
+                told.append(
+                    f"{printable(study.name)} in {folder} has no summary yet ({count} folds are made)"
+                )
     return told
 
 
@@ -188,9 +235,13 @@ def _other_settings(results: Iterable[Result]) -> list[str]:
         for key in sorted({key for result in row for key in result.whole["settings"]}):
             values: dict[str, list[str]] = {}
             for result in row:
-                values.setdefault(str(result.whole["settings"].get(key)), []).append(result.backbone)
+                values.setdefault(str(result.whole["settings"].get(key)), []).append(
+                    result.backbone
+                )
             if len(values) > 1:
-                said = "; ".join(f"{value} for {', '.join(names)}" for value, names in sorted(values.items()))
+                said = "; ".join(
+                    f"{value} for {', '.join(names)}" for value, names in sorted(values.items())
+                )
                 told.append(f"{task} ({setting.title}): --{key} is not the same for all: {said}")
     return told
 

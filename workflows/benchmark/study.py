@@ -72,7 +72,9 @@ class TestSet:
 
     def generator(self, *name: str) -> np.random.Generator:
         """Draws that depend on the seed and the name, not on what else is computed."""
-        return np.random.default_rng([self.seed, *" ".join(name).encode("utf-8", "surrogateescape")])
+        return np.random.default_rng(
+            [self.seed, *" ".join(name).encode("utf-8", "surrogateescape")]
+        )
 
 
 def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]:
@@ -80,16 +82,30 @@ def summarise(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, Any]
     metric, of what "of" says), "calibration" (before and after temperature scaling), "studies" and "agreement" where
     there are such."""
     each = [
-        {name: value.value for name, value in metric_values(test.kind, fold_target(fold, test), fold.test,
-                                                            classes=test.classes, **test.options()).items()}
+        {
+            name: value.value
+            for name, value in metric_values(
+                test.kind,
+                fold_target(fold, test),
+                fold.test,
+                classes=test.classes,
+                **test.options(),
+            ).items()
+        }
         for fold in folds
-    ]  # fmt: skip
+    ]
     names = list(each[0])
     judged = predictions(folds, test)
     intervals = metric_intervals(
-        test.kind, test.target, judged, test.patients, generator=test.generator("ensemble"), draws=test.draws,
-        classes=test.classes, **test.options(),
-    )  # fmt: skip
+        test.kind,
+        test.target,
+        judged,
+        test.patients,
+        generator=test.generator("ensemble"),
+        draws=test.draws,
+        classes=test.classes,
+        **test.options(),
+    )
     result: dict[str, Any] = {
         "folds": [scores | fold.facts for scores, fold in zip(each, folds)],
         "mean": {name: float(np.mean([scores[name] for scores in each])) for name in names},
@@ -150,9 +166,12 @@ def calibration(folds: Sequence[FoldPredictions], test: TestSet) -> dict[str, An
     return found
 
 
-def calibrated(folds: Sequence[FoldPredictions], kind: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def calibrated(
+    folds: Sequence[FoldPredictions], kind: str
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """(`ensemble` of the folds' test predictions after temperature scaling, each fold's temperature and its reason)."""
-    temperatures, scaled = [], []
+    temperatures = []
+    scaled = []
     for fold in folds:
         fitted = fit_temperature(kind, fold.val_target, logits_of(kind, fold.val))
         temperatures.append({"temperature": fitted.value, "reason": fitted.reason})
@@ -173,31 +192,51 @@ def compare(
     train_size / pool.
     """
     share = min(train_size / max(pool, 1), 1 - _TINY)
-    known = float((~np.isnan(test.target)).sum()) / (len(next(iter(studies.values()))) if test.pooled else 1)
+    known = float((~np.isnan(test.target)).sum()) / (
+        len(next(iter(studies.values()))) if test.pooled else 1
+    )
     ratio = share / (1 - share) if test.single else known / max(train_size, 1)
-    rows, main = [], MAIN[test.kind]
+    rows = []
+    main = MAIN[test.kind]
     for first, second in steps(list(itertools.combinations(studies, 2)), "comparisons", "pair"):
-        mine, other = studies[first], studies[second]
+        mine = studies[first]
+        other = studies[second]
         pair = predictions(mine, test), predictions(other, test)
         if test.kind == "binary" and not test.averaged:
             found = delong_test(test.target, *pair, test.patients)
         else:
             found = compare_metrics(
-                test.kind, test.target, *pair, test.patients, draws=test.draws, only=(main,),
-                generator=test.generator(first, second), **test.options(),
-            )[main]  # fmt: skip
+                test.kind,
+                test.target,
+                *pair,
+                test.patients,
+                draws=test.draws,
+                only=(main,),
+                generator=test.generator(first, second),
+                **test.options(),
+            )[main]
         scores = [[_main_score(fold, test) for fold in folds] for folds in (mine, other)]
-        over_folds = corrected_t_test(
-            np.subtract(*scores), test_to_train=ratio
-        ) if len(mine) == len(other) else None  # fmt: skip
+        over_folds = (
+            corrected_t_test(np.subtract(*scores), test_to_train=ratio)
+            if len(mine) == len(other)
+            else None
+        )
         p_folds = math.nan if over_folds is None else over_folds.p
         # a claim from draws of a few labels must hold for other patients and for other draws
         p = float(np.max([found.p, p_folds])) if test.single else found.p
-        rows.append({
-            "first": first, "second": second, "metric": main, "difference": found.difference, "low": found.low,
-            "high": found.high, "p": p, "reason": found.reason,
-            "p_folds": p_folds,
-        })  # fmt: skip
+        rows.append(
+            {
+                "first": first,
+                "second": second,
+                "metric": main,
+                "difference": found.difference,
+                "low": found.low,
+                "high": found.high,
+                "p": p,
+                "reason": found.reason,
+                "p_folds": p_folds,
+            }
+        )
     for name in ("p", "p_folds"):
         adjusted = holm({f"{row['first']} {row['second']}": row[name] for row in rows})
         for row in rows:
@@ -208,9 +247,16 @@ def compare(
 def by_subgroup(folds: Sequence[FoldPredictions], test: TestSet, column: Sequence):
     """The metrics in each part of a column of the test radiographs: see `subgroup_table`."""
     return subgroup_table(
-        test.kind, test.target, predictions(folds, test), column, test.patients, seed=test.seed, draws=test.draws,
-        classes=test.classes, **test.options(),
-    )  # fmt: skip
+        test.kind,
+        test.target,
+        predictions(folds, test),
+        column,
+        test.patients,
+        seed=test.seed,
+        draws=test.draws,
+        classes=test.classes,
+        **test.options(),
+    )
 
 
 def _main_score(fold: FoldPredictions, test: TestSet) -> float:

@@ -59,12 +59,16 @@ def table_rows(collection: Collection, setting: Setting) -> list[Row]:
     """The tasks x backbones table of a setting, columns as `collection.compared`."""
     rows = []
     for task in collection.tasks(setting):
-        found = [collection.get(setting, task, backbone) for backbone in collection.compared(setting)]
+        found = [
+            collection.get(setting, task, backbone) for backbone in collection.compared(setting)
+        ]
         there = [one for one in found if one is not None]
         winner = collection.winner(setting, task)[0]
         values = [one.value for one in there if not math.isnan(one.value)]
         best = (min if there[0].smaller_is_better else max)(values, default=math.nan)
-        cells = [Cell() if one is None else _cell(one, best, len(there) > 1, winner) for one in found]
+        cells = [
+            Cell() if one is None else _cell(one, best, len(there) > 1, winner) for one in found
+        ]
         rows.append(Row(task, metric_text(there[0].metric, there[0].unit), cells))
     return rows
 
@@ -76,32 +80,54 @@ def _cell(one: Result, best: float, several: bool, winner: str) -> Cell:
     return Cell(value, folds, several and same, one.backbone == winner)
 
 
-def write_tables(out: Path, collection: Collection, rankings: Sequence[Ranking], shown: dict[str, str]) -> list[str]:
+def write_tables(
+    out: Path, collection: Collection, rankings: Sequence[Ranking], shown: dict[str, str]
+) -> list[str]:
     """Write all files; `shown`: what each backbone is called. Returns the names of the files."""
     results = [_facts(one, collection, shown) for one in collection.results.values()]
     ranked = [row for found in rankings for row in _rank_facts(found, shown)]
     tests = [_test_facts(found, shown) for found in rankings]
     compared = [row for found in rankings for row in _pair_facts(found, shown)]
-    long = {"results": results, "ranks": ranked, "rank_tests": tests} | ({"rank_pairs": compared} if compared else {})
+    long = {"results": results, "ranks": ranked, "rank_tests": tests} | (
+        {"rank_pairs": compared} if compared else {}
+    )
     for name, rows in long.items():
         write_table(out / f"{name}.csv", list(rows[0]), rows)
     wide = {}
     for found in rankings:
         head, lines = _wide(collection, found, shown)
         wide[found.setting.stem] = (head, lines)
-        write_table(out / f"table_{found.setting.stem}.csv", head, [dict(zip(head, line)) for line in lines])
+        write_table(
+            out / f"table_{found.setting.stem}.csv", head, [dict(zip(head, line)) for line in lines]
+        )
     write_text(out / "tables.tex", latex(collection, rankings, shown))
     write_bytes(out / "tables.xlsx", _workbook(collection, rankings, wide, long))
-    return [*(f"{name}.csv" for name in long), *(f"table_{name}.csv" for name in wide), "tables.tex", "tables.xlsx"]
+    return [
+        *(f"{name}.csv" for name in long),
+        *(f"table_{name}.csv" for name in wide),
+        "tables.tex",
+        "tables.xlsx",
+    ]
 
 
 def _facts(one: Result, collection: Collection, shown: dict[str, str]) -> dict:
     return {
-        "protocol": one.setting.protocol, "labels": one.setting.labels, "task": one.task,
-        "backbone": shown[one.backbone], "metric": one.metric, "unit": one.unit, "of": one.of, "value": one.value,
-        "low": one.low, "high": one.high, "folds": one.folds, "mean": one.mean, "sd": one.sd,
-        "beats_all": int(collection.winner(one.setting, one.task)[0] == one.backbone), "file": printable(one.file),
-    }  # fmt: skip
+        "protocol": one.setting.protocol,
+        "labels": one.setting.labels,
+        "task": one.task,
+        "backbone": shown[one.backbone],
+        "metric": one.metric,
+        "unit": one.unit,
+        "of": one.of,
+        "value": one.value,
+        "low": one.low,
+        "high": one.high,
+        "folds": one.folds,
+        "mean": one.mean,
+        "sd": one.sd,
+        "beats_all": int(collection.winner(one.setting, one.task)[0] == one.backbone),
+        "file": printable(one.file),
+    }
 
 
 def _rank_facts(found: Ranking, shown: dict[str, str]) -> list[dict]:
@@ -116,13 +142,24 @@ def _rank_facts(found: Ranking, shown: dict[str, str]) -> list[dict]:
 
 def _test_facts(found: Ranking, shown: dict[str, str]) -> dict:
     test = found.test
-    left = "; ".join(f"{task} lacks {', '.join(shown[b] for b in names)}" for task, names in found.left_out.items())
+    left = "; ".join(
+        f"{task} lacks {', '.join(shown[b] for b in names)}"
+        for task, names in found.left_out.items()
+    )
     return {
-        "protocol": found.setting.protocol, "labels": found.setting.labels, "backbones": test.backbones,
-        "tasks": test.tasks, "chi2": test.chi2, "p": test.p, "f": test.f, "p_f": test.p_f,
-        "critical_difference": test.critical_difference, "sign_p": found.signs[3] if found.signs else math.nan,
-        "reason": test.reason, "left_out": left,
-    }  # fmt: skip
+        "protocol": found.setting.protocol,
+        "labels": found.setting.labels,
+        "backbones": test.backbones,
+        "tasks": test.tasks,
+        "chi2": test.chi2,
+        "p": test.p,
+        "f": test.f,
+        "p_f": test.p_f,
+        "critical_difference": test.critical_difference,
+        "sign_p": found.signs[3] if found.signs else math.nan,
+        "reason": test.reason,
+        "left_out": left,
+    }
 
 
 def _pair_facts(found: Ranking, shown: dict[str, str]) -> list[dict]:
@@ -131,16 +168,28 @@ def _pair_facts(found: Ranking, shown: dict[str, str]) -> list[dict]:
     about = {"protocol": found.setting.protocol, "labels": found.setting.labels}
     return [
         about
-        | {"first": shown[found.backbones[a]], "second": shown[found.backbones[b]], "difference": float(d), "p": p}
+        | {
+            "first": shown[found.backbones[a]],
+            "second": shown[found.backbones[b]],
+            "difference": float(d),
+            "p": p,
+        }
         for a, b, d, p in pairs(found.average, len(found.tasks))
     ]
 
 
-def _wide(collection: Collection, found: Ranking, shown: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+def _wide(
+    collection: Collection, found: Ranking, shown: dict[str, str]
+) -> tuple[list[str], list[list[str]]]:
     names = [shown[backbone] for backbone in found.backbones]
     head = ["task", "metric", *names, *(f"{name}: folds" for name in names)]
     lines = [
-        [row.task, row.metric, *(cell.marked for cell in row.cells), *(cell.folds for cell in row.cells)]
+        [
+            row.task,
+            row.metric,
+            *(cell.marked for cell in row.cells),
+            *(cell.folds for cell in row.cells),
+        ]
         for row in table_rows(collection, found.setting)
     ]
     for name, of, values in below(collection, found):
@@ -155,7 +204,9 @@ def below(collection: Collection, found: Ranking) -> list[tuple[str, str, list[C
     over = f"{len(found.tasks)} task{'s' * (len(found.tasks) != 1)}"
     lines = [("average rank", over, _numbers([f"{value:.2f}" for value in found.average], min))]
     for metric, (tasks, means) in mean_rows(collection, found).items():
-        shown = _numbers([number(value) for value in means], min if metric in SMALLER_IS_BETTER else max)
+        shown = _numbers(
+            [number(value) for value in means], min if metric in SMALLER_IS_BETTER else max
+        )
         lines.append((f"mean {WORDS[metric]}", f"{len(tasks)} tasks", shown))
     return lines
 
@@ -169,24 +220,35 @@ def latex(collection: Collection, rankings: Sequence[Ranking], shown: dict[str, 
     """A table* for each setting: value and interval above, mean (SD) of the folds below."""
     parts = [r"% needs \usepackage{booktabs}", ""]
     for found in rankings:
-        names, setting = found.backbones, found.setting
+        names = found.backbones
+        setting = found.setting
         of = " and ".join(collection.scored(setting))
-        lines = [r"\begin{table*}", r"\centering\small",
-                 rf"\caption{{{escaped(setting.title)}: {escaped(of)} (95\,\% interval over "
-                 r"patients); below, mean (SD) of the folds. Bold: best. $^{*}$: better than every other backbone "
-                 r"(paired comparisons, Holm, $p<0.05$).}",
-                 rf"\label{{tab:{re.sub('[^a-z0-9.]', '-', setting.stem)}}}",
-                 rf"\begin{{tabular}}{{ll{'c' * len(names)}}}", r"\toprule",
-                 " & ".join(["Task", "Metric", *(escaped(shown[name]) for name in names)]) + r" \\",
-                 r"\midrule"]  # fmt: skip
+        lines = [
+            r"\begin{table*}",
+            r"\centering\small",
+            rf"\caption{{{escaped(setting.title)}: {escaped(of)} (95\,\% interval over "
+            r"patients); below, mean (SD) of the folds. Bold: best. $^{*}$: better than every other backbone "
+            r"(paired comparisons, Holm, $p<0.05$).}",
+            rf"\label{{tab:{re.sub('[^a-z0-9.]', '-', setting.stem)}}}",
+            rf"\begin{{tabular}}{{ll{'c' * len(names)}}}",
+            r"\toprule",
+            " & ".join(["Task", "Metric", *(escaped(shown[name]) for name in names)]) + r" \\",
+            r"\midrule",
+        ]
         for row in table_rows(collection, setting):
-            lines.append(" & ".join([escaped(row.task), escaped(row.metric), *map(_latex_cell, row.cells)]) + r" \\")
-            folds = [rf"\footnotesize {escaped(cell.folds)}" if cell.folds else "" for cell in row.cells]
+            lines.append(
+                " & ".join([escaped(row.task), escaped(row.metric), *map(_latex_cell, row.cells)])
+                + r" \\"
+            )
+            folds = [
+                rf"\footnotesize {escaped(cell.folds)}" if cell.folds else "" for cell in row.cells
+            ]
             lines.append(" & ".join(["", "", *folds]) + r" \\")
         last = below(collection, found)
         lines += [r"\midrule"] * bool(last)
         lines += [
-            " & ".join([escaped(name), escaped(of), *map(_latex_cell, cells)]) + r" \\" for name, of, cells in last
+            " & ".join([escaped(name), escaped(of), *map(_latex_cell, cells)]) + r" \\"
+            for name, of, cells in last
         ]
         parts += [*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}", ""]
     return "\n".join(parts)
@@ -199,8 +261,13 @@ def _latex_cell(cell: Cell) -> str:
     return shown + (f" {escaped(interval.replace(f'{SPACE}to{SPACE}', '--'))}" if interval else "")
 
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u00a0": "~",
-          "\u00b2": "$^{2}$"} | {character: "\\" + character for character in "&%$#_{}"}  # fmt: skip
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\u00a0": "~",
+    "\u00b2": "$^{2}$",
+} | {character: "\\" + character for character in "&%$#_{}"}
 
 
 def escaped(text: str) -> str:
@@ -216,7 +283,9 @@ def _workbook(collection: Collection, rankings: Sequence[Ranking], wide: dict, l
         head, lines = wide[found.setting.stem]
         sheet = _sheet(book, found.setting.stem, head, lines)
         cells = [row.cells for row in table_rows(collection, found.setting)]
-        for number_, row in enumerate([*cells, *(last for _, _, last in below(collection, found))], 2):
+        for number_, row in enumerate(
+            [*cells, *(last for _, _, last in below(collection, found))], 2
+        ):
             for place, cell in enumerate(row, 3):
                 if cell.best:
                     sheet.cell(number_, place).font = Font(bold=True)
@@ -234,7 +303,9 @@ def _sheet(book, title: str, head: Sequence[str], lines: Sequence[Sequence]):
         for place, value in enumerate(line, 1):
             cell = sheet.cell(number_, place)
             if isinstance(value, str):
-                cell.value, cell.data_type = value.encode("utf-8", "backslashreplace").decode(), "s"  # never a formula
+                # never a formula
+                cell.value = value.encode("utf-8", "backslashreplace").decode()
+                cell.data_type = "s"
             elif math.isfinite(value):
                 cell.value = value
             if number_ == 1:

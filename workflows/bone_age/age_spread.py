@@ -21,10 +21,30 @@ class AgeSpread:
         rows = read_table(path, text=["sex"])
         require_columns(path, rows, COLUMNS)
         sexes = rows["sex"].astype("string").str.strip().str.upper()
-        refuse(path, "sex", rows["sex"], ~sexes.isin(["M", "F"]).fillna(False).astype(bool), "is {!r}; expected M or F")
-        numbers = {name: pd.to_numeric(rows[name], errors="coerce").astype(float) for name in COLUMNS[1:]}
-        refuse(path, "age_months", rows["age_months"], ~(numbers["age_months"] >= 0), "is {!r}; expected 0 or more")
-        refuse(path, "sd_months", rows["sd_months"], ~(numbers["sd_months"] > 0), "is {!r}; expected more than 0")
+        refuse(
+            path,
+            "sex",
+            rows["sex"],
+            ~sexes.isin(["M", "F"]).fillna(False).astype(bool),
+            "is {!r}; expected M or F",
+        )
+        numbers = {
+            name: pd.to_numeric(rows[name], errors="coerce").astype(float) for name in COLUMNS[1:]
+        }
+        refuse(
+            path,
+            "age_months",
+            rows["age_months"],
+            ~(numbers["age_months"] >= 0),
+            "is {!r}; expected 0 or more",
+        )
+        refuse(
+            path,
+            "sd_months",
+            rows["sd_months"],
+            ~(numbers["sd_months"] > 0),
+            "is {!r}; expected more than 0",
+        )
         self._lines = {}
         for sex in ("M", "F"):
             mine = (sexes == sex).to_numpy(bool)
@@ -37,4 +57,8 @@ class AgeSpread:
     def sd(self, sex: str, age_months: float) -> float:
         """The SD in months; NaN for an age outside of the table, an unknown one, or an unknown sex."""
         age, sd = self._lines.get(sex, ((), ()))
-        return float(np.interp(age_months, age, sd, left=np.nan, right=np.nan)) if len(age) else float("nan")
+        return (
+            float(np.interp(age_months, age, sd, left=np.nan, right=np.nan))
+            if len(age)
+            else float("nan")
+        )

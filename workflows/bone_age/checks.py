@@ -18,7 +18,10 @@ from evaluation.statistics.novelty import LOOK, look
 SIDE = 64  # pixels of the square that is looked at
 FACTS = 3
 DESCRIPTION = LOOK + FACTS  # numbers that `describe` gives
-NOISE, CONTRAST, POLARITY = 0.5, 0.08, 0.0  # hands: at least 0.78, 0.17 and 0.15
+# hands: at least 0.78, 0.17 and 0.15
+NOISE = 0.5
+CONTRAST = 0.08
+POLARITY = 0.0
 
 
 def describe(picture: np.ndarray) -> np.ndarray:
@@ -34,7 +37,9 @@ def glance(picture: np.ndarray) -> np.ndarray:
     left and right edges, negative where bone is dark on a bright ground.
     """
     values = np.asarray(picture, np.float32) / (255 if np.asarray(picture).dtype == np.uint8 else 1)
-    small = np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    small = np.asarray(
+        Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BOX), np.float64
+    )
     cells = small.reshape(8, 8, 8, 8).mean((1, 3))
     down, across = np.mgrid[:SIDE, :SIDE]
     middle = np.hypot(down - SIDE / 2, across - SIDE / 2) < SIDE / 4
@@ -63,7 +68,9 @@ def range_warning(answers: Iterable[float], ages: Sequence[float]) -> str:
     answers: what is said of one radiograph, NaN where nothing is; the one furthest outside counts.
     """
     youngest, oldest = ages
-    beyond = max(max(youngest - months, months - oldest) for months in answers if not math.isnan(months))
+    beyond = max(
+        max(youngest - months, months - oldest) for months in answers if not math.isnan(months)
+    )
     if beyond <= 0:
         return ""
     return f"outside the range of the training data by {beyond:.{0 if beyond >= 1 else 1}f} months"

@@ -36,7 +36,11 @@ NAMES = {
     "target": ("bone_age_months", "boneage", "bone age (months)", "ground truth bone age (months)"),
     "patient": ("patient", "patient_id"),
 }
-UNCLEAR = {"age": "age_months or age_years (chronological)", "gender": "sex", "bone_age": "bone_age_months"}
+UNCLEAR = {
+    "age": "age_months or age_years (chronological)",
+    "gender": "sex",
+    "bone_age": "bone_age_months",
+}
 OLDEST = 1200.0  # months of a chronological age
 Lost = tuple[Path, str, str]  # path, reason (of `data.reading.radiograph.REASONS`), detail
 
@@ -75,7 +79,9 @@ def read_inputs(
     records = records.astype({"age_months": float, "target": float})
     records["patient"] = records["patient"].where(records["patient"].notna(), records["image"])
     if not len(records) and not lost:
-        raise FileNotFoundError(f"no radiographs in {', '.join(printable(entry) for entry in entries) or '(nothing)'}")
+        raise FileNotFoundError(
+            f"no radiographs in {', '.join(printable(entry) for entry in entries) or '(nothing)'}"
+        )
     return records, lost
 
 
@@ -86,7 +92,8 @@ def add_patient_tags(records: pd.DataFrame, *, sex: bool, age: bool) -> int:
     """
     filled = 0
     for row, path in enumerate(steps(records["image"], "DICOM tags", "file")):
-        wants_sex, wants_age = sex and not records.at[row, "sex"], age and np.isnan(records.at[row, "age_months"])
+        wants_sex = sex and not records.at[row, "sex"]
+        wants_age = age and np.isnan(records.at[row, "age_months"])
         if not (wants_sex or wants_age):
             continue
         facts = patient_facts(path)
@@ -102,8 +109,13 @@ class BoneAgeInputs(Dataset):
     """Hands as a network takes them; item `row` is a pure function of its file. `describe(picture [h, w])` -> float32
     [L] is computed beside it, in the loader's process."""
 
-    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing, describe: Callable, length: int):
-        self.paths, self.preprocessing, self.describe, self.length = list(paths), preprocessing, describe, length
+    def __init__(
+        self, paths: Sequence[str], preprocessing: Preprocessing, describe: Callable, length: int
+    ):
+        self.paths = list(paths)
+        self.preprocessing = preprocessing
+        self.describe = describe
+        self.length = length
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,17 +123,29 @@ class BoneAgeInputs(Dataset):
     def __getitem__(self, row: int) -> dict:
         """{"image": [1, h, w] uint8 or float32 in [0, 1], "size": [2] int (H, W), "look": [L], "row": int,
         "reason": str, "detail": str}. A file that cannot be used has a reason, and its picture means nothing."""
-        p, size, reason, detail = self.preprocessing, (0, 0), "", ""
+        p = self.preprocessing
+        size = (0, 0)
+        reason = ""
+        detail = ""
         look = np.zeros(self.length, np.float32)
         try:
             scaled = p.read(self.paths[row])
-            size, image = scaled.shape[:2], p.fit(scaled)
+            size = scaled.shape[:2]
+            image = p.fit(scaled)
             look = self.describe(image[0].numpy())
         except UnreadableRadiograph as error:
             kind = torch.uint8 if p.intensity == "minmax" else torch.float32
-            image, reason, detail = torch.zeros(1, p.height, p.width, dtype=kind), error.reason, error.detail
-        return {"image": image, "size": torch.tensor(size), "look": torch.from_numpy(look), "row": row,
-                "reason": reason, "detail": detail}  # fmt: skip
+            image = torch.zeros(1, p.height, p.width, dtype=kind)
+            reason = error.reason
+            detail = error.detail
+        return {
+            "image": image,
+            "size": torch.tensor(size),
+            "look": torch.from_numpy(look),
+            "row": row,
+            "reason": reason,
+            "detail": detail,
+        }
 
 
 def _from_list(source: Path, beside: Path | None, lost: list[Lost]) -> list[dict]:
@@ -137,7 +161,9 @@ def _from_list(source: Path, beside: Path | None, lost: list[Lost]) -> list[dict
             raise ValueError(f"{printable(source)}: line {line}: {error}") from None
         path = next((place for place in places if listings.is_file(place)), None)
         if path is None:
-            lost.append((Path(name), "missing", f"no such file; line {line} of {printable(source)}"))
+            lost.append(
+                (Path(name), "missing", f"no such file; line {line} of {printable(source)}")
+            )
         else:
             rows.append({"image": str(path), "name": name})
     return rows
@@ -154,16 +180,32 @@ def _from_table(source: Path, lost: list[Lost]) -> list[dict]:
     ages = _numbers(source, rows, found.get("age"), 0, OLDEST)
     ages = ages * 12 if found.get("age", "").strip().lower() == "age_years" else ages
     targets = _numbers(source, rows, found.get("target"), *MONTHS)
-    patients = ids(source, rows, found["patient"], optional=True) if "patient" in found else [None] * len(rows)
-    paths, kept = _files(source, list(names), are_paths), []
+    patients = (
+        ids(source, rows, found["patient"], optional=True)
+        if "patient" in found
+        else [None] * len(rows)
+    )
+    paths = _files(source, list(names), are_paths)
+    kept = []
     columns = zip(paths, names, sexes, ages, targets, patients)
     for row, (path, name, sex, age, target, patient) in enumerate(columns, 2):
         if path is None:
             hint = near_hint(str(source.parent / name)) if are_paths else ""
-            lost.append((Path(name), "missing", f"no such file; row {row} of {printable(source)}{hint}"))
+            lost.append(
+                (Path(name), "missing", f"no such file; row {row} of {printable(source)}{hint}")
+            )
             continue
-        kept.append({"image": str(path), "name": name, "sex": sex, "said": f"{printable(source)}: row {row}",
-                     "age_months": age, "target": target, "patient": patient})  # fmt: skip
+        kept.append(
+            {
+                "image": str(path),
+                "name": name,
+                "sex": sex,
+                "said": f"{printable(source)}: row {row}",
+                "age_months": age,
+                "target": target,
+                "patient": patient,
+            }
+        )
     return kept
 
 
@@ -181,13 +223,17 @@ def _columns(source: Path, rows: pd.DataFrame) -> dict[str, str]:
     there = {str(column).strip().lower(): str(column) for column in rows.columns}
     for name, better in UNCLEAR.items():
         if name in there:
-            raise ValueError(f"{printable(source)}: column {there[name]!r} is unclear; call it {better}")
+            raise ValueError(
+                f"{printable(source)}: column {there[name]!r} is unclear; call it {better}"
+            )
     found = {}
     for noun, names in NAMES.items():
         mine = [there[name] for name in names if name in there]
         mine = mine[:1] if noun == "image" else mine  # RSNA's table may have an image beside its id
         if len(mine) > 1:
-            raise ValueError(f"{printable(source)}: columns {mine[0]!r} and {mine[1]!r} say the same; keep one")
+            raise ValueError(
+                f"{printable(source)}: columns {mine[0]!r} and {mine[1]!r} say the same; keep one"
+            )
         if mine:
             found[noun] = mine[0]
     if "image" not in found:
@@ -196,7 +242,9 @@ def _columns(source: Path, rows: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _numbers(source: Path, rows: pd.DataFrame, column: str | None, low: float, high: float) -> pd.Series:
+def _numbers(
+    source: Path, rows: pd.DataFrame, column: str | None, low: float, high: float
+) -> pd.Series:
     if column is None:
         return pd.Series(np.nan, index=rows.index)
     return numbers(source, rows[column], low, high)
@@ -205,7 +253,8 @@ def _numbers(source: Path, rows: pd.DataFrame, column: str | None, low: float, h
 def _files(source: Path, names: Sequence[str], are_paths: bool) -> list[Path | None]:
     """The file that each cell means: a path relative to the table, or an id of RSNA's in the folders beside it."""
     if are_paths:
-        listings, paths = Listings(), []
+        listings = Listings()
+        paths = []
         for row, name in enumerate(names, 2):
             try:
                 path = listings.named(source.parent, name)
@@ -213,9 +262,15 @@ def _files(source: Path, names: Sequence[str], are_paths: bool) -> list[Path | N
                 raise ValueError(f"{printable(source)}: row {row}: {error}") from None
             paths.append(path if listings.is_file(path) else None)
         return paths
-    folders = dict.fromkeys([source.stem, *(Path(folder).name for part in PARTS for folder in part.folders)])
+    folders = dict.fromkeys(
+        [source.stem, *(Path(folder).name for part in PARTS for folder in part.folders)]
+    )
     found: dict[str, Path] = {}
-    for folder in (Path(), *(Path(name) for name in folders), *(Path(name, name) for name in folders)):
+    for folder in (
+        Path(),
+        *(Path(name) for name in folders),
+        *(Path(name, name) for name in folders),
+    ):
         place = source.parent / folder
         if place.is_dir():
             found |= {file: place / file for file in os.listdir(place) if file.endswith(".png")}
@@ -230,7 +285,9 @@ def _once(rows: list[dict]) -> list[dict]:
         before = first.setdefault(real, row)
         words = [one.get("sex", "") for one in (before, row)]
         if all(words) and words[0].lower() != words[1].lower():
-            raise ValueError(f"{printable(row['image'])} is named twice, with sex {words[0]!r} and {words[1]!r}")
+            raise ValueError(
+                f"{printable(row['image'])} is named twice, with sex {words[0]!r} and {words[1]!r}"
+            )
         if words[1] and not words[0]:
             first[real] = row
     return list(first.values())

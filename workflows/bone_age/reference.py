@@ -49,29 +49,47 @@ class BoneAgeReference:
 
     @classmethod
     def fit(
-        cls, target: np.ndarray, predicted: np.ndarray, sex: Sequence[str] = (), *, spread: np.ndarray | None = None,
-        training_target: np.ndarray, training_sex: Sequence[str], likeness: Likeness | None = None,
-    ) -> "BoneAgeReference":  # fmt: skip
+        cls,
+        target: np.ndarray,
+        predicted: np.ndarray,
+        sex: Sequence[str] = (),
+        *,
+        spread: np.ndarray | None = None,
+        training_target: np.ndarray,
+        training_sex: Sequence[str],
+        likeness: Likeness | None = None,
+    ) -> "BoneAgeReference":
         """From validation radiographs that were not trained on and training radiographs, none of them augmented.
 
         target, predicted: [V]. spread: [V], the SD that the network predicts for each, if it does. training_target,
         training_sex: of all training rows. likeness: of the same radiographs; without it nothing is said about it.
         ValueError if nothing fits.
         """
-        target, predicted = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
+        target = np.asarray(target, np.float64)
+        predicted = np.asarray(predicted, np.float64)
         known = ~np.isnan(target)
-        if target.shape != predicted.shape or target.ndim != 1 or (len(sex) and len(sex) != len(target)):
-            raise ValueError(f"{len(target)} true ages, {len(predicted)} predictions and {len(sex)} sexes")
+        if (
+            target.shape != predicted.shape
+            or target.ndim != 1
+            or (len(sex) and len(sex) != len(target))
+        ):
+            raise ValueError(
+                f"{len(target)} true ages, {len(predicted)} predictions and {len(sex)} sexes"
+            )
         if not np.isfinite(predicted[known]).all():
             raise ValueError("predictions of the validation radiographs that are not finite")
         by_sex = sex_baseline(training_target, training_sex)
-        spread = np.full(len(target), math.nan) if spread is None else np.asarray(spread, np.float64)
+        spread = (
+            np.full(len(target), math.nan) if spread is None else np.asarray(spread, np.float64)
+        )
         return cls(
             Likeness({}) if likeness is None else likeness,
-            predicted=predicted[known], error=(predicted - target)[known], spread=spread[known],
+            predicted=predicted[known],
+            error=(predicted - target)[known],
+            spread=spread[known],
             baseline=np.array([by_sex[""], by_sex["F"], by_sex["M"]]),
             ages=np.array([np.nanmin(training_target), np.nanmax(training_target)]),
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------------------------------------------------ interval
 
@@ -82,22 +100,30 @@ class BoneAgeReference:
         radiographs for the level (`reason`). `spread` [B] is used if validation had one, too."""
         predicted = np.asarray(predicted, np.float64)
         scaled = self.scaled and spread is not None
-        width = np.array([self._quantile(band, level, scaled) for band in range(len(EDGES) - 1)])[band_of(predicted)]
+        width = np.array([self._quantile(band, level, scaled) for band in range(len(EDGES) - 1)])[
+            band_of(predicted)
+        ]
         half = width * np.asarray(spread, np.float64) if scaled else width
         return np.clip(predicted - half, 0, OLDEST), np.clip(predicted + half, 0, OLDEST)
 
     @property
     def scaled(self) -> bool:
         """Whether errors are compared with the spread that the network predicts."""
-        return bool(len(self.spread)) and bool(np.isfinite(self.spread).all()) and bool((self.spread > 0).all())
+        return (
+            bool(len(self.spread))
+            and bool(np.isfinite(self.spread).all())
+            and bool((self.spread > 0).all())
+        )
 
     def reason(self, level: float) -> str:
         """Why there is no interval at this level; "" if there is one."""
         needed = math.ceil(level / (1 - level) - 1e-9)
         if len(self.error) >= needed:
             return ""
-        return (f"an interval of {percent(level, 'g')} needs {needed} validation radiographs, the model's folder knows "
-                f"{len(self.error)}")  # fmt: skip
+        return (
+            f"an interval of {percent(level, 'g')} needs {needed} validation radiographs, the model's folder knows "
+            f"{len(self.error)}"
+        )
 
     def _quantile(self, band: int, level: float, scaled: bool) -> float:
         errors = np.abs(self.error) / (self.spread if scaled else 1.0)
@@ -108,8 +134,10 @@ class BoneAgeReference:
 
     def of_same_errors(self, other: "BoneAgeReference") -> bool:
         """Whether both hold the errors of the same radiographs, as those of the folds of one training do."""
-        return all(np.array_equal(getattr(self, name), getattr(other, name), equal_nan=True)
-                   for name in ("predicted", "error", "spread"))  # fmt: skip
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name), equal_nan=True)
+            for name in ("predicted", "error", "spread")
+        )
 
     # ------------------------------------------------------------------------------------------------ deviation
 
@@ -130,8 +158,10 @@ class BoneAgeReference:
         """(band, validation radiographs in it, SD of the errors used there, half a 90 % interval) for a page."""
         middles = np.array([(low + high) / 2 for low, high in zip(EDGES, EDGES[1:])])
         sds = self.sd(middles)
-        return [(name, int(self.of_band(k).sum()), float(sds[k]), self._quantile(k, 0.9, False))
-                for k, name in enumerate(band_names())]  # fmt: skip
+        return [
+            (name, int(self.of_band(k).sum()), float(sds[k]), self._quantile(k, 0.9, False))
+            for k, name in enumerate(band_names())
+        ]
 
     # ------------------------------------------------------------------------------------------------ file
 
@@ -142,8 +172,12 @@ class BoneAgeReference:
     @classmethod
     def load(cls, path: str | Path) -> "BoneAgeReference":
         """Read what `save` wrote; ValueError for any other file."""
-        return load_arrays(path, lambda stored: cls(Likeness.from_arrays(stored),
-                                                    **{name: stored[name] for name in _ARRAYS}))  # fmt: skip
+        return load_arrays(
+            path,
+            lambda stored: cls(
+                Likeness.from_arrays(stored), **{name: stored[name] for name in _ARRAYS}
+            ),
+        )
 
     def _check(self) -> None:
         rows = self.predicted.shape

@@ -15,10 +15,26 @@ from core.tables import write_table
 from core.text import percent
 
 COLUMNS = (
-    "path", "sex", "bone_age_months", "bone_age", "do_not_use", "low_months", "high_months", "level", "sd_months",
-    "male_months", "female_months", "like_training", "likeness", "warnings", "chronological_age_months",
-    "deviation_months", "deviation_sd", "true_bone_age_months", "network",
-)  # fmt: skip
+    "path",
+    "sex",
+    "bone_age_months",
+    "bone_age",
+    "do_not_use",
+    "low_months",
+    "high_months",
+    "level",
+    "sd_months",
+    "male_months",
+    "female_months",
+    "like_training",
+    "likeness",
+    "warnings",
+    "chronological_age_months",
+    "deviation_months",
+    "deviation_sd",
+    "true_bone_age_months",
+    "network",
+)
 
 
 @dataclasses.dataclass
@@ -82,16 +98,26 @@ class BoneAgeResult:
         """The cells of `COLUMNS`."""
         known = not math.isnan(self.age)
         return {
-            "path": printable(self.path), "sex": self.sex or "unknown", "bone_age_months": rounded(self.months),
-            "bone_age": age_text(self.months), "do_not_use": self.do_not_use, "low_months": rounded(self.low),
+            "path": printable(self.path),
+            "sex": self.sex or "unknown",
+            "bone_age_months": rounded(self.months),
+            "bone_age": age_text(self.months),
+            "do_not_use": self.do_not_use,
+            "low_months": rounded(self.low),
             "high_months": rounded(self.high),
-            "level": self.level if not math.isnan(self.low) else math.nan, "sd_months": rounded(self.sd),
-            "male_months": rounded(self.male), "female_months": rounded(self.female),
-            "like_training": self.like_training, "likeness": rounded(self.likeness, 5),
+            "level": self.level if not math.isnan(self.low) else math.nan,
+            "sd_months": rounded(self.sd),
+            "male_months": rounded(self.male),
+            "female_months": rounded(self.female),
+            "like_training": self.like_training,
+            "likeness": rounded(self.likeness, 5),
             "warnings": "; ".join(self.warnings),
-            "chronological_age_months": self.age, "deviation_months": rounded(self.deviation) if known else math.nan,
-            "deviation_sd": rounded(self.deviation_sd, 2), "true_bone_age_months": self.target, "network": self.network,
-        }  # fmt: skip
+            "chronological_age_months": self.age,
+            "deviation_months": rounded(self.deviation) if known else math.nan,
+            "deviation_sd": rounded(self.deviation_sd, 2),
+            "true_bone_age_months": self.target,
+            "network": self.network,
+        }
 
 
 def do_not_use(reasons: Iterable[str]) -> str:

@@ -32,13 +32,17 @@ SUBJECTS = {  # of the sentences of the verdict, in their order
     "reconstruction": "Reconstruction",
     "localisation": "Error maps",
 }
-COMPARISON_COLUMNS = tuple("part task labels method other metric difference low high p p_holm outcome".split())
+COMPARISON_COLUMNS = tuple(
+    "part task labels method other metric difference low high p p_holm outcome".split()
+)
 OTHERS = {  # baselines in the words of the verdict
     "from scratch": "random weights",
     "untrained": "random weights",
     "untrained autoencoder": "those of random weights",
 }
-BETTER, WORSE, NOT_SHOWN = "better than", "worse than", "not shown to be better than"
+BETTER = "better than"
+WORSE = "worse than"
+NOT_SHOWN = "not shown to be better than"
 
 
 def judged(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -50,11 +54,16 @@ def judged(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     adjusted = {}
     for part in dict.fromkeys(row["part"] for row in comparisons):
         adjusted |= holm({i: row["p"] for i, row in enumerate(comparisons) if row["part"] == part})
-    return [{**row, "p_holm": adjusted[i], "outcome": _outcome(row, adjusted[i])} for i, row in enumerate(comparisons)]
+    return [
+        {**row, "p_holm": adjusted[i], "outcome": _outcome(row, adjusted[i])}
+        for i, row in enumerate(comparisons)
+    ]
 
 
 def _outcome(row: Mapping[str, Any], p: float) -> str:
-    shown = p < SIGNIFICANT if not math.isnan(p) else row["low"] > 0 or row["high"] < 0  # NaN shows nothing
+    shown = (
+        p < SIGNIFICANT if not math.isnan(p) else row["low"] > 0 or row["high"] < 0
+    )  # NaN shows nothing
     if not shown:
         return NOT_SHOWN
     return BETTER if (row["difference"] < 0) == row["smaller"] else WORSE
@@ -66,7 +75,10 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     for part, subject in SUBJECTS.items():
         chosen = [row for row in rows if row["part"] == part]
         clauses = [
-            _clause([row for row in chosen if (row["other"], row["outcome"]) == (other, outcome)], len(chosen))
+            _clause(
+                [row for row in chosen if (row["other"], row["outcome"]) == (other, outcome)],
+                len(chosen),
+            )
             for other in dict.fromkeys(row["other"] for row in chosen)
             for outcome in (BETTER, WORSE, NOT_SHOWN)
         ]
@@ -74,7 +86,9 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
             sentences.append(f"{subject}: {'; '.join(filter(None, clauses))}.")
     without = [row["reason"] for row in rows if TOO_FEW in row["reason"]]
     if without:
-        sentences.append(f"{len(without)} of {len(rows)} comparisons have no interval: {without[0]}.")
+        sentences.append(
+            f"{len(without)} of {len(rows)} comparisons have no interval: {without[0]}."
+        )
     return joined(sentences)
 
 
@@ -91,7 +105,9 @@ def _clause(rows: Sequence[Mapping[str, Any]], compared: int) -> str:
 
 
 def _task(row: Mapping[str, Any]) -> str:
-    return row["task"].replace("_", " ") + (f" with {row['labels']:,} labels" if row["labels"] else "")
+    return row["task"].replace("_", " ") + (
+        f" with {row['labels']:,} labels" if row["labels"] else ""
+    )
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -119,7 +135,12 @@ def write_pretraining_page(
     parts = [Table("Paired comparisons", heads, [_cells(row) for row in rows], note)]
     for part, head, lines in _grids(table):
         parts.append(
-            Table(f"{part.capitalize()}: {_spelled(head[0])}", ["task", *head[1:]], lines, EXPLAINED.get(part, ""))
+            Table(
+                f"{part.capitalize()}: {_spelled(head[0])}",
+                ["task", *head[1:]],
+                lines,
+                EXPLAINED.get(part, ""),
+            )
         )
     write_page(path, "What pretraining gains", lead, counts, parts, settings, verdict=verdict(rows))
 
@@ -141,19 +162,24 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
     """One row per figure over seeds: mean value, lowest low, highest high, number of seeds."""
     keys = ["part", "task", "labels", "method", "metric"]
     groups = table.groupby(keys, sort=False)
-    merged = groups.agg(value=("value", "mean"), low=("low", "min"), high=("high", "max"), seeds=("seed", "nunique"))
+    merged = groups.agg(
+        value=("value", "mean"), low=("low", "min"), high=("high", "max"), seeds=("seed", "nunique")
+    )
     return merged.reset_index()
 
 
 def markdown(table: pd.DataFrame, title: str) -> str:
     """Every part as a table: rows are tasks (and numbers of labels), columns are methods."""
-    lines, before = [f"# {escape_markdown(title)}", ""], None
+    lines = [f"# {escape_markdown(title)}", ""]
+    before = None
     for part, head, rows in _grids(table):
         if part != before:
             lines += [f"## {part.capitalize()}", "", EXPLAINED.get(part, ""), ""]
         before = part
         lines += ["| " + " | ".join(map(escape_markdown, head)) + " |", "|" + "---|" * len(head)]
-        lines += ["| " + " | ".join([escape_markdown(task), *cells]) + " |" for task, *cells in rows]
+        lines += [
+            "| " + " | ".join([escape_markdown(task), *cells]) + " |" for task, *cells in rows
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -189,9 +215,14 @@ def summary(table: pd.DataFrame) -> str:
     """The same figures for a terminal, without brackets."""
     lines = []
     for (part, metric), rows in pooled(table).groupby(["part", "metric"], sort=False):
-        rows = rows.assign(row=[t + (f", {n} labels" if n else "") for t, n in zip(rows["task"], rows["labels"])])
+        rows = rows.assign(
+            row=[t + (f", {n} labels" if n else "") for t, n in zip(rows["task"], rows["labels"])]
+        )
         grid = rows.pivot_table(index="row", columns="method", values="value", sort=False)
-        lines += [f"\n{part}: {metric.replace('_', ' ')}", grid.round(4 if metric == "MSE" else 3).to_string()]
+        lines += [
+            f"\n{part}: {metric.replace('_', ' ')}",
+            grid.round(4 if metric == "MSE" else 3).to_string(),
+        ]
     return "\n".join(lines)
 
 
@@ -199,20 +230,38 @@ def curve(table: pd.DataFrame, shares: dict[int, str]) -> str:
     """Figures over pretraining time: `table` with a column "share", whose values `shares` names."""
     lines = ["## Over pretraining time", ""]
     whole = table[table["share"] == 1]
-    lines += ["| figure | " + " | ".join(shares.values()) + " | baseline |", "|" + "---|" * (len(shares) + 2)]
-    rows = [("reconstruction", "MSE", "masked autoencoder", "linear interpolation"),
-            ("localisation", "pixel_auroc", "error map", "edge magnitude"),
-            ("fine-tuning", None, "pretrained", "from scratch")]  # fmt: skip
+    lines += [
+        "| figure | " + " | ".join(shares.values()) + " | baseline |",
+        "|" + "---|" * (len(shares) + 2),
+    ]
+    rows = [
+        ("reconstruction", "MSE", "masked autoencoder", "linear interpolation"),
+        ("localisation", "pixel_auroc", "error map", "edge magnitude"),
+        ("fine-tuning", None, "pretrained", "from scratch"),
+    ]
     for part, metric, method, baseline in rows:
         chosen = table[(table["part"] == part) & ((table["metric"] == metric) | (metric is None))]
         both = chosen[chosen["share"] != 1][["task", "labels", "metric"]].drop_duplicates()
         for task, labels, name in both.itertuples(index=False):
-            same = chosen[(chosen["task"] == task) & (chosen["labels"] == labels) & (chosen["metric"] == name)]
+            same = chosen[
+                (chosen["task"] == task) & (chosen["labels"] == labels) & (chosen["metric"] == name)
+            ]
             means = same[same["method"] == method].groupby("share")["value"].mean()
-            reference = whole[(whole["part"] == part) & (whole["task"] == task) & (whole["labels"] == labels)
-                              & (whole["metric"] == name) & (whole["method"] == baseline)]["value"].mean()  # fmt: skip
+            reference = whole[
+                (whole["part"] == part)
+                & (whole["task"] == task)
+                & (whole["labels"] == labels)
+                & (whole["metric"] == name)
+                & (whole["method"] == baseline)
+            ]["value"].mean()
             digits = _digits(name)
-            figure = f"{part}, {task}" + (f", {labels} labels" if labels else "") + f": {name.replace('_', ' ')}"
-            cells = [f"{means.get(s, np.nan):.{digits}f}" for s in shares] + [f"{reference:.{digits}f} ({baseline})"]
+            figure = (
+                f"{part}, {task}"
+                + (f", {labels} labels" if labels else "")
+                + f": {name.replace('_', ' ')}"
+            )
+            cells = [f"{means.get(s, np.nan):.{digits}f}" for s in shares] + [
+                f"{reference:.{digits}f} ({baseline})"
+            ]
             lines.append("| " + " | ".join([figure, *cells]) + " |")
     return "\n".join(lines) + "\n"

@@ -48,9 +48,13 @@ def draw_attention(config) -> int:
     for sentence in looker.told:
         say(sentence)
     make_folder(config.out)
-    rows, cards, failed = [], [], []
+    rows = []
+    cards = []
+    failed = []
     for stem, path, scaled, maps, told, alike in looked(config, looker, sources, failed):
-        row, card = drawn(config, looker, stem, path, scaled, maps, told, alike, len(rows), len(sources))
+        row, card = drawn(
+            config, looker, stem, path, scaled, maps, told, alike, len(rows), len(sources)
+        )
         rows.append(row)
         cards.append(card)
     write_results(config, looker, rows, cards, failed)
@@ -64,15 +68,21 @@ def check(config) -> None:
     """Refuse what could only fail later."""
     check_folder(config.out)
     if config.out.exists() and any(config.out.iterdir()) and not config.overwrite:
-        raise FileExistsError(f"--out {config.out}: holds files; --overwrite replaces those of the same names")
+        raise FileExistsError(
+            f"--out {config.out}: holds files; --overwrite replaces those of the same names"
+        )
     if not 0 <= config.alpha <= 1:
         raise ValueError(f"--alpha {config.alpha}: expected a number from 0 to 1")
     if config.batch_size < 1:
         raise ValueError(f"--batch_size {config.batch_size}: expected at least 1")
     if len(config.input_size) > 2 or any(side < 1 for side in config.input_size):
-        raise ValueError(f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels")
+        raise ValueError(
+            f"--input_size {' '.join(map(str, config.input_size))}: expected 1 or 2 numbers of pixels"
+        )
     if config.kind == "attention" and (config.label or config.like):
-        raise ValueError("--label and --like are for --kind gradcam: attention does not depend on an answer")
+        raise ValueError(
+            "--label and --like are for --kind gradcam: attention does not depend on an answer"
+        )
     if config.label and config.like:
         raise ValueError("--label and --like exclude each other")
 
@@ -83,7 +93,9 @@ def find_sources(config) -> list[tuple[PurePath, Path]]:
     passed_over = {}
     for entry in config.in_dirs:
         for path in list_radiographs([entry], recursive=config.recursive, passed_over=passed_over):
-            listed.setdefault(os.path.realpath(path), (entry if entry.is_dir() else path.parent, path))
+            listed.setdefault(
+                os.path.realpath(path), (entry if entry.is_dir() else path.parent, path)
+            )
     if message := passed_over_message(passed_over, exclude=config.out):
         say(message)
     labels = folder_labels(list(dict.fromkeys(root for root, _ in listed.values())))
@@ -96,33 +108,53 @@ class Looker:
 
     def __init__(self, config, device):
 
-        self.config, self.device, self.head, self.about = config, device, None, {}
-        self.likeness, self.told = None, []  # of a fine-tuned network
-        folder, size = Path(config.model_path), tuple(config.input_size * 2)[:2] or None
+        self.config = config
+        self.device = device
+        self.head = None
+        self.about = {}
+        # of a fine-tuned network
+        self.likeness = None
+        self.told = []
+        folder = Path(config.model_path)
+        size = tuple(config.input_size * 2)[:2] or None
         if is_finetuned(folder):
             if size:
                 raise ValueError(f"--input_size: {folder} was fine-tuned at its own size")
             found = load_finetuned(folder)
-            self.backbone, self.head, self.about = found.model.backbone, found.model, found.about
-            known, self.report = found.preprocessor, f"{folder}: fine-tuned"
+            self.backbone = found.model.backbone
+            self.head = found.model
+            self.about = found.about
+            known = found.preprocessor
+            self.report = f"{folder}: fine-tuned"
             self.likeness = Joint([Likeness.of_folder(folder, self.head.width)])
-            sentences = network_sentences(network_name("fine-tuned", self.backbone, self.about),
-                                          [read_facts(self.about)])  # fmt: skip
+            sentences = network_sentences(
+                network_name("fine-tuned", self.backbone, self.about), [read_facts(self.about)]
+            )
             self.told = [*sentences, self.likeness.note]
         else:
-            self.backbone = build_backbone(config.model_path, input_size=size, weights=config.weights)
-            known, self.report = self.backbone.preprocessing, self.backbone.report
+            self.backbone = build_backbone(
+                config.model_path, input_size=size, weights=config.weights
+            )
+            known = self.backbone.preprocessing
+            self.report = self.backbone.report
         self.preprocessing = Preprocessing.of(known, self.backbone.input_size)
-        self.backbone.check_size((self.preprocessing.height, self.preprocessing.width), config.model_path)
+        self.backbone.check_size(
+            (self.preprocessing.height, self.preprocessing.width), config.model_path
+        )
         if not known:
             say(
                 "note: the checkpoint does not say how its radiographs were prepared; this is assumed: "
                 f"{self.preprocessing.describe()}"
             )
         self.backbone.eval().to(device)
-        self.transformer = hasattr(self.backbone.network, "blocks") and hasattr(self.backbone.network, "patch_embed")
-        self.kind = config.kind if config.kind != "auto" else (
-            "gradcam" if config.label or config.like or not self.transformer else "attention")  # fmt: skip
+        self.transformer = hasattr(self.backbone.network, "blocks") and hasattr(
+            self.backbone.network, "patch_embed"
+        )
+        self.kind = (
+            config.kind
+            if config.kind != "auto"
+            else ("gradcam" if config.label or config.like or not self.transformer else "attention")
+        )
         if self.kind == "gradcam":
             self.aim()
         else:
@@ -132,23 +164,35 @@ class Looker:
         """Settle what Grad-CAM asks for."""
         c = self.config
         if self.head is None and c.label:
-            raise ValueError(f"--label {c.label}: {c.model_path} is a backbone and knows no classes; --like takes a "
-                             "radiograph")  # fmt: skip
+            raise ValueError(
+                f"--label {c.label}: {c.model_path} is a backbone and knows no classes; --like takes a "
+                "radiograph"
+            )
         if self.head is None:
             self.module = self.backbone
             self.reference = self.reference_features() if c.like else None
             return
         if c.like:
-            raise ValueError(f"--like: {c.model_path} is fine-tuned; --label chooses among its classes")
+            raise ValueError(
+                f"--like: {c.model_path} is fine-tuned; --label chooses among its classes"
+            )
         if type(self.head).__name__ != "Supervised" or self.head.covariates:
-            raise ValueError(f"{c.model_path}: Grad-CAM is for heads with one answer from the radiograph alone; "
-                             "--kind attention for others")  # fmt: skip
+            raise ValueError(
+                f"{c.model_path}: Grad-CAM is for heads with one answer from the radiograph alone; "
+                "--kind attention for others"
+            )
         classes = list(self.about.get("classes") or [])
         expected = {"binary": 2, "multiclass": self.head.head.out_features}.get(self.head.kind)
         if classes and expected and len(classes) != expected:
-            raise ValueError(f"{c.model_path}: its config.json names {len(classes)} classes of {expected}")
+            raise ValueError(
+                f"{c.model_path}: its config.json names {len(classes)} classes of {expected}"
+            )
         if c.label and (self.head.kind == "regression" or c.label not in classes):
-            choices = ", ".join(classes) if classes and self.head.kind != "regression" else "none: it gives a number"
+            choices = (
+                ", ".join(classes)
+                if classes and self.head.kind != "regression"
+                else "none: it gives a number"
+            )
             raise ValueError(f"--label {c.label}: choices of {c.model_path}: {choices}")
         self.module = nn.Sequential(self.backbone, self.head.head).eval().to(self.device)
 
@@ -159,7 +203,9 @@ class Looker:
 
     def pixels(self, several: list):
         """Network pixels [B, 3, h, w] of radiographs [H, W] as `Preprocessing.read` gives them."""
-        return self.preprocessing.normalise(torch.stack([self.preprocessing.fit(s) for s in several]).to(self.device))
+        return self.preprocessing.normalise(
+            torch.stack([self.preprocessing.fit(s) for s in several]).to(self.device)
+        )
 
     def alike(self, several: list) -> list[tuple[str, str]]:
         """Whether radiographs [H, W] are like those that the network was fine-tuned on: "yes", "no", "unknown", or ""
@@ -168,13 +214,21 @@ class Looker:
             return [("", "")] * len(several)
         inputs = torch.stack([self.preprocessing.fit(scaled) for scaled in several])
         with torch.no_grad():
-            features = self.head.features(self.preprocessing.normalise(inputs.to(self.device))).float().cpu().numpy()
-        found = self.likeness.of([features], [np.stack([look(picture) for picture in inputs[:, 0].numpy()])])
+            features = (
+                self.head.features(self.preprocessing.normalise(inputs.to(self.device)))
+                .float()
+                .cpu()
+                .numpy()
+            )
+        found = self.likeness.of(
+            [features], [np.stack([look(picture) for picture in inputs[:, 0].numpy()])]
+        )
         return [(self.likeness.word(value), self.likeness.sentence(value)) for value in found]
 
     def maps(self, several: list) -> tuple:
         """(maps [B, M, rows, columns], what each shows) of radiographs [H, W]."""
-        images, where = self.pixels(several), f"{self.config.model_path}: maps"
+        images = self.pixels(several)
+        where = f"{self.config.model_path}: maps"
         if self.kind == "attention":
             found = attention_maps(self.backbone, images)
             require_finite(found, where)
@@ -182,7 +236,10 @@ class Looker:
         target, told = self.target(images)
         if self.transformer:
             network = self.backbone.network
-            sides = [side // patch for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size)]
+            sides = [
+                side // patch
+                for side, patch in zip(images.shape[-2:], network.patch_embed.patch_size)
+            ]
             prefix = network.num_prefix_tokens
             layer = network.blocks[-1].norm1
 
@@ -198,17 +255,23 @@ class Looker:
     @property
     def shows(self) -> str:
         """A line on what attention maps show."""
-        asks = "class token" if getattr(self.backbone.network, "cls_token", None) is not None else "patches"
+        asks = (
+            "class token"
+            if getattr(self.backbone.network, "cls_token", None) is not None
+            else "patches"
+        )
         return f"attention of the {asks} in the last block, mean of the heads, own scale"
 
     def target(self, images) -> tuple:
         """(what Grad-CAM asks for: outputs -> [B], what it is called for each radiograph)."""
         if self.head is None:
             if self.reference is None:
-                return own_features, ["Grad-CAM of the length of its features, own scale"] * len(images)
-            return likeness(self.reference), [f"Grad-CAM of the likeness to {self.config.like.name}, own scale"] * len(
-                images
-            )
+                return own_features, ["Grad-CAM of the length of its features, own scale"] * len(
+                    images
+                )
+            return likeness(self.reference), [
+                f"Grad-CAM of the likeness to {self.config.like.name}, own scale"
+            ] * len(images)
         classes = [str(name) for name in self.about.get("classes") or []]
         with torch.no_grad():
             outputs = self.module(images)
@@ -220,7 +283,9 @@ class Looker:
             answer = lambda out: sign * out[:, 0]  # noqa: E731
         else:
             wanted = outputs.argmax(1).tolist()
-            wanted = [classes.index(self.config.label)] * len(images) if self.config.label else wanted
+            wanted = (
+                [classes.index(self.config.label)] * len(images) if self.config.label else wanted
+            )
             chosen = torch.tensor(wanted, device=images.device)[:, None]
             answer = lambda out: out.gather(1, chosen)[:, 0]  # noqa: E731
         names = classes if classes else [str(number) for number in range(max(2, outputs.shape[1]))]
@@ -229,7 +294,9 @@ class Looker:
 
 def is_finetuned(folder: Path) -> bool:
     """Whether a folder is one of `models.backbones.finetuned`."""
-    return (folder / "config.json").is_file() and isinstance(read_json(folder / "config.json").get("head"), dict)
+    return (folder / "config.json").is_file() and isinstance(
+        read_json(folder / "config.json").get("head"), dict
+    )
 
 
 def looked(config, looker: Looker, sources: list, failed: list):
@@ -244,12 +311,23 @@ def looked(config, looker: Looker, sources: list, failed: list):
         if waiting and (len(waiting) == config.batch_size or number + 1 == len(sources)):
             several = [scaled for _, _, scaled in waiting]
             maps, told = looker.maps(several)
-            yield from ((*one, *more) for one, *more in zip(waiting, maps, told, looker.alike(several)))
+            yield from (
+                (*one, *more) for one, *more in zip(waiting, maps, told, looker.alike(several))
+            )
             waiting = []
 
 
 def drawn(
-    config, looker: Looker, stem, path, scaled, maps, told: str, alike: tuple[str, str], number: int, total: int
+    config,
+    looker: Looker,
+    stem,
+    path,
+    scaled,
+    maps,
+    told: str,
+    alike: tuple[str, str],
+    number: int,
+    total: int,
 ) -> tuple:
     """Write the files of a radiograph; returns its row of summary.csv and its card."""
     p = looker.preprocessing
@@ -263,30 +341,82 @@ def drawn(
     word, warning = alike
     warnings = [f"WARNING: {warning}"] if warning else []
     below = f"UNLIKE THE TRAINING RADIOGRAPHS. {told}" if word == "no" else told
-    endings, small = write_pictures(file, looker.kind, scaled, maps, back, title=path.name, told=below,
-                                    alpha=config.alpha, colours=config.colours)  # fmt: skip
+    endings, small = write_pictures(
+        file,
+        looker.kind,
+        scaled,
+        maps,
+        back,
+        title=path.name,
+        told=below,
+        alpha=config.alpha,
+        colours=config.colours,
+    )
     share = focus(maps.mean(axis=0))
-    shown = {ending[1:].removesuffix(".png"): f"{stem}{ending}" for ending in endings if ending.endswith(".png")}
-    facts = [*warnings, told.removesuffix(", own scale"), f"{scaled.shape[1]}\u00d7{scaled.shape[0]}"]
+    shown = {
+        ending[1:].removesuffix(".png"): f"{stem}{ending}"
+        for ending in endings
+        if ending.endswith(".png")
+    }
+    facts = [
+        *warnings,
+        told.removesuffix(", own scale"),
+        f"{scaled.shape[1]}\u00d7{scaled.shape[0]}",
+    ]
     card = Card(printable(stem), share, facts, thumbnail(small, config.out, number, total), shown)
     (heads, rows, columns), (height, width) = maps.shape, scaled.shape
-    row = {"path": printable(path), "outputs": printable(stem), "like_training": word, "shows": told, "focus": share,
-           "heads": heads, "rows": rows, "columns": columns, "height": height, "width": width}  # fmt: skip
+    row = {
+        "path": printable(path),
+        "outputs": printable(stem),
+        "like_training": word,
+        "shows": told,
+        "focus": share,
+        "heads": heads,
+        "rows": rows,
+        "columns": columns,
+        "height": height,
+        "width": width,
+    }
     return row, card
 
 
 def write_results(config, looker: Looker, rows: list, cards: list, failed: list) -> None:
     """summary.csv, failed.csv and the page."""
-    columns = ("path", "outputs", "like_training", "shows", "focus", "heads", "rows", "columns", "height", "width")
+    columns = (
+        "path",
+        "outputs",
+        "like_training",
+        "shows",
+        "focus",
+        "heads",
+        "rows",
+        "columns",
+        "height",
+        "width",
+    )
     write_table(config.out / "summary.csv", columns, rows)
     lost = [(printable(path), reason, detail) for path, reason, detail in failed]
-    write_table(config.out / "failed.csv", ("path", "reason", "detail"),
-                [dict(zip(("path", "reason", "detail"), row)) for row in lost])  # fmt: skip
+    write_table(
+        config.out / "failed.csv",
+        ("path", "reason", "detail"),
+        [dict(zip(("path", "reason", "detail"), row)) for row in lost],
+    )
     name = {"attention": "Attention of the last block", "gradcam": "Grad-CAM"}[looker.kind]
-    write_report(config.out / "index.html", Report(
-        title=name,
-        lead=" ".join([*looker.told, LEAD]),
-        counts={"radiographs": f"{len(rows):,}", "unreadable": f"{len(failed):,}",
-                "places of a map": f"{rows[0]['rows']} \u00d7 {rows[0]['columns']}" if rows else "-"},
-        settings=asdict(config), cards=cards, score_name="focus", failed=lost,
-    ))  # fmt: skip
+    write_report(
+        config.out / "index.html",
+        Report(
+            title=name,
+            lead=" ".join([*looker.told, LEAD]),
+            counts={
+                "radiographs": f"{len(rows):,}",
+                "unreadable": f"{len(failed):,}",
+                "places of a map": f"{rows[0]['rows']} \u00d7 {rows[0]['columns']}"
+                if rows
+                else "-",
+            },
+            settings=asdict(config),
+            cards=cards,
+            score_name="focus",
+            failed=lost,
+        ),
+    )

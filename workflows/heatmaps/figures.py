@@ -35,7 +35,10 @@ SUFFIX = {"png": ".png", "jpeg": ".jpg", "pdf": ".pdf", "svg": ".svg"}
 ENDINGS = (*(e + s for s in SUFFIX.values() for e in ("", "_hotspot")), "_error.npy", "_z.npy")
 COHORT_QUANTILE = 0.995  # of all pixels: the top of the colour scale
 HIGHEST_Z = 10.0  # no scale of z-maps goes higher, but for one that the user fixes
-OVERLAY_SIDE, TILE_SIDE, THUMBNAIL_SIDE = (768, 896), 256, 320  # pixels, longer side
+# pixels, longer side
+OVERLAY_SIDE = (768, 896)
+TILE_SIDE = 256
+THUMBNAIL_SIDE = 320
 DRAWINGS = ".overlays"  # hidden folder in the output folder
 
 
@@ -51,19 +54,25 @@ def map_ending(study) -> str:
 
 def write_panel(study, source, size: tuple[int, int], image, maps, facts: dict) -> list[str]:
     """original | masked | reconstruction | error, one row per pass; returns the endings written."""
-    tile, P = fit_within(size, TILE_SIDE), study.model.patch_size
+    tile = fit_within(size, TILE_SIDE)
+    P = study.model.patch_size
     original = study.preprocessing.denormalise(image[None])[0].mean(0).cpu().numpy().clip(0, 1)
     back = lambda values: study.preprocessing.map_back(values.astype(np.float32), tile)  # noqa: E731
     grey = levels(back(original), 1.0)
-    rows, differences = [], np.abs(maps.shown[0] - original)
+    rows = []
+    differences = np.abs(maps.shown[0] - original)
     differences = differences**2 if study.error == "l2" else differences
     high = max(float(np.quantile(differences, 0.995)), 1e-6)
     for prediction, hidden, difference in zip(maps.shown[0], maps.shown_hidden[0], differences):
         covered = back(np.kron(hidden, np.ones((P, P)))) > 0.5
         rows.append(
-            [grey, masked_tile(grey, covered), levels(back(prediction), 1.0),
-             coloured(back(difference), high, colours=study.config.colours)]
-        )  # fmt: skip
+            [
+                grey,
+                masked_tile(grey, covered),
+                levels(back(prediction), 1.0),
+                coloured(back(difference), high, colours=study.config.colours),
+            ]
+        )
     caption = (
         f"{source.name}\n{percent(study.mask_ratio)} of the patches hidden, {study.passes} {study.config.masks} masks, "
         f"seed {study.config.seed}; mean {study.word} error {facts['mean_error']:.3g}. Reconstruction: visible patches "
@@ -92,7 +101,8 @@ def make_drawing(scaled: np.ndarray, values: np.ndarray) -> Drawing:
     known = np.isfinite(values)
     if known.all():
         return Drawing(resized(grey, size), resized(values, size))
-    known, values = resized(known.astype(np.float32), size) > 0.5, resized(np.nan_to_num(values), size)
+    known = resized(known.astype(np.float32), size) > 0.5
+    values = resized(np.nan_to_num(values), size)
     return Drawing(resized(grey, size), np.where(known, values, np.float32(np.nan)))
 
 
@@ -113,7 +123,10 @@ def take_drawing(study, source) -> Drawing | None:
     try:
         with path.open("rb") as file:
             return Drawing(np.load(file), np.load(file))
-    except (ValueError, EOFError):  # the power failed before all of it was on the disk: it is made anew
+    except (
+        ValueError,
+        EOFError,
+    ):  # the power failed before all of it was on the disk: it is made anew
         return None
     finally:
         path.unlink()
@@ -126,33 +139,58 @@ def forget_drawings(out: Path) -> None:
 
 
 def _drawing_file(study, source) -> Path:
-    return study.config.out / DRAWINGS / f"{hashlib.sha256(os.fsencode(source.stem)).hexdigest()[:32]}.npy"
+    return (
+        study.config.out
+        / DRAWINGS
+        / f"{hashlib.sha256(os.fsencode(source.stem)).hexdigest()[:32]}.npy"
+    )
 
 
 def write_overlay(study, source, drawing: Drawing, high: float | None, record: dict) -> Image.Image:
     """Draw one overlay (`high`: top of the scale, None: its own); returns a small picture of it without text."""
-    config, reference, grey = study.config, study.reference is not None, drawing.grey
-    size, values = grey.shape, np.nan_to_num(drawing.values)  # 0 is clear
+    config = study.config
+    reference = study.reference is not None
+    grey = drawing.grey
+    # 0 is clear
+    size = grey.shape
+    values = np.nan_to_num(drawing.values)
     if high is None:
         high = max(float(np.nanquantile(drawing.values, COHORT_QUANTILE)), 1e-8)
         high = min(high, HIGHEST_Z) if reference else high
-    mask = None if study.truth is None else study.truth.lookup(source.path, (record["height"], record["width"]))
+    mask = (
+        None
+        if study.truth is None
+        else study.truth.lookup(source.path, (record["height"], record["width"]))
+    )
     if mask is not None:
         mask = resized(mask.astype(np.uint8) * 255, size) > 127
     subtitle = f"mean error {record['mean_error']:.3g}"
-    subtitle += f", highest z {record['z_max']:.1f} ({record['reference_group']})" if reference else ""
+    subtitle += (
+        f", highest z {record['z_max']:.1f} ({record['reference_group']})" if reference else ""
+    )
     common = "scale common to the group" if reference else "scale common to all"
     subtitle += ", unlike these normals" if record.get("outside_reference") else ""
-    subtitle += {"cohort": f", {common}", "image": ", own scale", "fixed": ", fixed scale"}[config.scale]
+    subtitle += {"cohort": f", {common}", "image": ", own scale", "fixed": ", fixed scale"}[
+        config.scale
+    ]
     label = "z-score" if reference else f"{study.word} error"
     figure = overlay(
-        grey, values, high, title=source.name, subtitle=subtitle, label=label, alpha=config.alpha,
-        colours=config.colours, truth=mask,
-    )  # fmt: skip
+        grey,
+        values,
+        high,
+        title=source.name,
+        subtitle=subtitle,
+        label=label,
+        alpha=config.alpha,
+        colours=config.colours,
+        truth=mask,
+    )
     for ending in figure_endings(study, "_hotspot"):
         save_figure(figure, study.file(source, ending))
     small = fit_within(size, THUMBNAIL_SIDE)
-    return Image.fromarray(blended(resized(grey, small), resized(values, small), high, config.alpha, config.colours))
+    return Image.fromarray(
+        blended(resized(grey, small), resized(values, small), high, config.alpha, config.colours)
+    )
 
 
 def cohort_tops(study, sources: list, groups: list[str]) -> dict[str, float]:
@@ -167,4 +205,8 @@ def cohort_tops(study, sources: list, groups: list[str]) -> dict[str, float]:
         step = max(1, max(values.shape) // 256)
         histograms[group].add(np.asarray(values[::step, ::step]))
     tops = {group: histogram.quantile(COHORT_QUANTILE) for group, histogram in histograms.items()}
-    return tops if study.reference is None else {group: min(top, HIGHEST_Z) for group, top in tops.items()}
+    return (
+        tops
+        if study.reference is None
+        else {group: min(top, HIGHEST_Z) for group, top in tops.items()}
+    )

@@ -27,7 +27,16 @@ from workflows.heatmaps.figures import ENDINGS, forget_drawings
 from workflows.heatmaps.normal_reference import FEW, NormalReference
 from workflows.heatmaps.reference_groups import groups_sentence, outside_sentence
 from workflows.heatmaps.report import drawn, write_results
-from workflows.heatmaps.study import Source, Study, Unreadable, ahead, kept_of, measure, measured, require_full_coverage
+from workflows.heatmaps.study import (
+    Source,
+    Study,
+    Unreadable,
+    ahead,
+    kept_of,
+    measure,
+    measured,
+    require_full_coverage,
+)
 
 
 def draw_maps(config) -> int:
@@ -37,13 +46,22 @@ def draw_maps(config) -> int:
     failed: list[tuple[Path, str, str]] = []
     sources = find_sources(config.in_dirs, config.recursive, config.out, failed, config.group)
     study = prepare(config)
-    settings = study.settings | {"seed": config.seed, "panel_passes": config.panel_passes, "format": config.format}
-    settings |= {"reference": list(map(content_hash, config.reference)) or None, "truth": content_hash(config.truth)}
+    settings = study.settings | {
+        "seed": config.seed,
+        "panel_passes": config.panel_passes,
+        "format": config.format,
+    }
+    settings |= {
+        "reference": list(map(content_hash, config.reference)) or None,
+        "truth": content_hash(config.truth),
+    }
     settings |= {"tolerance": config.tolerance, "iou_quantile": config.iou_quantile}
     if config.reference or config.truth is not None:
         require_full_coverage(study, sources)
     config.out.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(config.out, "another run is writing into this folder; wait for it or give another --out")
+    lock = lock_folder(
+        config.out, "another run is writing into this folder; wait for it or give another --out"
+    )
     done = open_records(config.out, settings, resume=config.resume, overwrite=config.overwrite)
     if not done:
         forget_drawings(config.out)
@@ -61,7 +79,9 @@ def draw_maps(config) -> int:
         check_reference(config, list(records.values()))
     kept = [s for s in sources if printable(s.path) in records]
     cards, high = drawn(study, kept, records, failed)
-    tables = write_results(study, settings, [records[printable(s.path)] for s in kept], cards, high, failed)
+    tables = write_results(
+        study, settings, [records[printable(s.path)] for s in kept], cards, high, failed
+    )
     lock.close()
     conclude(config, len(kept), tables, failed)
     return 3 if failed else 0
@@ -80,8 +100,12 @@ def check(config) -> None:
     config.scale = config.scale or "cohort"
     if (config.group or config.force_reference) and not config.reference:
         raise ValueError("--group and --force_reference need the normal radiographs of --reference")
-    if len(config.reference) > 1 and any(path.suffix.lower() == ".npz" for path in config.reference):
-        raise ValueError("--reference takes one .npz, or any number of folders and lists of radiographs")
+    if len(config.reference) > 1 and any(
+        path.suffix.lower() == ".npz" for path in config.reference
+    ):
+        raise ValueError(
+            "--reference takes one .npz, or any number of folders and lists of radiographs"
+        )
     config.format = "jpeg" if config.format == "jpg" else config.format
     if (config.scale == "fixed") != (config.scale_max is not None):
         raise ValueError("--scale fixed and --scale-max need each other")
@@ -102,7 +126,9 @@ def check(config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} is out of range")
 
 
-def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: list, group: str | None = None) -> list:
+def find_sources(
+    entries: list[Path], recursive: bool, exclude: Path, failed: list, group: str | None = None
+) -> list:
     """All radiographs once, with output names that never collide; what lies in the output folder is left out.
 
     A folder that is empty or cannot be listed goes to `failed`, unless nothing at all is left. A radiograph belongs to
@@ -126,10 +152,14 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
         for path in paths:
             real = os.path.realpath(path)
             if not real.startswith(out):
-                listed.setdefault(real, (entry if entry.is_dir() else path.parent, path, named.get(real, "")))
+                listed.setdefault(
+                    real, (entry if entry.is_dir() else path.parent, path, named.get(real, ""))
+                )
     if not listed:
         details = "; ".join(detail for _, _, detail in lost)
-        raise ValueError(details or f"no radiographs in {', '.join(map(str, entries))} outside the output folder")
+        raise ValueError(
+            details or f"no radiographs in {', '.join(map(str, entries))} outside the output folder"
+        )
     if message := passed_over_message(passed_over, exclude):
         say(message)
     failed += lost
@@ -140,7 +170,9 @@ def find_sources(entries: list[Path], recursive: bool, exclude: Path, failed: li
         if group or listed_group:
             groups = (group or listed_group,)
         else:
-            groups = tuple(filter(None, dict.fromkeys([*below.parts[:-1][:1], root.resolve().name])))
+            groups = tuple(
+                filter(None, dict.fromkeys([*below.parts[:-1][:1], root.resolve().name]))
+            )
         sources.append(Source(path, below.as_posix(), groups, PurePath(labels[root]) / below))
     for source, stem in zip(sources, output_stems([s.stem for s in sources], ENDINGS)):
         source.stem = stem
@@ -170,18 +202,25 @@ def prepare(config):
             f"its network takes {h} x {w}"
         )
     if not config.imagenet_norm:
-        preprocessing = dataclasses.replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        preprocessing = dataclasses.replace(
+            preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        )
     ratio = model.mask_ratio if config.mask_ratio is None else config.mask_ratio
-    patches, passes = model.grid[0] * model.grid[1], config.passes
+    patches = model.grid[0] * model.grid[1]
+    passes = config.passes
     visible = visible_count(patches, ratio)
     if config.masks == "complementary":
         passes = complementary_passes(passes, patches, visible)
         if passes != config.passes:
-            say(f"note: {passes} passes instead of {config.passes}, so that every patch is hidden equally often")
+            say(
+                f"note: {passes} passes instead of {config.passes}, so that every patch is hidden equally often"
+            )
         elif passes * visible % patches:
             say("note: at this mask ratio some patches are hidden once more often than others")
     if model.norm_pix_loss:
-        say("note: this network predicts normalised patches; each gets its own mean and standard deviation back")
+        say(
+            "note: this network predicts normalised patches; each gets its own mean and standard deviation back"
+        )
     error = "l1" if config.l1 or config.l2 is False else "l2"
     settings = {
         "checkpoint": content_hash(config.model_path),
@@ -195,7 +234,18 @@ def prepare(config):
     settings |= {"weights": config.weights} if config.weights != "ema" else {}
     reader = functools.partial(read, preprocessing)
     return Study(
-        config, device, model, preprocessing, passes, ratio, visible, error, settings, reader, identify, progress
+        config,
+        device,
+        model,
+        preprocessing,
+        passes,
+        ratio,
+        visible,
+        error,
+        settings,
+        reader,
+        identify,
+        progress,
     )
 
 
@@ -207,7 +257,8 @@ def content_hash(path: Path | None) -> str | None:
         return sha256_of(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    digest, files = hashlib.sha256(), sorted(f for f in path.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    files = sorted(f for f in path.rglob("*") if f.is_file())
     for file in files:
         stat = file.stat()
         content = sha256_of(file) if len(files) <= 20 else f"{stat.st_size} {stat.st_mtime_ns}"
@@ -221,7 +272,8 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
     made_from: what a measured reference depends on beside `study.settings`; a run that is `resumed` takes the one that
     it has stored.
     """
-    config, target = study.config, study.config.out / "reference.npz"
+    config = study.config
+    target = study.config.out / "reference.npz"
     settings = study.settings | {"fingerprints": f"{RULES}, {DISTANCE} bits"}
     stored = [path for path in config.reference if path.suffix.lower() == ".npz"]
     if stored:
@@ -238,10 +290,14 @@ def normal_reference(study, made_from: str, resumed: bool, failed: list):
             reference = NormalReference(settings, near=DISTANCE)
             normals = find_sources(config.reference, config.recursive, config.out, failed)
             mapped = measure(study, normals, failed, "reference", study.model)
-            kept = ahead(lambda item: (item[0].groups, kept_of(study, *item)), mapped, config.num_workers)
+            kept = ahead(
+                lambda item: (item[0].groups, kept_of(study, *item)), mapped, config.num_workers
+            )
             for groups, normal in kept:
                 reference.add(normal, groups)
-            reference.source = made_from if len(failed) == before else ""  # what cannot be read is told again
+            reference.source = (
+                made_from if len(failed) == before else ""
+            )  # what cannot be read is told again
     reference.moments("")  # at least two, or a sentence
     parts = [f"{group or 'others'} {count}" for group, count in reference.parts.items()]
     say(f"reference: {reference.groups['']} normal radiographs ({list_names(parts)})")
@@ -256,10 +312,14 @@ def tell_groups(config, reference, sources: list) -> None:
     groups = sorted(group for group, count in reference.groups.items() if group and count >= 2)
     known = list_names(groups)
     if config.group and not reference.group_for([config.group]):
-        raise ValueError(f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}")
+        raise ValueError(
+            f"--group {config.group}: the reference has no two normal radiographs of it; it has {known}"
+        )
     used = [(source.groups, reference.group_for(source.groups)) for source in sources]
     say(f"z-scores: {groups_sentence([(names, group or 'all') for names, group in used])}")
-    counts = {group or "all": reference.groups[group] for group in sorted({group for _, group in used})}
+    counts = {
+        group or "all": reference.groups[group] for group in sorted({group for _, group in used})
+    }
     if few := [f"{group} {count}" for group, count in counts.items() if count < FEW]:
         say(
             f"note: z-scores from fewer than {FEW} normal radiographs are coarse ({list_names(few)}); the page says "
@@ -267,7 +327,9 @@ def tell_groups(config, reference, sources: list) -> None:
         )
     if not all(group for _, group in used):
         parts = sorted(group for group in reference.parts if group)
-        several = "compared with a mixture of them" if len(parts) > 1 else "compared with all normals"
+        several = (
+            "compared with a mixture of them" if len(parts) > 1 else "compared with all normals"
+        )
         say(
             f"note: the reference knows {list_names(parts)}, and radiographs are {several}; --group or a column group "
             "chooses one"
@@ -292,7 +354,9 @@ def check_reference(config, records: list[dict]) -> None:
     if told:
         warn(f"warning: {told}; do not use their z-scores")
     elif unlike:
-        say(f"note: {unlike} of {len(records)} radiographs are unlike their normals (column outside_reference)")
+        say(
+            f"note: {unlike} of {len(records)} radiographs are unlike their normals (column outside_reference)"
+        )
 
 
 def findings(study, sources: list):
@@ -332,7 +396,10 @@ def progress(title: str, total: int):
 def conclude(config, count: int, tables: list, failed: list) -> None:
     """The last lines on the screen."""
     for table in tables:
-        widths = [max(len(row[i]) for row in [table.columns, *table.rows]) for i in range(len(table.columns))]
+        widths = [
+            max(len(row[i]) for row in [table.columns, *table.rows])
+            for i in range(len(table.columns))
+        ]
         say("", table.title)
         for row in [table.columns, *table.rows]:
             say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

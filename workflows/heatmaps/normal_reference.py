@@ -30,17 +30,27 @@ from core.files import atomic, check_archive
 ALL = ""
 FEW = 50  # normal radiographs below which z-scores are coarse
 FEWEST = 5  # normal radiographs below which nothing is seen to be unlike them
-SMALLEST_SPREAD = 0.1  # fraction of the group's median standard deviation below which no region's may fall
+SMALLEST_SPREAD = (
+    0.1  # fraction of the group's median standard deviation below which no region's may fall
+)
 FINGERPRINT = 72  # bytes
 CELLS = 8  # rows and columns of `cells_of`
 LEVEL = 0.01  # chance that a value of a normal radiograph lies outside the prediction interval of its position
-LEAST_LIMIT = 0.1  # share of values outside that any radiograph may have, ten times what is expected
+LEAST_LIMIT = (
+    0.1  # share of values outside that any radiograph may have, ten times what is expected
+)
 HELD_OUT_QUANTILE = 0.9  # or as much as this part of the normal radiographs has
 MOST_HELD_OUT = 500  # normal radiographs of a group that are held out in turn
 _LEAST_ERROR = 0.01  # of the group's median error is added before logarithms are taken: what is less is as good as 0
 _LEAST_CONTRAST = 0.01  # the same, of a brightness from 0 to 1
-_SMALLEST_SPREAD = 0.3  # as SMALLEST_SPREAD, of what decides whether a radiograph is unlike the normals
-_CHECKED = {"log error": 0.15, "brightness": 0.03, "log contrast": 0.15}  # and the least spread that it may have
+_SMALLEST_SPREAD = (
+    0.3  # as SMALLEST_SPREAD, of what decides whether a radiograph is unlike the normals
+)
+_CHECKED = {
+    "log error": 0.15,
+    "brightness": 0.03,
+    "log contrast": 0.15,
+}  # and the least spread that it may have
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint16)
 _PARTS = ("errors", "cells", "member", "fingerprints")
 
@@ -62,7 +72,9 @@ class Radiograph(NamedTuple):
 class Comparison(NamedTuple):
     """One radiograph against its reference."""
 
-    z: np.ndarray  # [rows, columns] float32 standard deviations above normal; NaN where either has no value
+    z: (
+        np.ndarray
+    )  # [rows, columns] float32 standard deviations above normal; NaN where either has no value
     group: str  # the group that was used; "" is all
     normals: int  # normal radiographs of it that were compared with
     left_out: int  # normal radiographs of it that are this radiograph or near-duplicates
@@ -73,7 +85,10 @@ class Comparison(NamedTuple):
 def cells_of(picture: np.ndarray) -> np.ndarray:
     """Mean and standard deviation of the brightness in 8 x 8 cells of a picture [h, w] in [0, 1]: [2, 8, 8] float32."""
     picture = np.asarray(picture, np.float32)
-    small = [Image.fromarray(v).resize((CELLS, CELLS), Image.Resampling.BOX) for v in (picture, picture**2)]
+    small = [
+        Image.fromarray(v).resize((CELLS, CELLS), Image.Resampling.BOX)
+        for v in (picture, picture**2)
+    ]
     mean, square = map(np.asarray, small)
     return np.stack([mean, np.sqrt(np.maximum(square - mean**2, 0))])
 
@@ -91,7 +106,9 @@ class NormalReference:
     """
 
     def __init__(self, settings: dict | None = None, *, near: int, source: str = ""):
-        self.settings, self.near, self.source = settings or {}, near, source
+        self.settings = settings or {}
+        self.near = near
+        self.source = source
         self.copies = 0  # radiographs that were added again, and count once
         self._errors: list[np.ndarray] = []
         self._cells: list[np.ndarray] = []
@@ -111,10 +128,17 @@ class NormalReference:
 
         "" counts those in none of them, if there are any. A folder whose subfolders are groups is left out.
         """
-        groups = {group: members for group, members in self._members.items() if group and len(members) >= 2}
+        groups = {
+            group: members
+            for group, members in self._members.items()
+            if group and len(members) >= 2
+        }
         narrow: dict[str, set[int]] = {}
         for group, members in groups.items():
-            if not any(other < members for other in groups.values()) and members not in narrow.values():
+            if (
+                not any(other < members for other in groups.values())
+                and members not in narrow.values()
+            ):
                 narrow[group] = members
         others = self._members[ALL].difference(*narrow.values())
         counts = {group: len(members) for group, members in narrow.items()}
@@ -154,7 +178,9 @@ class NormalReference:
                 return group
         return ALL
 
-    def moments(self, group: str, without: frozenset[int] = frozenset()) -> tuple[np.ndarray, np.ndarray]:
+    def moments(
+        self, group: str, without: frozenset[int] = frozenset()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (n - 1) [rows, columns] of `group`, `without` the radiographs of these numbers.
 
         A standard deviation below a tenth of the group's median counts as that tenth, so that empty corners do not
@@ -178,9 +204,18 @@ class NormalReference:
             )
         z = ((radiograph.errors - mean) / spread).astype(np.float32)
         outside = self.outside(radiograph, group, without)
-        return Comparison(z, group, len(self._members[group]) - len(without), len(without), outside, self.limit(group))
+        return Comparison(
+            z,
+            group,
+            len(self._members[group]) - len(without),
+            len(without),
+            outside,
+            self.limit(group),
+        )
 
-    def outside(self, radiograph: Radiograph, group: str, without: frozenset[int] = frozenset()) -> float:
+    def outside(
+        self, radiograph: Radiograph, group: str, without: frozenset[int] = frozenset()
+    ) -> float:
         """How much of what was measured of `radiograph` is as far from the group as one in a hundred of a normal one.
 
         The mean of three shares: of the patches by the logarithm of their error, of the cells by their brightness, and
@@ -193,7 +228,10 @@ class NormalReference:
             mean, spread, n = self._mean_and_spread(group, without, kind)
             with np.errstate(invalid="ignore"):
                 spread = np.maximum(_raised(spread, _SMALLEST_SPREAD), least) * np.sqrt(1 + 1 / n)
-                far = np.abs(self._values(radiograph.errors, radiograph.cells, group, kind) - mean) / spread
+                far = (
+                    np.abs(self._values(radiograph.errors, radiograph.cells, group, kind) - mean)
+                    / spread
+                )
                 known = np.isfinite(far)
                 beyond = far > stdtrit(n - 1, 1 - LEVEL / 2)
             shares += [beyond[known].mean()] if known.any() else []
@@ -207,7 +245,9 @@ class NormalReference:
 
         def make() -> float:
             shares = self.held_out(group)
-            return max(LEAST_LIMIT, float(np.quantile(shares, HELD_OUT_QUANTILE)) if shares else 0.0)
+            return max(
+                LEAST_LIMIT, float(np.quantile(shares, HELD_OUT_QUANTILE)) if shares else 0.0
+            )
 
         return self._once(("limit", group), make)
 
@@ -220,7 +260,9 @@ class NormalReference:
         sha256 = list(self._places)
         shares = []
         for place in members[:: max(1, math.ceil(len(members) / MOST_HELD_OUT))]:
-            kept = Radiograph(self._errors[place], self._cells[place], sha256[place], self._fingerprints[place])
+            kept = Radiograph(
+                self._errors[place], self._cells[place], sha256[place], self._fingerprints[place]
+            )
             alike = self.alike(kept) & self._members[group]
             if len(members) - len(alike) >= 2:
                 shares.append(self.outside(kept, group, alike))
@@ -228,7 +270,9 @@ class NormalReference:
 
     def save(self, path: Path) -> None:
         """Write `path` (.npz): errors, groups, hashes and fingerprints of all radiographs, and the settings."""
-        names = sorted(group for group, members in self._members.items() if group == ALL or len(members) >= 2)
+        names = sorted(
+            group for group, members in self._members.items() if group == ALL or len(members) >= 2
+        )
         member = np.zeros((len(names), len(self._errors)), bool)
         for row, name in zip(member, names):
             row[sorted(self._members[name])] = True
@@ -256,26 +300,41 @@ class NormalReference:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 if "squares" in stored:
-                    raise ValueError("it was made by an earlier version and does not know which radiographs it holds; "
-                                     "make it anew from their folder")  # fmt: skip
-                settings, near = json.loads(str(stored["settings"])), int(stored["near"])
+                    raise ValueError(
+                        "it was made by an earlier version and does not know which radiographs it holds; "
+                        "make it anew from their folder"
+                    )
+                settings = json.loads(str(stored["settings"]))
+                near = int(stored["near"])
                 reference = cls(settings, near=near, source=str(stored["source"]))
                 reference._take(
-                    json.loads(str(stored["groups"])), json.loads(str(stored["sha256"])),
+                    json.loads(str(stored["groups"])),
+                    json.loads(str(stored["sha256"])),
                     *(stored[part] for part in _PARTS),
-                )  # fmt: skip
+                )
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged or a made-up file raises a dozen types
             raise ValueError(f"{path}: not a reference.npz of this program ({error})") from error
         return reference
 
-    def _take(self, names: list[str], sha256: list[str], errors, cells, member, fingerprints) -> None:
+    def _take(
+        self, names: list[str], sha256: list[str], errors, cells, member, fingerprints
+    ) -> None:
         """Fill an empty reference from the arrays of its file, which are checked."""
         count = len(sha256)
-        if errors.ndim != 3 or errors.dtype != np.float32 or len(errors) != count or np.isinf(errors).any():
+        if (
+            errors.ndim != 3
+            or errors.dtype != np.float32
+            or len(errors) != count
+            or np.isinf(errors).any()
+        ):
             raise ValueError("its errors are not finite numbers [radiographs, rows, columns]")
-        if cells.shape != (count, 2, CELLS, CELLS) or cells.dtype != np.float32 or not np.isfinite(cells).all():
+        if (
+            cells.shape != (count, 2, CELLS, CELLS)
+            or cells.dtype != np.float32
+            or not np.isfinite(cells).all()
+        ):
             raise ValueError("its cells are not finite numbers [radiographs, 2, 8, 8]")
         if fingerprints.shape != (count, FINGERPRINT) or fingerprints.dtype != np.uint8:
             raise ValueError("its fingerprints do not fit its radiographs")
@@ -285,7 +344,9 @@ class NormalReference:
         self._cells = list(cells)
         self._fingerprints = [row.tobytes() for row in fingerprints]
         self._places = {str(name): place for place, name in enumerate(sha256)}
-        self._members = {str(name): set(np.flatnonzero(row).tolist()) for name, row in zip(names, member)}
+        self._members = {
+            str(name): set(np.flatnonzero(row).tolist()) for name, row in zip(names, member)
+        }
         if len(self._places) != count or len(self._members[ALL]) != count:
             raise ValueError("its radiographs are not told apart")
 
@@ -303,7 +364,9 @@ class NormalReference:
 
         def make() -> float:
             medians = [np.nanmedian(self._errors[place]) for place in self._members[group]]
-            return max(_LEAST_ERROR * float(np.nanmedian(medians)), float(np.finfo(np.float32).tiny))
+            return max(
+                _LEAST_ERROR * float(np.nanmedian(medians)), float(np.finfo(np.float32).tiny)
+            )
 
         return self._once(("least", group), make)
 
@@ -329,7 +392,9 @@ class NormalReference:
                 f"{_of(group)}; at least 2 are needed, better {FEW}"
             )
 
-        def sums(places) -> np.ndarray:  # [3, rows, columns] number of values, their sum, sum of squares
+        def sums(
+            places,
+        ) -> np.ndarray:  # [3, rows, columns] number of values, their sum, sum of squares
             result = 0.0
             for place in sorted(places):
                 values = self._values(self._errors[place], self._cells[place], group, kind)

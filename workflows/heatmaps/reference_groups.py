@@ -15,9 +15,8 @@ from evaluation.pages.html import Table
 from workflows.heatmaps.normal_reference import FEW, FEWEST, LEAST_LIMIT
 
 FEWEST_OF_A_FOLDER = 5  # radiographs: a folder of fewer does not stop a run by itself
-TWICE = (
-    2  # times the limit: what a radiograph must exceed to stop a run of fewer than that, since one normal may be odd
-)
+# times the limit: what a radiograph must exceed to stop a run of fewer than that, since one normal may be odd
+TWICE = 2
 LIMITS = (
     'A high error means "hard to predict", not "abnormal": edges of bright bone, markers and borders of the collimator '
     "are hard to predict, too. A low error does not mean normal: a smooth lesion can be easier to predict than the "
@@ -45,7 +44,10 @@ def groups_sentence(used: Sequence[tuple[Sequence[str], str]]) -> str:
         counts[group] = counts.get(group, 0) + 1
         if group == "all" and names:
             missing[names[0]] = None
-    parts = [f"{count:,} by {group}" for group, count in sorted(counts.items(), key=lambda item: item[0] == "all")]
+    parts = [
+        f"{count:,} by {group}"
+        for group, count in sorted(counts.items(), key=lambda item: item[0] == "all")
+    ]
     return ", ".join(parts) + (f": no group {list_names(missing)}" if missing else "")
 
 
@@ -64,7 +66,11 @@ def few_normals_sentence(group: str, count: int) -> str:
         f"upper limit, and chance alone puts {percent(chance, '.1f')} of their patches above z = 3 "
         f"({percent(0.001, '.1f')} with hundreds of normals)."
     )
-    return told if count >= FEWEST else f"{told} Fewer than {FEWEST} normals hardly show what is unlike them."
+    return (
+        told
+        if count >= FEWEST
+        else f"{told} Fewer than {FEWEST} normals hardly show what is unlike them."
+    )
 
 
 def mixture_sentence(records: Sequence[dict], groups: Mapping[str, int]) -> str:
@@ -89,7 +95,9 @@ def outside_sentence(records: Sequence[dict]) -> str:
     for record in records:
         for name in record["groups"]:
             by_name.setdefault(name, []).append(record)
-    folders = {name: chosen for name, chosen in by_name.items() if len(chosen) >= FEWEST_OF_A_FOLDER}
+    folders = {
+        name: chosen for name, chosen in by_name.items() if len(chosen) >= FEWEST_OF_A_FOLDER
+    }
     bad = {name: chosen for name, chosen in folders.items() if _mostly_outside(chosen)}
     if not bad and not _mostly_outside(records):
         return ""
@@ -98,7 +106,9 @@ def outside_sentence(records: Sequence[dict]) -> str:
         f"{list_names(dict.fromkeys(r['reference_group'] for r in chosen))})"
         for name, chosen in bad.items()
     ]
-    told = f": {', '.join(parts[:5])}" + (f" and {len(parts) - 5:,} more folders" if len(parts) > 5 else "")
+    told = f": {', '.join(parts[:5])}" + (
+        f" and {len(parts) - 5:,} more folders" if len(parts) > 5 else ""
+    )
     return (
         f"{sum(r['outside_reference'] for r in records):,} of {len(records):,} radiographs are unlike the normal "
         f"radiographs of their reference{told if parts else ''}"
@@ -107,29 +117,46 @@ def outside_sentence(records: Sequence[dict]) -> str:
 
 def _mostly_outside(records: Sequence[dict]) -> bool:
     factor = 1 if len(records) >= FEWEST_OF_A_FOLDER else TWICE
-    return 2 * sum(record["outside_share"] > factor * record["outside_limit"] for record in records) > len(records)
+    return 2 * sum(
+        record["outside_share"] > factor * record["outside_limit"] for record in records
+    ) > len(records)
 
 
 def limits_of(records: Sequence[dict]) -> list[str]:
     """What the z-maps of these radiographs cannot say, beside `LIMITS`."""
-    counts = {record["reference_group"]: record["reference_normals"] + record["left_out"] for record in records}
-    return [*Z_LIMITS, *(few_normals_sentence(group, n) for group, n in sorted(counts.items()) if n < FEW)]
+    counts = {
+        record["reference_group"]: record["reference_normals"] + record["left_out"]
+        for record in records
+    }
+    return [
+        *Z_LIMITS,
+        *(few_normals_sentence(group, n) for group, n in sorted(counts.items()) if n < FEW),
+    ]
 
 
 def reference_table(records: Sequence[dict], tops: dict[str, float]) -> Table:
     """What each group of normals was used for; tops: z at the top of the colours of groups with a common scale."""
     rows = []
-    for group in sorted({record["reference_group"] for record in records}, key=lambda name: (name == "all", name)):
+    for group in sorted(
+        {record["reference_group"] for record in records}, key=lambda name: (name == "all", name)
+    ):
         mine = [record for record in records if record["reference_group"] == group]
-        asked = [record["groups"][0] if group == "all" else group for record in mine if record["groups"]]
-        rows.append([
-            group, f"{mine[0]['reference_normals'] + mine[0]['left_out']:,}", f"{len(mine):,}",
-            list_names(dict.fromkeys(asked)), f"{sum(record['left_out'] > 0 for record in mine):,}",
-            f"{sum(record['outside_reference'] for record in mine):,}",
-            f"{percent(np.median([record['outside_share'] for record in mine]))} "
-            f"(limit {percent(mine[0]['outside_limit'])})",
-            f"{tops[group]:.3g}" if group in tops else "-",
-        ])  # fmt: skip
+        asked = [
+            record["groups"][0] if group == "all" else group for record in mine if record["groups"]
+        ]
+        rows.append(
+            [
+                group,
+                f"{mine[0]['reference_normals'] + mine[0]['left_out']:,}",
+                f"{len(mine):,}",
+                list_names(dict.fromkeys(asked)),
+                f"{sum(record['left_out'] > 0 for record in mine):,}",
+                f"{sum(record['outside_reference'] for record in mine):,}",
+                f"{percent(np.median([record['outside_share'] for record in mine]))} "
+                f"(limit {percent(mine[0]['outside_limit'])})",
+                f"{tops[group]:.3g}" if group in tops else "-",
+            ]
+        )
     used = groups_sentence([(record["groups"], record["reference_group"]) for record in records])
     note = (
         f"{used}. Among the normals: radiographs that are in the reference themselves, by content or as a "
@@ -139,6 +166,14 @@ def reference_table(records: Sequence[dict], tops: dict[str, float]) -> Table:
         f"{percent(LEAST_LIMIT)}, or more if the normals differ much among themselves: nine in ten normals, each "
         "compared with the others, stay below it."
     )
-    columns = ("normals", "how many", "radiographs", "their folders", "among the normals", "unlike the normals",
-               "unusual part: median", "z at the top of the colours")  # fmt: skip
+    columns = (
+        "normals",
+        "how many",
+        "radiographs",
+        "their folders",
+        "among the normals",
+        "unlike the normals",
+        "unusual part: median",
+        "z at the top of the colours",
+    )
     return Table("What the z-scores compare with", columns, rows, note)

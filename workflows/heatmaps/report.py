@@ -24,7 +24,13 @@ from workflows.heatmaps.figures import (
     take_drawing,
     write_overlay,
 )
-from workflows.heatmaps.reference_groups import LIMITS, limits_of, mixture_sentence, outside_sentence, reference_table
+from workflows.heatmaps.reference_groups import (
+    LIMITS,
+    limits_of,
+    mixture_sentence,
+    outside_sentence,
+    reference_table,
+)
 from workflows.heatmaps.study import Unreadable, ahead
 
 FACTS = ("path", "patient", "condition", "finding_fraction")  # of a row of localisation.csv
@@ -39,7 +45,8 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, dict
     Returns (cards, the top of the scale of each group of radiographs with a common one). z-maps have a scale for each
     group of normals that they were compared with.
     """
-    config, key = study.config, study.key
+    config = study.config
+    key = study.key
     groups = [records[printable(source.path)].get("reference_group", "all") for source in sources]
     tops: dict[str, float] = {}  # none: each radiograph has its own
     if config.scale == "cohort":
@@ -64,7 +71,9 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, dict
                 return source, pixels
             drawing = make_drawing(pixels, np.load(study.file(source, map_ending(study))))
         record = records[printable(source.path)]
-        return source, write_overlay(study, source, drawing, tops.get(record.get("reference_group", "all")), record)
+        return source, write_overlay(
+            study, source, drawing, tops.get(record.get("reference_group", "all")), record
+        )
 
     cards = []
     with study.progress("overlays", len(sources)) as bar:
@@ -80,7 +89,16 @@ def drawn(study, sources: list, records: dict, failed: list) -> tuple[list, dict
             pictures |= {"reconstruction": f"{source.stem}.png"} if config.panel_passes else {}
             src = thumbnail(small, config.out, rank[id(source)], len(sources))
             others = {name: record[entry] for name, entry in further_scores(study).items()}
-            cards.append(Card(printable(source.stem), record[key], card_facts(study, record), src, pictures, others))
+            cards.append(
+                Card(
+                    printable(source.stem),
+                    record[key],
+                    card_facts(study, record),
+                    src,
+                    pictures,
+                    others,
+                )
+            )
     forget_drawings(config.out)
     write_text(marker, style)
     return cards, tops
@@ -101,12 +119,18 @@ def card_facts(study, record: dict) -> list[str]:
         facts = [f"by {record['reference_group']}"]
         facts += ["unlike these normals"] if record["outside_reference"] else []
         facts += ["is one of them, left out"] if record["left_out"] else []
-        facts += [f"mean z {record['z_mean']:.2g}", f"p99 z {record['z_p99']:.3g}", f"error {record['mean_error']:.3g}"]
+        facts += [
+            f"mean z {record['z_mean']:.2g}",
+            f"p99 z {record['z_p99']:.3g}",
+            f"error {record['mean_error']:.3g}",
+        ]
     facts += [f"{record['width']}\u00d7{record['height']}"]
     return facts + ([record["condition"]] if record.get("condition") else [])
 
 
-def write_results(study, settings: dict, records: list, cards: list, tops: dict, failed: list) -> list[Table]:
+def write_results(
+    study, settings: dict, records: list, cards: list, tops: dict, failed: list
+) -> list[Table]:
     """All tables and the page; returns those that are also shown on the screen: localisation."""
     out = study.config.out
     columns = ["path", "mean_error", "max_error", "p99_error", "coverage", "height", "width"]
@@ -114,7 +138,11 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
         columns += ["z_mean", "z_max", "z_p99", "reference_group", "reference_normals", "left_out"]
         columns += ["outside_share", "outside_limit", "outside_reference"]
     columns += ["patient", "condition", "finding_fraction"] if study.truth is not None else []
-    write_table(out / "err_mean_summary.csv", [*columns, "outputs"], (r | {"outputs": r["stem"]} for r in records))
+    write_table(
+        out / "err_mean_summary.csv",
+        [*columns, "outputs"],
+        (r | {"outputs": r["stem"]} for r in records),
+    )
     lost = [(printable(path), reason, detail) for path, reason, detail in failed]
     names = ("path", "reason", "detail")
     write_table(out / "failed.csv", names, (dict(zip(names, row)) for row in lost))
@@ -129,7 +157,11 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
         lead=f"A masked autoencoder hid {percent(study.mask_ratio)} of each radiograph {study.passes} times and "
         f"predicted the hidden part. The maps show the mean {study.word} error on pixels from 0 to 1; edges "
         "of bone are hard to predict even where nothing is wrong. Not for diagnosis.",
-        counts={"radiographs": f"{len(records):,}", "unreadable": f"{len(failed):,}", "mean error": f"{mean:.4g}"}
+        counts={
+            "radiographs": f"{len(records):,}",
+            "unreadable": f"{len(failed):,}",
+            "mean error": f"{mean:.4g}",
+        }
         | ({"top of the colours": f"{next(iter(tops.values())):.3g}"} if len(tops) == 1 else {}),
         settings=flags | settings,
         cards=cards,
@@ -137,8 +169,12 @@ def write_results(study, settings: dict, records: list, cards: list, tops: dict,
         tables=[*compared, *tables],
         failed=lost,
         unit="z" if study.reference is not None else "",
-        banner=f"Do not use these z-scores: {unlike}." if unlike else mixed and f"z-scores say little: {mixed}.",
-        verdict=NOT_TESTED if study.truth is None else localisation_verdict(localisation_rows(records)),
+        banner=f"Do not use these z-scores: {unlike}."
+        if unlike
+        else mixed and f"z-scores say little: {mixed}.",
+        verdict=NOT_TESTED
+        if study.truth is None
+        else localisation_verdict(localisation_rows(records)),
         box=("What the maps cannot say", [*LIMITS, *(limits_of(records) if compared else ())]),
     )
     write_report(out / "index.html", report)
@@ -149,7 +185,8 @@ def localisation_tables(study, records: list[dict]) -> list[Table]:
     """Write localisation.csv and localisation_summary.csv; returns the page's tables: all findings, each condition."""
     rows = localisation_rows(records)
     write_table(study.config.out / "localisation.csv", (*FACTS, "method", *METRICS), rows)
-    summary, tables = [], []
+    summary = []
+    tables = []
     conditions = sorted({row["condition"] for row in rows} - {""})
     for condition in [None, *(conditions if len(conditions) > 1 else [])]:
         chosen = [row for row in rows if condition in (None, row["condition"])]
@@ -157,8 +194,12 @@ def localisation_tables(study, records: list[dict]) -> list[Table]:
         for method, of_metric in intervals.items():
             for metric, interval in of_metric.items():
                 numbers = {name: getattr(interval, name) for name in ("estimate", "low", "high")}
-                summary.append({"condition": condition or "all", "method": method, "metric": metric, **numbers})
-        tables.append(_localisation_table(condition, len({row["path"] for row in chosen}), intervals))
+                summary.append(
+                    {"condition": condition or "all", "method": method, "metric": metric, **numbers}
+                )
+        tables.append(
+            _localisation_table(condition, len({row["path"] for row in chosen}), intervals)
+        )
     columns = ("condition", "method", "metric", "estimate", "low", "high")
     write_table(study.config.out / "localisation_summary.csv", columns, summary)
     return tables
@@ -194,7 +235,10 @@ def localisation_verdict(rows: list[dict]) -> str:
             numbers = {"value": interval.estimate, "low": interval.low, "high": interval.high}
             sentences.append(
                 against_constant(
-                    f"The {name} (pixel AUROC)", numbers | {"reason": interval.reason}, 0.0, f"the {other}"
+                    f"The {name} (pixel AUROC)",
+                    numbers | {"reason": interval.reason},
+                    0.0,
+                    f"the {other}",
                 )
             )
     return joined(sentences)
@@ -209,7 +253,9 @@ def localisation_intervals(rows: list[dict]) -> dict[str, dict[str, Interval]]:
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         patients = [row["patient"] or row["path"] for row in mine]
-        result[method] = {m: mean_interval([row[m] for row in mine], patients, limits=FRACTION) for m in METRICS}
+        result[method] = {
+            m: mean_interval([row[m] for row in mine], patients, limits=FRACTION) for m in METRICS
+        }
     return result
 
 

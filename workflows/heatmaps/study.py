@@ -19,8 +19,21 @@ from core.files import atomic, printable, sha256_of
 from core.output_folder import append_record
 from core.progress import steps
 from core.system.device import autocast
-from evaluation.maps.error_maps import ErrorMaps, describe, error_maps, mask_generator, patch_errors, visible_patches
-from evaluation.maps.localisation import BASELINES, chance_scores, localisation_scores, shrink, shrink_mask
+from evaluation.maps.error_maps import (
+    ErrorMaps,
+    describe,
+    error_maps,
+    mask_generator,
+    patch_errors,
+    visible_patches,
+)
+from evaluation.maps.localisation import (
+    BASELINES,
+    chance_scores,
+    localisation_scores,
+    shrink,
+    shrink_mask,
+)
 from workflows.heatmaps.figures import keep_drawing, make_drawing, write_panel
 from workflows.heatmaps.normal_reference import Radiograph, TooFewNormals, cells_of
 
@@ -40,7 +53,9 @@ class Source:
 
     path: Path
     name: str  # path below its input folder: decides the masks
-    groups: tuple[str, ...] = ()  # what the reference may call its normals, the narrowest name first
+    groups: tuple[
+        str, ...
+    ] = ()  # what the reference may call its normals, the narrowest name first
     stem: PurePath = PurePath()
 
 
@@ -57,8 +72,12 @@ class Study:
     visible: int  # patches in each pass
     error: str
     settings: dict  # what the values of a map depend on
-    read: Callable[[Path], "np.ndarray | Unreadable"]  # pixels [H, W] as the preprocessing scales them
-    identify: Callable[[Path, np.ndarray], tuple[str, bytes]]  # file and its pixels -> its sha256, their fingerprint
+    read: Callable[
+        [Path], "np.ndarray | Unreadable"
+    ]  # pixels [H, W] as the preprocessing scales them
+    identify: Callable[
+        [Path, np.ndarray], tuple[str, bytes]
+    ]  # file and its pixels -> its sha256, their fingerprint
     progress: Callable[[str, int], Any]  # (title, total) -> a tqdm
     reference: Any = None
     truth: Any = None
@@ -81,16 +100,19 @@ class Study:
 def masks_of(study: Study, source: Source) -> np.ndarray:
     """Which patches of a radiograph stay visible in each pass: [R, K]."""
     c = study.config
-    return visible_patches(study.passes, study.model.grid, study.visible, mask_generator(c.seed, source.name), c.masks)
+    return visible_patches(
+        study.passes, study.model.grid, study.visible, mask_generator(c.seed, source.name), c.masks
+    )
 
 
 def require_full_coverage(study: Study, sources: list[Source]) -> None:
     """ValueError if a pass count leaves patches that are never hidden: they can be neither scored nor compared."""
     patches = study.model.grid[0] * study.model.grid[1]
     partial = [
-        source for source in steps(sources, "masks", "radiograph")
+        source
+        for source in steps(sources, "masks", "radiograph")
         if np.bincount(masks_of(study, source).ravel(), minlength=patches).max() == study.passes
-    ]  # fmt: skip
+    ]
     if partial:
         raise ValueError(
             f"{study.passes} {study.config.masks} masks never hide some patches of {len(partial)} of {len(sources)} "
@@ -101,7 +123,8 @@ def require_full_coverage(study: Study, sources: list[Source]) -> None:
 
 def measured(study: Study, sources: list[Source], done: list[dict], failed: list) -> Iterator[dict]:
     """The record of each radiograph: finished ones as they are, the others measured and written."""
-    finished, todo = {r["path"]: r for r in done}, []
+    finished = {r["path"]: r for r in done}
+    todo = []
     for source in steps(sources, "finished radiographs", "radiograph"):
         record = finished.get(printable(source.path))
         if (
@@ -110,7 +133,10 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
             and all(study.file(source, e).exists() for e in record["files"])
             and source.path.exists()
             and record["sha256"] == sha256_of(source.path)
-            and (study.reference is None or record["groups"] == [printable(group) for group in source.groups])
+            and (
+                study.reference is None
+                or record["groups"] == [printable(group) for group in source.groups]
+            )
         ):
             yield record
         else:
@@ -118,7 +144,9 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
     mapped = measure(study, todo, failed, "heat maps", study.model, study.config.panel_passes)
     beside = ((*item, untrained_map(study, item[0], item[2])) for item in mapped)
     # the network works on while threads write
-    written = ahead(lambda item: (item[0], write_maps(study, *item)), beside, study.config.num_workers)
+    written = ahead(
+        lambda item: (item[0], write_maps(study, *item)), beside, study.config.num_workers
+    )
     for source, record in written:
         if isinstance(record, Unreadable):
             failed.append((source.path, record.reason, record.detail))
@@ -127,12 +155,18 @@ def measured(study: Study, sources: list[Source], done: list[dict], failed: list
         yield record
 
 
-def measure(study: Study, sources: list[Source], failed: list, title: str, model, keep: int = 0) -> Iterator[tuple]:
+def measure(
+    study: Study, sources: list[Source], failed: list, title: str, model, keep: int = 0
+) -> Iterator[tuple]:
     """(source, pixels, input [3, h, w], maps of this one radiograph) for each readable one; some at a time."""
 
     def read(source: Source):
         pixels = study.read(source.path)
-        return source, pixels, None if isinstance(pixels, Unreadable) else study.preprocessing.fit(pixels)
+        return (
+            source,
+            pixels,
+            None if isinstance(pixels, Unreadable) else study.preprocessing.fit(pixels),
+        )
 
     together = max(1, study.config.batch_size // study.passes)
     with study.progress(title, len(sources)) as bar:
@@ -155,17 +189,27 @@ def forward(study: Study, waiting: list[tuple], model, keep: int = 0) -> Iterato
     """All passes of a few radiographs through `model`."""
     if not waiting:
         return
-    batch = study.preprocessing.normalise(torch.stack([tensor for _, _, tensor in waiting]).to(study.device))
+    batch = study.preprocessing.normalise(
+        torch.stack([tensor for _, _, tensor in waiting]).to(study.device)
+    )
     visible = np.stack([masks_of(study, source) for source, _, _ in waiting])
     try:
         with autocast(study.device, study.settings["precision"]):
             maps = error_maps(
-                model, batch, visible, mean=study.preprocessing.mean, std=study.preprocessing.std, error=study.error,
-                batch_size=study.config.batch_size, shown=keep,
-            )  # fmt: skip
+                model,
+                batch,
+                visible,
+                mean=study.preprocessing.mean,
+                std=study.preprocessing.std,
+                error=study.error,
+                batch_size=study.config.batch_size,
+                shown=keep,
+            )
     except NotFinite as error:
         first = printable(waiting[0][0].path)
-        raise NotFinite(f"{study.config.model_path}: {error} (at {first} or the next {len(waiting) - 1})") from None
+        raise NotFinite(
+            f"{study.config.model_path}: {error} (at {first} or the next {len(waiting) - 1})"
+        ) from None
     for i, (source, pixels, _) in enumerate(waiting):
         yield source, pixels, batch[i], ErrorMaps(*(part[i : i + 1] for part in maps))
 
@@ -176,19 +220,32 @@ def untrained_map(study: Study, source: Source, image) -> np.ndarray | None:
         return None
     with autocast(study.device, study.settings["precision"]):
         return error_maps(
-            study.untrained, image[None], masks_of(study, source)[None], mean=study.preprocessing.mean,
-            std=study.preprocessing.std, error=study.error, batch_size=study.config.batch_size,
-        ).maps[0]  # fmt: skip
+            study.untrained,
+            image[None],
+            masks_of(study, source)[None],
+            mean=study.preprocessing.mean,
+            std=study.preprocessing.std,
+            error=study.error,
+            batch_size=study.config.batch_size,
+        ).maps[0]
 
 
-def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, untrained) -> "dict | Unreadable":
+def write_maps(
+    study: Study, source: Source, pixels: np.ndarray, image, maps, untrained
+) -> "dict | Unreadable":
     """Map, z-map and panel of one radiograph; returns its record, or why there is none."""
-    size, preprocessing, compared = pixels.shape[:2], study.preprocessing, None
+    size = pixels.shape[:2]
+    preprocessing = study.preprocessing
+    compared = None
     if study.reference is not None:
         try:
-            compared = study.reference.compare(kept_of(study, source, pixels, image, maps), source.groups)
+            compared = study.reference.compare(
+                kept_of(study, source, pixels, image, maps), source.groups
+            )
         except TooFewNormals as error:
-            return Unreadable("too-few-normals", f"without this radiograph and its near-duplicates {error}")
+            return Unreadable(
+                "too-few-normals", f"without this radiograph and its near-duplicates {error}"
+            )
     study.file(source, "").parent.mkdir(parents=True, exist_ok=True)
     facts = describe(maps.maps[0], maps.hits[0], preprocessing.placement(size)[1])
     record = {
@@ -204,7 +261,8 @@ def write_maps(study: Study, source: Source, pixels: np.ndarray, image, maps, un
     record["files"] = ["_error.npy"]
     z_map = None
     if compared is not None:
-        P, z = study.model.patch_size, compared.z
+        P = study.model.patch_size
+        z = compared.z
         known = np.isfinite(z)
         z_map = np.kron(np.where(known, z, 0), np.ones((P, P), np.float32))
         z_map = mapped_back(preprocessing, z_map, known, size)
@@ -243,7 +301,9 @@ def facts_of(compared) -> dict:
     }
 
 
-def mapped_back(preprocessing, values: np.ndarray, known: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def mapped_back(
+    preprocessing, values: np.ndarray, known: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     """A map [h, w] onto the radiograph, float32 of `size`: NaN where the patch is not `known` (bool [rows, columns]).
 
     `values` are 0 in unknown patches; known neighbours are not diluted by them.
@@ -253,7 +313,9 @@ def mapped_back(preprocessing, values: np.ndarray, known: np.ndarray, size: tupl
         return full
     P = values.shape[0] // known.shape[0]
     share = preprocessing.map_back(np.kron(known, np.ones((P, P), np.float32)), size)
-    return np.divide(full, share, out=np.full(size, np.nan, np.float32), where=share > 0.5)  # the nearest is known
+    return np.divide(
+        full, share, out=np.full(size, np.nan, np.float32), where=share > 0.5
+    )  # the nearest is known
 
 
 def save_array(path: Path, values: np.ndarray) -> None:
@@ -267,16 +329,23 @@ def localise(study: Study, source: Source, pixels, error_map, z_map, untrained) 
     mask = study.truth.lookup(source.path, pixels.shape[:2])
     if mask is None:
         return {}
-    record = {"condition": study.truth.condition(source.path), "patient": study.truth.patient(source.path)}
+    record = {
+        "condition": study.truth.condition(source.path),
+        "patient": study.truth.patient(source.path),
+    }
     record["finding_fraction"] = float(mask.mean())
     if not mask.any():
         return record
     maps = {"error map": error_map} | ({} if z_map is None else {"z map": z_map})
     maps |= {"untrained network": study.preprocessing.map_back(untrained, pixels.shape[:2])}
-    maps = {name: shrink(np.nan_to_num(m, nan=np.nanmin(m)), LOCALISATION_SIDE) for name, m in maps.items()}
+    maps = {
+        name: shrink(np.nan_to_num(m, nan=np.nanmin(m)), LOCALISATION_SIDE)
+        for name, m in maps.items()
+    }
     grey = shrink(pixels, LOCALISATION_SIDE) / (255 if pixels.dtype == np.uint8 else 1)
     maps |= {name.replace("_", " "): function(grey) for name, function in BASELINES.items()}
-    small, options = shrink_mask(mask, LOCALISATION_SIDE), {"tolerance": study.config.tolerance}
+    small = shrink_mask(mask, LOCALISATION_SIDE)
+    options = {"tolerance": study.config.tolerance}
     options["quantile"] = study.config.iou_quantile
     scores = {name: localisation_scores(m, small, **options) for name, m in maps.items()}
     return record | {"localisation": scores | {"chance": chance_scores(small, **options)}}

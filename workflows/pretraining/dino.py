@@ -32,8 +32,11 @@ from training.optim import LARS, adamw, parameter_groups, sgd
 from training.pretraining import evenly
 from training.schedules import cosine_by_step, stairs, warmup_cosine
 
-METERS = {"teacher_entropy": "teacher entropy (nats)", "kl": "KL, teacher to student",
-          "feature_sd": "spread of features (0: collapsed)"}  # fmt: skip
+METERS = {
+    "teacher_entropy": "teacher entropy (nats)",
+    "kl": "KL, teacher to student",
+    "feature_sd": "spread of features (0: collapsed)",
+}
 TILE = 128  # pixels of a view in the picture of views
 
 
@@ -57,10 +60,30 @@ class DinoPretraining(training.pretraining.Pretraining):
     def check_flags(self) -> None:
         """Refuse what cannot work before a million files are read."""
         c = self.config
-        check_numbers(c, ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "lr",
-                            "min_lr", "weight_decay", "weight_decay_end", "clip_grad", "freeze_last_layer",
-                            "warmup_teacher_temp_epochs", "local_crops_number"))  # fmt: skip
-        check_numbers(c, ("log_steps", "patch_size", "head_layers", "head_width", "local_size", "global_size"), low=1)
+        check_numbers(
+            c,
+            (
+                "seed",
+                "num_workers",
+                "warmup_epochs",
+                "save_freq",
+                "save_minutes",
+                "panel_freq",
+                "lr",
+                "min_lr",
+                "weight_decay",
+                "weight_decay_end",
+                "clip_grad",
+                "freeze_last_layer",
+                "warmup_teacher_temp_epochs",
+                "local_crops_number",
+            ),
+        )
+        check_numbers(
+            c,
+            ("log_steps", "patch_size", "head_layers", "head_width", "local_size", "global_size"),
+            low=1,
+        )
         check_numbers(c, ("out_dim",), low=2)
         for name in ("global_crops_scale", "local_crops_scale"):
             if len(getattr(c, name)) != 2:
@@ -69,26 +92,49 @@ class DinoPretraining(training.pretraining.Pretraining):
         check_numbers(c, ("momentum_teacher", "drop_path_rate", "neglog_floor"), high=1)
         for name in ("warmup_epochs", "warmup_teacher_temp_epochs"):
             if (value := getattr(c, name)) is not None and value > 0 and value >= c.epochs > 0:
-                raise ValueError(f"--{name} {value}: the run has {c.epochs} epochs; it would never end its warm-up")
+                raise ValueError(
+                    f"--{name} {value}: the run has {c.epochs} epochs; it would never end its warm-up"
+                )
         if c.arch not in ARCHITECTURES:
             raise ValueError(f"--arch {c.arch!r}: choose {', '.join(ARCHITECTURES)}")
         sizes = [c.global_size, c.local_size][: 2 if c.local_crops_number else 1]
-        if c.arch not in RESNETS and (wrong := [size for size in sizes if size < 1 or size % c.patch_size]):
-            raise ValueError(f"views of {wrong[0]} pixels: not a multiple of the patch size {c.patch_size}")
-        self.views = MultiCrop(c.augmentation, c.global_size, c.local_size, c.local_crops_number,
-                               tuple(c.global_crops_scale), tuple(c.local_crops_scale))  # fmt: skip
+        if c.arch not in RESNETS and (
+            wrong := [size for size in sizes if size < 1 or size % c.patch_size]
+        ):
+            raise ValueError(
+                f"views of {wrong[0]} pixels: not a multiple of the patch size {c.patch_size}"
+            )
+        self.views = MultiCrop(
+            c.augmentation,
+            c.global_size,
+            c.local_size,
+            c.local_crops_number,
+            tuple(c.global_crops_scale),
+            tuple(c.local_crops_scale),
+        )
         resolve_precision(c.precision, self.device)
         self.check_packages()
         random = c.neglog_version == "B" or (c.neglog_version == "auto" and c.augmentation == "v2")
         self.vary = NeglogVariation() if random and c.intensity == "neglog" else None
         options = {}
         if c.intensity == "neglog":  # radiographs are read with bone bright
-            options = {"complement": not c.detector_counts} | (self.vary.typical if self.vary else {})
+            options = {"complement": not c.detector_counts} | (
+                self.vary.typical if self.vary else {}
+            )
             options |= {"lowpass_fraction": DAX_LOWPASS} if c.subtract_lowpass else {}
             options |= {"floor": c.neglog_floor} if c.neglog_floor else {}
-        self.preprocessing = Preprocessing(c.global_size, c.global_size, c.intensity, options, interpolation="bicubic",
-                                           mean=(0, 0, 0), std=(1, 1, 1))  # fmt: skip
-        self.network = c.arch + (f" with patches of {c.patch_size}" if c.arch not in RESNETS else "")
+        self.preprocessing = Preprocessing(
+            c.global_size,
+            c.global_size,
+            c.intensity,
+            options,
+            interpolation="bicubic",
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+        )
+        self.network = c.arch + (
+            f" with patches of {c.patch_size}" if c.arch not in RESNETS else ""
+        )
         if c.azure:
             self.say("--azure is ignored: nothing here needs a cloud")
 
@@ -97,30 +143,49 @@ class DinoPretraining(training.pretraining.Pretraining):
         c = self.config
 
         def find():
-            return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
-                                      tell=self.say, progress=bar("reading files"))  # fmt: skip
+            return usable_radiographs(
+                c.data_path,
+                c.val_path,
+                Path(c.output_dir),
+                workers=c.num_workers,
+                stop=c.on_bad_image == "stop",
+                earlier=c.audit,
+                note=self.write_quarantine,
+                tell=self.say,
+                progress=bar("reading files"),
+            )
 
         if c.dataset or c.job_ID:
-            self.say(", ".join(f"{k} {v}" for k, v in (("data set", c.dataset), ("job", c.job_ID)) if v))
+            self.say(
+                ", ".join(f"{k} {v}" for k, v in (("data set", c.dataset), ("job", c.job_ID)) if v)
+            )
         return distributed.from_main(find)
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
+        write_table(
+            Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad)
+        )
 
     def dataset(self, paths: list):
         """Files as samples with their views."""
         c = self.config
         quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
-        return UnlabelledRadiographs(paths, self.preprocessing, self.views, c.seed, quarantine=quarantine,
-                                     vary=self.vary)  # fmt: skip
+        return UnlabelledRadiographs(
+            paths, self.preprocessing, self.views, c.seed, quarantine=quarantine, vary=self.vary
+        )
 
     def batches(self, paths):
 
         c = self.config
-        return step_batches(self.dataset(paths), self.plan, seed=c.seed, rank=distributed.rank(),
-                            num_workers=c.num_workers, pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
+        return step_batches(
+            self.dataset(paths),
+            self.plan,
+            seed=c.seed,
+            rank=distributed.rank(),
+            num_workers=c.num_workers,
+            pin_memory=c.pin_mem and self.device.type == "cuda",
+        )
 
     # objective
 
@@ -130,21 +195,33 @@ class DinoPretraining(training.pretraining.Pretraining):
 
         def network(drop_path: float) -> ProjectedBackbone:
             backbone = dino_backbone(c.arch, c.patch_size, c.global_size, drop_path)
-            head = DINOHead(width_of(backbone), c.out_dim, layers=c.head_layers, hidden=c.head_width,
-                            batch_norm=c.use_bn_in_head, fixed_gain=c.norm_last_layer)  # fmt: skip
+            head = DINOHead(
+                width_of(backbone),
+                c.out_dim,
+                layers=c.head_layers,
+                hidden=c.head_width,
+                batch_norm=c.use_bn_in_head,
+                fixed_gain=c.norm_last_layer,
+            )
             return ProjectedBackbone(backbone, head)
 
-        student, teacher = network(c.drop_path_rate), network(0.0)
+        student = network(c.drop_path_rate)
+        teacher = network(0.0)
         self.initial_licence = stated_licence(c.init_from) if c.init_from else None
         if c.init_from:
             report = load_initial(student.backbone, c.init_from, c.weights)
             self.say(f"starting from {c.init_from}: {report}; the head is new")
         dino = DINO(
-            synchronised(student, self.device), synchronised(teacher, self.device), self.preprocessing.normalise,
-            teacher_temperature=stairs(c.warmup_teacher_temp, c.teacher_temp, c.warmup_teacher_temp_epochs, c.epochs),
-            momentum=warmup_cosine(c.momentum_teacher, 1.0), freeze_last_layer=c.freeze_last_layer / c.epochs,
+            synchronised(student, self.device),
+            synchronised(teacher, self.device),
+            self.preprocessing.normalise,
+            teacher_temperature=stairs(
+                c.warmup_teacher_temp, c.teacher_temp, c.warmup_teacher_temp_epochs, c.epochs
+            ),
+            momentum=warmup_cosine(c.momentum_teacher, 1.0),
+            freeze_last_layer=c.freeze_last_layer / c.epochs,
             clip_each_norm=c.clip_grad or None,
-        )  # fmt: skip
+        )
         use_explicit_attention(dino, self.device)
         return dino
 
@@ -152,7 +229,8 @@ class DinoPretraining(training.pretraining.Pretraining):
 
     def make_optimizer(self):
 
-        c, plan = self.config, self.plan
+        c = self.config
+        plan = self.plan
         warmup = min(10.0, c.epochs / 10) if c.warmup_epochs is None else c.warmup_epochs
         peak = c.lr * plan.global_batch / 256
         lr = cosine_by_step(peak, c.min_lr, plan.total_steps, round(warmup * plan.steps_per_epoch))
@@ -175,8 +253,12 @@ class DinoPretraining(training.pretraining.Pretraining):
         draw_views(rows, columns, Path(self.config.output_dir) / "panels" / "views.png", TILE)
         held_out = self.dataset(self.held_out)
         size = self.config.batch_size
-        self.fixed = [default_collate([held_out[0, i] for i in range(start, min(start + size, len(held_out)))])
-                      for start in range(0, len(held_out), size)]  # fmt: skip
+        self.fixed = [
+            default_collate(
+                [held_out[0, i] for i in range(start, min(start + size, len(held_out)))]
+            )
+            for start in range(0, len(held_out), size)
+        ]
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: the loss of the held-out radiographs, in views that stay the same."""
@@ -188,9 +270,18 @@ class DinoPretraining(training.pretraining.Pretraining):
         """Main process."""
         self.objective.eval()
         with torch.no_grad():
-            losses = [self.objective(to_device(part, self.device), step / self.plan.total_steps)["loss"].item()
-                      * len(part["index"]) for part in self.fixed]  # fmt: skip
-        record = {"step": step, "epoch": round(epoch, 4), "val_loss": sum(losses) / len(self.held_out)}
+            losses = [
+                self.objective(to_device(part, self.device), step / self.plan.total_steps)[
+                    "loss"
+                ].item()
+                * len(part["index"])
+                for part in self.fixed
+            ]
+        record = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "val_loss": sum(losses) / len(self.held_out),
+        }
         self.folder.log(record)
         self.logged(record)
 
@@ -212,13 +303,27 @@ class DinoPretraining(training.pretraining.Pretraining):
 
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
-        c, out, backbone = self.config, Path(self.config.output_dir), self.objective.teacher.backbone
+        c = self.config
+        out = Path(self.config.output_dir)
+        backbone = self.objective.teacher.backbone
         log = out / "metrics.jsonl"
         records = read_metrics(log) if log.exists() else []
         names = {"loss": "training loss", "val_loss": "held-out loss"} | METERS
-        figures = {label: record[key] for record in records for key, label in names.items() if key in record}
-        run = Provenance(recipe=self.recipe(), radiographs=self.plan.samples, step=step, last_step=self.plan.last_step,
-                         licence=c.licence, initial_licence=self.initial_licence, figures=figures)  # fmt: skip
+        figures = {
+            label: record[key]
+            for record in records
+            for key, label in names.items()
+            if key in record
+        }
+        run = Provenance(
+            recipe=self.recipe(),
+            radiographs=self.plan.samples,
+            step=step,
+            last_step=self.plan.last_step,
+            licence=c.licence,
+            initial_licence=self.initial_licence,
+            figures=figures,
+        )
         card = dino_card(self.network, width_of(backbone), self.told_preprocessing(), run)
         save_backbone(backbone, c.arch, out / "model", self.preprocessing.to_dict(), card)
         if records:
@@ -236,6 +341,8 @@ class DinoPretraining(training.pretraining.Pretraining):
         told = f"Grey values went through the intensity mapping {p.intensity!r} ({options or 'as it stands'})."
         if self.vary:
             low, high = self.vary.contrast
-            told += (f" While training, the logarithm was taken with probability {self.vary.probability:g}, with a "
-                     f"contrast factor from {low:g} to {high:g}.")  # fmt: skip
+            told += (
+                f" While training, the logarithm was taken with probability {self.vary.probability:g}, with a "
+                f"contrast factor from {low:g} to {high:g}."
+            )
         return told

@@ -50,11 +50,32 @@ class MaePretraining(training.pretraining.Pretraining):
     def check_flags(self) -> None:
         """Refuse what cannot work before a million files are read."""
         c = self.config
-        for name, count in (("input_size", (1, 2)), ("mean", (3,)), ("std", (3,)), ("crop_scale", (2,))):
+        for name, count in (
+            ("input_size", (1, 2)),
+            ("mean", (3,)),
+            ("std", (3,)),
+            ("crop_scale", (2,)),
+        ):
             if len(getattr(c, name)) not in count:
-                raise ValueError(f"--{name} takes {' or '.join(map(str, count))} numbers, not {len(getattr(c, name))}")
-        check_numbers(c, ("seed", "num_workers", "warmup_epochs", "save_freq", "save_minutes", "panel_freq", "blr",
-                            "lr", "min_lr", "weight_decay", "clip_grad"))  # fmt: skip
+                raise ValueError(
+                    f"--{name} takes {' or '.join(map(str, count))} numbers, not {len(getattr(c, name))}"
+                )
+        check_numbers(
+            c,
+            (
+                "seed",
+                "num_workers",
+                "warmup_epochs",
+                "save_freq",
+                "save_minutes",
+                "panel_freq",
+                "blr",
+                "lr",
+                "min_lr",
+                "weight_decay",
+                "clip_grad",
+            ),
+        )
         check_numbers(c, ("log_steps",), low=1)
         if c.warmup_epochs is not None and c.warmup_epochs >= c.epochs > 0:
             raise ValueError(
@@ -64,8 +85,13 @@ class MaePretraining(training.pretraining.Pretraining):
         self.crop = CropFlip(*size, tuple(c.crop_scale), own_aspect=c.own_aspect, flip=c.flip)
         # radiographs are read with bone bright, neg-log expects detector counts (bone dark)
         options = {"complement": True} if c.intensity == "neglog" else {}
-        self.preprocessing = Preprocessing(*size, intensity=c.intensity, intensity_options=options, mean=tuple(c.mean),
-                                           std=tuple(c.std))  # fmt: skip
+        self.preprocessing = Preprocessing(
+            *size,
+            intensity=c.intensity,
+            intensity_options=options,
+            mean=tuple(c.mean),
+            std=tuple(c.std),
+        )
         self.network = c.model
         self.architecture = named_config(
             c.model, input_size=size, mask_ratio=c.mask_ratio, norm_pix_loss=c.norm_pix_loss
@@ -78,23 +104,42 @@ class MaePretraining(training.pretraining.Pretraining):
         c = self.config
 
         def find():
-            return usable_radiographs(c.data_path, c.val_path, Path(c.output_dir), workers=c.num_workers,
-                                      stop=c.on_bad_image == "stop", earlier=c.audit, note=self.write_quarantine,
-                                      tell=self.say, progress=bar("reading files"))  # fmt: skip
+            return usable_radiographs(
+                c.data_path,
+                c.val_path,
+                Path(c.output_dir),
+                workers=c.num_workers,
+                stop=c.on_bad_image == "stop",
+                earlier=c.audit,
+                note=self.write_quarantine,
+                tell=self.say,
+                progress=bar("reading files"),
+            )
 
         return distributed.from_main(find)
 
     def write_quarantine(self, bad) -> None:
         """Main process: which files cannot be used, and why."""
-        write_table(Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad))
+        write_table(
+            Path(self.config.output_dir) / "quarantine.csv", list(bad.columns), quarantined(bad)
+        )
 
     def batches(self, paths):
 
-        c, p = self.config, self.preprocessing
+        c = self.config
+        p = self.preprocessing
         quarantine = Path(c.output_dir) / "quarantine.jsonl" if c.on_bad_image == "skip" else None
-        dataset = UnlabelledRadiographs(paths, p, self.crop, c.seed, self.objective.config.patches, quarantine)
-        return step_batches(dataset, self.plan, seed=c.seed, rank=distributed.rank(), num_workers=c.num_workers,
-                            pin_memory=c.pin_mem and self.device.type == "cuda")  # fmt: skip
+        dataset = UnlabelledRadiographs(
+            paths, p, self.crop, c.seed, self.objective.config.patches, quarantine
+        )
+        return step_batches(
+            dataset,
+            self.plan,
+            seed=c.seed,
+            rank=distributed.rank(),
+            num_workers=c.num_workers,
+            pin_memory=c.pin_mem and self.device.type == "cuda",
+        )
 
     # objective
 
@@ -104,12 +149,17 @@ class MaePretraining(training.pretraining.Pretraining):
         mae = MaskedAutoencoder(self.architecture, self.preprocessing.normalise)
         self.initial_licence = stated_licence(c.init_from) if c.init_from else None
         if c.init_from:
-            source = load_mae(c.init_from, input_size=self.architecture.input_size, weights=c.weights)
-            own, other = mae.state_dict(), source.model.state_dict()
+            source = load_mae(
+                c.init_from, input_size=self.architecture.input_size, weights=c.weights
+            )
+            own = mae.state_dict()
+            other = source.model.state_dict()
             wrong = [k for k in own if k not in other or own[k].shape != other[k].shape]
             if wrong:
-                raise ValueError(f"--init_from {c.init_from}: does not fit --model {c.model} ({len(wrong)} tensors "
-                                 f"differ, e.g. {wrong[0]})")  # fmt: skip
+                raise ValueError(
+                    f"--init_from {c.init_from}: does not fit --model {c.model} ({len(wrong)} tensors "
+                    f"differ, e.g. {wrong[0]})"
+                )
             mae.load_state_dict(other)
             say(f"starting from {c.init_from}: {source.report}")
         use_explicit_attention(mae, self.device)
@@ -122,28 +172,49 @@ class MaePretraining(training.pretraining.Pretraining):
         c = self.config
         peak = c.lr if c.lr is not None else c.blr * self.plan.global_batch / 256
         warmup = 1 / 20 if c.warmup_epochs is None else c.warmup_epochs / c.epochs
-        schedules = {"lr": warmup_cosine(peak, c.min_lr, warmup), "weight_decay": constant(c.weight_decay)}
+        schedules = {
+            "lr": warmup_cosine(peak, c.min_lr, warmup),
+            "weight_decay": constant(c.weight_decay),
+        }
         return adamw(parameter_groups(self.objective), betas=(0.9, 0.95)), schedules
 
     # during and after
 
     def export(self, step: int) -> None:
         """Main process, at every save: OUTPUT_DIR/model and curves.png."""
-        c, out = self.config, Path(self.config.output_dir)
+        c = self.config
+        out = Path(self.config.output_dir)
         references = self.references if self.held_out and c.panel_freq else {}
-        figures = self.latest_losses() | {f"{name}, held out": loss for name, loss in references.items()}
-        run = Provenance(recipe=asdict(c), radiographs=self.plan.samples, step=step, last_step=self.plan.last_step,
-                         licence=c.licence, initial_licence=self.initial_licence, figures=figures)  # fmt: skip
+        figures = self.latest_losses() | {
+            f"{name}, held out": loss for name, loss in references.items()
+        }
+        run = Provenance(
+            recipe=asdict(c),
+            radiographs=self.plan.samples,
+            step=step,
+            last_step=self.plan.last_step,
+            licence=c.licence,
+            initial_licence=self.initial_licence,
+            figures=figures,
+        )
         card = mae_card(self.objective.config, run)
         save_mae(self.objective, out / "model", self.preprocessing.to_dict(), card)
         if (out / "metrics.jsonl").exists():
-            draw_curves(out / "metrics.jsonl", out / "curves.png", title=c.model, references=references)
+            draw_curves(
+                out / "metrics.jsonl", out / "curves.png", title=c.model, references=references
+            )
 
     def latest_losses(self) -> dict[str, float]:
         """Main process: training and held-out loss as last logged."""
-        path, names = Path(self.config.output_dir) / "metrics.jsonl", {"loss": "training", "val_loss": "held out"}
+        path = Path(self.config.output_dir) / "metrics.jsonl"
+        names = {"loss": "training", "val_loss": "held out"}
         records = read_metrics(path) if path.exists() else []
-        return {label: record[key] for record in records for key, label in names.items() if key in record}
+        return {
+            label: record[key]
+            for record in records
+            for key, label in names.items()
+            if key in record
+        }
 
     def after_epoch(self, epoch: float, step: int) -> None:
         """Every so many epochs and at the end: held-out loss and the panel of reconstructions."""
@@ -153,7 +224,8 @@ class MaePretraining(training.pretraining.Pretraining):
 
     def look(self, epoch: float, step: int) -> None:
         """Main process."""
-        c, name = self.config, f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
+        c = self.config
+        name = f"epoch_{int(epoch):05d}" + (f"_step_{step}" if epoch % 1 else "")
         loss = self.fixed_set.loss(self.objective, self.device)
         caption = f"epoch {epoch:.5g}, {percent(c.mask_ratio)} of the patches hidden, "
         if self.held_out:
@@ -162,10 +234,14 @@ class MaePretraining(training.pretraining.Pretraining):
             if self.tensorboard:
                 self.tensorboard(record)
             caption += f"held-out loss {loss:.4f}"
-            caption += "".join(f"; {method} {value:.4f}" for method, value in self.references.items())
+            caption += "".join(
+                f"; {method} {value:.4f}" for method, value in self.references.items()
+            )
         else:
             caption += f"training loss {loss:.4f}; these radiographs are trained on (--val_path holds some out)"
-        self.fixed_set.draw(self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption)
+        self.fixed_set.draw(
+            self.objective, self.device, Path(c.output_dir) / "panels" / f"{name}.png", caption
+        )
         references = self.references if self.held_out else {}
         told = "" if c.norm_pix_loss else outlook(step, self.plan.last_step, loss, references)
         if told and told != self.told:  # what stays the same is said once
@@ -183,18 +259,32 @@ class MaePretraining(training.pretraining.Pretraining):
             for path in chosen:
                 try:
                     images.append(self.preprocessing.fit(self.preprocessing.read(path)))
-                except UnreadableRadiograph as error:  # readable a moment ago; the loader notes and replaces it
+                except (
+                    UnreadableRadiograph
+                ) as error:  # readable a moment ago; the loader notes and replaces it
                     say(f"left out of the panel: {error}")
             if not images:
                 raise ValueError("none of the radiographs of the panel can be read any more")
             return torch.stack(images)
 
-        shown = evenly(self.held_out or paths, most=FixedSet.shown)  # the panel draws the first: some of all kinds
+        shown = evenly(
+            self.held_out or paths, most=FixedSet.shown
+        )  # the panel draws the first: some of all kinds
         images = read(shown + [p for p in self.held_out if p not in shown])
-        masks = [sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32) for i in range(4)]
-        noise = torch.from_numpy(np.stack([masks[i % 4] for i in range(len(images))]))  # four masks, shared
-        normalise, grey = self.preprocessing.normalise, self.preprocessing.denormalise
-        mean_image = grey(normalise(read(evenly(paths, most=64)))).mean((0, 1)).numpy() if self.held_out else None
+        masks = [
+            sample_generator(0, 0, i).random(self.objective.config.patches, dtype=np.float32)
+            for i in range(4)
+        ]
+        noise = torch.from_numpy(
+            np.stack([masks[i % 4] for i in range(len(images))])
+        )  # four masks, shared
+        normalise = self.preprocessing.normalise
+        grey = self.preprocessing.denormalise
+        mean_image = (
+            grey(normalise(read(evenly(paths, most=64)))).mean((0, 1)).numpy()
+            if self.held_out
+            else None
+        )
         self.fixed_set = FixedSet(images, noise, normalise, grey, mean_image)
 
     def advice(self) -> str:

@@ -28,7 +28,9 @@ class Elements:
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.dataset
 
-    def refusal(self, keyword: str, problem: str, reason: str = "bad-metadata") -> UnreadableRadiograph:
+    def refusal(
+        self, keyword: str, problem: str, reason: str = "bad-metadata"
+    ) -> UnreadableRadiograph:
         """The exception to raise where the element `keyword` has a `problem`, which may quote numbers but no text."""
         return UnreadableRadiograph(self.path, reason, f"{self.within}{keyword} {problem}")
 
@@ -40,7 +42,9 @@ class Elements:
             value = self.dataset[keyword].value
         except MemoryError:
             raise
-        except Exception:  # pydicom raises many types where the bytes do not fit the value representation
+        except (
+            Exception
+        ):  # pydicom raises many types where the bytes do not fit the value representation
             raise self.refusal(keyword, "cannot be decoded") from None
         if hasattr(value, "__len__") and len(value) == 0:
             return None
@@ -67,7 +71,9 @@ class Elements:
             raise self.refusal(keyword, f"has {len(values)} values instead of one")
         return float(values[0]) if values else default
 
-    def integer(self, keyword: str, default: int | None = None, allowed: Sequence[int] | None = None) -> int | None:
+    def integer(
+        self, keyword: str, default: int | None = None, allowed: Sequence[int] | None = None
+    ) -> int | None:
         """The value of an element with one whole number; `default` where it is missing or empty.
 
         allowed: the legal values.
@@ -78,7 +84,11 @@ class Elements:
         if not (math.isfinite(number) and number.is_integer()):
             raise self.refusal(keyword, "is not a whole number")
         if allowed is not None and int(number) not in allowed:
-            choices = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
+            choices = (
+                f"{allowed[0]} to {allowed[-1]}"
+                if isinstance(allowed, range)
+                else " or ".join(map(str, allowed))
+            )
             quoted = (
                 f"{number:.0f}" if abs(number) < 1 << 16 else "too large"
             )  # long numbers may be dates or telephones

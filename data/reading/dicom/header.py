@@ -60,10 +60,14 @@ def read_header(elements: Elements, frame: int | None) -> Header:
     keyword = _pixel_keyword(elements)
     required = REQUIRED if keyword in FLOAT_BITS else REQUIRED + REQUIRED_OF_INTEGERS
     if absent := [key for key in required if elements.value(key) is None]:
-        raise elements.refusal(", ".join(absent), "is missing" if len(absent) == 1 else "are missing")
+        raise elements.refusal(
+            ", ".join(absent), "is missing" if len(absent) == 1 else "are missing"
+        )
     height = elements.integer("Rows", allowed=range(1, 1 << 16))
     width = elements.integer("Columns", allowed=range(1, 1 << 16))
-    frames = elements.integer("NumberOfFrames", default=1) or 1  # some old files say 0 where there is one
+    frames = (
+        elements.integer("NumberOfFrames", default=1) or 1
+    )  # some old files say 0 where there is one
     if frames < 0:
         raise elements.refusal("NumberOfFrames", f"is {frames}")
     check_size(elements.path, height, width, len(elements.content(keyword)) // frames, SIZE_NAMES)
@@ -76,14 +80,29 @@ def read_header(elements: Elements, frame: int | None) -> Header:
     if samples == 3 and (signed or shift):
         contradicting = "PixelRepresentation" if signed else "HighBit and BitsStored"
         raise elements.refusal(contradicting, f"contradict PhotometricInterpretation {photometric}")
-    return Header(keyword, height, width, index, frames, photometric, samples, planar, allocated, bits, shift, signed)
+    return Header(
+        keyword,
+        height,
+        width,
+        index,
+        frames,
+        photometric,
+        samples,
+        planar,
+        allocated,
+        bits,
+        shift,
+        signed,
+    )
 
 
 def _pixel_keyword(elements: Elements) -> str:
     """The element that holds the pixels."""
     keywords = [key for key in PIXEL_KEYS if key in elements]
     if len(keywords) > 1:
-        raise elements.refusal(" and ".join(keywords), "contradict each other: only one may be present")
+        raise elements.refusal(
+            " and ".join(keywords), "contradict each other: only one may be present"
+        )
     if not elements.content(keywords[0]):
         raise elements.refusal(keywords[0], "is empty", "truncated")
     return keywords[0]
@@ -111,7 +130,9 @@ def _bits(elements: Elements, keyword: str) -> tuple[int, int, int, bool]:
     allocated = elements.integer("BitsAllocated", allowed=(1, 8, 16, 32))
     bits = elements.integer("BitsStored", allowed=range(1, 33))
     if bits > allocated:
-        raise elements.refusal("BitsStored", f"is {bits}, more than BitsAllocated, which is {allocated}")
+        raise elements.refusal(
+            "BitsStored", f"is {bits}, more than BitsAllocated, which is {allocated}"
+        )
     high = elements.integer("HighBit", default=bits - 1)
     if not bits - 1 <= high < allocated:
         problem = f"is {high}, which contradicts BitsStored {bits} and BitsAllocated {allocated}"
@@ -145,7 +166,9 @@ def codestream_of(elements: Elements, header: Header, syntax: UID) -> Codestream
     offsets = _extended_offsets(elements, header)
     raw = elements.content(header.keyword)
     try:
-        frame = get_frame(raw, header.frame, number_of_frames=header.frames, extended_offsets=offsets)
+        frame = get_frame(
+            raw, header.frame, number_of_frames=header.frames, extended_offsets=offsets
+        )
     except Exception:  # not in fragments, or fewer than declared
         problem = f"does not hold {header.frames} compressed frames, as TransferSyntaxUID and NumberOfFrames say"
         raise elements.refusal(header.keyword, problem, "damaged") from None
@@ -169,12 +192,19 @@ def _check_length(elements: Elements, header: Header, length: int) -> None:
 
 def _extended_offsets(elements: Elements, header: Header) -> tuple[bytes, bytes] | None:
     """The table of the positions and lengths of the compressed frames, where there is one."""
-    offsets, lengths = (elements.content(key) for key in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+    offsets, lengths = (
+        elements.content(key) for key in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    )
     if not offsets and not lengths:
         return None
-    for keyword, table in (("ExtendedOffsetTable", offsets), ("ExtendedOffsetTableLengths", lengths)):
+    for keyword, table in (
+        ("ExtendedOffsetTable", offsets),
+        ("ExtendedOffsetTableLengths", lengths),
+    ):
         if len(table) != 8 * header.frames:
-            raise elements.refusal(keyword, f"holds {len(table)} bytes, not 8 for each of {header.frames} frames")
+            raise elements.refusal(
+                keyword, f"holds {len(table)} bytes, not 8 for each of {header.frames} frames"
+            )
     return offsets, lengths
 
 
@@ -182,7 +212,9 @@ def _compare(elements: Elements, header: Header, codestream: Codestream) -> Head
     """Compare the header with the codestream; returns the header of what a decoder makes of it."""
     if (codestream.height, codestream.width) != (header.height, header.width):
         sizes = f"are {header.height} and {header.width}, the compressed picture is "
-        raise elements.refusal("Rows and Columns", sizes + f"{codestream.height} rows of {codestream.width} pixels")
+        raise elements.refusal(
+            "Rows and Columns", sizes + f"{codestream.height} rows of {codestream.width} pixels"
+        )
     if codestream.samples != header.samples:
         problem = f"is {header.samples}, the compressed picture has {codestream.samples}"
         raise elements.refusal("SamplesPerPixel", problem)
@@ -199,14 +231,22 @@ def _compare(elements: Elements, header: Header, codestream: Codestream) -> Head
 
 def read_codestream(frame: bytes) -> Codestream | None:
     """What a JPEG, JPEG-LS or JPEG 2000 codestream declares in its own header; None for anything else."""
-    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 43:  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz; Csiz, Ssiz
-        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return Codestream(bottom - top, right - left, (frame[42] & 0x7F) + 1, int.from_bytes(frame[40:42], "big"))
+    if (
+        frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 43
+    ):  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz; Csiz, Ssiz
+        right, bottom, left, top = (
+            int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20)
+        )
+        return Codestream(
+            bottom - top, right - left, (frame[42] & 0x7F) + 1, int.from_bytes(frame[40:42], "big")
+        )
     at = 2
     while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            height, width = (int.from_bytes(frame[start : start + 2], "big") for start in (at + 5, at + 7))
+            height, width = (
+                int.from_bytes(frame[start : start + 2], "big") for start in (at + 5, at + 7)
+            )
             return Codestream(height, width, frame[at + 4], frame[at + 9])
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None

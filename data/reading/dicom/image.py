@@ -31,16 +31,26 @@ from pydicom.uid import (
 from core.files import printable, reason_of
 from data.reading.decoding import silence
 from data.reading.dicom.elements import Elements
-from data.reading.dicom.header import PIXEL_KEYS, Header, check_pixel_data, codestream_of, read_header
+from data.reading.dicom.header import (
+    PIXEL_KEYS,
+    Header,
+    check_pixel_data,
+    codestream_of,
+    read_header,
+)
 from data.reading.dicom.stored import low_bits, stored_values, value_range
 from data.reading.dicom.tables import apply_palette
 from data.reading.dicom.values import display_values
 from data.reading.refusal import UnreadableRadiograph
 
-QUIET = re.compile(r"(pydicom|openjpeg|libjpeg|data\.dicom)")  # modules whose warnings may quote a file
+QUIET = re.compile(
+    r"(pydicom|openjpeg|libjpeg|data\.dicom)"
+)  # modules whose warnings may quote a file
 MOST_WORDS = 400  # characters of what decoders say
 MAX_DATA_SET_BYTES = 1 << 30  # after inflating a deflated data set
-FREE_BYTES, MAX_INFLATION = 1 << 24, 100  # and beyond so many bytes, at most so many for each compressed one
+# and beyond so many bytes, at most so many for each compressed one
+FREE_BYTES = 1 << 24
+MAX_INFLATION = 100
 LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
 KEYWORDS = [
     *"""
@@ -78,7 +88,9 @@ def read_dicom(path, stream, *, frame: int | None = None, voi: bool = True) -> n
         raise
     except MemoryError:
         raise UnreadableRadiograph(path, "out-of-memory", "the decoder ran out of memory") from None
-    except Exception:  # whatever the checks of single elements do not foresee; the text of the error may quote one
+    except (
+        Exception
+    ):  # whatever the checks of single elements do not foresee; the text of the error may quote one
         raise UnreadableRadiograph(
             path, "bad-metadata", "the elements of the DICOM file contradict each other"
         ) from None
@@ -107,14 +119,20 @@ def _read_data_set(path, stream) -> Elements:
         reason = "damaged" if preamble else "not-an-image"
         last = keyword_for_tag(tags[-1]) if tags else ""
         where = f" beyond {last}" if last else ""
-        raise UnreadableRadiograph(path, reason, f"the DICOM data set cannot be read{where}") from None
+        raise UnreadableRadiograph(
+            path, reason, f"the DICOM data set cannot be read{where}"
+        ) from None
     elements = Elements(path, dataset)
     if not any(key in elements for key in PIXEL_KEYS):
         if not preamble:
             raise UnreadableRadiograph(path, "not-an-image", "no PNG, JPEG, TIFF, BMP or DICOM")
         reason = "truncated" if "Rows" in elements else "no-pixels"
-        raise UnreadableRadiograph(path, reason, f"no {', '.join(PIXEL_KEYS)} in this DICOM file ({_kind(elements)})")
-    if repeated := [ELEMENTS[tag] for tag, count in Counter(tags).items() if count > 1 and tag in ELEMENTS]:
+        raise UnreadableRadiograph(
+            path, reason, f"no {', '.join(PIXEL_KEYS)} in this DICOM file ({_kind(elements)})"
+        )
+    if repeated := [
+        ELEMENTS[tag] for tag, count in Counter(tags).items() if count > 1 and tag in ELEMENTS
+    ]:
         raise elements.refusal(", ".join(repeated), "is present more than once")
     return elements
 
@@ -123,7 +141,9 @@ def _kind(elements: Elements) -> str:
     """What an object without pixels is, by the registered name of its class."""
     meta = Elements(elements.path, elements.dataset.file_meta)
     uid = elements.value("SOPClassUID") or meta.value("MediaStorageSOPClassUID")
-    return uid.name if isinstance(uid, UID) and uid.name != str(uid) else "an object of unknown kind"
+    return (
+        uid.name if isinstance(uid, UID) and uid.name != str(uid) else "an object of unknown kind"
+    )
 
 
 def _transfer_syntax(elements: Elements) -> UID:
@@ -131,7 +151,13 @@ def _transfer_syntax(elements: Elements) -> UID:
     syntax = Elements(elements.path, elements.dataset.file_meta).value("TransferSyntaxUID")
     if syntax is None:
         implicit, little = elements.dataset.original_encoding
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        syntax = (
+            ImplicitVRLittleEndian
+            if implicit
+            else ExplicitVRLittleEndian
+            if little
+            else ExplicitVRBigEndian
+        )
         elements.dataset.file_meta.TransferSyntaxUID = syntax
     if not isinstance(syntax, UID):
         raise elements.refusal("TransferSyntaxUID", "is not a single UID")
@@ -163,7 +189,9 @@ def check_inflated_size(path, stream) -> None:
         if syntax:
             break
     if syntax == DeflatedExplicitVRLittleEndian:
-        inflater, read, size = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        read = 0
+        size = 0
         piece = stream.read(1 << 16)
         while piece:
             read += len(piece)
@@ -188,7 +216,8 @@ def _decode(elements: Elements, header: Header, syntax: UID) -> np.ndarray:
         pixels = pixel_array(
             source,
             index=header.frame,
-            correct_unused_bits=header.samples == 3,  # before pydicom converts YBR; grey words are cleaned later
+            correct_unused_bits=header.samples
+            == 3,  # before pydicom converts YBR; grey words are cleaned later
             rows=header.height,
             columns=header.width,
             number_of_frames=header.frames,
@@ -202,7 +231,9 @@ def _decode(elements: Elements, header: Header, syntax: UID) -> np.ndarray:
     except MemoryError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # a decoder in Rust gave up
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # a decoder in Rust gave up
             raise
         # few decoders know the 12-bit form of JPEG Extended
         reason = "unknown-syntax" if syntax == JPEGExtended12Bit else "damaged"
@@ -211,9 +242,8 @@ def _decode(elements: Elements, header: Header, syntax: UID) -> np.ndarray:
         problem = f"cannot be decoded as {syntax_name(syntax)}{bits}: {_words(error)}"
         raise elements.refusal(header.keyword, problem, reason) from None
     if pixels.shape[:2] != (header.height, header.width):
-        sizes = (
-            f"are {header.height} and {header.width}, decoded are {pixels.shape[0]} rows of {pixels.shape[1]} pixels"
-        )
+        decoded = f"{pixels.shape[0]} rows of {pixels.shape[1]} pixels"
+        sizes = f"are {header.height} and {header.width}, decoded are {decoded}"
         raise elements.refusal("Rows and Columns", sizes)
     return pixels
 
@@ -230,14 +260,18 @@ def _words(error: BaseException) -> str:
     return printable(re.sub(r"\b\w+(Error|Exception|Warning)\b:?\s*", "", words))[:MOST_WORDS]
 
 
-def _picture(elements: Elements, header: Header, syntax: UID, decoded: np.ndarray, voi: bool) -> np.ndarray:
+def _picture(
+    elements: Elements, header: Header, syntax: UID, decoded: np.ndarray, voi: bool
+) -> np.ndarray:
     """The picture of a decoded frame: colour as it is, a palette expanded, grey through the whole chain."""
     little_endian = syntax.is_little_endian
     if header.samples == 3:
         return _colour(elements, decoded)
     if header.photometric == "PALETTE COLOR":
         indices = low_bits(decoded.astype(np.int64) >> header.shift, header.bits, header.signed)
-        return apply_palette(elements, indices, value_range(header.bits, header.signed), little_endian)
+        return apply_palette(
+            elements, indices, value_range(header.bits, header.signed), little_endian
+        )
     stored = stored_values(elements, header, decoded, syntax in LOSSY)
     return display_values(elements, header, stored, voi, little_endian)
 
@@ -246,6 +280,8 @@ def _colour(elements: Elements, pixels: np.ndarray) -> np.ndarray:
     """[H, W, 3] as uint8 or uint16; wider channels only if the values fit."""
     if pixels.dtype not in (np.uint8, np.uint16):
         if pixels.max() > 65535:
-            raise elements.refusal("BitsStored", "is more than 16 bits per colour channel", "unsupported-colour")
+            raise elements.refusal(
+                "BitsStored", "is more than 16 bits per colour channel", "unsupported-colour"
+            )
         return pixels.astype(np.uint16)
     return pixels

@@ -13,7 +13,12 @@ import pydicom
 from data.reading.decoding import looks_like_dicom, silence
 
 TAGS = ("PatientSex", "PatientAge", "PatientBirthDate")
-TAKEN = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")  # when the picture was made, first known counts
+TAKEN = (
+    "AcquisitionDate",
+    "ContentDate",
+    "SeriesDate",
+    "StudyDate",
+)  # when the picture was made, first known counts
 MONTH = 365.25 / 12  # days
 OLDEST = 1200  # months
 _QUIET = re.compile(r"(pydicom)")
@@ -44,13 +49,17 @@ def patient_facts(path) -> PatientFacts:
         return nothing
     sex = tags["PatientSex"].upper()
     age = _since_birth(tags)
-    return PatientFacts(sex if sex in ("M", "F") else "", _told(tags["PatientAge"]) if math.isnan(age) else age)
+    return PatientFacts(
+        sex if sex in ("M", "F") else "", _told(tags["PatientAge"]) if math.isnan(age) else age
+    )
 
 
 def _tags(stream) -> dict[str, str]:
 
     silence(("pydicom",), _QUIET)
-    dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=[*TAGS, *TAKEN])
+    dataset = pydicom.dcmread(
+        stream, force=True, stop_before_pixels=True, specific_tags=[*TAGS, *TAKEN]
+    )
     return {name: str(dataset.get(name) or "").strip() for name in (*TAGS, *TAKEN)}
 
 
@@ -76,6 +85,7 @@ def _told(text: str) -> float:
     found = re.fullmatch(r"(\d{3})([DWMY])", text.upper())
     if not found:
         return math.nan
-    number, unit = int(found[1]), found[2]
+    number = int(found[1])
+    unit = found[2]
     months = {"D": number / MONTH, "W": 7 * number / MONTH, "M": number, "Y": 12 * number + 6}[unit]
     return float(round(months)) if months <= OLDEST else math.nan

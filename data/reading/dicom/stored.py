@@ -13,7 +13,9 @@ from data.reading.dicom.elements import Elements
 from data.reading.dicom.header import FLOAT_BITS, Header
 from data.reading.refusal import check_content
 
-OVERSHOOT = 1 / 4  # of the range: how far values of a lossy codestream may lie outside it and be clipped
+OVERSHOOT = (
+    1 / 4
+)  # of the range: how far values of a lossy codestream may lie outside it and be clipped
 
 
 class Stored(NamedTuple):
@@ -65,10 +67,14 @@ def _check_high_bit(elements: Elements, header: Header, decoded: np.ndarray) -> 
     words = decoded.astype(np.int64) & ((1 << header.allocated) - 1)
     if (words & ((1 << header.shift) - 1)).any() and not (words >> header.bits).any():
         high = header.shift + header.bits - 1
-        raise elements.refusal("HighBit", f"is {high}, but all values lie in the lowest {header.bits} bits")
+        raise elements.refusal(
+            "HighBit", f"is {high}, but all values lie in the lowest {header.bits} bits"
+        )
 
 
-def _without_foreign_bits(elements: Elements, header: Header, words: np.ndarray, lossy: bool) -> tuple[np.ndarray, int]:
+def _without_foreign_bits(
+    elements: Elements, header: Header, words: np.ndarray, lossy: bool
+) -> tuple[np.ndarray, int]:
     """(values, bits of each) of `words` that use bits above BitsStored.
 
     Overlays and rubbish are dropped. The sign of a signed picture is extended where its writer did not; where the bits
@@ -88,7 +94,9 @@ def _without_foreign_bits(elements: Elements, header: Header, words: np.ndarray,
     else:
         contradicting = _is_continued(words, values)
     if contradicting:
-        raise elements.refusal("BitsStored", f"is {bits}, but the pixel values continue in the bits above")
+        raise elements.refusal(
+            "BitsStored", f"is {bits}, but the pixel values continue in the bits above"
+        )
     return values, bits
 
 
@@ -102,7 +110,9 @@ def _is_continued(words: np.ndarray, values: np.ndarray) -> bool:
     if not any(border.any() for border in borders):
         return False
     with_bits, without = (
-        np.concatenate([np.abs(np.diff(pixels, axis=axis)[border]) for axis, border in enumerate(borders)])
+        np.concatenate(
+            [np.abs(np.diff(pixels, axis=axis)[border]) for axis, border in enumerate(borders)]
+        )
         for pixels in (words, values)
     )
     return bool(np.median(with_bits) < np.median(without))

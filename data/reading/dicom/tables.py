@@ -57,22 +57,32 @@ def read_table(
     else:
         entries = _words(elements, content, False, little_endian)
     if len(entries) < length:
-        raise elements.refusal(content, f"has {len(entries)} of the {length} entries that {descriptor} declares")
+        raise elements.refusal(
+            content, f"has {len(entries)} of the {length} entries that {descriptor} declares"
+        )
     entries = entries[:length].astype(np.int64)
     first = _first_mapped(elements.representation(descriptor), first, length, domain)
     return Table(entries, first, max((1 << bits) - 1, int(entries.max())))
 
 
-def apply_palette(elements: Elements, values: np.ndarray, domain: tuple[int, int], little_endian: bool) -> np.ndarray:
+def apply_palette(
+    elements: Elements, values: np.ndarray, domain: tuple[int, int], little_endian: bool
+) -> np.ndarray:
     """Colour the palette indices `values` [H, W]; returns [H, W, 3] uint8 or uint16."""
     channels = []
     for colour in ("Red", "Green", "Blue"):
         plain = f"{colour}PaletteColorLookupTableData"
-        content = f"Segmented{plain}" if plain not in elements and f"Segmented{plain}" in elements else plain
+        content = (
+            f"Segmented{plain}"
+            if plain not in elements and f"Segmented{plain}" in elements
+            else plain
+        )
         descriptor = f"{colour}PaletteColorLookupTableDescriptor"
         channels.append(read_table(elements, domain, little_endian, descriptor, content))
     deep = any(table.top > 255 for table in channels)
-    return np.stack([table.apply(values) for table in channels], -1).astype(np.uint16 if deep else np.uint8)
+    return np.stack([table.apply(values) for table in channels], -1).astype(
+        np.uint16 if deep else np.uint8
+    )
 
 
 def _is_packed(elements: Elements, keyword: str, length: int, bits: int) -> bool:
@@ -135,7 +145,9 @@ def _expand(elements: Elements, keyword: str, data: np.ndarray) -> np.ndarray:
             entries += np.rint(entries[-1] + step * np.arange(1, count + 1)).astype(int).tolist()
             at += 1
         elif kind == 2 and entries and not repeated and at + (2 if wide else 4) <= len(data):
-            octets = data[at : at + (2 if wide else 4)].astype("<u2" if wide else np.uint8).tobytes()
+            octets = (
+                data[at : at + (2 if wide else 4)].astype("<u2" if wide else np.uint8).tobytes()
+            )
             behind = at + (2 if wide else 4)
             at = int.from_bytes(octets, "little") // data.dtype.itemsize
             repeated = count + 1

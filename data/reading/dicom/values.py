@@ -32,7 +32,9 @@ class Window(NamedTuple):
     function: str
 
 
-def display_values(elements: Elements, header: Header, stored: Stored, voi: bool, little_endian: bool) -> np.ndarray:
+def display_values(
+    elements: Elements, header: Header, stored: Stored, voi: bool, little_endian: bool
+) -> np.ndarray:
     """Stored values -> [H, W] in the order of the standard; `bottom` and `top` are the ends of the mirror image."""
     mirror = header.photometric == "MONOCHROME1"
     values, bottom, top, padding = stored
@@ -61,7 +63,9 @@ def display_values(elements: Elements, header: Header, stored: Stored, voi: bool
     if mirror:
         values = (bottom + top) - values
     if padding is not None:
-        values[padding] = values[~padding].min()  # padding is background: as dark as anything in the picture
+        values[padding] = values[
+            ~padding
+        ].min()  # padding is background: as dark as anything in the picture
     return _narrow(values)
 
 
@@ -94,7 +98,12 @@ def _as_bad_window():
 
 
 def _table(
-    elements: Elements, header: Header, group: str, keyword: str, domain: tuple[float, float], little_endian: bool
+    elements: Elements,
+    header: Header,
+    group: str,
+    keyword: str,
+    domain: tuple[float, float],
+    little_endian: bool,
 ) -> Table | None:
     """The first look-up table of the sequence `keyword`; None without one."""
     with _as_bad_window():
@@ -104,7 +113,11 @@ def _table(
 
 def _whole(values: np.ndarray) -> np.ndarray:
     """Input of a look-up table: the nearest integers, within what int64 holds."""
-    return values if values.dtype.kind in "iu" else np.rint(np.clip(values, -(2.0**62), 2.0**62)).astype(np.int64)
+    return (
+        values
+        if values.dtype.kind in "iu"
+        else np.rint(np.clip(values, -(2.0**62), 2.0**62)).astype(np.int64)
+    )
 
 
 def _rescale(elements: Elements, header: Header, values: np.ndarray) -> np.ndarray:
@@ -121,16 +134,22 @@ def _rescale(elements: Elements, header: Header, values: np.ndarray) -> np.ndarr
         return values
     low, high = (float(end) * slope + intercept for end in (values.min(), values.max()))
     if max(abs(low), abs(high)) > np.finfo(np.float32).max:
-        raise elements.refusal("RescaleSlope and RescaleIntercept", "lead to values beyond the range of float32")
+        raise elements.refusal(
+            "RescaleSlope and RescaleIntercept", "lead to values beyond the range of float32"
+        )
     if values.min() != values.max() and np.float32(low) == np.float32(high):
-        raise elements.refusal("RescaleSlope and RescaleIntercept", "map all values to the same float32 number")
+        raise elements.refusal(
+            "RescaleSlope and RescaleIntercept", "map all values to the same float32 number"
+        )
     return values * slope + intercept
 
 
 def _window(elements: Elements, header: Header) -> Window | None:
     """The first window, checked; None without one. Raises UnreadableRadiograph."""
     with _as_bad_window():
-        holders = {key: _holder(elements, header, VOI, key) for key in ("WindowCenter", "WindowWidth")}
+        holders = {
+            key: _holder(elements, header, VOI, key) for key in ("WindowCenter", "WindowWidth")
+        }
         given = {key: holder.numbers(key)[:1] for key, holder in holders.items()}
         if not any(given.values()):
             return None
@@ -139,12 +158,16 @@ def _window(elements: Elements, header: Header) -> Window | None:
                 raise elements.refusal(keyword, "is missing")
             if not math.isfinite(numbers[0]):
                 raise elements.refusal(keyword, f"is {numbers[0]:g}")
-        function = _holder(elements, header, VOI, "VOILUTFunction").text("VOILUTFunction") or "LINEAR"
+        function = (
+            _holder(elements, header, VOI, "VOILUTFunction").text("VOILUTFunction") or "LINEAR"
+        )
         if function.upper() not in FUNCTIONS:
             raise elements.refusal("VOILUTFunction", f"is none of {', '.join(FUNCTIONS)}")
         window = Window(*(float(numbers[0]) for numbers in given.values()), function.upper())
         if window.width <= 0 or (window.width < 1 and window.function == "LINEAR"):
-            raise elements.refusal("WindowWidth", f"is {window.width:g}, too small for {window.function}")
+            raise elements.refusal(
+                "WindowWidth", f"is {window.width:g}, too small for {window.function}"
+            )
         return window
 
 
@@ -178,7 +201,8 @@ def _apply_window(
 
 def _narrow(values: np.ndarray) -> np.ndarray:
     """The smallest of uint8, uint16 and float32 that holds the values as they are."""
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     whole = values.dtype.kind in "iu" or (values == np.rint(values)).all()
     if whole and 0 <= low and high <= 65535:
         return values.astype(np.uint16 if high > 255 else np.uint8)

@@ -37,7 +37,9 @@ LOSSY = (6, 7, 50001)  # JPEG, WebP
 DECODED = (2, 3, 4, 32771, 32809, *LOSSY)  # also fax and ThunderScan: pixels of 8 bits at most
 YCBCR = 6
 PRINT_COLOURS = {5: "CMYK", 8: "L*a*b*"}
-ASSOCIATED, PLAIN_ALPHA = 1, 2  # extra samples: colours already multiplied by alpha, and not
+# extra samples: colours already multiplied by alpha, and not
+ASSOCIATED = 1
+PLAIN_ALPHA = 2
 BAND = 2**26  # bytes that are expanded at once, fewer than Pillow takes for a bomb
 SPARE_BYTES = 1024  # of compressed strips beyond twice the size of their pixels
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -73,13 +75,17 @@ def header_size(path, stream: BinaryIO) -> tuple[int, int]:
         _, page = choose_page(path, stream, None)
         height, width = _size(path, page)
         check_size(path, height, width, page.file.stored)
-        return (width, height) if page.value(Tag.ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+        return (
+            (width, height) if page.value(Tag.ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+        )
 
 
 def _size(path, page: Page) -> tuple[int, int]:
     """(height, width) as stored."""
     if Tag.HEIGHT not in page or Tag.WIDTH not in page:
-        raise UnreadableRadiograph(path, "bad-metadata", "the TIFF does not say how high and wide it is")
+        raise UnreadableRadiograph(
+            path, "bad-metadata", "the TIFF does not say how high and wide it is"
+        )
     return page.value(Tag.HEIGHT, 0), page.value(Tag.WIDTH, 0)
 
 
@@ -96,7 +102,9 @@ def _photometric(path, page: Page) -> int:
         raise UnreadableRadiograph(path, "bad-metadata", detail)
     photometric = page.value(Tag.PHOTOMETRIC, 0)
     if photometric in PRINT_COLOURS:
-        raise UnreadableRadiograph(path, "unsupported-colour", f"colour mode {PRINT_COLOURS[photometric]}")
+        raise UnreadableRadiograph(
+            path, "unsupported-colour", f"colour mode {PRINT_COLOURS[photometric]}"
+        )
     return photometric
 
 
@@ -105,7 +113,9 @@ def _decode_by_pillow(path, stream: BinaryIO, index: int, page: Page) -> np.ndar
     bits, kind = sample_type(path, page)
     if bits > 8 or kind not in (UNSIGNED, VOID):
         compression = page.value(Tag.COMPRESSION, RAW)
-        raise unsupported(path, f"samples of {bits} bits, format {kind}, in compression {compression}")
+        raise unsupported(
+            path, f"samples of {bits} bits, format {kind}, in compression {compression}"
+        )
     stream.seek(0)
     try:
         picture = open_picture(stream, ("TIFF",))
@@ -113,7 +123,9 @@ def _decode_by_pillow(path, stream: BinaryIO, index: int, page: Page) -> np.ndar
             picture.seek(index)
     except (SyntaxError, UnidentifiedImageError) as error:  # a layout that Pillow does not list
         photometric = page.value(Tag.PHOTOMETRIC, 0)
-        raise unsupported(path, f"photometric interpretation {photometric} of {bits} bits") from error
+        raise unsupported(
+            path, f"photometric interpretation {photometric} of {bits} bits"
+        ) from error
     return decode_picture(path, picture)
 
 
@@ -137,7 +149,9 @@ def _read_segments(path, page: Page, layout: Layout) -> list[bytes]:
     """The stored bytes of all strips or tiles, plane by plane."""
     offsets = page.values(Tag.TILE_OFFSETS if layout.tile else Tag.STRIP_OFFSETS)
     sizes = page.values(Tag.TILE_SIZES if layout.tile else Tag.STRIP_SIZES)
-    needed = [layout.rows_of(segment) * layout.row_bytes for segment in range(layout.segments)] * layout.planes
+    needed = [
+        layout.rows_of(segment) * layout.row_bytes for segment in range(layout.segments)
+    ] * layout.planes
     if not sizes and layout.compression == RAW:
         sizes = needed
     if not len(offsets) == len(sizes) == len(needed):
@@ -149,7 +163,9 @@ def _read_segments(path, page: Page, layout: Layout) -> list[bytes]:
     else:
         wrong = sum(not 0 < size <= 2 * most + SPARE_BYTES for size, most in zip(sizes, needed))
     if wrong:
-        detail = f"{wrong} of {len(needed)} strips or tiles have a size that does not fit their pixels"
+        detail = (
+            f"{wrong} of {len(needed)} strips or tiles have a size that does not fit their pixels"
+        )
         raise UnreadableRadiograph(path, "damaged", detail)
     segments = [page.file.read(offset, size) for offset, size in zip(offsets, sizes)]
     if page.value(Tag.FILL_ORDER, 1) == 2:  # the lowest bit comes first
@@ -175,11 +191,15 @@ def _expand(segments: list[bytes], layout: Layout) -> np.ndarray:
     return expanded
 
 
-def _wrap(segments: list[bytes], compression: int, rows_per_segment: int, rows: int, width: int) -> bytes:
+def _wrap(
+    segments: list[bytes], compression: int, rows_per_segment: int, rows: int, width: int
+) -> bytes:
     """A TIFF of grey bytes in strips with these compressed contents, so that libtiff expands and does not interpret."""
     count = len(segments)
     entries = 9
-    lists = 8 + 2 + 12 * entries + 4  # after the header, the entries and the offset of no next directory
+    lists = (
+        8 + 2 + 12 * entries + 4
+    )  # after the header, the entries and the offset of no next directory
     first = lists + 8 * count
     sizes = [len(segment) for segment in segments]
     offsets = np.cumsum([first, *sizes[:-1]]).tolist()
@@ -195,9 +215,13 @@ def _wrap(segments: list[bytes], compression: int, rows_per_segment: int, rows: 
         (Tag.STRIP_SIZES, lists + 4 * count if count > 1 else sizes[0]),
     ]
     listed = (Tag.STRIP_OFFSETS, Tag.STRIP_SIZES)
-    table = [struct.pack("<HHII", tag, 4, count if tag in listed else 1, value) for tag, value in tags]
+    table = [
+        struct.pack("<HHII", tag, 4, count if tag in listed else 1, value) for tag, value in tags
+    ]
     head = struct.pack("<2sHIH", b"II", 42, 8, entries)
-    return b"".join((head, *table, bytes(4), struct.pack(f"<{2 * count}I", *offsets, *sizes), *segments))
+    return b"".join(
+        (head, *table, bytes(4), struct.pack(f"<{2 * count}I", *offsets, *sizes), *segments)
+    )
 
 
 def _unpack(rows: np.ndarray, layout: Layout) -> np.ndarray:
@@ -212,7 +236,9 @@ def _unpack(rows: np.ndarray, layout: Layout) -> np.ndarray:
         return values
     size = layout.bits // 8
     dtype = np.dtype(f"{'uif'[layout.kind - UNSIGNED]}{size}")
-    if layout.predictor == FLOAT_DIFFERENCES:  # bytes of equal rank lie together, the highest first, as differences
+    if (
+        layout.predictor == FLOAT_DIFFERENCES
+    ):  # bytes of equal rank lie together, the highest first, as differences
         sums = np.cumsum(rows.reshape(len(rows), -1, layout.samples), axis=1, dtype=np.uint8)
         ranks = sums.reshape(len(rows), size, count)
         whole = np.ascontiguousarray(ranks.transpose(0, 2, 1)).view(dtype.newbyteorder(">"))
@@ -245,7 +271,9 @@ def _look_up(path, page: Page, layout: Layout, indices: np.ndarray) -> np.ndarra
     """[H, W] -> [H, W, 3] uint8 through the colour map, which lists all reds, all greens and all blues in 16 bits."""
     table = np.array(page.values(Tag.COLOUR_MAP), np.uint16)
     if table.size != 3 * 2**layout.bits:
-        raise UnreadableRadiograph(path, "bad-metadata", f"a colour map of {table.size} values for {layout.bits} bits")
+        raise UnreadableRadiograph(
+            path, "bad-metadata", f"a colour map of {table.size} values for {layout.bits} bits"
+        )
     return (table.reshape(3, -1).T >> 8).astype(np.uint8)[indices]
 
 

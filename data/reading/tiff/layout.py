@@ -10,10 +10,29 @@ from data.reading.tiff.pages import Page, Tag
 
 RAW = 1
 PACKBITS = 32773
-EXPANDED = (5, 8, PACKBITS, 32946, 34925, 50000)  # LZW, deflate, PackBits, old deflate, LZMA, Zstandard
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE = 0, 1, 2, 3
-COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1}  # samples before those that are extra
-UNSIGNED, SIGNED, FLOAT, VOID = 1, 2, 3, 4  # VOID: undefined, read as unsigned
+EXPANDED = (
+    5,
+    8,
+    PACKBITS,
+    32946,
+    34925,
+    50000,
+)  # LZW, deflate, PackBits, old deflate, LZMA, Zstandard
+WHITE_IS_ZERO = 0
+BLACK_IS_ZERO = 1
+RGB = 2
+PALETTE = 3
+COLOURS = {
+    WHITE_IS_ZERO: 1,
+    BLACK_IS_ZERO: 1,
+    RGB: 3,
+    PALETTE: 1,
+}  # samples before those that are extra
+# VOID: undefined, read as unsigned
+UNSIGNED = 1
+SIGNED = 2
+FLOAT = 3
+VOID = 4
 WHOLE_BYTES = (8, 16, 32, 64)
 SAMPLE_BITS = {
     UNSIGNED: (*range(1, 17), 32, 64),
@@ -22,7 +41,9 @@ SAMPLE_BITS = {
     VOID: (*range(1, 17), 32, 64),
 }
 COLOUR_BITS = {RGB: 16, PALETTE: 8}  # at most, and unsigned
-NO_PREDICTOR, DIFFERENCES, FLOAT_DIFFERENCES = 1, 2, 3
+NO_PREDICTOR = 1
+DIFFERENCES = 2
+FLOAT_DIFFERENCES = 3
 MOST_EXTRA = 3
 MOST_TILE_SIDE = 2**16
 LARGE_BYTES = 4 * LARGE_PIXELS
@@ -77,13 +98,18 @@ def sample_type(path, page: Page) -> tuple[int, int]:
     bits = page.values(Tag.BITS, (1,))[:count]
     kinds = page.values(Tag.SAMPLE_FORMAT, (UNSIGNED,))[:count]
     if len(set(bits)) != 1 or len(set(kinds)) != 1:
-        raise unsupported(path, f"samples of {', '.join(map(str, bits))} bits, formats {', '.join(map(str, kinds))}")
+        raise unsupported(
+            path,
+            f"samples of {', '.join(map(str, bits))} bits, formats {', '.join(map(str, kinds))}",
+        )
     return bits[0], kinds[0]
 
 
 def unsupported(path, what: str) -> UnreadableRadiograph:
     """The refusal of a TIFF that may be fine and is not supported; `what` says which property."""
-    return UnreadableRadiograph(path, "unsupported-tiff", f"a TIFF of a kind that is not supported: {what}")
+    return UnreadableRadiograph(
+        path, "unsupported-tiff", f"a TIFF of a kind that is not supported: {what}"
+    )
 
 
 def read_layout(path, page: Page, size: tuple[int, int]) -> Layout:
@@ -131,7 +157,9 @@ def _check_samples(path, page: Page, bits: int, kind: int) -> None:
         raise unsupported(path, f"photometric interpretation {photometric}")
     if not 0 <= page.value(Tag.SAMPLES, 1) - COLOURS[photometric] <= MOST_EXTRA:
         raise unsupported(path, f"{page.value(Tag.SAMPLES, 1)} samples per pixel")
-    if photometric in COLOUR_BITS and (kind not in (UNSIGNED, VOID) or bits > COLOUR_BITS[photometric]):
+    if photometric in COLOUR_BITS and (
+        kind not in (UNSIGNED, VOID) or bits > COLOUR_BITS[photometric]
+    ):
         raise unsupported(path, f"colours of {bits} bits, format {kind}")
     if page.value(Tag.DEPTH, 1) != 1:
         raise unsupported(path, f"{page.value(Tag.DEPTH, 1)} slices in a page")
@@ -145,7 +173,9 @@ def _check_segments(path, layout: Layout) -> None:
     pixels = layout.segments * layout.rows * layout.columns
     too_many = pixels > 4 * layout.height * layout.width + SPARE_TILES
     if layout.tile and (max(layout.tile) > MOST_TILE_SIDE or too_many):
-        raise UnreadableRadiograph(path, "bad-metadata", f"{what} in a picture of {layout.width} x {layout.height}")
+        raise UnreadableRadiograph(
+            path, "bad-metadata", f"{what} in a picture of {layout.width} x {layout.height}"
+        )
 
 
 def _check_compression(path, layout: Layout) -> None:
@@ -154,7 +184,11 @@ def _check_compression(path, layout: Layout) -> None:
         raise unsupported(path, f"compression {layout.compression}")
     if layout.predictor == NO_PREDICTOR:
         return
-    fits = {DIFFERENCES: not layout.packed, FLOAT_DIFFERENCES: layout.kind == FLOAT}.get(layout.predictor, False)
+    fits = {DIFFERENCES: not layout.packed, FLOAT_DIFFERENCES: layout.kind == FLOAT}.get(
+        layout.predictor, False
+    )
     if not fits or layout.compression in (RAW, PACKBITS):
-        what = f"predictor {layout.predictor} for samples of {layout.bits} bits, format {layout.kind}"
+        what = (
+            f"predictor {layout.predictor} for samples of {layout.bits} bits, format {layout.kind}"
+        )
         raise unsupported(path, f"{what}, in compression {layout.compression}")

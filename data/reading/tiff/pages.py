@@ -19,7 +19,9 @@ MOST_PAGES = 1000  # in a damaged file, the chain of directories can be as long 
 MOST_ENTRIES = 1024  # of a directory
 MOST_VALUES = 2**20  # of a tag: the offsets of all strips or tiles
 MOST_DESCRIBED = 2**16  # bytes of a description that are read
-REDUCED, MASK = 1, 4  # bits of NewSubfileType
+# bits of NewSubfileType
+REDUCED = 1
+MASK = 4
 OLD_REDUCED = 2  # value of SubfileType
 
 
@@ -55,7 +57,19 @@ class Tag(IntEnum):
 
 _KNOWN_TAGS = frozenset(Tag)
 _TEXT = 2  # field type
-_LAYOUTS = {1: "B", _TEXT: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
+_LAYOUTS = {
+    1: "B",
+    _TEXT: "B",
+    3: "H",
+    4: "I",
+    6: "b",
+    8: "h",
+    9: "i",
+    13: "I",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}  # by type
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,9 @@ class _File:
 
     def read(self, start: int, size: int) -> bytes:
         if start + size > self.stored:
-            raise UnreadableRadiograph(self.path, "truncated", "the TIFF ends before what its directory lists")
+            raise UnreadableRadiograph(
+                self.path, "truncated", "the TIFF ends before what its directory lists"
+            )
         self.stream.seek(start)
         return self.stream.read(size)
 
@@ -83,7 +99,9 @@ class Page:
     """One directory. Values are unpacked when they are asked for, as a file may hold many long lists."""
 
     file: _File
-    entries: dict[int, tuple[str, bytes]]  # tag -> layout of its values, and the values or their offset
+    entries: dict[
+        int, tuple[str, bytes]
+    ]  # tag -> layout of its values, and the values or their offset
 
     @property
     def order(self) -> str:
@@ -183,7 +201,11 @@ def _read_directory(file: _File, start: int) -> tuple[dict[int, tuple[str, bytes
     table = file.read(first, count * struct.calcsize(entry_layout))
     entries = {}
     for tag, kind, number, field in struct.iter_unpack(entry_layout, table):
-        if tag not in _KNOWN_TAGS or kind not in _LAYOUTS or (kind == _TEXT) != (tag == Tag.DESCRIPTION):
+        if (
+            tag not in _KNOWN_TAGS
+            or kind not in _LAYOUTS
+            or (kind == _TEXT) != (tag == Tag.DESCRIPTION)
+        ):
             continue
         if tag == Tag.DESCRIPTION:
             number = min(number, MOST_DESCRIBED)

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from core.system import device as module
-from core.system.device import autocast, choose_device, prepare_device, resolve_precision, use_explicit_attention
+from core.system.device import (
+    autocast,
+    choose_device,
+    prepare_device,
+    resolve_precision,
+    use_explicit_attention,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -52,13 +58,18 @@ def test_the_rank_of_the_launcher_wins_over_slurms(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize("count, processes, rank", [(1, 4, 3), (2, 4, 2), (3, 0, 5)])
-def test_more_processes_than_gpus_are_refused_with_a_number_that_works(gpus, monkeypatch, count, processes, rank):
+def test_more_processes_than_gpus_are_refused_with_a_number_that_works(
+    gpus, monkeypatch, count, processes, rank
+):
     """torchrun shows all GPUs to all of its processes: none has one to itself beyond their number."""
     gpus(count)
     if processes:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    with pytest.raises(ValueError, match=f"process {rank} .* sees {count}; start at most {count} .*--nproc_per_node "):
+    with pytest.raises(
+        ValueError,
+        match=f"process {rank} .* sees {count}; start at most {count} .*--nproc_per_node ",
+    ):
         choose_device("auto")
     for possible in range(count):
         monkeypatch.setenv("LOCAL_RANK", str(possible))
@@ -68,7 +79,9 @@ def test_more_processes_than_gpus_are_refused_with_a_number_that_works(gpus, mon
 @pytest.mark.parametrize("count, name", [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
 def test_a_gpu_that_is_not_there(gpus, count, name):
     gpus(count)
-    with pytest.raises(ValueError, match=f"--device '{name}': this machine shows {count} CUDA device"):
+    with pytest.raises(
+        ValueError, match=f"--device '{name}': this machine shows {count} CUDA device"
+    ):
         choose_device(name)
 
 
@@ -136,7 +149,9 @@ def test_the_fast_cpu_path_is_float32():
     exact = a.double() @ b.double()
     try:
         prepare_device(CPU)
-        assert ((a @ b).double() - exact).abs().max() / exact.abs().max() < 1e-5  # bf16 would be 1e-3
+        assert (
+            (a @ b).double() - exact
+        ).abs().max() / exact.abs().max() < 1e-5  # bf16 would be 1e-3
     finally:
         matmul.fp32_precision = before
 
@@ -186,7 +201,9 @@ def test_the_cpu_leaves_the_gpus_alone(tf32):
 def test_tf32_is_refused_where_there_is_none(gpus, monkeypatch, device, capability):
     gpus(1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    with pytest.raises(ValueError, match="--precision tf32 needs a GPU with TF32 .*; choose fp32 or auto"):
+    with pytest.raises(
+        ValueError, match="--precision tf32 needs a GPU with TF32 .*; choose fp32 or auto"
+    ):
         resolve_precision("tf32", device)
     assert resolve_precision("fp32", device) == "fp32" and resolve_precision("auto", device)
 

@@ -20,7 +20,9 @@ def test_a_folder_that_all_see_is_accepted_and_left_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("ranks, apart", [(2, 1), (3, 2)])
-def test_a_folder_that_each_machine_has_for_itself_is_refused_by_all(tmp_path, monkeypatch, ranks, apart):
+def test_a_folder_that_each_machine_has_for_itself_is_refused_by_all(
+    tmp_path, monkeypatch, ranks, apart
+):
     """A relative path in two working folders stands for two machines."""
     monkeypatch.setattr(distributed, "VISIBLE_SECONDS", 0.5)
     for rank in range(ranks):
@@ -50,7 +52,11 @@ def test_pretraining_says_so_in_one_sentence(tmp_path, monkeypatch):
         return pretraining(radiographs, "run")()
 
     status, told = spoken(member, ranks=2)
-    assert status == [2, 2] and "use a folder that all machines share" in told and "Traceback" not in told
+    assert (
+        status == [2, 2]
+        and "use a folder that all machines share" in told
+        and "Traceback" not in told
+    )
 
 
 def test_one_process_needs_nothing(tmp_path):

@@ -29,7 +29,9 @@ ATTEMPTS = {
     "gethostbyname": lambda: socket.gethostbyname("example.org"),
     "gethostbyaddr": lambda: socket.gethostbyaddr("192.0.2.1"),
     "sendto": lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)),
-    "sendmsg": lambda: socket.socket(type=socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("192.0.2.1", 53)),
+    "sendmsg": lambda: socket.socket(type=socket.SOCK_DGRAM).sendmsg(
+        [b"x"], [], 0, ("192.0.2.1", 53)
+    ),
 }
 
 
@@ -85,14 +87,22 @@ def test_this_machine_and_that_of_the_rendezvous_are_reached(tmp_path):
 
 def test_every_script_that_starts_is_offline():
     def check():
-        os.environ |= {"HF_HUB_OFFLINE": "0", "HTTPS_PROXY": "http://127.0.0.1:9", "http_proxy": "x"}
+        os.environ |= {
+            "HF_HUB_OFFLINE": "0",
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+            "http_proxy": "x",
+        }
         sys.argv = ["script.py"]
         states = []
         with pytest.raises(SystemExit):
             cli.run(lambda config: states.append(dict(os.environ)), Config)
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
             assert states[0][name] == "1"
-        assert states[0]["NO_PROXY"] == "*" and "HTTPS_PROXY" not in states[0] and "http_proxy" not in states[0]
+        assert (
+            states[0]["NO_PROXY"] == "*"
+            and "HTTPS_PROXY" not in states[0]
+            and "http_proxy" not in states[0]
+        )
         assert refused(ATTEMPTS["look-up"])
 
     in_child(check)
@@ -105,7 +115,10 @@ def test_a_flag_that_asks_for_a_service_keeps_sockets_and_proxies():
         offline._installed.clear()
         with pytest.raises(SystemExit):
             cli.run(lambda config: 0, Config)
-        assert os.environ["HF_HUB_OFFLINE"] == "1" and os.environ["HTTPS_PROXY"] == "http://127.0.0.1:9"
+        assert (
+            os.environ["HF_HUB_OFFLINE"] == "1"
+            and os.environ["HTTPS_PROXY"] == "http://127.0.0.1:9"
+        )
         assert not offline._installed
 
     in_child(check)
@@ -114,5 +127,12 @@ def test_a_flag_that_asks_for_a_service_keeps_sockets_and_proxies():
 def test_only_this_machine_is_this_machine():
     for name in (None, "", b"", "localhost", "127.0.0.1", b"127.3.2.1", "::1", "0.0.0.0", "::"):
         assert is_this_machine(name), name
-    for name in ("huggingface.co", b"fonts.googleapis.com", "192.168.1.5", "8.8.8.8", "localhost.example.org", b"\xff"):
+    for name in (
+        "huggingface.co",
+        b"fonts.googleapis.com",
+        "192.168.1.5",
+        "8.8.8.8",
+        "localhost.example.org",
+        b"\xff",
+    ):
         assert not is_this_machine(name), name

@@ -44,13 +44,21 @@ SPEAKS = """
 """
 
 
-def shell(tmp_path: Path, command: str, body: str, **environment: str) -> subprocess.CompletedProcess:
+def shell(
+    tmp_path: Path, command: str, body: str, **environment: str
+) -> subprocess.CompletedProcess:
     """Run a bash command in which SCRIPT stands for the script with this `body`."""
     path = tmp_path / "script.py"
-    path.write_text(SCRIPT.format(root=str(ROOT), body=body), encoding="utf-8", errors="surrogatepass")
+    path.write_text(
+        SCRIPT.format(root=str(ROOT), body=body), encoding="utf-8", errors="surrogatepass"
+    )
     command = command.replace("SCRIPT", f"{sys.executable} {path}")
     return subprocess.run(
-        ["bash", "-c", command], capture_output=True, cwd=tmp_path, env=os.environ | environment, timeout=60
+        ["bash", "-c", command],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | environment,
+        timeout=60,
     )
 
 
@@ -61,7 +69,9 @@ def test_a_closed_stream_neither_ends_a_script_nor_gets_into_its_files(tmp_path,
     assert (tmp_path / "done").read_text() == "whole"
 
 
-@pytest.mark.parametrize("pipe", ["SCRIPT | head -1", "SCRIPT 2>&1 >/dev/null | head -1", "SCRIPT 2>&1 | head -1"])
+@pytest.mark.parametrize(
+    "pipe", ["SCRIPT | head -1", "SCRIPT 2>&1 >/dev/null | head -1", "SCRIPT 2>&1 | head -1"]
+)
 def test_a_reader_that_leaves_does_not_end_a_script(tmp_path, pipe):
     done = shell(tmp_path, f"{pipe}; exit ${{PIPESTATUS[0]}}", SPEAKS)
     assert done.returncode == 0
@@ -113,8 +123,11 @@ DOORS = {
     "print": ("    print(TEXT)", "stdout"),
     "warning": ("    warnings.warn(TEXT)", "stderr"),
     "defect": ("    raise KeyError(TEXT)", "stderr"),
-    "library": ("    import json\n    json.loads('[', object_hook=TEXT) if 0 else sys.stderr.write(TEXT)", "stderr"),
-}  # fmt: skip
+    "library": (
+        "    import json\n    json.loads('[', object_hook=TEXT) if 0 else sys.stderr.write(TEXT)",
+        "stderr",
+    ),
+}
 OF_LINES = ("print", "warning", "library")  # which may print several lines: a line end is theirs
 
 
@@ -122,7 +135,9 @@ OF_LINES = ("print", "warning", "library")  # which may print several lines: a l
 def test_no_string_reaches_the_terminal_with_its_control_characters(tmp_path, door):
     body, stream = DOORS[door]
     texts = [text for name, (text, _) in HOSTILE.items() if name != "line" or door not in OF_LINES]
-    shown = [shown for name, (_, shown) in HOSTILE.items() if name != "line" or door not in OF_LINES]
+    shown = [
+        shown for name, (_, shown) in HOSTILE.items() if name != "line" or door not in OF_LINES
+    ]
     joined = " ".join(texts)
     done = shell(tmp_path, "SCRIPT", body.replace("TEXT", ascii(joined)))
     written = getattr(done, stream).decode("utf-8")

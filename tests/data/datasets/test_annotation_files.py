@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.datasets.annotation_files import checked_box, parse_boxes, read_labelme, read_yolo, yolo_box
+from data.datasets.annotation_files import (
+    checked_box,
+    parse_boxes,
+    read_labelme,
+    read_yolo,
+    yolo_box,
+)
 from data.views.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -39,7 +45,9 @@ def test_golden_fractions_become_pixels(golden, tmp_path):
 def test_golden_files_of_the_fracture_atlas(golden):
     for entry in golden["fracatlas"]["entries"]:
         file = GOLDEN / "assets" / "fracatlas_yolo" / f"{Path(entry['image_id']).stem}.txt"
-        told = [] if entry["box_label"] == ["normal"] else entry["bbox"]  # a whole picture stands for none there
+        told = (
+            [] if entry["box_label"] == ["normal"] else entry["bbox"]
+        )  # a whole picture stands for none there
         assert [mark.numbers for mark in read_yolo(file)] == told
 
 
@@ -63,7 +71,9 @@ def test_polygons_become_the_box_around_them(tmp_path):
 )
 def test_wrong_yolo_lines_are_named(line, told, tmp_path):
     (tmp_path / "a.txt").write_text(f"0 .5 .5 .2 .2\n\n{line}\n")
-    with pytest.raises(ValueError, match=rf"a\.txt: line 3: '{line}' {told}|a\.txt: line 3: '{line}' is {told}"):
+    with pytest.raises(
+        ValueError, match=rf"a\.txt: line 3: '{line}' {told}|a\.txt: line 3: '{line}' is {told}"
+    ):
         read_yolo(tmp_path / "a.txt")
 
 
@@ -73,7 +83,10 @@ def test_wrong_yolo_lines_are_named(line, told, tmp_path):
         ("{", r"a\.json: not a LabelMe file"),
         ('{"shapes": 3}', r"a\.json: not a LabelMe file"),
         ("{}", r"a\.json: not a LabelMe file \(no entry 'shapes'\)"),
-        ([{"shape_type": "rectangle", "points": [[1, 1], [2, float("nan")]]}], r"a\.json: shape 1: coordinates"),
+        (
+            [{"shape_type": "rectangle", "points": [[1, 1], [2, float("nan")]]}],
+            r"a\.json: shape 1: coordinates",
+        ),
         ([{"points": [[1, 1], [2, 2], [3]]}], r"a\.json: shape 1: a point that is not x and y"),
         ([{"points": "ab"}], r"a\.json: not a LabelMe file"),
     ],
@@ -118,7 +131,9 @@ def test_boxes_are_in_the_radiograph_or_refused(box, expected):
 
 @pytest.mark.parametrize("text", ["[[1, 2, 3]]", "[1, 2, 3, 4]", "here", '[["a", 1, 2, 3]]', "{}x"])
 def test_cells_that_hold_no_boxes_are_named(text):
-    with pytest.raises(ValueError, match=r"t\.csv: row 2: boxes .* are not \[\[x0, y0, x1, y1\], \.\.\.\]"):
+    with pytest.raises(
+        ValueError, match=r"t\.csv: row 2: boxes .* are not \[\[x0, y0, x1, y1\], \.\.\.\]"
+    ):
         parse_boxes("t.csv: row 2", text)
     assert parse_boxes("", "[[1, 2, 3, 4.5]]") == [(1, 2, 3, 4.5)] and parse_boxes("", "[]") == []
 

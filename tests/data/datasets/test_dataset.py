@@ -32,9 +32,13 @@ class Tumours(RadiographDataset):
 
 
 ROWS = {
-    "File Name": ["a", "b", "c"], "finding": ["fracture", None, "normal"], "months": [12, 30.5, None],
-    "tumour": [1, 0, None], "who": [7, 7, 9], "machine": ["x", "y", "z"],
-}  # fmt: skip
+    "File Name": ["a", "b", "c"],
+    "finding": ["fracture", None, "normal"],
+    "months": [12, 30.5, None],
+    "tumour": [1, 0, None],
+    "who": [7, 7, 9],
+    "machine": ["x", "y", "z"],
+}
 
 
 @pytest.fixture
@@ -42,7 +46,9 @@ def root(tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for name in "abc":
-        Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 50), dtype=np.uint8)).save(
+            tmp_path / "images" / f"{name}.png"
+        )
     pd.DataFrame(ROWS).to_csv(tmp_path / "bones.csv", index=False)
     return tmp_path
 
@@ -53,8 +59,12 @@ def test_records(root):
     assert records["target"].tolist()[::2] == [1, 0] and np.isnan(records["target"][1])
     assert records["patient"].tolist() == ["7", "7", "9"]
     assert records["machine"].tolist() == ["x", "y", "z"]  # rides along
-    assert Ages.read(root)["target"].tolist()[:2] == [12, 30.5] and np.isnan(Ages.read(root)["target"][2])
-    assert Tumours.read(root)["target"].tolist()[:2] == [1, 0] and np.isnan(Tumours.read(root)["target"][2])
+    assert Ages.read(root)["target"].tolist()[:2] == [12, 30.5] and np.isnan(
+        Ages.read(root)["target"][2]
+    )
+    assert Tumours.read(root)["target"].tolist()[:2] == [1, 0] and np.isnan(
+        Tumours.read(root)["target"][2]
+    )
     assert "patient" not in Ages.read(root)
     assert (Bones.task.outputs, Ages.task.outputs, Tumours.task.outputs) == (2, 1, 1)
 
@@ -65,7 +75,10 @@ def test_a_missing_column_is_named_with_those_that_are_there(root, column):
     with pytest.raises(ValueError) as caught:
         Bones.read(root)
     told = str(caught.value)
-    assert told.startswith(f"{root / 'bones.csv'}: no column '{column}'; it has ") and "machine" in told
+    assert (
+        told.startswith(f"{root / 'bones.csv'}: no column '{column}'; it has ")
+        and "machine" in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,9 +112,15 @@ def test_tables(root, tmp_path):
 
 @pytest.mark.parametrize(
     "name, content",
-    [("t.csv", b""), ("t.csv", b'a,b\n1,"2\n'), ("t.csv", b"a\n\xff\xfe\xfd\n"), ("t.xlsx", b"no workbook"),
-     ("t.xlsx", b"PK\x03\x04broken"), ("t.xlsx", b"")],
-)  # fmt: skip
+    [
+        ("t.csv", b""),
+        ("t.csv", b'a,b\n1,"2\n'),
+        ("t.csv", b"a\n\xff\xfe\xfd\n"),
+        ("t.xlsx", b"no workbook"),
+        ("t.xlsx", b"PK\x03\x04broken"),
+        ("t.xlsx", b""),
+    ],
+)
 def test_tables_that_cannot_be_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name}: not a readable table \(.+\)"):
@@ -114,7 +133,11 @@ def test_samples_for_evaluation_are_the_preprocessing(root):
     assert len(data) == 3
     sample = data[1]
     assert torch.equal(sample["image"], preprocessing(load_radiograph(root / "images" / "b.png")))
-    assert sample["target"].item() == 30.5 and sample["target"].dtype == torch.float32 and sample["index"] == 1
+    assert (
+        sample["target"].item() == 30.5
+        and sample["target"].dtype == torch.float32
+        and sample["index"] == 1
+    )
     assert data[5, 1]["index"] == 1 and torch.isnan(data[2]["target"])
     assert data[np.int64(1)]["index"] == 1
 

@@ -32,7 +32,9 @@ def records(tmp_path):
         paths.append(str(tmp_path / f"{i}.png"))
         pixels = rng.integers(0, 60_000, (40 + i, 60 - 3 * i)).astype(np.uint16)
         Image.fromarray(pixels).save(paths[-1])
-    return pd.DataFrame({"image": paths, "target": np.arange(COUNT) * 1.5, "sex": [1.0, -1, 0, 1, 1, -1, 0]})
+    return pd.DataFrame(
+        {"image": paths, "target": np.arange(COUNT) * 1.5, "sex": [1.0, -1, 0, 1, 1, -1, 0]}
+    )
 
 
 def delete(records):
@@ -46,10 +48,15 @@ def test_evaluation_has_the_same_numbers(records, resize, intensity):
     preprocessing = Preprocessing(32, 24, intensity, resize=resize)
     plain = Ages(records, preprocessing)
     expected = [plain[i]["image"] for i in range(COUNT)]
-    kept = Ages(records, preprocessing, keep=KeptRadiographs(records["image"], preprocessing, 1.0).fill())
+    kept = Ages(
+        records, preprocessing, keep=KeptRadiographs(records["image"], preprocessing, 1.0).fill()
+    )
     delete(records)  # nothing is read any more
     for i in range(COUNT):
-        assert torch.equal(kept[i]["image"], expected[i]) and kept[i]["image"].dtype == expected[i].dtype
+        assert (
+            torch.equal(kept[i]["image"], expected[i])
+            and kept[i]["image"].dtype == expected[i].dtype
+        )
         assert kept[i]["target"] == plain.records["target"][i]
 
 
@@ -96,8 +103,15 @@ def test_augmentation_of_the_whole_radiograph_has_the_same_numbers(records):
     preprocessing = Preprocessing(32, 24)
     whole = CropFlip(32, 24, scale=(1, 1), interpolation="bilinear")
     kept = KeptRadiographs(records["image"], preprocessing, 1.0).fill()
-    plain, cached = Ages(records, preprocessing, whole), Ages(records, preprocessing, whole, keep=kept)
-    assert all(torch.equal(plain[e, i]["image"], cached[e, i]["image"]) for i in range(COUNT) for e in (0, 1))
+    plain, cached = (
+        Ages(records, preprocessing, whole),
+        Ages(records, preprocessing, whole, keep=kept),
+    )
+    assert all(
+        torch.equal(plain[e, i]["image"], cached[e, i]["image"])
+        for i in range(COUNT)
+        for e in (0, 1)
+    )
     flips = {torch.equal(cached[e, 0]["image"], cached[0, 0]["image"]) for e in range(8)}
     assert flips == {True, False}  # and the flip is really drawn
     # crops come from the kept picture: like those of the file, not the same
@@ -105,7 +119,9 @@ def test_augmentation_of_the_whole_radiograph_has_the_same_numbers(records):
     larger = KeptRadiographs(records["image"], preprocessing, 1.0, enlarge=1.15).fill()
     assert larger.size == (37, 28) and larger.read(records["image"][0]).shape == (37, 28)
     ours = Ages(records, preprocessing, crop, keep=larger)[0, 0]["image"]
-    assert ours.shape == (1, 32, 24) and not torch.equal(ours, Ages(records, preprocessing, crop)[0, 0]["image"])
+    assert ours.shape == (1, 32, 24) and not torch.equal(
+        ours, Ages(records, preprocessing, crop)[0, 0]["image"]
+    )
 
 
 def test_pixels_in_memory_cannot_be_changed(records):
@@ -118,15 +134,21 @@ def test_pixels_in_memory_cannot_be_changed(records):
 
 @pytest.mark.parametrize(
     "change, told",
-    [({"height": 40}, "height 32, not 40"), ({"intensity": "percentile"}, "intensity minmax, not percentile"),
-     ({"resize": "pad"}, "resize squash, not pad"), ({"interpolation": "bicubic"}, "bilinear, not bicubic")],
-)  # fmt: skip
+    [
+        ({"height": 40}, "height 32, not 40"),
+        ({"intensity": "percentile"}, "intensity minmax, not percentile"),
+        ({"resize": "pad"}, "resize squash, not pad"),
+        ({"interpolation": "bicubic"}, "bilinear, not bicubic"),
+    ],
+)
 def test_another_preprocessing_is_refused(records, change, told):
     preprocessing = Preprocessing(32, 24)
     kept = KeptRadiographs(records["image"], preprocessing, 1.0)
     with pytest.raises(ValueError, match=told):
         Ages(records, dataclasses.replace(preprocessing, **change), keep=kept)
-    Ages(records, dataclasses.replace(preprocessing, mean=(0, 0, 0)), keep=kept)  # applied later, on the device
+    Ages(
+        records, dataclasses.replace(preprocessing, mean=(0, 0, 0)), keep=kept
+    )  # applied later, on the device
 
 
 def test_enlarged_pictures_are_not_for_evaluation(records):

@@ -77,9 +77,18 @@ def test_no_more_workers_than_cpus(monkeypatch):
     """More of them only wait for each other; torch warns of it."""
     started = []
     whole = loader.DataLoader
-    monkeypatch.setattr(loader, "DataLoader", lambda *a, **k: started.append(k["num_workers"]) or whole(*a, **k))
+    monkeypatch.setattr(
+        loader, "DataLoader", lambda *a, **k: started.append(k["num_workers"]) or whole(*a, **k)
+    )
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
-    assert len(list(ordered_batches(Numbers(), [(0, i) for i in range(8)], batch_size=1, num_workers=64))) == 8
+    assert (
+        len(
+            list(
+                ordered_batches(Numbers(), [(0, i) for i in range(8)], batch_size=1, num_workers=64)
+            )
+        )
+        == 8
+    )
     assert started == [2]
 
 
@@ -102,8 +111,12 @@ def test_a_worker_killed_while_the_main_process_computes(monkeypatch, capsys):
 
 
 def test_a_stuck_worker(monkeypatch, capsys):
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)  # time to end in order, usually 5 s
-    monkeypatch.setenv("PROCESS_GROUP_TIMEOUT", "2")  # half of it, so that this is told before the others give up
+    monkeypatch.setattr(
+        torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3
+    )  # time to end in order, usually 5 s
+    monkeypatch.setenv(
+        "PROCESS_GROUP_TIMEOUT", "2"
+    )  # half of it, so that this is told before the others give up
     told = sentence(monkeypatch, capsys, lambda: read(lambda: time.sleep(60)))
     assert "timed out after 1.0 seconds: the folder of the radiographs does not answer" in told
     assert not multiprocessing.active_children()  # this script would wait for it
@@ -145,7 +158,9 @@ def test_a_worker_that_is_stuck_in_the_middle_of_a_batch(monkeypatch, workers):
     ],
 )
 def test_shared_memory_runs_out(monkeypatch, capsys, told):
-    assert "/dev/shm is full; use fewer" in sentence(monkeypatch, capsys, lambda: read(fail(RuntimeError(told))))
+    assert "/dev/shm is full; use fewer" in sentence(
+        monkeypatch, capsys, lambda: read(fail(RuntimeError(told)))
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -29,7 +29,11 @@ def write(path, text):
 
 def labelme(*shapes, height=40, width=60):
     return json.dumps(
-        {"shapes": [{"shape_type": k, "points": p} for k, p in shapes], "imageHeight": height, "imageWidth": width}
+        {
+            "shapes": [{"shape_type": k, "points": p} for k, p in shapes],
+            "imageHeight": height,
+            "imageWidth": width,
+        }
     )
 
 
@@ -67,7 +71,9 @@ GREY = FINDING.astype(np.uint8) * 255
 
 def with_alpha(colours: tuple, alpha) -> Image.Image:
     """A grey or coloured picture whose channels are numbers or [H, W] uint8, with alpha last."""
-    bands = [Image.fromarray(np.broadcast_to(np.uint8(band), SIZE).copy()) for band in (*colours, alpha)]
+    bands = [
+        Image.fromarray(np.broadcast_to(np.uint8(band), SIZE).copy()) for band in (*colours, alpha)
+    ]
     return Image.merge("LA" if len(bands) == 2 else "RGBA", bands)
 
 
@@ -148,8 +154,14 @@ def test_a_mask_may_end_in_rows_of_mid_grey(tmp_path):
 
 
 REFUSED = {
-    "pages.tif": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
-    "animated.png": ("several-frames", {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}),
+    "pages.tif": (
+        "several-frames",
+        {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]},
+    ),
+    "animated.png": (
+        "several-frames",
+        {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]},
+    ),
     "jpeg.png": ("a JPEG", {"format": "JPEG"}),
     "jpeg.tif": ("a JPEG", {"compression": "jpeg"}),
     "gif.png": ("not-an-image", {"format": "GIF"}),
@@ -164,7 +176,9 @@ def test_masks_that_cannot_be_trusted_are_refused(tmp_path, name):
         read_truth(tmp_path).lookup(IMAGE.with_name(name), SIZE)
 
 
-@pytest.mark.parametrize("background, finding", [(1, 2), (255, 254), ((255, 255, 255), (255, 0, 0))])
+@pytest.mark.parametrize(
+    "background, finding", [(1, 2), (255, 254), ((255, 255, 255), (255, 0, 0))]
+)
 def test_labels_without_a_background_are_refused(tmp_path, background, finding):
     values = np.where(FINDING[..., None], np.uint8(finding), np.uint8(background))
     Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(tmp_path / "a.png")
@@ -180,7 +194,9 @@ def test_floats_that_do_not_say_what_is_marked_are_refused(tmp_path, values):
     pixels = np.full(SIZE, values[0], np.float32)
     pixels[5:15, 10:20] = values[1]
     Image.fromarray(pixels).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif: (2 values and none is black|NaN or infinite values)"):
+    with pytest.raises(
+        ValueError, match=r"a\.tif: (2 values and none is black|NaN or infinite values)"
+    ):
         read_truth(tmp_path).lookup(IMAGE, SIZE)
 
 
@@ -197,7 +213,10 @@ def test_smoothed_edges_are_refused_and_a_few_levels_are_not(tmp_path):
 
 
 def test_labelme_shapes(tmp_path):
-    write(tmp_path / "a.json", labelme(("rectangle", [[20, 15], [10, 5]]), ("polygon", [[30, 20], [50, 20], [30, 36]])))
+    write(
+        tmp_path / "a.json",
+        labelme(("rectangle", [[20, 15], [10, 5]]), ("polygon", [[30, 20], [50, 20], [30, 36]])),
+    )
     mask = read_truth(tmp_path).lookup(IMAGE, SIZE)
     assert mask[5:15, 10:20].all() and mask[22, 33] and not mask[34, 48]
     assert mask.sum() == pytest.approx(100 + 20 * 16 / 2, rel=0.1)
@@ -230,7 +249,9 @@ def test_yolo_boxes_polygons_and_nothing_found(tmp_path):
     assert empty is not None and not empty.any()  # looked at, nothing there
 
 
-@pytest.mark.parametrize("line", ["0 0.5 0.5 1.5 0.2", "0 0.5 x 0.1 0.1", "0 0.5 0.5 0.1", "0 0.5 0.5 0 0.1"])
+@pytest.mark.parametrize(
+    "line", ["0 0.5 0.5 1.5 0.2", "0 0.5 x 0.1 0.1", "0 0.5 0.5 0.1", "0 0.5 0.5 0 0.1"]
+)
 def test_damaged_yolo_lines_are_named(tmp_path, line):
     write(tmp_path / "a.txt", f"0 0.5 0.5 0.1 0.1\n{line}\n")
     with pytest.raises(ValueError, match=r"a\.txt: line 2"):
@@ -246,7 +267,10 @@ def test_table_of_boxes(tmp_path):
     assert (truth.lookup(IMAGE, SIZE) == (box_mask(10, 5, 20, 15) | box_mask(30, 20, 35, 25))).all()
     assert truth.condition(IMAGE) == "lytic" and truth.condition(Path("/x/b.jpg")) == "normal"
     assert not truth.lookup(Path("/x/b.jpg"), SIZE).any()
-    assert truth.lookup(Path("/other/a.png"), SIZE) is None and truth.condition(Path("/other/a.png")) == ""
+    assert (
+        truth.lookup(Path("/other/a.png"), SIZE) is None
+        and truth.condition(Path("/other/a.png")) == ""
+    )
 
 
 def test_table_of_records_prefers_the_mask(tmp_path):
@@ -260,7 +284,10 @@ def test_table_of_records_prefers_the_mask(tmp_path):
     )
     truth = read_truth(table)
     assert (truth.lookup(IMAGE, SIZE) == mask).all()
-    assert (truth.lookup(IMAGE.with_name("b.png"), SIZE) == (box_mask(10, 5, 20, 15) | box_mask(0, 0, 3, 3))).all()
+    assert (
+        truth.lookup(IMAGE.with_name("b.png"), SIZE)
+        == (box_mask(10, 5, 20, 15) | box_mask(0, 0, 3, 3))
+    ).all()
     assert not truth.lookup(IMAGE.with_name("c.png"), SIZE).any()
     assert truth.patient(IMAGE) == "p1" and truth.patient(IMAGE.with_name("c.png")) == ""
     assert truth.mentions(IMAGE) and not truth.mentions(IMAGE.with_name("d.png"))
@@ -328,12 +355,18 @@ def test_labelme_shapes_of_another_picture_or_unit_are_refused(tmp_path, name):
         read_truth(tmp_path).lookup(IMAGE, SIZE)
 
 
-@pytest.mark.parametrize("box", [(20, 10, 100, 60), (0.2, 0.1, 0.5, 0.4), (-9, 5, 20, 15), (100, 5, 110, 15)])
+@pytest.mark.parametrize(
+    "box", [(20, 10, 100, 60), (0.2, 0.1, 0.5, 0.4), (-9, 5, 20, 15), (100, 5, 110, 15)]
+)
 def test_boxes_of_another_picture_or_unit_are_refused(tmp_path, box):
     xmin, ymin, xmax, ymax = box
-    for text in (f"image,xmin,ymin,xmax,ymax\nz.png,,,,\na.png,{xmin},{ymin},{xmax},{ymax}\n",
-                 f'image,boxes\nz.png,[]\na.png,"[[{xmin}, {ymin}, {xmax}, {ymax}]]"\n'):  # fmt: skip
-        with pytest.raises(ValueError, match=r"t\.csv: row 3: box .* (outside the radiograph|first pixel)"):
+    for text in (
+        f"image,xmin,ymin,xmax,ymax\nz.png,,,,\na.png,{xmin},{ymin},{xmax},{ymax}\n",
+        f'image,boxes\nz.png,[]\na.png,"[[{xmin}, {ymin}, {xmax}, {ymax}]]"\n',
+    ):
+        with pytest.raises(
+            ValueError, match=r"t\.csv: row 3: box .* (outside the radiograph|first pixel)"
+        ):
             read_truth(write(tmp_path / "t.csv", text)).lookup(IMAGE, SIZE)
     cx, cy, w, h = (xmin + xmax) / 120, (ymin + ymax) / 80, (xmax - xmin) / 60, (ymax - ymin) / 40
     write(tmp_path / "yolo" / "a.txt", f"0 {cx} {cy} {w} {h}\n")
@@ -343,20 +376,29 @@ def test_boxes_of_another_picture_or_unit_are_refused(tmp_path, box):
 
 def test_a_table_that_says_the_size_of_its_pictures(tmp_path):
     text = "image,width,height,xmin,ymin,xmax,ymax\na.png,{},{},20,10,30,20\n"
-    assert read_truth(write(tmp_path / "t.csv", text.format(60, 40))).lookup(IMAGE, SIZE).sum() == 100
+    assert (
+        read_truth(write(tmp_path / "t.csv", text.format(60, 40))).lookup(IMAGE, SIZE).sum() == 100
+    )
     for declared in ((120, 80), (40, 60), ("wide", 40)):
-        with pytest.raises(ValueError, match=r"t\.csv: row 2: drawn on a picture of .* the radiograph is 40 x 60"):
+        with pytest.raises(
+            ValueError, match=r"t\.csv: row 2: drawn on a picture of .* the radiograph is 40 x 60"
+        ):
             read_truth(write(tmp_path / "t.csv", text.format(*declared))).lookup(IMAGE, SIZE)
 
 
 def test_a_slip_over_the_edge_is_cut_off(tmp_path):
-    write(tmp_path / "a.json", labelme(("rectangle", [[50, 30], [61, 41]]), ("circle", [[0, 20], [5, 20]])))
+    write(
+        tmp_path / "a.json",
+        labelme(("rectangle", [[50, 30], [61, 41]]), ("circle", [[0, 20], [5, 20]])),
+    )
     mask = read_truth(tmp_path).lookup(IMAGE, SIZE)
     assert mask[30:, 50:].all() and mask[20, 0] and not mask[20, 6]
 
 
 @pytest.mark.parametrize("decimals", [2, 3, 4, 6, 9])
-@pytest.mark.parametrize("box", [(20, 10, 50, 30), (1, 1, 2, 2), (7, 13, 59, 39), (0, 0, 60, 40), (33, 3, 41, 20)])
+@pytest.mark.parametrize(
+    "box", [(20, 10, 50, 30), (1, 1, 2, 2), (7, 13, 59, 39), (0, 0, 60, 40), (33, 3, 41, 20)]
+)
 def test_rounded_fractions_gain_no_row(tmp_path, decimals, box):
     x0, y0, x1, y1 = box
     numbers = ((x0 + x1) / 120, (y0 + y1) / 80, (x1 - x0) / 60, (y1 - y0) / 40)
@@ -365,11 +407,17 @@ def test_rounded_fractions_gain_no_row(tmp_path, decimals, box):
     if decimals > 2:
         assert (mask == box_mask(*box)).all()
     else:  # of a side of 60 pixels, an edge may be 0.45 pixels off
-        assert abs(mask.any(axis=0).sum() - (x1 - x0)) <= 1 and abs(mask.any(axis=1).sum() - (y1 - y0)) <= 1
+        assert (
+            abs(mask.any(axis=0).sum() - (x1 - x0)) <= 1
+            and abs(mask.any(axis=1).sum() - (y1 - y0)) <= 1
+        )
 
 
 def test_pixels_with_noise_in_the_last_decimals_gain_no_row(tmp_path):
-    table = write(tmp_path / "t.csv", "image,xmin,ymin,xmax,ymax\na.png,9.99999,5.0000001,20.0000004,15.0004\n")
+    table = write(
+        tmp_path / "t.csv",
+        "image,xmin,ymin,xmax,ymax\na.png,9.99999,5.0000001,20.0000004,15.0004\n",
+    )
     assert (read_truth(table).lookup(IMAGE, SIZE) == box_mask(10, 5, 20, 15)).all()
 
 
@@ -395,6 +443,8 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_names_with_accents_are_found_in_either_form(tmp_path, form):
-    name, other = (unicodedata.normalize(one, "münchen.png") for one in (form, {"NFC": "NFD"}.get(form, "NFC")))
+    name, other = (
+        unicodedata.normalize(one, "münchen.png") for one in (form, {"NFC": "NFD"}.get(form, "NFC"))
+    )
     truth = read_truth(write(tmp_path / "t.csv", f'image,boxes\n{name},"[[10, 5, 20, 15]]"\n'))
     assert (truth.lookup(Path("/images") / other, SIZE) == box_mask(10, 5, 20, 15)).all()

@@ -34,10 +34,16 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
-@pytest.mark.parametrize("intensity, dtype", [("minmax", torch.uint8), ("percentile", torch.float32)])
+@pytest.mark.parametrize(
+    "intensity, dtype", [("minmax", torch.uint8), ("percentile", torch.float32)]
+)
 def test_a_sample(paths, intensity, dtype):
     sample = dataset(paths, intensity=intensity)[2, 5]
-    assert sample["image"].shape == (1, 32, 32) and sample["image"].dtype == dtype and sample["index"] == 5
+    assert (
+        sample["image"].shape == (1, 32, 32)
+        and sample["image"].dtype == dtype
+        and sample["index"] == 5
+    )
     assert sample["noise"].shape == (16,) and sample["noise"].dtype == torch.float32
     assert 0 <= sample["noise"].min() and sample["noise"].max() < 1
     assert "noise" not in dataset(paths, patches=0)[2, 5]
@@ -78,11 +84,14 @@ def test_a_file_that_cannot_be_read_any_more_is_replaced_by_the_next(paths, tmp_
     for epoch in range(3):
         assert data[epoch, 4]["index"] == data[epoch, 5]["index"] == 6
     assert same(data[0, 6], good)
-    assert torch.equal(data[0, 4]["noise"], dataset(paths, quarantine=quarantine)[0, 4]["noise"])  # its own
+    assert torch.equal(
+        data[0, 4]["noise"], dataset(paths, quarantine=quarantine)[0, 4]["noise"]
+    )  # its own
     records = [json.loads(line) for line in quarantine.read_text().splitlines()]
     assert [(r["path"], r["reason"]) for r in records[:2]] == [
-        (str(paths[4]), "missing"), (str(paths[5]), "truncated")
-    ]  # fmt: skip
+        (str(paths[4]), "missing"),
+        (str(paths[5]), "truncated"),
+    ]
     assert len(records) == 4  # once by each data set, not at every look
 
 
@@ -96,7 +105,10 @@ def test_without_quarantine_it_is_an_error(paths):
 def test_a_dead_disk_is_not_trained_on(paths, tmp_path):
     for path in paths:
         path.write_bytes(b"")
-    with pytest.raises(UnreadableRadiograph, match=r"r3\.png: empty-file: 0 bytes; neither can the files after it be"):
+    with pytest.raises(
+        UnreadableRadiograph,
+        match=r"r3\.png: empty-file: 0 bytes; neither can the files after it be",
+    ):
         dataset(paths, quarantine=tmp_path / "q")[0, 3]
 
 

@@ -19,7 +19,9 @@ GREY = (np.add.outer(np.arange(64) * 3, np.arange(64) * 2) % 251).astype(np.uint
 def folder(tmp_path):
     """Three good radiographs among five bad files; the one with the odd name is not UTF-8."""
     for name in ("a.png", "c.jpg", os.fsdecode(b"z\xff.png")):
-        Image.fromarray(GREY).save(open(tmp_path / name, "wb"), "JPEG" if name == "c.jpg" else "PNG")
+        Image.fromarray(GREY).save(
+            open(tmp_path / name, "wb"), "JPEG" if name == "c.jpg" else "PNG"
+        )
     whole = (tmp_path / "c.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "d.png").write_bytes(b"")
@@ -27,9 +29,22 @@ def folder(tmp_path):
     Image.fromarray(GREY * 0).save(tmp_path / "f.png")
     paths = [
         tmp_path / name
-        for name in ("f.png", "a.png", "b.jpg", "c.jpg", "d.png", "gone.png", "e.png", os.fsdecode(b"z\xff.png"))
+        for name in (
+            "f.png",
+            "a.png",
+            "b.jpg",
+            "c.jpg",
+            "d.png",
+            "gone.png",
+            "e.png",
+            os.fsdecode(b"z\xff.png"),
+        )
     ]
-    return paths, [paths[1], paths[3], paths[7]], ["constant", "truncated", "empty-file", "missing", "not-an-image"]
+    return (
+        paths,
+        [paths[1], paths[3], paths[7]],
+        ["constant", "truncated", "empty-file", "missing", "not-an-image"],
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -53,7 +68,9 @@ def test_nothing_to_read():
 def counted(monkeypatch):
     """The names of the files that are really read."""
     read, load = [], audit_module.load_radiograph
-    monkeypatch.setattr(audit_module, "load_radiograph", lambda path: (read.append(path.name), load(path))[1])
+    monkeypatch.setattr(
+        audit_module, "load_radiograph", lambda path: (read.append(path.name), load(path))[1]
+    )
     return read
 
 
@@ -99,7 +116,9 @@ def write_lines(file, lines) -> None:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_verdicts_from_elsewhere_are_taken_and_only_the_rest_is_read(folder, tmp_path, counted, cache):
+def test_verdicts_from_elsewhere_are_taken_and_only_the_rest_is_read(
+    folder, tmp_path, counted, cache
+):
     paths, expected, reasons = folder
     given, told = tmp_path / "given.csv", []
     own = tmp_path / "own.csv" if cache else None
@@ -126,13 +145,26 @@ def test_records_are_joined_with_verdicts_from_elsewhere(folder, tmp_path, count
     records = pd.DataFrame({"image": [str(path) for path in paths], "age": range(8)})
     told: list[str] = []
     records, notices, bad = readable_records(
-        records, tmp_path / "q.csv", on_bad="skip", cache=tmp_path / "own.csv", earlier=tmp_path / "given.csv",
+        records,
+        tmp_path / "q.csv",
+        on_bad="skip",
+        cache=tmp_path / "own.csv",
+        earlier=tmp_path / "given.csv",
         tell=told.append,
-    )  # fmt: skip
-    assert records["image"].tolist() == list(map(str, expected)) and records["age"].tolist() == [1, 3, 7] and bad == 5
-    assert counted == ["gone.png"] and told[0].startswith(f"{tmp_path / 'given.csv'}: 7 of 8 files are as they were")
+    )
+    assert (
+        records["image"].tolist() == list(map(str, expected))
+        and records["age"].tolist() == [1, 3, 7]
+        and bad == 5
+    )
+    assert counted == ["gone.png"] and told[0].startswith(
+        f"{tmp_path / 'given.csv'}: 7 of 8 files are as they were"
+    )
     (notice,) = notices  # pages show it, and they do not depend on where verdicts come from
-    assert "5 of 8 radiographs cannot be read" in notice and "f.png (constant: 100.00 % of the pixels" in notice
+    assert (
+        "5 of 8 radiographs cannot be read" in notice
+        and "f.png (constant: 100.00 % of the pixels" in notice
+    )
 
 
 def test_a_file_is_the_same_by_every_way_that_leads_to_it(folder, tmp_path, counted, monkeypatch):
@@ -152,11 +184,20 @@ LONG = "x" * (1 << 17)
 @pytest.mark.parametrize(
     "spoil, told",
     [
-        (lambda rows: ["image,label\n", *rows[1:]], "not a table of verdicts; its columns are image, label"),
+        (
+            lambda rows: ["image,label\n", *rows[1:]],
+            "not a table of verdicts; its columns are image, label",
+        ),
         (lambda rows: [], "not a table of verdicts; its columns are none"),
         (lambda rows: rows[:1], "has verdicts on none of the 8 files here; it is empty"),
-        (lambda rows: [rows[0], "/x/y.png,5,7,3,,\n"], "on none of the 8 files here; .* files, the first /x/y"),
-        (lambda rows: [*rows[:2], rows[2].replace(",3,", ",")], r"damaged in line 3 \(no row of such a table\)"),
+        (
+            lambda rows: [rows[0], "/x/y.png,5,7,3,,\n"],
+            "on none of the 8 files here; .* files, the first /x/y",
+        ),
+        (
+            lambda rows: [*rows[:2], rows[2].replace(",3,", ",")],
+            r"damaged in line 3 \(no row of such a table\)",
+        ),
         (lambda rows: [*rows, "a\n"], r"damaged in line \d+ \(no row of such a table\)"),
         (lambda rows: [*rows, "/x,many,7,3,,\n"], "damaged in line"),
         (lambda rows: [*rows, "/x,5,7,3,trunbated,half\n"], "damaged in line"),
@@ -164,9 +205,12 @@ LONG = "x" * (1 << 17)
         (lambda rows: [*rows, '/x,5,7,3,"a"b,\n'], "damaged in line"),
         (lambda rows: [*rows, f"/x,5,7,3,,{LONG}\n"], "damaged in line"),
         (lambda rows: [*rows, f"/x,5,7,3,,{LONG}{LONG}"], "damaged in line"),
-        (lambda rows: [rows[0], rows[1].replace(",3,", ",2,")], r"made by other rules \(2, now 3\)"),
+        (
+            lambda rows: [rows[0], rows[1].replace(",3,", ",2,")],
+            r"made by other rules \(2, now 3\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_verdicts_that_are_of_no_use_are_one_sentence(folder, tmp_path, counted, spoil, told):
     given = tmp_path / "given.csv"
     audit(folder[0], cache=given)
@@ -174,7 +218,11 @@ def test_verdicts_that_are_of_no_use_are_one_sentence(folder, tmp_path, counted,
     counted.clear()
     with pytest.raises(ValueError, match=told) as caught:
         audit(folder[0], earlier=given, cache=tmp_path / "own.csv")
-    assert str(caught.value).startswith(str(given)) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert (
+        str(caught.value).startswith(str(given))
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 400
+    )
     assert counted == [] and not (tmp_path / "own.csv").exists()
 
 

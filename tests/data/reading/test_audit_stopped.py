@@ -23,7 +23,14 @@ ASKING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 
 
 def table_in(folder: Path) -> FileTable:
-    return FileTable(folder / "table.csv", ("reason", "detail"), "1", "names", lambda pair: pair, lambda *pair: pair)
+    return FileTable(
+        folder / "table.csv",
+        ("reason", "detail"),
+        "1",
+        "names",
+        lambda pair: pair,
+        lambda *pair: pair,
+    )
 
 
 @pytest.fixture
@@ -68,9 +75,15 @@ def lines(file: Path) -> int:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGTERM, signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in ASKING[1:])],
+    [
+        signal.SIGTERM,
+        signal.SIGKILL,
+        *(pytest.param(number, marks=pytest.mark.slow) for number in ASKING[1:]),
+    ],
 )
-def test_a_signal_costs_no_verdict_and_leaves_no_process(files, tmp_path, monkeypatch, number, workers):
+def test_a_signal_costs_no_verdict_and_leaves_no_process(
+    files, tmp_path, monkeypatch, number, workers
+):
     monkeypatch.setattr(audit, "FLUSH_SECONDS", 0.1)
     child = spawn(lambda: len(remembered(slow, files, table_in(tmp_path), workers=workers)))
     wait_until(lambda: lines(tmp_path / "table.csv") > 20)
@@ -81,14 +94,20 @@ def test_a_signal_costs_no_verdict_and_leaves_no_process(files, tmp_path, monkey
     assert exit_status(child, 20) == (-signal.SIGKILL if number == signal.SIGKILL else 1)
     wait_until(lambda: not running(processes), seconds=5)
     known = table_in(tmp_path).read()
-    assert 20 <= len(known) < FILES and all(name == Path(state[0]).name for state, (_, name) in known.items())
+    assert 20 <= len(known) < FILES and all(
+        name == Path(state[0]).name for state, (_, name) in known.items()
+    )
     read = []
-    values = remembered(lambda path: (read.append(path), ("", path.name))[1], files, table_in(tmp_path))
+    values = remembered(
+        lambda path: (read.append(path), ("", path.name))[1], files, table_in(tmp_path)
+    )
     assert values == [("", path.name) for path in files] and len(read) == FILES - len(known)
 
 
 def test_a_dead_process_is_named_with_a_flag_that_helps(files):
-    with pytest.raises(ChildProcessError, match="died while decoding .* --num_workers 0 shows at which file"):
+    with pytest.raises(
+        ChildProcessError, match="died while decoding .* --num_workers 0 shows at which file"
+    ):
         with audit.spread(die, files, 2) as results:
             list(results)
 
@@ -122,7 +141,9 @@ def test_former_handlers_come_back_and_threads_change_none():
     with pytest.raises(signals.Stopped) as stop, signals.stoppable(), signals.stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
-    assert stop.value.code == 143 and [signal.getsignal(number) for number in signals.ASKING] == before
+    assert (
+        stop.value.code == 143 and [signal.getsignal(number) for number in signals.ASKING] == before
+    )
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,14 @@ DEBIAN = {  # package: the files of its source to read
     "imagemagick": r"\.(png|jpe?g|tiff?|bmp|gif|webp|miff|pnm|p[bgp]m)$",
 }
 # what a picture that is valid may be refused for, when it is no radiograph
-CONTENT = {"too-small", "absurd-aspect", "constant", "several-frames", "unsupported-colour", "flat-tail"}
+CONTENT = {
+    "too-small",
+    "absurd-aspect",
+    "constant",
+    "several-frames",
+    "unsupported-colour",
+    "flat-tail",
+}
 
 
 # --- what is done in the child
@@ -81,7 +88,9 @@ def difference(path: Path) -> float | None:
         expected = by_pydicom(path) if dicom else by_torchvision(path)
         if expected is None and not dicom:
             expected = by_pillow(path)
-    except UnidentifiedImageError:  # TIFFs that Pillow does not know; test_tiff.py compares them with what was stored
+    except (
+        UnidentifiedImageError
+    ):  # TIFFs that Pillow does not know; test_tiff.py compares them with what was stored
         return None
     if expected is None:
         return None
@@ -130,7 +139,9 @@ def by_pillow(path: Path) -> np.ndarray | None:
     if upright.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") or max(depth) not in (1, 8):
         return None  # more than it keeps, or a transparent grey that it does not stretch with the others
     black = Image.new("RGBA", upright.size, "black")
-    return np.asarray(Image.alpha_composite(black, upright.convert("RGBA")).convert("L")).astype(np.float64)
+    return np.asarray(Image.alpha_composite(black, upright.convert("RGBA")).convert("L")).astype(
+        np.float64
+    )
 
 
 def by_pydicom(path: Path) -> np.ndarray | None:
@@ -139,11 +150,19 @@ def by_pydicom(path: Path) -> np.ndarray | None:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     dataset = pydicom.dcmread(path, force=True)
-    unusual = "PixelPaddingValue" in dataset or any((element.tag.group & 0xFF00) == 0x6000 for element in dataset)
+    unusual = "PixelPaddingValue" in dataset or any(
+        (element.tag.group & 0xFF00) == 0x6000 for element in dataset
+    )
     if unusual or not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
         return None
-    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float64)
-    return values.max() + values.min() - values if dataset.PhotometricInterpretation == "MONOCHROME1" else values
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(
+        np.float64
+    )
+    return (
+        values.max() + values.min() - values
+        if dataset.PhotometricInterpretation == "MONOCHROME1"
+        else values
+    )
 
 
 # --- the corpora
@@ -174,12 +193,18 @@ def verdicts(name: str) -> dict[Path, dict | Failure]:
 @cache
 def incomplete(name: str) -> list[Path]:
     """The files of a corpus that Pillow decodes only if it may make up what is missing."""
-    return [path for path, only in zip(files(name), in_child(only_loads_incomplete, files(name))) if only is True]
+    return [
+        path
+        for path, only in zip(files(name), in_child(only_loads_incomplete, files(name)))
+        if only is True
+    ]
 
 
 def refusals(name: str, folder: str) -> Counter:
     """How often each reason was given below a folder of a corpus; "" are those used."""
-    return Counter(v["reason"] for path, v in verdicts(name).items() if f"/{folder}/" in path.as_posix())
+    return Counter(
+        v["reason"] for path, v in verdicts(name).items() if f"/{folder}/" in path.as_posix()
+    )
 
 
 def check(name: str, least: int) -> None:
@@ -190,14 +215,20 @@ def check(name: str, least: int) -> None:
     used = [path for path, v in judged.items() if not v["reason"]]
     refused = [v for v in judged.values() if v["reason"]]
     assert len(judged) >= least and len(used) + len(refused) == len(judged)
-    assert not [v for v in refused if v["reason"] not in REASONS or not v["detail"] or "\n" in v["text"]]
+    assert not [
+        v for v in refused if v["reason"] not in REASONS or not v["detail"] or "\n" in v["text"]
+    ]
     assert not [str(path) for path in used if not judged[path]["fine"]]
     assert not set(used) & set(incomplete(name))
-    compared = dict(zip(used, in_child(difference, used, memory=8 << 30)))  # the libraries of torch take up half of it
+    compared = dict(
+        zip(used, in_child(difference, used, memory=8 << 30))
+    )  # the libraries of torch take up half of it
     wrong = {str(path): d for path, d in compared.items() if isinstance(d, Failure) or (d or 0) > 1}
     assert not wrong, "not what other decoders make of them"
-    print(f"\n{name}: {len(judged)} files, {len(used)} used, {sum(d is not None for d in compared.values())} of them "
-          f"compared, {len(incomplete(name))} incomplete, {dict(Counter(v['reason'] for v in refused))}")  # fmt: skip
+    print(
+        f"\n{name}: {len(judged)} files, {len(used)} used, {sum(d is not None for d in compared.values())} of them "
+        f"compared, {len(incomplete(name))} incomplete, {dict(Counter(v['reason'] for v in refused))}"
+    )
 
 
 # --- the harness notices what it is there for
@@ -248,14 +279,20 @@ def test_a_killed_download_is_no_corpus(tmp_path, monkeypatch):
         found = corpora._corpus("thing", "files", fetch)
         assert [path.name for path in found if path.parent.name == "files"] == ["one", "two"]
         corpora._outcomes.clear()
-    assert len(asked) == 1 and len(list(corpora.CACHE.iterdir())) == 1 and not list(tmp_path.glob("escaped"))
+    assert (
+        len(asked) == 1
+        and len(list(corpora.CACHE.iterdir())) == 1
+        and not list(tmp_path.glob("escaped"))
+    )
 
 
 def test_what_cannot_be_fetched_is_skipped_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(corpora, "_outcomes", {})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(pytest.skip.Exception, match="pydicom-data cannot be had: .*No matching distribution"):
+    with pytest.raises(
+        pytest.skip.Exception, match="pydicom-data cannot be had: .*No matching distribution"
+    ):
         corpora.python_package("pydicom-data", "dcm", source=False)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -287,7 +324,14 @@ def test_the_bmp_suite():
     """Most of its bad files hold whole pictures below wrong densities or sizes, and Pillow lacks one good form."""
     used = {path.stem for path, verdict in verdicts("pillow").items() if not verdict["reason"]}
     assert refusals("pillow", "bmp/g")[""] >= 20
-    assert not used & {"shortfile", "badwidth", "reallybig", "badbitcount", "badheadersize", "badpalettesize"}
+    assert not used & {
+        "shortfile",
+        "badwidth",
+        "reallybig",
+        "badbitcount",
+        "badheadersize",
+        "badpalettesize",
+    }
 
 
 def test_the_audit_gives_the_same_verdicts():
@@ -301,14 +345,19 @@ def test_the_audit_gives_the_same_verdicts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, least", {"nibabel": 5, "deid-data": 5, **dict.fromkeys(DEBIAN, 20)}.items())
+@pytest.mark.parametrize(
+    "name, least", {"nibabel": 5, "deid-data": 5, **dict.fromkeys(DEBIAN, 20)}.items()
+)
 def test_every_file_of_more_packages_is_accounted_for(name, least):
     check(name, least)
 
 
 @pytest.mark.slow
 def test_what_other_projects_call_broken_is_refused():
-    broken, crashers = refusals("gdk-pixbuf", "test-images/fail"), refusals("libpng1.6", "testpngs/crashers")
+    broken, crashers = (
+        refusals("gdk-pixbuf", "test-images/fail"),
+        refusals("libpng1.6", "testpngs/crashers"),
+    )
     assert sum(broken.values()) >= 40 and broken[""] == 0
     assert sum(crashers.values()) >= 20 and crashers[""] <= 2
 
@@ -316,11 +365,19 @@ def test_what_other_projects_call_broken_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, folder, least",
-    [("libpng1.6", "pngsuite", 60), ("golang-golang-x-image", "testdata", 50), ("leptonlib", "prog", 200)],
+    [
+        ("libpng1.6", "pngsuite", 60),
+        ("golang-golang-x-image", "testdata", 50),
+        ("leptonlib", "prog", 200),
+    ],
 )
 def test_what_other_projects_call_valid_is_decoded(name, folder, least):
     """Refused for what they show at most; WebP is no format that is read."""
-    judged = {p: v for p, v in verdicts(name).items() if f"/{folder}/" in p.as_posix() and p.suffix != ".webp"}
+    judged = {
+        p: v
+        for p, v in verdicts(name).items()
+        if f"/{folder}/" in p.as_posix() and p.suffix != ".webp"
+    }
     assert len(judged) >= least
     assert not {str(path): v for path, v in judged.items() if v["reason"] not in ("", *CONTENT)}
 

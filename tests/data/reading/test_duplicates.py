@@ -48,7 +48,9 @@ def compressed(pixels: np.ndarray, quality: int) -> np.ndarray:
 
 def resized(pixels: np.ndarray, factor: float, method=Image.Resampling.BICUBIC) -> np.ndarray:
     height, width = pixels.shape
-    return np.asarray(Image.fromarray(pixels).resize((round(width * factor), round(height * factor)), method))
+    return np.asarray(
+        Image.fromarray(pixels).resize((round(width * factor), round(height * factor)), method)
+    )
 
 
 CHANGES = {
@@ -57,7 +59,9 @@ CHANGES = {
     "JPEG of quality 25": lambda p: compressed(p, 25),
     "half the size": lambda p: resized(p, 0.5),
     "double the size": lambda p: resized(p, 2, Image.Resampling.LANCZOS),
-    "0.7 of the size, and JPEG": lambda p: compressed(resized(p, 0.7, Image.Resampling.BILINEAR), 75),
+    "0.7 of the size, and JPEG": lambda p: compressed(
+        resized(p, 0.7, Image.Resampling.BILINEAR), 75
+    ),
     "darker": lambda p: (p * 0.6).astype(np.uint8),
     "less contrast": lambda p: (p * 0.5 + 70).astype(np.uint8),
     "gamma 0.7": lambda p: (255 * (p / 255) ** 0.7).astype(np.uint8),
@@ -92,7 +96,9 @@ def brute_force(hashes: np.ndarray, distance: int, hints, hint_distance: int) ->
     for i in range(len(hashes)):
         for j in range(i):
             agree = hints is not None and hints[i] == hints[j] and None not in hints[i]
-            if (hashes[i] != hashes[j]).sum() <= (max(distance, hint_distance) if agree else distance):
+            if (hashes[i] != hashes[j]).sum() <= (
+                max(distance, hint_distance) if agree else distance
+            ):
                 one, other = (next(g for g in groups if k in g) for k in (i, j))
                 if one is not other:
                     one |= other
@@ -106,8 +112,14 @@ def test_groups_equal_brute_force(block, hinted, monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", block)
     rng = np.random.default_rng(3)
     centres = rng.integers(0, 2, (12, BITS)).astype(bool)
-    hashes = centres[rng.integers(0, 12, 90)] ^ (rng.random((90, BITS)) < rng.uniform(0, 0.1, (90, 1)))
-    pairs = [(rng.choice(["F", "M", None]), int(rng.integers(3))) for _ in range(90)] if hinted else None
+    hashes = centres[rng.integers(0, 12, 90)] ^ (
+        rng.random((90, BITS)) < rng.uniform(0, 0.1, (90, 1))
+    )
+    pairs = (
+        [(rng.choice(["F", "M", None]), int(rng.integers(3))) for _ in range(90)]
+        if hinted
+        else None
+    )
     table = pd.DataFrame(pairs, columns=["sex", "age"]) if hinted else None
     expected = brute_force(hashes, 40, pairs, 70)
     assert 12 < len(expected) < 90
@@ -137,7 +149,16 @@ def folder(hands, tmp_path):
     Image.fromarray(plain).save(tmp_path / "compressed.jpg", quality=50)
     Image.fromarray((plain * 0.6).astype(np.uint8)).save(tmp_path / "darker.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    names = ("0.png", "1.png", "copy.png", "broken.png", "2.png", "compressed.jpg", "darker.png", "none.png")
+    names = (
+        "0.png",
+        "1.png",
+        "copy.png",
+        "broken.png",
+        "2.png",
+        "compressed.jpg",
+        "darker.png",
+        "none.png",
+    )
     return [tmp_path / name for name in names]
 
 
@@ -145,7 +166,9 @@ def test_files_are_grouped_whatever_their_order(folder):
     found = dict(zip(folder, near_duplicate_groups(folder)))
     same = [found[folder[i]] for i in (0, 2, 5, 6)]
     assert len(set(same)) == 1 and len(set(found.values())) == 5
-    assert [name.startswith("unread-") for name in found.values()] == [False] * 3 + [True] + [False] * 3 + [True]
+    assert [name.startswith("unread-") for name in found.values()] == [False] * 3 + [True] + [
+        False
+    ] * 3 + [True]
     backwards = folder[::-1]
     assert dict(zip(backwards, near_duplicate_groups(backwards))) == found
 
@@ -153,7 +176,9 @@ def test_files_are_grouped_whatever_their_order(folder):
 def test_group_names_belong_to_the_content(folder, tmp_path_factory):
     moved = shutil.copytree(folder[0].parent, tmp_path_factory.mktemp("elsewhere") / "set")
     readable = [path for path in folder if path.name not in ("broken.png", "none.png")]
-    assert near_duplicate_groups([moved / path.name for path in readable]) == near_duplicate_groups(readable)
+    assert near_duplicate_groups([moved / path.name for path in readable]) == near_duplicate_groups(
+        readable
+    )
 
 
 def test_hashes_are_kept(folder, tmp_path, monkeypatch):
@@ -161,15 +186,23 @@ def test_hashes_are_kept(folder, tmp_path, monkeypatch):
     first = look_at(folder, cache=cache)
     assert [seen.reason for seen in first] == ["", "", "", "not-an-image", "", "", "", "missing"]
     seen = []
-    monkeypatch.setattr(duplicates, "look", lambda path: seen.append(path.name) or Look("0" * 64, "00" * (BITS // 8)))
+    monkeypatch.setattr(
+        duplicates,
+        "look",
+        lambda path: seen.append(path.name) or Look("0" * 64, "00" * (BITS // 8)),
+    )
     again = look_at(folder, cache=cache)
     assert seen == ["broken.png", "none.png"]  # may have been mended
-    assert [a for a, b in zip(first, again) if b.reason or a == b] == [a for a in first if not a.reason]
+    assert [a for a, b in zip(first, again) if b.reason or a == b] == [
+        a for a in first if not a.reason
+    ]
     os.utime(folder[1], ns=(1, 1))
     look_at(folder[:3], cache=cache)
     assert seen[2:] == ["1.png"]
     cache.write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"hashes\.csv: not a table of hashes; its columns are a, b"):
+    with pytest.raises(
+        ValueError, match=r"hashes\.csv: not a table of hashes; its columns are a, b"
+    ):
         look_at(folder, cache=cache)
 
 

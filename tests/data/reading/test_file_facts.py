@@ -33,16 +33,28 @@ DEEP = GREY.astype(np.uint16) * 200
     ],
 )
 def test_pictures(tmp_path, name, pixels, options, expected):
-    mode, options = options.get("mode"), {key: value for key, value in options.items() if key != "mode"}
+    mode, options = (
+        options.get("mode"),
+        {key: value for key, value in options.items() if key != "mode"},
+    )
     picture = Image.fromarray(pixels)
     (picture.convert(mode) if mode else picture).save(tmp_path / name, **options)
     assert file_facts(tmp_path / name) == FileFacts(*expected)
 
 
 def test_dicom(tmp_path):
-    path = write(tmp_path / "a.dcm", PATCHY, ViewPosition="pa", BodyPartExamined="LOWER LEG", PatientName="")
+    path = write(
+        tmp_path / "a.dcm", PATCHY, ViewPosition="pa", BodyPartExamined="LOWER LEG", PatientName=""
+    )
     assert file_facts(path) == FileFacts(
-        "DICOM (Explicit VR Little Endian)", 40, 60, 12, "MONOCHROME2", "PA", "LOWERLEG", named=False
+        "DICOM (Explicit VR Little Endian)",
+        40,
+        60,
+        12,
+        "MONOCHROME2",
+        "PA",
+        "LOWERLEG",
+        named=False,
     )
     frame = b"\xff\x4f\xff\x51" + bytes(40)
     path = write(tmp_path / "b.dcm", PATCHY, syntax=JPEG2000Lossless, raw=encapsulate([frame]))
@@ -68,8 +80,14 @@ def test_whether_there_is_a_name(tmp_path, elements, named):
 
 def test_a_name_in_another_element_is_not_repeated(tmp_path):
     elements = {"ViewPosition": "MILLER JANE", "BodyPartExamined": "MILLER^JANE"}
-    found = file_facts(write(tmp_path / "a.dcm", PATCHY, PhotometricInterpretation="MILLER", **elements))
-    assert (found.view, found.body_part, found.photometric) == (OTHER, OTHER, OTHER) and "MILLER" not in str(found)
+    found = file_facts(
+        write(tmp_path / "a.dcm", PATCHY, PhotometricInterpretation="MILLER", **elements)
+    )
+    assert (found.view, found.body_part, found.photometric) == (
+        OTHER,
+        OTHER,
+        OTHER,
+    ) and "MILLER" not in str(found)
 
 
 def test_what_cannot_be_looked_at(tmp_path):
@@ -81,10 +99,15 @@ def test_what_cannot_be_looked_at(tmp_path):
 
 
 def test_a_deflated_bomb_is_not_inflated(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.dcm", PATCHY, syntax=DeflatedExplicitVRLittleEndian, raw=bytes(64 << 20))
+    path = write(
+        tmp_path / "a.dcm", PATCHY, syntax=DeflatedExplicitVRLittleEndian, raw=bytes(64 << 20)
+    )
     monkeypatch.setattr("pydicom.dcmread", lambda *_, **__: pytest.fail("it was inflated"))
     assert path.stat().st_size < 1 << 20 and file_facts(path) is None
 
 
 def test_the_lists_know_what_phantoms_are_called():
-    assert {region.body_part for region in REGIONS.values()} - {""} <= BODY_PARTS and {"AP", "PA"} <= VIEWS
+    assert {region.body_part for region in REGIONS.values()} - {""} <= BODY_PARTS and {
+        "AP",
+        "PA",
+    } <= VIEWS

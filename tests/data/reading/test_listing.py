@@ -14,7 +14,13 @@ from PIL import Image
 from release_layouts import write_release
 
 from data.datasets.unlabelled import usable_radiographs
-from data.reading.listing import EXTENSIONS, OTHER_EXTENSIONS, list_radiographs, listed_groups, passed_over_message
+from data.reading.listing import (
+    EXTENSIONS,
+    OTHER_EXTENSIONS,
+    list_radiographs,
+    listed_groups,
+    passed_over_message,
+)
 from data.releases.knee_oa import KneeOA
 from data.releases.pes_planus import PesPlanus
 from workflows.bone_age.inputs import read_inputs
@@ -59,7 +65,15 @@ def test_extensions_in_any_case(tmp_path, extension):
 
 @pytest.mark.parametrize(
     "name",
-    ["CR.1.2.840.A", "1.2.840.99", "IM0001", "scan.img", "x.v2", "MR.1.2.840.113619.2.5", "a.jpg_large"],
+    [
+        "CR.1.2.840.A",
+        "1.2.840.99",
+        "IM0001",
+        "scan.img",
+        "x.v2",
+        "MR.1.2.840.113619.2.5",
+        "a.jpg_large",
+    ],
 )
 def test_dicom_is_known_by_its_first_bytes_whatever_its_name(tmp_path, name):
     assert [path.name for path in list_radiographs(fill(tmp_path, [name], DICOM))] == [name]
@@ -70,7 +84,9 @@ def test_dicom_is_known_by_its_first_bytes_whatever_its_name(tmp_path, name):
 
 def test_other_files_are_counted_by_extension(mixed):
     assert told(mixed) == SENTENCE
-    assert told(mixed, recursive=False) == SENTENCE.replace("6 files", "5 files").replace(", 1 .npy", "")
+    assert told(mixed, recursive=False) == SENTENCE.replace("6 files", "5 files").replace(
+        ", 1 .npy", ""
+    )
     assert told(mixed, mixed / "sub", mixed) == SENTENCE, "a folder that is listed twice"
     assert told(mixed, exclude=mixed / "sub") == told(mixed, recursive=False)
     assert told(mixed / "a.png") == "", "a file that the user named is no folder"
@@ -83,14 +99,16 @@ def test_the_index_of_a_medium_and_many_kinds(tmp_path):
     message = told(tmp_path)
     assert message.startswith("16 files were not looked at: 2 .ka, 2 without extension, 1 .kb,")
     assert message.endswith("6 of 6 other kinds")
-    assert told(fill(tmp_path / "medium", ["a.png"]), fill(tmp_path / "medium", ["DICOMDIR"], DICOM)) == (
-        "1 file was not looked at: 1 DICOMDIR"
-    )
+    assert told(
+        fill(tmp_path / "medium", ["a.png"]), fill(tmp_path / "medium", ["DICOMDIR"], DICOM)
+    ) == ("1 file was not looked at: 1 DICOMDIR")
 
 
 def test_a_folder_without_radiographs_says_what_is_in_it(tmp_path):
     fill(tmp_path, ["a.gif", "b.gif"])
-    with pytest.raises(FileNotFoundError, match=r"no radiographs in .*; 2 files were not looked at: 2 \.gif$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no radiographs in .*; 2 files were not looked at: 2 \.gif$"
+    ):
         list_radiographs(tmp_path)
 
 
@@ -174,7 +192,9 @@ def test_bone_age_counts_them(mixed):
 def test_data_sets_of_folders_count_them(tmp_path, layout, dataset):
     write_release(layout, tmp_path, 16)
     assert not any("not looked at" in notice for notice in dataset.read(tmp_path).attrs["notices"])
-    beside = next(tmp_path.rglob("*.png" if layout == "knee_oa" else "*.jpg"), None) or next(tmp_path.rglob("*.png"))
+    beside = next(tmp_path.rglob("*.png" if layout == "knee_oa" else "*.jpg"), None) or next(
+        tmp_path.rglob("*.png")
+    )
     shutil.copyfile(beside, beside.with_name("picture.heic"))
     beside.with_name("about.json").write_text(json.dumps({}))
     notices = dataset.read(tmp_path).attrs["notices"]
@@ -189,5 +209,7 @@ def test_groups_of_a_list(tmp_path):
     table.write_text("image\na.png\n")
     assert listed_groups(table) == {}
     table.write_text("image,group\na.png,hand\nsub/../a.png,hip\n")
-    with pytest.raises(ValueError, match=r"list\.csv: row 3 puts sub/\.\./a\.png into a second group, hip"):
+    with pytest.raises(
+        ValueError, match=r"list\.csv: row 3 puts sub/\.\./a\.png into a second group, hip"
+    ):
         listed_groups(table)

@@ -17,10 +17,24 @@ from data.reading.manifest import (
     write_manifest,
 )
 
-NAMES = [os.fsdecode(name) for name in
-         (b"plain.png", b"\xff\xfe.png", b"a,b.png", b'quote".png', b"line\nbreak.png", b"cr\rlf\r\n.png", b"cr\r.png",
-          b"=1+1.png", b"@x.png", "K\u00fcr\u2028bis.png".encode(), b"back\\xff.png", b" .png",
-          b"sub/-x.png")]  # fmt: skip
+NAMES = [
+    os.fsdecode(name)
+    for name in (
+        b"plain.png",
+        b"\xff\xfe.png",
+        b"a,b.png",
+        b'quote".png',
+        b"line\nbreak.png",
+        b"cr\rlf\r\n.png",
+        b"cr\r.png",
+        b"=1+1.png",
+        b"@x.png",
+        "K\u00fcr\u2028bis.png".encode(),
+        b"back\\xff.png",
+        b" .png",
+        b"sub/-x.png",
+    )
+]
 
 
 @pytest.fixture
@@ -39,7 +53,9 @@ def content_of(folder, **options) -> dict[str, Entry]:
 
 def test_every_name_comes_back_and_none_is_a_formula(folder, tmp_path):
     content = content_of(folder)
-    assert len(content) == len(NAMES) and content["./plain.png"] == Entry(1, sha256_of(folder / "plain.png"))
+    assert len(content) == len(NAMES) and content["./plain.png"] == Entry(
+        1, sha256_of(folder / "plain.png")
+    )
     write_manifest(tmp_path / "manifest.csv", content)
     assert read_manifest(tmp_path / "manifest.csv") == content
     assert os.fsencode(NAMES[1]) in (tmp_path / "manifest.csv").read_bytes()
@@ -55,7 +71,10 @@ def test_names_do_not_depend_on_where_the_data_set_lies(folder, tmp_path, monkey
     monkeypatch.chdir(tmp_path / "moved")
     paths = [tmp_path / "moved" / "plain.png", tmp_path / "moved" / "sub" / "-x.png"]
     entries = [tmp_path / "moved" / "sub", paths[0]]  # a folder and a file
-    assert [name_below(path, common_folder(entries)) for path in paths] == ["./plain.png", "./sub/-x.png"]
+    assert [name_below(path, common_folder(entries)) for path in paths] == [
+        "./plain.png",
+        "./sub/-x.png",
+    ]
     assert name_below("sub/-x.png", common_folder([tmp_path / "moved"])) == "./sub/-x.png"
 
 
@@ -84,8 +103,13 @@ def test_what_cannot_be_read_is_told_and_hangs_nothing(folder, tmp_path, workers
     os.symlink("a,b.png", folder / "a,b.png")
     now = content_of(folder, workers=workers, progress=list)
     found = {name: (kind, detail) for name, kind, detail in differences(before, now)}
-    assert found.keys() == {"./plain.png", "./a,b.png"} and {kind for kind, _ in found.values()} == {"unreadable"}
-    assert found["./plain.png"][1] == "not a regular file" and "levels of symbolic links" in found["./a,b.png"][1]
+    assert found.keys() == {"./plain.png", "./a,b.png"} and {
+        kind for kind, _ in found.values()
+    } == {"unreadable"}
+    assert (
+        found["./plain.png"][1] == "not a regular file"
+        and "levels of symbolic links" in found["./a,b.png"][1]
+    )
     write_manifest(tmp_path / "manifest.csv", now)
     assert len(read_manifest(tmp_path / "manifest.csv")) == len(NAMES) - 2
 
@@ -103,7 +127,10 @@ def test_any_damage_of_the_manifest_is_noticed(folder, tmp_path):
     write_manifest(tmp_path / "manifest.csv", content_of(folder))
     whole, damaged = (tmp_path / "manifest.csv").read_bytes(), tmp_path / "damaged.csv"
     bits = np.random.default_rng(0).integers(0, 8, len(whole))
-    versions = [whole[:at] + bytes([whole[at] ^ 1 << bits[at]]) + whole[at + 1 :] for at in range(len(whole) - 1)]
+    versions = [
+        whole[:at] + bytes([whole[at] ^ 1 << bits[at]]) + whole[at + 1 :]
+        for at in range(len(whole) - 1)
+    ]
     versions += [whole[:length] for length in range(len(whole) - 1)]
     unnoticed = 0
     for version in versions:
@@ -116,7 +143,9 @@ def test_any_damage_of_the_manifest_is_noticed(folder, tmp_path):
     assert len(versions) > 2000 and unnoticed == 0
 
 
-@pytest.mark.parametrize("text", ["", "\n", "path,size_bytes,sha256\n", "image,label\na.png,1\n", "a\0b,1,2\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "path,size_bytes,sha256\n", "image,label\na.png,1\n", "a\0b,1,2\n"]
+)
 def test_other_tables_are_no_manifest(tmp_path, text):
     (tmp_path / "other.csv").write_text(text)
     with pytest.raises(ValueError, match="no manifest"):

@@ -17,23 +17,33 @@ from workflows.regions.records.table import read_region_table
 
 @pytest.fixture
 def folder(tmp_path):
-    for number, name in enumerate(("0012.png", "0013.PNG", "1.2.840.5.png", "both.png", "both.tif", "plain.png")):
+    for number, name in enumerate(
+        ("0012.png", "0013.PNG", "1.2.840.5.png", "both.png", "both.tif", "plain.png")
+    ):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 50), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / name, format="TIFF" if name.endswith("tif") else "PNG")
+        Image.fromarray(pixels).save(
+            tmp_path / name, format="TIFF" if name.endswith("tif") else "PNG"
+        )
     (tmp_path / "0012.csv").write_text("no picture\n")
-    (tmp_path / "1.2.840.6").write_bytes(b"")  # a whole name, though it looks like one with an extension
+    (tmp_path / "1.2.840.6").write_bytes(
+        b""
+    )  # a whole name, though it looks like one with an extension
     return tmp_path
 
 
 def table_of(folder, names, suffix="csv"):
-    rows = pd.DataFrame({"image": names, "target": [number % 2 for number in range(len(names))], "patient": names})
+    rows = pd.DataFrame(
+        {"image": names, "target": [number % 2 for number in range(len(names))], "patient": names}
+    )
     table = folder / f"table.{suffix}"
     rows.assign(tumour="benign", sex="M").to_csv(table, index=False)
     return table
 
 
 def benchmark(table):
-    return CsvTable.read(None, csv=table, image_col="image", target_col="target", patient_col="patient")["image"]
+    return CsvTable.read(
+        None, csv=table, image_col="image", target_col="target", patient_col="patient"
+    )["image"]
 
 
 def regions(table):
@@ -65,12 +75,17 @@ READERS = (benchmark, regions, bone_age, listed, text_list, bone_age_list)
 @pytest.mark.parametrize("read", READERS)
 def test_ids_without_extension_find_their_file(folder, read):
     found = list(read(table_of(folder, ["0012", "0013", "1.2.840.5", "plain.png"])))
-    assert found == [str(folder / name) for name in ("0012.png", "0013.PNG", "1.2.840.5.png", "plain.png")]
+    assert found == [
+        str(folder / name) for name in ("0012.png", "0013.PNG", "1.2.840.5.png", "plain.png")
+    ]
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_ids_that_fit_two_files_are_refused_with_both_names(folder, read):
-    with pytest.raises(ValueError, match=r"(row|line) [23]: 'both' can be 'both\.png' and 'both\.tif' in .*extension"):
+    with pytest.raises(
+        ValueError,
+        match=r"(row|line) [23]: 'both' can be 'both\.png' and 'both\.tif' in .*extension",
+    ):
         read(table_of(folder, ["0012", "both"]))
 
 
@@ -81,7 +96,9 @@ def test_a_wrong_extension_is_told_with_the_file_that_is_there(folder, read):
 
 
 def test_an_id_that_lost_its_zeros_is_told_with_the_file_that_is_there(folder):
-    with pytest.raises(FileNotFoundError, match=r"12; 0012\.png is: a spreadsheet may have removed the zeros"):
+    with pytest.raises(
+        FileNotFoundError, match=r"12; 0012\.png is: a spreadsheet may have removed the zeros"
+    ):
         benchmark(table_of(folder, ["12", "0013"]))
 
 
@@ -90,27 +107,38 @@ def test_masks_without_extension_find_their_file(folder):
     mask[3:9, 4:9] = 255
     Image.fromarray(mask).save(folder / "m1.png")
     (folder / "t.csv").write_text("image,mask\n0012,m1\n")
-    np.testing.assert_array_equal(read_truth(folder / "t.csv").lookup(folder / "0012.png", (40, 50)), mask > 0)
+    np.testing.assert_array_equal(
+        read_truth(folder / "t.csv").lookup(folder / "0012.png", (40, 50)), mask > 0
+    )
     (folder / "t.csv").write_text("image,mask\n0012,m1.tif\n")
-    with pytest.raises(ValueError, match=r"mask 'm1.tif' is not a file below .*; 'm1.png' is there"):
+    with pytest.raises(
+        ValueError, match=r"mask 'm1.tif' is not a file below .*; 'm1.png' is there"
+    ):
         read_truth(folder / "t.csv")
 
 
 def test_a_wrong_extension_among_hands_is_told_too(folder):
     _, lost = read_inputs([table_of(folder, ["0012.jpg", "0013"])])
-    assert [detail for _, _, detail in lost] == [f"no such file; row 2 of {folder}/table.csv; '0012.png' is there"]
+    assert [detail for _, _, detail in lost] == [
+        f"no such file; row 2 of {folder}/table.csv; '0012.png' is there"
+    ]
 
 
 @pytest.mark.parametrize("read", [benchmark, regions])
 def test_two_names_of_one_file_are_refused(folder, read):
-    with pytest.raises(ValueError, match=r"row 3: image is '0012\.png', a file that an earlier row names"):
+    with pytest.raises(
+        ValueError, match=r"row 3: image is '0012\.png', a file that an earlier row names"
+    ):
         read(table_of(folder, ["0012", "0012.png"]))
 
 
 @pytest.mark.parametrize("read", [benchmark, bone_age, listed])
 def test_absolute_paths_below_the_root_are_taken(folder, read):
     names = [str(folder / "0012"), str(folder / "plain.png")]
-    assert list(read(table_of(folder, names))) == [str(folder / "0012.png"), str(folder / "plain.png")]
+    assert list(read(table_of(folder, names))) == [
+        str(folder / "0012.png"),
+        str(folder / "plain.png"),
+    ]
 
 
 def test_absolute_paths_become_names_below_the_root(folder, monkeypatch, tmp_path_factory):
@@ -119,7 +147,9 @@ def test_absolute_paths_become_names_below_the_root(folder, monkeypatch, tmp_pat
     root, link = folder.name, tmp_path_factory.mktemp("links") / "link"
     link.symlink_to(folder)
     names = [str(folder / "plain.png"), str(link / "0012"), "0013"]
-    assert paths_below(root, "t.csv", names) == [f"{root}/{name}" for name in ("plain.png", "0012.png", "0013.PNG")]
+    assert paths_below(root, "t.csv", names) == [
+        f"{root}/{name}" for name in ("plain.png", "0012.png", "0013.PNG")
+    ]
     with pytest.raises(ValueError, match=r"row 2: '/etc/passwd' leads out of"):
         paths_below(root, "t.csv", ["/etc/passwd"])
     with pytest.raises(ValueError, match=r"row 3: .*elsewhere.* leads out of"):
@@ -139,11 +169,17 @@ def test_an_id_does_not_lead_out_through_a_link(folder, tmp_path_factory):
 def test_a_folder_is_listed_once_however_many_files_are_named(folder, monkeypatch):
     for number in range(200):
         (folder / f"n{number}.png").write_bytes(b"")
-    names = [f"n{number}" for number in range(100)] + [f"n{number}.png" for number in range(100, 200)]
+    names = [f"n{number}" for number in range(100)] + [
+        f"n{number}.png" for number in range(100, 200)
+    ]
     looks = []
     for function in ("stat", "lstat", "scandir", "listdir", "readlink"):
         original = getattr(os, function)
-        monkeypatch.setattr(os, function, lambda *a, f=original, name=function, **k: looks.append(name) or f(*a, **k))
+        monkeypatch.setattr(
+            os,
+            function,
+            lambda *a, f=original, name=function, **k: looks.append(name) or f(*a, **k),
+        )
     found = paths_below(folder, "t.csv", names)
     listings = Listings()
     assert all(listings.is_file(path) for path in found) and len(set(found)) == 200

@@ -21,7 +21,9 @@ from data.views.intensity import minmax
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 GREY = (np.add.outer(np.arange(40) * 3, np.arange(60) * 2) % 251).astype(np.uint8)
-RAMP = np.tile(np.arange(4096, dtype=np.uint16), (32, 1)).reshape(512, 256)  # every 12-bit value, 32 times
+RAMP = np.tile(np.arange(4096, dtype=np.uint16), (32, 1)).reshape(
+    512, 256
+)  # every 12-bit value, 32 times
 
 
 def reason(path, **options) -> str:
@@ -37,7 +39,14 @@ def save(path: Path, pixels, **options) -> Path:
 
 
 def png(
-    path: Path, width: int, height: int, kind: int, depth: int, raw: bytes = b"", filters=(0,), invisible: bytes = b""
+    path: Path,
+    width: int,
+    height: int,
+    kind: int,
+    depth: int,
+    raw: bytes = b"",
+    filters=(0,),
+    invisible: bytes = b"",
 ) -> Path:
     """A PNG written by hand, for what Pillow cannot.
 
@@ -45,7 +54,12 @@ def png(
     """
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     stride, rows, above = len(raw) // height, b"", None
     for number in range(height if raw else 0):
@@ -54,13 +68,20 @@ def png(
         method = filters[number % len(filters)]
         rows, above = rows + bytes([method]) + (row - above if method == 2 else row).tobytes(), row
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"tRNS", invisible), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", header),
+        (b"tRNS", invisible),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
     written = [chunk(name, content) for name, content in chunks if content or name != b"tRNS"]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
     return path
 
 
-def tiff(path: Path, pixels: np.ndarray, photometric: int, deflate: bool = False, order: str = "<") -> Path:
+def tiff(
+    path: Path, pixels: np.ndarray, photometric: int, deflate: bool = False, order: str = "<"
+) -> Path:
     """A one-strip TIFF written by hand: [H, W] or [H, W, C] of 8, 16 or 32 bits in either byte order."""
     height, width, channels = *pixels.shape[:2], pixels.shape[2] if pixels.ndim == 3 else 1
     content = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -80,10 +101,16 @@ def tiff(path: Path, pixels: np.ndarray, photometric: int, deflate: bool = False
     ]
     table = struct.pack(f"{order}H", len(entries))
     for tag, kind, count, value in entries:
-        field = struct.pack(f"{order}HH", value, 0) if kind == 3 and count == 1 else struct.pack(f"{order}I", value)
+        field = (
+            struct.pack(f"{order}HH", value, 0)
+            if kind == 3 and count == 1
+            else struct.pack(f"{order}I", value)
+        )
         table += struct.pack(f"{order}HHI", tag, kind, count) + field
     depths = struct.pack(f"{order}{channels}H", *bits)
-    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, depth_at + len(depths))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(
+        f"{order}HI", 42, depth_at + len(depths)
+    )
     path.write_bytes(head + content + depths + table + b"\0\0\0\0")
     return path
 
@@ -96,17 +123,22 @@ OURS = {"la8.png", "palette.png", "rgba8.png", "cmyk.tif", "float32_nan.tif", "f
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(json.loads((GOLDEN / "g2_load_rgb_8bit.json").read_text())["outputs"]) - OURS)
+    "name",
+    sorted(set(json.loads((GOLDEN / "g2_load_rgb_8bit.json").read_text())["outputs"]) - OURS),
 )
 def test_reads_and_stretches_like_skelex(name):
     expected = np.load(GOLDEN / "g2_load_rgb_8bit.npz")[name]
     grey = minmax(load_radiograph(GOLDEN / "assets" / name, colour=True, allow_constant=True))
-    np.testing.assert_array_equal(grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2), expected)
+    np.testing.assert_array_equal(
+        grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2), expected
+    )
 
 
 def test_where_the_reference_is_not_followed():
     assets = GOLDEN / "assets"
-    assert [reason(assets / name) for name in ("cmyk.tif", "float32_nan.tif", "float32_inf.tif")] == [
+    assert [
+        reason(assets / name) for name in ("cmyk.tif", "float32_nan.tif", "float32_inf.tif")
+    ] == [
         "unsupported-colour",
         "non-finite",
         "non-finite",
@@ -119,12 +151,16 @@ def test_where_the_reference_is_not_followed():
         with Image.open(assets / name) as picture:
             rgba = np.asarray(picture.convert("RGBA")).astype(float)
         black = np.rint(rgba[..., :3] * rgba[..., 3:] / 255).astype(np.uint8)
-        np.testing.assert_array_equal(load_radiograph(assets / name), np.asarray(Image.fromarray(black).convert("L")))
+        np.testing.assert_array_equal(
+            load_radiograph(assets / name), np.asarray(Image.fromarray(black).convert("L"))
+        )
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.jpg"])
 def test_eight_bit_kinds(tmp_path, name):
-    read = load_radiograph(save(tmp_path / name, GREY, **({"quality": 95} if name == "a.jpg" else {})))
+    read = load_radiograph(
+        save(tmp_path / name, GREY, **({"quality": 95} if name == "a.jpg" else {}))
+    )
     assert read.dtype == np.uint8 and read.flags.writeable
     assert np.abs(read.astype(int) - GREY).mean() < (8 if name == "a.jpg" else 1e-9)
 
@@ -136,7 +172,15 @@ def test_twelve_bit_ramp_survives_every_container(tmp_path):
         save(tmp_path / "f.tif", RAMP.astype(np.float32)),
         save(tmp_path / "i.tif", RAMP.astype(np.int32)),
         tiff(tmp_path / "be.tif", RAMP, 1, order=">"),
-        png(tmp_path / "rgb.png", 256, 512, 2, 16, np.repeat(RAMP.astype(">u2")[..., None], 3, 2).tobytes(), (0, 2)),
+        png(
+            tmp_path / "rgb.png",
+            256,
+            512,
+            2,
+            16,
+            np.repeat(RAMP.astype(">u2")[..., None], 3, 2).tobytes(),
+            (0, 2),
+        ),
     ]
     for file in files:
         read = load_radiograph(file)
@@ -149,7 +193,9 @@ def test_twelve_bit_ramp_survives_every_container(tmp_path):
 @pytest.mark.parametrize("kind, channels", [(4, 2), (6, 4), (2, 3)])
 def test_sixteen_bits_per_channel_png(tmp_path, kind, channels):
     deep = np.random.default_rng(0).integers(0, 65536, (20, 30, channels)).astype(np.uint16)
-    read = load_radiograph(png(tmp_path / "a.png", 30, 20, kind, 16, deep.astype(">u2").tobytes(), (0, 2)), colour=True)
+    read = load_radiograph(
+        png(tmp_path / "a.png", 30, 20, kind, 16, deep.astype(">u2").tobytes(), (0, 2)), colour=True
+    )
     exact = deep.astype(float)
     expected = exact if channels == 3 else np.rint(exact[..., :-1] * exact[..., -1:] / 65535)
     np.testing.assert_array_equal(read, expected[..., 0] if channels == 2 else expected)
@@ -158,7 +204,9 @@ def test_sixteen_bits_per_channel_png(tmp_path, kind, channels):
 @pytest.mark.parametrize("deflate, order", itertools.product([False, True], "<>"))
 def test_sixteen_bits_per_channel_tiff(tmp_path, deflate, order):
     deep = np.random.default_rng(1).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
-    np.testing.assert_array_equal(load_radiograph(tiff(tmp_path / "a.tif", deep, 2, deflate, order), colour=True), deep)
+    np.testing.assert_array_equal(
+        load_radiograph(tiff(tmp_path / "a.tif", deep, 2, deflate, order), colour=True), deep
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -167,13 +215,18 @@ def test_luminance_is_rec_601_at_native_depth(tmp_path, dtype):
     colour = np.random.default_rng(2).integers(0, top + 1, (20, 30, 3)).astype(dtype)
     path = tiff(tmp_path / "a.tif", colour, 2)
     read = load_radiograph(path)
-    assert read.dtype == dtype and np.abs(read - colour @ [0.299, 0.587, 0.114]).max() < 0.5 + top * 2e-5
+    assert (
+        read.dtype == dtype
+        and np.abs(read - colour @ [0.299, 0.587, 0.114]).max() < 0.5 + top * 2e-5
+    )
     assert load_radiograph(path, colour=True).shape == (20, 30, 3)
 
 
 def test_equal_channels_become_one_exactly(tmp_path):
     assert (
-        load_radiograph(save(tmp_path / "a.png", np.repeat(GREY[..., None], 3, 2)), colour=True).tolist()
+        load_radiograph(
+            save(tmp_path / "a.png", np.repeat(GREY[..., None], 3, 2)), colour=True
+        ).tolist()
         == GREY.tolist()
     )
 
@@ -181,12 +234,16 @@ def test_equal_channels_become_one_exactly(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_white_is_zero_tiff_is_turned_bone_bright(tmp_path, dtype):
     pixels = np.random.default_rng(3).integers(0, np.iinfo(dtype).max + 1, (20, 30)).astype(dtype)
-    np.testing.assert_array_equal(load_radiograph(tiff(tmp_path / "a.tif", pixels, 0)), np.iinfo(dtype).max - pixels)
+    np.testing.assert_array_equal(
+        load_radiograph(tiff(tmp_path / "a.tif", pixels, 0)), np.iinfo(dtype).max - pixels
+    )
 
 
 def test_unsigned_32_bit_tiff_does_not_wrap(tmp_path):
     pixels = np.linspace(0, 2**32 - 1, 600).astype(np.uint32).reshape(20, 30)
-    np.testing.assert_array_equal(load_radiograph(tiff(tmp_path / "a.tif", pixels, 1)), pixels.astype(np.float32))
+    np.testing.assert_array_equal(
+        load_radiograph(tiff(tmp_path / "a.tif", pixels, 1)), pixels.astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -208,7 +265,12 @@ def test_exif_orientation_is_applied_once(tmp_path, name, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     read = load_radiograph(save(tmp_path / name, stored, exif=exif))
-    assert read.shape == (48, 32) and read[4, 4] > 240 and 110 < read[4, -4] < 130 and read[-4].max() < 16
+    assert (
+        read.shape == (48, 32)
+        and read[4, 4] > 240
+        and 110 < read[4, -4] < 130
+        and read[-4].max() < 16
+    )
 
 
 def test_one_bit(tmp_path):
@@ -228,7 +290,16 @@ def test_the_colour_that_a_png_declares_transparent_is_black(tmp_path, kind, dep
         raw = np.packbits(bits.reshape(24, -1), axis=1).tobytes()
     hidden = (values == top).all(axis=2)
     expected = np.where(hidden[..., None], 0, values) * (255 // top if depth < 8 else 1)
-    path = png(tmp_path / "a.png", 32, 24, kind, depth, raw, (0, 2), np.full(channels, top, ">u2").tobytes())
+    path = png(
+        tmp_path / "a.png",
+        32,
+        24,
+        kind,
+        depth,
+        raw,
+        (0, 2),
+        np.full(channels, top, ">u2").tobytes(),
+    )
     read = load_radiograph(path, colour=True, allow_constant=True)
     np.testing.assert_array_equal(read, expected[..., 0] if channels == 1 else expected)
     visible = load_radiograph(png(path, 32, 24, kind, depth, raw, (0, 2)), colour=True)
@@ -241,17 +312,25 @@ def test_pages_are_chosen_never_taken(tmp_path):
         save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:]),
         save(tmp_path / "animated.png", pages[0], save_all=True, append_images=pages[1:]),
     ):
-        assert reason(file) == "several-frames" and reason(file, frame=2) == reason(file, frame=-1) == "no-such-frame"
+        assert (
+            reason(file) == "several-frames"
+            and reason(file, frame=2) == reason(file, frame=-1) == "no-such-frame"
+        )
         np.testing.assert_array_equal(load_radiograph(file, frame=1), np.roll(GREY, 7, 1))
 
 
 def several_jpegs(path: Path, attributes: tuple[int, ...]) -> Path:
     """A JPEG followed by a JPEG of a quarter of its sides (CIPA DC-007), with these attributes of the two."""
-    first, second = Image.fromarray(GREY), Image.fromarray(np.ascontiguousarray(255 - GREY[::2, ::2]))
+    first, second = (
+        Image.fromarray(GREY),
+        Image.fromarray(np.ascontiguousarray(255 - GREY[::2, ::2])),
+    )
     save(path, first, format="MPO", save_all=True, append_images=[second], quality=95)
     content = bytearray(path.read_bytes())
     base = content.index(b"MPF\0") + 4
-    (place,) = struct.unpack_from("<I", content, base + 8 + 2 + 2 * 12 + 8)  # of the third entry, 0xB002
+    (place,) = struct.unpack_from(
+        "<I", content, base + 8 + 2 + 2 * 12 + 8
+    )  # of the third entry, 0xB002
     for number, attribute in enumerate(attributes):
         struct.pack_into("<I", content, base + place + 16 * number, attribute)
     path.write_bytes(content)
@@ -261,16 +340,23 @@ def several_jpegs(path: Path, attributes: tuple[int, ...]) -> Path:
 PRIMARY, REPRESENTATIVE = 0x030000, 1 << 29
 
 
-@pytest.mark.parametrize("other", [0, 0x010001, 0x010002, 0x020002], ids=["gain map", "VGA", "HD", "stereo"])
+@pytest.mark.parametrize(
+    "other", [0, 0x010001, 0x010002, 0x020002], ids=["gain map", "VGA", "HD", "stereo"]
+)
 def test_the_main_picture_of_a_phone_is_read(tmp_path, other):
     plain = load_radiograph(save(tmp_path / "plain.jpg", GREY, quality=95))
     path = several_jpegs(tmp_path / "a.jpg", (PRIMARY, other))
     np.testing.assert_array_equal(load_radiograph(path), plain)
     assert radiograph_size(path) == plain.shape
-    assert load_radiograph(path, frame=1).shape == (20, 30) and reason(path, frame=2) == "no-such-frame"
+    assert (
+        load_radiograph(path, frame=1).shape == (20, 30)
+        and reason(path, frame=2) == "no-such-frame"
+    )
 
 
-@pytest.mark.parametrize("kind", [0x020001, 0x020002, 0x020003, 0], ids=["panorama", "stereo", "angles", "undefined"])
+@pytest.mark.parametrize(
+    "kind", [0x020001, 0x020002, 0x020003, 0], ids=["panorama", "stereo", "angles", "undefined"]
+)
 def test_pictures_of_equal_rank_are_refused_unless_one_represents_them(tmp_path, kind):
     path = several_jpegs(tmp_path / "a.jpg", (kind, kind))
     assert reason(path) == "several-frames"
@@ -286,13 +372,16 @@ def test_pictures_of_equal_rank_are_refused_unless_one_represents_them(tmp_path,
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "deflate.tif", "progressive.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.bmp", "a.tif", "deflate.tif", "progressive.jpg"]
+)
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_truncated(tmp_path, name, kept):
     noise = np.random.default_rng(4).integers(0, 256, (120, 160)).astype(np.uint8)
-    options = {"deflate.tif": {"compression": "tiff_adobe_deflate"}, "progressive.jpg": {"progressive": True}}.get(
-        name, {}
-    )
+    options = {
+        "deflate.tif": {"compression": "tiff_adobe_deflate"},
+        "progressive.jpg": {"progressive": True},
+    }.get(name, {})
     whole = save(tmp_path / name, noise, **options).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(kept * len(whole))])
     # a TIFF keeps its directory at the end: without it nothing can be recognised
@@ -301,9 +390,19 @@ def test_truncated(tmp_path, name, kept):
 
 def test_flipped_bits_in_a_png_are_refused(tmp_path):
     whole = save(tmp_path / "a.png", GREY).read_bytes()
-    for position in range(16, len(whole) - 12):  # all but the signature, the first length and the end
-        (tmp_path / "b.png").write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
-        assert reason(tmp_path / "b.png") in ("damaged", "truncated", "not-an-image", "too-small", "too-many-pixels")
+    for position in range(
+        16, len(whole) - 12
+    ):  # all but the signature, the first length and the end
+        (tmp_path / "b.png").write_bytes(
+            whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :]
+        )
+        assert reason(tmp_path / "b.png") in (
+            "damaged",
+            "truncated",
+            "not-an-image",
+            "too-small",
+            "too-many-pixels",
+        )
 
 
 def test_refusals(tmp_path):
@@ -414,7 +513,9 @@ def test_the_words_of_the_decoder_are_kept(tmp_path, name):
     assert caught.value.reason == "truncated"
     assert not re.search(r"\w(Error|Exception|Warning)\b", caught.value.detail)
     if name == "a.jpg":
-        assert re.fullmatch(r"image file is truncated \(\d+ bytes not processed\)", caught.value.detail)
+        assert re.fullmatch(
+            r"image file is truncated \(\d+ bytes not processed\)", caught.value.detail
+        )
 
 
 def test_an_orientation_that_cannot_be_read_says_why(tmp_path, monkeypatch):
@@ -423,7 +524,9 @@ def test_an_orientation_that_cannot_be_read_says_why(tmp_path, monkeypatch):
 
     path = save(tmp_path / "a.png", GREY)
     monkeypatch.setattr(ImageOps, "exif_transpose", fail)
-    with pytest.raises(UnreadableRadiograph, match=r"bad-metadata: an EXIF block .* \(no entry 'Orientation'\)"):
+    with pytest.raises(
+        UnreadableRadiograph, match=r"bad-metadata: an EXIF block .* \(no entry 'Orientation'\)"
+    ):
         load_radiograph(path)
 
 
@@ -439,7 +542,12 @@ def test_permission_denied(tmp_path, monkeypatch):
 def test_the_error_travels(tmp_path):
     error = UnreadableRadiograph(tmp_path / "a.png", "truncated", "half of it")
     again = pickle.loads(pickle.dumps(error))
-    assert (again.path, again.reason, again.detail, str(again)) == (error.path, error.reason, error.detail, str(error))
+    assert (again.path, again.reason, again.detail, str(again)) == (
+        error.path,
+        error.reason,
+        error.detail,
+        str(error),
+    )
     assert (
         str(UnreadableRadiograph("Caught it in a worker")) == "Caught it in a worker"
     )  # as a DataLoader raises it again
@@ -568,7 +676,9 @@ def test_a_nameless_file_that_cannot_be_opened_is_left_to_the_reader(tree, monke
 def test_nothing_found_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         list_radiographs(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=rf"no radiographs in {tmp_path}; looked for .png .jpg"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"no radiographs in {tmp_path}; looked for .png .jpg"
+    ):
         list_radiographs([tmp_path])
     with pytest.raises(FileNotFoundError, match="nothing was given"):
         list_radiographs([])
@@ -623,9 +733,13 @@ def test_the_size_in_the_header_is_that_of_the_pixels(tmp_path):
         if "constant" not in path.name:
             assert radiograph_size(path) == sizes[path.name], path.name
     assert (
-        sizes["exif_rotated.png"] != Image.open((GOLDEN / "assets") / "exif_rotated.png").size[::-1] and len(sizes) > 8
+        sizes["exif_rotated.png"] != Image.open((GOLDEN / "assets") / "exif_rotated.png").size[::-1]
+        and len(sizes) > 8
     )
-    for name, content, reason in (("a.png", b"no picture", "not-an-image"), ("b.png", b"", "empty-file")):
+    for name, content, reason in (
+        ("a.png", b"no picture", "not-an-image"),
+        ("b.png", b"", "empty-file"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UnreadableRadiograph, match=reason):
             radiograph_size(tmp_path / name)

@@ -38,11 +38,21 @@ def test_records_are_what_was_drawn(plain):
     assert set(rows) == set(drawn)
     for path, phantom in drawn.items():
         row = rows[path]
-        assert row["target"] == pytest.approx(phantom.bone_age_months, abs=0.5) and row["sex"] == phantom.sex
+        assert (
+            row["target"] == pytest.approx(phantom.bone_age_months, abs=0.5)
+            and row["sex"] == phantom.sex
+        )
         assert row["id"] == row["patient"] == path.rpartition("/")[2].removesuffix(".png")
     assert list(records["official"]) == ["train"] * 16 + ["val"] * 2 + ["test"] * 2
-    assert set(records["sex"]) == {"M", "F"} and records["target"].std() > 20 and records.attrs["notices"] == []
-    assert list(records["id"][:2]) == ["1377", "1378"] and list(records["id"][-2:]) == ["4360", "4361"]
+    assert (
+        set(records["sex"]) == {"M", "F"}
+        and records["target"].std() > 20
+        and records.attrs["notices"] == []
+    )
+    assert list(records["id"][:2]) == ["1377", "1378"] and list(records["id"][-2:]) == [
+        "4360",
+        "4361",
+    ]
     assert {"boneage-validation-dataset-1", "boneage-validation-dataset-2"} == {
         path.split("/")[1] for path in rows if "Validation" in path
     }
@@ -53,19 +63,34 @@ def test_a_nested_folder_a_bom_and_a_second_test_table_change_nothing(plain, tra
     records = BoneAge.read(folder, keep_missing=True)
     plain_records = BoneAge.read(plain[0])
     assert (folder / TRAIN).read_bytes().startswith(b"\xef\xbb\xbf")
-    assert records["image"][0] == f"{folder}/boneage-training-dataset/boneage-training-dataset/1377.png"
+    assert (
+        records["image"][0]
+        == f"{folder}/boneage-training-dataset/boneage-training-dataset/1377.png"
+    )
     assert (folder / "boneage-test-dataset.csv").is_file() and not records["target"].isna().any()
     usual = records[~records["id"].isin(["15000", "15600"])].reset_index(drop=True)
     assert usual.drop(columns="image").equals(plain_records.drop(columns="image"))
     by_path(usual, folder)
     twin = records.set_index("id").loc[["1377", "15000"]]
-    assert twin["target"].nunique() == 1 and len({open(path, "rb").read() for path in twin["image"]}) == 1
+    assert (
+        twin["target"].nunique() == 1
+        and len({open(path, "rb").read() for path in twin["image"]}) == 1
+    )
 
 
 def test_a_missing_picture_is_counted_and_named(trapped, copy):
-    refusal(lambda: BoneAge.read(trapped[0]), f"{TRAIN}: 1 of 18 radiographs are not there: ", "15600.png")
+    refusal(
+        lambda: BoneAge.read(trapped[0]),
+        f"{TRAIN}: 1 of 18 radiographs are not there: ",
+        "15600.png",
+    )
     shutil.rmtree(copy / "boneage-training-dataset")
-    refusal(lambda: BoneAge.read(copy), f"{TRAIN}: 16 of 16 radiographs are not there: ", "1377.png, ", "and 13 more")
+    refusal(
+        lambda: BoneAge.read(copy),
+        f"{TRAIN}: 16 of 16 radiographs are not there: ",
+        "1377.png, ",
+        "and 13 more",
+    )
 
 
 def test_a_test_set_without_ground_truth_has_no_target_and_a_notice(copy):
@@ -88,7 +113,11 @@ def test_each_set_but_training_may_be_absent_or_lie_in_the_root(copy):
     (copy / "Validation Dataset.csv").unlink()
     assert len(BoneAge.read(copy)) == 16
     (copy / "train.csv").unlink()
-    refusal(lambda: BoneAge.read(copy), f"no training table {TRAIN} or train.csv", "; it has Bone Age Validation Set, ")
+    refusal(
+        lambda: BoneAge.read(copy),
+        f"no training table {TRAIN} or train.csv",
+        "; it has Bone Age Validation Set, ",
+    )
     refusal(lambda: BoneAge.read(copy / "nowhere"), "nowhere: no such folder")
 
 
@@ -98,7 +127,9 @@ def test_empty_cells_are_unknown(copy):
     (copy / TRAIN).write_text("\n".join(lines))
     records = BoneAge.read(copy)
     assert np.isnan(records["target"][0]) and records["target"][1] == 90
-    assert records["sex"].isna().tolist() == [False, True] + [False] * 18 and records["sex"][0] == "M"
+    assert (
+        records["sex"].isna().tolist() == [False, True] + [False] * 18 and records["sex"][0] == "M"
+    )
     assert records.attrs["notices"] == ["1 radiograph of the train set without bone age"]
 
 
@@ -133,10 +164,20 @@ def test_a_wrong_row_is_named(copy, line, told):
 @pytest.mark.parametrize(
     "table, old, new, told",
     [
-        (TRAIN, "id,", "number,", "none of the columns 'id', 'Image ID', 'Case ID'; it has number, boneage, male"),
+        (
+            TRAIN,
+            "id,",
+            "number,",
+            "none of the columns 'id', 'Image ID', 'Case ID'; it has number, boneage, male",
+        ),
         (TRAIN, "boneage", "age", "no column 'boneage'; it has id, age, male"),
         (TRAIN, "male", "sex", "no column 'male'"),
-        (VAL, "Bone Age (months)", "boneage", "no column 'Bone Age (months)'; it has Image ID, male, boneage"),
+        (
+            VAL,
+            "Bone Age (months)",
+            "boneage",
+            "no column 'Bone Age (months)'; it has Image ID, male, boneage",
+        ),
         (VAL, "1385", "1385.0", "row 2: Image ID is '1385.0', a number"),
     ],
 )
@@ -148,13 +189,18 @@ def test_a_missing_column_is_named_with_those_that_are_there(copy, table, old, n
 def test_a_ground_truth_without_its_column_is_no_set_without_labels(copy):
     truth = pd.read_excel(copy / TRUTH)
     truth.drop(columns="Ground truth bone age (months)").to_excel(copy / TRUTH, index=False)
-    refusal(lambda: BoneAge.read(copy), "no column 'Ground truth bone age (months)'; it has Case ID, Sex")
+    refusal(
+        lambda: BoneAge.read(copy),
+        "no column 'Ground truth bone age (months)'; it has Case ID, Sex",
+    )
     truth.assign(Sex="male").to_excel(copy / TRUTH, index=False)
     refusal(lambda: BoneAge.read(copy), "row 2: Sex is 'male'; expected M or F")
 
 
 def test_one_child_is_in_one_set(copy):
     swap(copy / VAL, "1385", "1377")
-    shutil.copyfile(copy / "boneage-training-dataset/1377.png",
-                    copy / "Bone Age Validation Set/boneage-validation-dataset-1/1377.png")  # fmt: skip
+    shutil.copyfile(
+        copy / "boneage-training-dataset/1377.png",
+        copy / "Bone Age Validation Set/boneage-validation-dataset-1/1377.png",
+    )
     refusal(lambda: BoneAge.read(copy), "boneage: 1 id more than once: 1377")

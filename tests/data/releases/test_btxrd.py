@@ -8,7 +8,13 @@ import pytest
 
 from data.releases.btxrd import BENIGN, MALIGNANT, SITES, SUBTYPES
 from data.releases.registry import BENCHMARK
-from phantoms.layouts.btxrd import BTXRD_BENIGN, BTXRD_MALIGNANT, BTXRD_SITES, BtxrdWriter, tumour_subtype
+from phantoms.layouts.btxrd import (
+    BTXRD_BENIGN,
+    BTXRD_MALIGNANT,
+    BTXRD_SITES,
+    BtxrdWriter,
+    tumour_subtype,
+)
 from phantoms.plan import Plan, phantoms
 
 ALL, MALIGNANCY, SUBTYPE = (BENCHMARK[name] for name in ("btxrd", "btxrd_mb", "btxrd_subtype"))
@@ -23,7 +29,10 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def made(drawn, tmp_path_factory):
-    folders = tmp_path_factory.mktemp("btxrd") / "plain", tmp_path_factory.mktemp("btxrd") / "trapped"
+    folders = (
+        tmp_path_factory.mktemp("btxrd") / "plain",
+        tmp_path_factory.mktemp("btxrd") / "trapped",
+    )
     for folder in folders:
         writer = BtxrdWriter(folder, seed=SEED, traps=folder.name == "trapped")
         for phantom in drawn:
@@ -60,7 +69,9 @@ def test_labels_are_what_was_drawn(made, drawn):
     records = ALL.read(made[0])
     assert records["image"].tolist() == [str(made[0] / "images" / name) for name in names]
     assert records["target"].tolist() == [float(bool(kind)) for kind in kinds]
-    assert set(records["center"]) <= {1, 2, 3} and records["age"].tolist() == [int(p.age_years) for p in drawn]
+    assert set(records["center"]) <= {1, 2, 3} and records["age"].tolist() == [
+        int(p.age_years) for p in drawn
+    ]
     tumours = [index for index, kind in enumerate(kinds) if kind]
     assert 10 < len(tumours) < 48
     for cls, target in (
@@ -70,8 +81,15 @@ def test_labels_are_what_was_drawn(made, drawn):
         records = cls.read(made[0])
         assert records["image_id"].tolist() == [names[i] for i in tumours]
         assert records["target"].tolist() == target and len(set(target)) > 1
-        assert records.attrs["notices"][0] == f"{48 - len(tumours)} radiographs without a tumour left out"
-        assert records.attrs["task"].classes[int(target[0])] in ("benign", "malignant", kinds[tumours[0]])
+        assert (
+            records.attrs["notices"][0]
+            == f"{48 - len(tumours)} radiographs without a tumour left out"
+        )
+        assert records.attrs["task"].classes[int(target[0])] in (
+            "benign",
+            "malignant",
+            kinds[tumours[0]],
+        )
 
 
 @pytest.mark.parametrize("cls", [ALL, MALIGNANCY])
@@ -83,16 +101,24 @@ def test_no_patient_is_on_two_sides(cls, made, drawn):
     assert people.nunique() < len(records)
     assert (records.groupby(people)["patient"].nunique() == 1).all()
     assert records["patient"].nunique() > 0.7 * people.nunique()  # and few strangers are joined
-    assert "near-duplicates and of equal centre, age, gender, sites and subtype" in records.attrs["notices"][-1]
+    assert (
+        "near-duplicates and of equal centre, age, gender, sites and subtype"
+        in records.attrs["notices"][-1]
+    )
 
 
 def test_traps(made):
     trapped = made[1]
-    with pytest.raises(FileNotFoundError, match="1 of 50 radiographs are not there: .*/images/IMG000050.jpeg"):
+    with pytest.raises(
+        FileNotFoundError, match="1 of 50 radiographs are not there: .*/images/IMG000050.jpeg"
+    ):
         ALL.read(trapped)
     records = ALL.read(trapped, keep_missing=True)
     assert records["patient"][48] == records["patient"][0] != records["patient"][49]
-    assert [p.split(".")[-1] for p in records["image"][[18, 19]]] == ["jpeg", "jpg"]  # the table says .jpeg of both
+    assert [p.split(".")[-1] for p in records["image"][[18, 19]]] == [
+        "jpeg",
+        "jpg",
+    ]  # the table says .jpeg of both
     assert records["image_id"][19] == "IMG000020.jpeg"
     both = records.index[(records[list(SUBTYPES)].sum(axis=1) == 2)].tolist()
     assert len(both) == 1
@@ -102,7 +128,10 @@ def test_traps(made):
         MALIGNANCY.read(trapped, keep_missing=True)["image_id"]
     )
     assert len(subtypes) == records["tumor"].sum() - 1
-    assert subtypes.attrs["notices"][1] == f"1 radiograph with several subtypes left out, first {double}"
+    assert (
+        subtypes.attrs["notices"][1]
+        == f"1 radiograph with several subtypes left out, first {double}"
+    )
 
 
 def test_either_table_gives_the_same(root, made):
@@ -121,7 +150,10 @@ def test_either_table_gives_the_same(root, made):
     [
         ({"tumor": 0}, "contradicts itself: tumor is not benign [+] malignant"),
         ({"benign": 1, "malignant": 1}, "contradicts itself: tumor is not benign [+] malignant"),
-        ({"benign": 0, "malignant": 1}, "contradicts itself: a benign subtype, and benign is not 1"),
+        (
+            {"benign": 0, "malignant": 1},
+            "contradicts itself: a benign subtype, and benign is not 1",
+        ),
         ({"osteosarcoma": 1}, "contradicts itself: a malignant subtype, and malignant is not 1"),
         ({"osteosarcoma": 7}, "osteosarcoma is '7(.0)?'; expected 0 or 1"),
         ({"image_id": "IMG000001.jpeg"}, "image_id is 'IMG000001.jpeg' a second time"),
@@ -146,4 +178,7 @@ def test_a_tumour_without_subtype_has_no_class(root):
     table.to_csv(root / "dataset.csv", index=False)
     records = SUBTYPE.read(root)
     assert table["image_id"][row] not in set(records["image_id"])
-    assert records.attrs["notices"][1] == f"1 radiograph without a subtype left out, first {table['image_id'][row]}"
+    assert (
+        records.attrs["notices"][1]
+        == f"1 radiograph without a subtype left out, first {table['image_id'][row]}"
+    )

@@ -50,17 +50,25 @@ def test_labels_are_what_was_drawn(cls, condition, made, drawn):
     root, names, _ = made
     records = cls.read(root)
     assert records["image"].tolist() == [str(root / name) for name in names]
-    assert records["target"].tolist() == [float(phantom.condition == condition) for phantom in drawn]
+    assert records["target"].tolist() == [
+        float(phantom.condition == condition) for phantom in drawn
+    ]
     assert 0 < records["target"].sum() < len(drawn)
-    assert records["leg"].tolist() == [int(phantom.region == "knee") for phantom in drawn]  # rides along
+    assert records["leg"].tolist() == [
+        int(phantom.region == "knee") for phantom in drawn
+    ]  # rides along
     assert records["patient"].nunique() == 24
     assert records.attrs["task"] == cls.task and cls.task.kind == "binary"
-    assert records.attrs["notices"][-1].startswith("no patient is named: 24 radiographs form 24 groups of near-dup")
+    assert records.attrs["notices"][-1].startswith(
+        "no patient is named: 24 radiographs form 24 groups of near-dup"
+    )
 
 
 def test_traps(made):
     root = made[0] / "trapped"
-    with pytest.raises(FileNotFoundError, match="1 of 27 radiographs are not there: .*/images/Non_fractured/IMG"):
+    with pytest.raises(
+        FileNotFoundError, match="1 of 27 radiographs are not there: .*/images/Non_fractured/IMG"
+    ):
         FracAtlas.read(root)
     records = FracAtlas.read(root, keep_missing=True)
     first = next(i for i, name in enumerate(records["image"]) if "Non_fractured" in name)
@@ -81,11 +89,14 @@ def test_a_picture_in_the_other_folder_is_an_error(root):
     path = next((root / "images" / "Fractured").iterdir())
     path.rename(root / "images" / "Non_fractured" / path.name)
     with pytest.raises(
-        ValueError, match=rf"dataset\.csv: 1 row and folders .* row \d+ says fractured = 1 of {path.name}"
+        ValueError,
+        match=rf"dataset\.csv: 1 row and folders .* row \d+ says fractured = 1 of {path.name}",
     ):
         FracAtlas.read(root, keep_missing=True)
     shutil.copyfile(root / "images" / "Non_fractured" / path.name, path)
-    with pytest.raises(ValueError, match=f"{path.name} is both in images/Fractured and in images/Non_fractured"):
+    with pytest.raises(
+        ValueError, match=f"{path.name} is both in images/Fractured and in images/Non_fractured"
+    ):
         FracAtlas.read(root, keep_missing=True)
 
 
@@ -103,8 +114,14 @@ def test_pictures_without_a_row_are_told(root):
         ({"hardware": "yes"}, "row 5: hardware is 'yes'; expected 0 or 1"),
         ({"image_id": "IMG0000000.jpg"}, "row 5: image_id is 'IMG0000000.jpg' a second time"),
         ({"image_id": ""}, "row 5: image_id is empty"),
-        ({"image_id": "12.0"}, "row 5: image_id is '12.0', a number with decimals; save the column as text"),
-        ({"image_id": "../../../x.jpg"}, "row 5: image_id is '../../../x.jpg', which is not the name of a file"),
+        (
+            {"image_id": "12.0"},
+            "row 5: image_id is '12.0', a number with decimals; save the column as text",
+        ),
+        (
+            {"image_id": "../../../x.jpg"},
+            "row 5: image_id is '../../../x.jpg', which is not the name of a file",
+        ),
     ],
 )
 def test_bad_cells_are_named(cells, told, root):
@@ -127,7 +144,9 @@ def test_wrong_roots_and_tables_are_named(root, tmp_path):
     table.to_csv(root / "dataset.csv", index=False, encoding="utf-8-sig")  # with a byte order mark
     assert len(FracAtlas.read(root, keep_missing=True)) == 27
     shutil.rmtree(root / "images")
-    with pytest.raises(FileNotFoundError, match="27 of 27 radiographs are not there: .*, .* and 24 more"):
+    with pytest.raises(
+        FileNotFoundError, match="27 of 27 radiographs are not there: .*, .* and 24 more"
+    ):
         FracAtlas.read(root, keep_missing=True)
 
 

@@ -14,7 +14,9 @@ from phantoms.layouts.grazpedwri import COLUMNS, COMBINATIONS
 from phantoms.layouts.registry import WRITERS, fit_plan
 from phantoms.plan import Plan, phantoms
 
-FRACTURE, IMPLANT, AO = (BENCHMARK[name] for name in ("pediatricfx", "pediatricfx_implant", "pediatricfx_ao"))
+FRACTURE, IMPLANT, AO = (
+    BENCHMARK[name] for name in ("pediatricfx", "pediatricfx_implant", "pediatricfx_ao")
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,19 @@ def test_layout(made, drawn):
     assert table["filestem"].str.fullmatch(r"\d{4}_\d{10}_01_WRI-[LR][12]_[FM]0[01]\d").all()
     assert max(phantom.age_years for phantom in drawn) < 18
     boxes = (made[0] / "folder_structure/yolov5/labels").glob("*.txt")
-    assert Counter(line.split()[0] for path in boxes for line in path.open())["3"] == table["fracture_visible"].count()
+    assert (
+        Counter(line.split()[0] for path in boxes for line in path.open())["3"]
+        == table["fracture_visible"].count()
+    )
 
 
 @pytest.mark.parametrize("cls, condition", [(FRACTURE, "fracture"), (IMPLANT, "implant")])
 def test_labels_are_what_was_drawn(cls, condition, made, drawn):
     records = cls.read(made[0])
     assert records["image"].tolist() == [str(made[0] / name) for name in made[2]]
-    assert records["target"].tolist() == [float(phantom.condition == condition) for phantom in drawn]  # empty is 0
+    assert records["target"].tolist() == [
+        float(phantom.condition == condition) for phantom in drawn
+    ]  # empty is 0
     assert 0 < records["target"].sum() < 60
     assert records["patient"].tolist() == [str(phantom.patient + 1) for phantom in drawn]
     assert records["study"].tolist() == [f"{phantom.patient + 1}-1" for phantom in drawn]
@@ -67,11 +74,17 @@ def test_labels_are_what_was_drawn(cls, condition, made, drawn):
 def test_ao_classes_are_those_of_the_table(made, drawn):
     records = AO.read(made[1], keep_missing=True)
     task = records.attrs["task"]
-    assert task.kind == "multiclass" and list(task.classes) == sorted(task.classes) and len(task.classes) > 1
+    assert (
+        task.kind == "multiclass"
+        and list(task.classes) == sorted(task.classes)
+        and len(task.classes) > 1
+    )
     assert set(task.classes) <= set(map(ao_combination, COMBINATIONS))
     assert [task.classes[int(i)] for i in records["target"]] == records["ao"].tolist()
     raw = set(records["ao_classification"])
-    assert any(code.endswith(" ") for code in raw) and len(raw) > len(task.classes)  # one class typed in several ways
+    assert any(code.endswith(" ") for code in raw) and len(raw) > len(
+        task.classes
+    )  # one class typed in several ways
     every = FRACTURE.read(made[1], keep_missing=True)
     uncertain = every["diagnosis_uncertain"] == 1
     assert uncertain.any() and not (records["diagnosis_uncertain"] == 1).any()
@@ -92,7 +105,9 @@ def test_codes_in_any_order_and_spacing_are_one_combination():
 
 def test_the_twenty_most_frequent_combinations_are_kept(root):
     table = pd.read_csv(root / "dataset.csv", dtype=str)
-    codes = [f"23r-M/{n:02d}" for n in range(24)]  # 0 to 11 three times, 12 to 23 twice: the first eight of these stay
+    codes = [
+        f"23r-M/{n:02d}" for n in range(24)
+    ]  # 0 to 11 three times, 12 to 23 twice: the first eight of these stay
     table["ao_classification"] = ([*codes, *codes, *codes[:12]])[::-1]
     table["diagnosis_uncertain"] = np.nan
     table.to_csv(root / "dataset.csv", index=False)
@@ -105,13 +120,17 @@ def test_the_twenty_most_frequent_combinations_are_kept(root):
 
 def test_traps(made, drawn):
     trapped = made[1]
-    with pytest.raises(FileNotFoundError, match=r"1 of 62 radiographs are not there: .*/images_part1/0001_"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 62 radiographs are not there: .*/images_part1/0001_"
+    ):
         FRACTURE.read(trapped)
     records = FRACTURE.read(trapped, keep_missing=True)
     studies = records.groupby("patient")["study"].nunique()
     assert (studies > 1).sum() > 3 and (records.groupby("study")["patient"].nunique() == 1).all()
     copy, first = (trapped / records["image"][row] for row in (60, 0))
-    assert copy.read_bytes() == first.read_bytes() and records["patient"][60] == records["patient"][0]
+    assert (
+        copy.read_bytes() == first.read_bytes() and records["patient"][60] == records["patient"][0]
+    )
 
 
 def test_pictures_may_be_in_one_folder(root):
@@ -138,7 +157,10 @@ def test_pictures_may_be_in_one_folder(root):
         ({"metal": "3"}, "row 4: metal is '3(.0)?'; expected 0 or 1"),
         ({"patient_id": ""}, "row 4: patient_id is empty"),
         ({"patient_id": "2.0"}, "row 4: patient_id is '2.0', a number with decimals"),
-        ({"ao_classification": "NA"}, "row 4: ao_classification is .NA., which may be a class or a missing label"),
+        (
+            {"ao_classification": "NA"},
+            "row 4: ao_classification is .NA., which may be a class or a missing label",
+        ),
         ({"filestem": "../x"}, "row 4: filestem is '../x', which is not the name of a file"),
     ],
 )

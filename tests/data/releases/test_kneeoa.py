@@ -40,14 +40,20 @@ def test_records_are_what_was_drawn(plain):
     assert set(rows) == set(drawn) and set(records["target"]) == {0, 1, 2, 3, 4}
     for path, phantom in drawn.items():
         row = rows[path]
-        assert (row["target"], row["side"]) == (phantom.kl_grade, phantom.side) and len(row["patient"]) == 7
-        assert path.endswith(f"/{row['official']}/{phantom.kl_grade}/{row['patient']}{row['side']}.png")
+        assert (row["target"], row["side"]) == (phantom.kl_grade, phantom.side) and len(
+            row["patient"]
+        ) == 7
+        assert path.endswith(
+            f"/{row['official']}/{phantom.kl_grade}/{row['patient']}{row['side']}.png"
+        )
         assert Image.open(folder / path).size == (224, 224)
     assert set(records["official"]) == {"train", "val", "test"}
     assert records["patient"].nunique() < len(records)  # both knees of some
     assert (records.groupby("patient")["official"].nunique() == 1).all()
-    assert records["image"].tolist() == sorted(records["image"], key=lambda path: (
-        ["train", "val", "test"].index(path.split("/")[-3]), path))  # fmt: skip
+    assert records["image"].tolist() == sorted(
+        records["image"],
+        key=lambda path: (["train", "val", "test"].index(path.split("/")[-3]), path),
+    )
 
 
 def test_auto_test_stays_out_unless_asked_for(plain):
@@ -60,7 +66,9 @@ def test_auto_test_stays_out_unless_asked_for(plain):
     auto = all_of_them[all_of_them["official"] == "auto_test"]
     assert len(auto) == again and all_of_them.attrs["notices"] == []
     assert all_of_them[: len(usual)].equals(usual)
-    test = usual[usual["official"] == "test"].set_index("patient")["target"].groupby(level=0).unique()
+    test = (
+        usual[usual["official"] == "test"].set_index("patient")["target"].groupby(level=0).unique()
+    )
     assert all(row["target"] in test[row["patient"]] for row in auto.to_dict("records"))
 
 
@@ -69,7 +77,9 @@ def test_any_level_may_be_given(trapped, level):
     folder, drawn = trapped
     records = KneeOA.read(folder / level)
     rows = by_path(records, folder)
-    assert len(rows) == len(drawn) + 1 and all(rows[path]["target"] == drawn[path].kl_grade for path in drawn)
+    assert len(rows) == len(drawn) + 1 and all(
+        rows[path]["target"] == drawn[path].kl_grade for path in drawn
+    )
     copied = [open(path, "rb").read() for path in records["image"]]
     assert len(copied) - len(set(copied)) == 1  # another person's
     assert all("kneeKL224" in path and "/._" not in path for path in rows)
@@ -81,7 +91,9 @@ def test_a_person_in_two_official_splits_is_told(copy):
     knee = some(copy, "val/*/*.png")
     other = some(copy, "train/*/*R.png")
     knee.rename(knee.with_name(f"{other.stem[:7]}L.png"))
-    if twin := [path for path in copy.glob(f"*/*/{other.stem[:7]}L.png") if path.parent != knee.parent]:
+    if twin := [
+        path for path in copy.glob(f"*/*/{other.stem[:7]}L.png") if path.parent != knee.parent
+    ]:
         twin[0].unlink()
     notices = KneeOA.read(copy).attrs["notices"]
     assert notices[-1] == "1 person with knees in more than one of the official splits"
@@ -91,7 +103,8 @@ def test_a_knee_has_one_grade_and_one_split(copy):
     knee = some(copy, "train/0/*.png")
     shutil.copyfile(knee, copy / "train" / "3" / knee.name)
     refusal(
-        lambda: KneeOA.read(copy), f"1 knee in more than one folder, first train/0/{knee.name} and train/3/{knee.name}"
+        lambda: KneeOA.read(copy),
+        f"1 knee in more than one folder, first train/0/{knee.name} and train/3/{knee.name}",
     )
     (copy / "train" / "3" / knee.name).rename(copy / "val" / "0" / knee.name)
     refusal(lambda: KneeOA.read(copy), f"first train/0/{knee.name} and val/0/{knee.name}")
@@ -99,9 +112,15 @@ def test_a_knee_has_one_grade_and_one_split(copy):
 
 def test_other_names_are_counted_and_named(copy):
     knees = sorted(copy.glob("train/*/*.png"))
-    for knee, name in zip(knees, ["9003175.png", "900317L.png", "9003175X.png", "NormalG0 (1).png"]):
+    for knee, name in zip(
+        knees, ["9003175.png", "900317L.png", "9003175X.png", "NormalG0 (1).png"]
+    ):
         knee.rename(knee.with_name(name))
-    told = refusal(lambda: KneeOA.read(copy), "4 names of other form than 7 digits, L or R, .png: train/", "and 1 more")
+    told = refusal(
+        lambda: KneeOA.read(copy),
+        "4 names of other form than 7 digits, L or R, .png: train/",
+        "and 1 more",
+    )
     assert "900317L.png" in told or "9003175.png" in told
 
 

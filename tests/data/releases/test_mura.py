@@ -38,12 +38,15 @@ def test_records_are_what_was_drawn(plain):
         assert row["target"] == (phantom.condition != "normal") and row["patient"] == patient
         assert row["official"] == {"train": "train", "valid": "test"}[split]
         assert (
-            row["body_part"] == part.removeprefix("XR_").lower() and row["study"] == f"{split}/{part}/{patient}/{study}"
+            row["body_part"] == part.removeprefix("XR_").lower()
+            and row["study"] == f"{split}/{part}/{patient}/{study}"
         )
     people = {path: phantom.patient for path, phantom in drawn.items()}
     assert len(set(people.values())) == records["patient"].nunique() == records["study"].nunique()
     assert set(records["official"]) == {"train", "test"} and records.attrs["notices"] == []
-    assert {rows[path]["body_part"] for path, phantom in drawn.items() if phantom.region == "wrist"} <= {
+    assert {
+        rows[path]["body_part"] for path, phantom in drawn.items() if phantom.region == "wrist"
+    } <= {
         "wrist",
         "forearm",
     }
@@ -53,7 +56,9 @@ def test_order_and_result_do_not_depend_on_the_level_that_is_given(plain, copy):
     folder, _ = plain
     below = MURA.read(folder / "MURA-v1.1")
     assert below.equals(MURA.read(folder))
-    assert (folder / "MURA-v1.1" / TRAIN).read_text().splitlines()[0] == below["image"][0].removeprefix(f"{folder}/")
+    assert (folder / "MURA-v1.1" / TRAIN).read_text().splitlines()[0] == below["image"][
+        0
+    ].removeprefix(f"{folder}/")
     renamed = MURA.read(copy)
     assert renamed.drop(columns="image").equals(below.drop(columns="image"))
     assert list(renamed["image"].str.removeprefix(str(copy))) == list(
@@ -64,12 +69,19 @@ def test_order_and_result_do_not_depend_on_the_level_that_is_given(plain, copy):
 def test_a_patient_owns_several_studies_and_a_copy_another_patients_picture(trapped):
     folder, drawn = trapped
     records = MURA.read(folder, keep_missing=True)
-    assert len(records) == len(drawn) + 1 and len(set(records["image"]) - {f"{folder}/{name}" for name in drawn}) == 1
+    assert (
+        len(records) == len(drawn) + 1
+        and len(set(records["image"]) - {f"{folder}/{name}" for name in drawn}) == 1
+    )
     assert not records["image"].str.contains("/._").any() and len(list(folder.rglob("._*"))) > 3
     two = records.groupby("patient")["study"].nunique()
     assert two["patient00001"] == 2 and two["patient00003"] == 1
-    found = by_path(records[records["image"] != records[records["official"] == "train"]["image"].iloc[-1]].reset_index(
-        drop=True), folder)  # fmt: skip
+    found = by_path(
+        records[
+            records["image"] != records[records["official"] == "train"]["image"].iloc[-1]
+        ].reset_index(drop=True),
+        folder,
+    )
     for path, row in found.items():
         if path in drawn:
             assert row["target"] == (drawn[path].condition != "normal")
@@ -97,9 +109,13 @@ def test_shadows_of_macos_in_the_table_are_left_out_with_a_notice(copy):
 def test_a_study_without_images_is_told(copy):
     images = (copy / TRAIN).read_text().splitlines()
     study = images[-1].rpartition("/")[0]
-    (copy / TRAIN).write_text("\n".join(line for line in images if not line.startswith(f"{study}/")))
+    (copy / TRAIN).write_text(
+        "\n".join(line for line in images if not line.startswith(f"{study}/"))
+    )
     (told,) = MURA.read(copy).attrs["notices"]
-    assert told == f"1 study of train without any image in {TRAIN}: {study.removeprefix('MURA-v1.1/')}"
+    assert (
+        told == f"1 study of train without any image in {TRAIN}: {study.removeprefix('MURA-v1.1/')}"
+    )
 
 
 def test_bom_and_windows_line_ends_change_nothing(plain, copy):
@@ -170,7 +186,9 @@ def test_a_study_without_label_and_things_that_are_there_twice(copy):
 def test_a_wrong_root_says_what_was_looked_for(tmp_path, copy):
     refusal(lambda: MURA.read(tmp_path / "nowhere"), "nowhere: no such folder")
     (tmp_path / "other" / "pictures").mkdir(parents=True)
-    refusal(lambda: MURA.read(tmp_path / "other"), f"no {TRAIN} in it or in MURA-v1.1; it has pictures")
+    refusal(
+        lambda: MURA.read(tmp_path / "other"), f"no {TRAIN} in it or in MURA-v1.1; it has pictures"
+    )
     (copy / "valid_labeled_studies.csv").unlink()
     refusal(lambda: MURA.read(copy), "valid_labeled_studies.csv: no such table")
 

@@ -33,7 +33,9 @@ def test_records_are_what_was_drawn(plain):
     records = PesPlanus.read(folder)
     rows = by_path(records, folder)
     assert set(rows) == set(drawn) and set(records["target"]) == {0, 1}
-    assert all(rows[path]["target"] == (phantom.arch_drop_mm > 0) for path, phantom in drawn.items())
+    assert all(
+        rows[path]["target"] == (phantom.arch_drop_mm > 0) for path, phantom in drawn.items()
+    )
     assert records["patient"].nunique() == 16 and set(records["official"]) == {""}
     flat = int(records["target"].sum())
     assert records.attrs["notices"][:2] == [
@@ -50,7 +52,11 @@ def test_the_order_is_that_of_the_names_not_of_the_disk(plain, tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     records = PesPlanus.read(folder)
-    assert PesPlanus.read(tmp_path / "again").drop(columns="image").equals(records.drop(columns="image"))
+    assert (
+        PesPlanus.read(tmp_path / "again")
+        .drop(columns="image")
+        .equals(records.drop(columns="image"))
+    )
     assert records["image"].tolist() == sorted(records["image"])
 
 
@@ -59,12 +65,16 @@ def test_names_of_files_and_of_the_root_say_nothing(trapped):
     records = PesPlanus.read(folder)
     rows = by_path(records, folder)
     assert set(rows) >= set(drawn) and len(rows) == len(drawn) + 2
-    assert all(rows[path]["target"] == (phantom.arch_drop_mm > 0) for path, phantom in drawn.items())
+    assert all(
+        rows[path]["target"] == (phantom.arch_drop_mm > 0) for path, phantom in drawn.items()
+    )
     assert rows[f"{SET}/pesplanus-0/pesplanus-1.jpg"]["target"] == 0
     assert {Path(path).suffix for path in rows} == {".jpg", ".jpeg", ".png"}
     inner = f"{SET}/Pesplanus-1/Pesplanus-1"
     assert {rows[path]["target"] for path in rows if path.startswith(inner)} == {1}
-    (first, copied) = [row for row in rows.values() if records["patient"].value_counts()[row["patient"]] == 2]
+    (first, copied) = [
+        row for row in rows.values() if records["patient"].value_counts()[row["patient"]] == 2
+    ]
     assert {first["target"], copied["target"]} == {1.0}
     assert PesPlanus.read(folder / SET)["target"].equals(records["target"])
 
@@ -72,7 +82,10 @@ def test_names_of_files_and_of_the_root_say_nothing(trapped):
 def test_controls_may_have_a_folder_of_any_name_beside_the_flat_feet(plain, copy):
     (copy / "pesplanus-0").rename(copy / "normal")
     records = PesPlanus.read(copy)
-    assert records.groupby("folder")["target"].unique().map(list).to_dict() == {"normal": [0.0], "pesplanus-1": [1.0]}
+    assert records.groupby("folder")["target"].unique().map(list).to_dict() == {
+        "normal": [0.0],
+        "pesplanus-1": [1.0],
+    }
     assert records.attrs["notices"][0].endswith("radiographs in normal: control")
     (copy / "train").mkdir()
     for name in ("normal", "pesplanus-1"):
@@ -90,8 +103,13 @@ def test_images_in_no_class_are_counted_and_named(copy):
     refusal(lambda: PesPlanus.read(copy), told)
 
 
-@pytest.mark.parametrize("name, told", [("pesplanus-10", "class 10; expected pesplanus-0 or pesplanus-1"),
-                                        ("pesplanus-2", "class 2; expected")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("pesplanus-10", "class 10; expected pesplanus-0 or pesplanus-1"),
+        ("pesplanus-2", "class 2; expected"),
+    ],
+)
 def test_other_numbers_are_no_class(copy, name, told):
     (copy / "pesplanus-1").rename(copy / name)
     refusal(lambda: PesPlanus.read(copy), f"{copy}: {name}/", told)
@@ -99,18 +117,27 @@ def test_other_numbers_are_no_class(copy, name, told):
 
 def test_both_classes_in_one_path_contradict_each_other(copy):
     (copy / "pesplanus-0").rename(copy / "pesplanus-1" / "pesplanus-0")
-    refusal(lambda: PesPlanus.read(copy), "pesplanus-1/pesplanus-0/", "lies in folders of both classes")
+    refusal(
+        lambda: PesPlanus.read(copy), "pesplanus-1/pesplanus-0/", "lies in folders of both classes"
+    )
 
 
 def test_a_missing_class_or_root_is_named(copy, tmp_path):
     shutil.move(copy / "pesplanus-0", tmp_path / "kept")
     refusal(
-        lambda: PesPlanus.read(copy), "feet: no controls, in a folder named ...pesplanus-0...", "it has pesplanus-1"
+        lambda: PesPlanus.read(copy),
+        "feet: no controls, in a folder named ...pesplanus-0...",
+        "it has pesplanus-1",
     )
     (copy / "pesplanus-1").rename(copy / "feet")
-    refusal(lambda: PesPlanus.read(copy), "no images in a folder named ...pesplanus-1...; it has feet")
+    refusal(
+        lambda: PesPlanus.read(copy), "no images in a folder named ...pesplanus-1...; it has feet"
+    )
     shutil.rmtree(copy / "feet")
-    refusal(lambda: PesPlanus.read(copy), "no images in a folder named ...pesplanus-1...; it has nothing")
+    refusal(
+        lambda: PesPlanus.read(copy),
+        "no images in a folder named ...pesplanus-1...; it has nothing",
+    )
     refusal(lambda: PesPlanus.read(tmp_path / "nowhere"), "nowhere: no such folder")
 
 

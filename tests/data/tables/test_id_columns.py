@@ -18,16 +18,43 @@ def read(values, **options):
     ("value", "reason"),
     [
         *((value, "a number with decimals") for value in ("7.0", "7,0", "7.", "-12.50", "1,234")),
-        *((value, "a rounded number in scientific") for value in ("2.02401E+13", "1,2E+13", "1e+05", "1.5E13", "3E-5")),
-        *((value, "a date") for value in ("2-Mar", "02-Mar", "Mar-02", "2. Mrz", "2-févr.", "2-Mar-2024", "2024-03-02",
-                                          "2024-03-02 00:00:00", "3/2/2024", "02.03.2024")),
+        *(
+            (value, "a rounded number in scientific")
+            for value in ("2.02401E+13", "1,2E+13", "1e+05", "1.5E13", "3E-5")
+        ),
+        *(
+            (value, "a date")
+            for value in (
+                "2-Mar",
+                "02-Mar",
+                "Mar-02",
+                "2. Mrz",
+                "2-févr.",
+                "2-Mar-2024",
+                "2024-03-02",
+                "2024-03-02 00:00:00",
+                "3/2/2024",
+                "02.03.2024",
+            )
+        ),
         ("12:30:00", "a time of day"),
-        *((value, "an error of a spreadsheet") for value in ("#N/A", "#REF!", "#DIV/0!", "#NAME?", "#WERT!", "######")),
-        *((value, "a number cut to 15 digits") for value in ("123456789012345000", "1234567890123450")),
-        *((value, "which names nothing") for value in ("NA", "None", "null", "nan", "N/A", "-", "--", "?")),
-        ("", "is empty"), (" \u00a0", "is empty"), (None, "is empty"),
+        *(
+            (value, "an error of a spreadsheet")
+            for value in ("#N/A", "#REF!", "#DIV/0!", "#NAME?", "#WERT!", "######")
+        ),
+        *(
+            (value, "a number cut to 15 digits")
+            for value in ("123456789012345000", "1234567890123450")
+        ),
+        *(
+            (value, "which names nothing")
+            for value in ("NA", "None", "null", "nan", "N/A", "-", "--", "?")
+        ),
+        ("", "is empty"),
+        (" \u00a0", "is empty"),
+        (None, "is empty"),
     ],
-)  # fmt: skip
+)
 def test_damaged_ids_are_refused_by_row(value, reason):
     with pytest.raises(ValueError, match=r"t\.csv: row 3: who is ") as caught:
         read(["p1", value, "p2"])
@@ -38,15 +65,35 @@ def test_damaged_ids_are_refused_by_row(value, reason):
 
 @pytest.mark.parametrize(
     "value",
-    ["007", "7", "1E5", "12E4", "1.2.840.10008", "2-3", "MAR-02", "MAR-001", "12-7", "#12", "20240100000000",
-     "12345678901234567", "study/7", "p 7", "1.2.84", "True", "München"],
-)  # fmt: skip
+    [
+        "007",
+        "7",
+        "1E5",
+        "12E4",
+        "1.2.840.10008",
+        "2-3",
+        "MAR-02",
+        "MAR-001",
+        "12-7",
+        "#12",
+        "20240100000000",
+        "12345678901234567",
+        "study/7",
+        "p 7",
+        "1.2.84",
+        "True",
+        "München",
+    ],
+)
 def test_ids_that_are_no_damage(value):
     assert read(["p1", value])[1] == value
 
 
 def test_long_numbers_are_fine_if_one_of_them_is_exact():
-    assert read(["1234567890123450", "1234567890123457"]).tolist() == ["1234567890123450", "1234567890123457"]
+    assert read(["1234567890123450", "1234567890123457"]).tolist() == [
+        "1234567890123450",
+        "1234567890123457",
+    ]
 
 
 def test_numbers_dates_and_errors_of_a_workbook(tmp_path):
@@ -90,10 +137,24 @@ def test_composed_and_decomposed_letters_are_one_id():
 
 
 @pytest.mark.parametrize(
-    "sign", ["\u200b", "\x00", "\u202e", "\u00ad", "\u2060", "\ufe0f", "\u3164", "\x1b", "\u2800", "\uf8ff"]
+    "sign",
+    [
+        "\u200b",
+        "\x00",
+        "\u202e",
+        "\u00ad",
+        "\u2060",
+        "\ufe0f",
+        "\u3164",
+        "\x1b",
+        "\u2800",
+        "\uf8ff",
+    ],
 )
 def test_invisible_characters_are_refused(sign):
-    with pytest.raises(ValueError, match=r"row 3: who is 'p\\(x|u).*7', with an invisible character; remove it"):
+    with pytest.raises(
+        ValueError, match=r"row 3: who is 'p\\(x|u).*7', with an invisible character; remove it"
+    ):
         read(["p7", f"p{sign}7"])
 
 

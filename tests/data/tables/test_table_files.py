@@ -34,14 +34,24 @@ def test_words_stay_in_columns_of_words_and_are_missing_among_numbers(tmp_path, 
     assert rows["id"].tolist() == ["007", "8", "1E5"]
     assert rows["n"].dtype == float and np.array_equal(rows["n"], [1, 2.5, np.nan], equal_nan=True)
     assert rows["flag"].tolist()[:2] == [True, False] and pd.isna(rows["flag"][2])
-    assert rows["word"].tolist() == ["None", "NA", "plain"] and rows["mixed"].tolist() == ["1", "x", "null"]
+    assert rows["word"].tolist() == ["None", "NA", "plain"] and rows["mixed"].tolist() == [
+        "1",
+        "x",
+        "null",
+    ]
     assert rows["gap"].isna().all()
     words = read_table(tmp_path / name, text=None)
-    assert words["gap"].tolist()[1:] == ["NA", "null"] and pd.isna(words["gap"][0]) and words["n"][1] == "2.5"
+    assert (
+        words["gap"].tolist()[1:] == ["NA", "null"]
+        and pd.isna(words["gap"][0])
+        and words["n"][1] == "2.5"
+    )
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
-@pytest.mark.parametrize("ids", [["007", "8"], ["12345678901234567", ""], ["1", "00"], ["1234567890123456", "NA"]])
+@pytest.mark.parametrize(
+    "ids", [["007", "8"], ["12345678901234567", ""], ["1", "00"], ["1234567890123456", "NA"]]
+)
 def test_ids_in_columns_of_numbers_stay_text(tmp_path, name, ids):
     column = read_table(save(tmp_path / name, [["id", "n"], [ids[0], 1], [ids[1], 2]]))["id"]
     assert column.fillna("").tolist() == ids
@@ -49,12 +59,24 @@ def test_ids_in_columns_of_numbers_stay_text(tmp_path, name, ids):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.xlsx"])
 def test_a_column_without_a_name_is_not_mixed_up_with_another_one(tmp_path, name):
-    with pytest.raises(ValueError, match="columns 'Unnamed: 1' and 'Unnamed: 1' have the same name"):
+    with pytest.raises(
+        ValueError, match="columns 'Unnamed: 1' and 'Unnamed: 1' have the same name"
+    ):
         read_table(save(tmp_path / name, [["Unnamed: 1", "", "a"], [1, 2, 3]]))
 
 
 def test_cells_of_a_workbook_as_text(tmp_path):
-    cells = [7, 7.0, 2.5, 1.5e20, True, datetime.datetime(2024, 3, 2), datetime.time(1, 2, 3), "#N/A", " 7\u00a0"]
+    cells = [
+        7,
+        7.0,
+        2.5,
+        1.5e20,
+        True,
+        datetime.datetime(2024, 3, 2),
+        datetime.time(1, 2, 3),
+        "#N/A",
+        " 7\u00a0",
+    ]
     rows = read_table(save(tmp_path / "t.xlsx", [["a"], *([cell] for cell in cells)]), text=["a"])
     assert rows["a"].tolist() == [
         "7",

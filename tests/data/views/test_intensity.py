@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from golden.fill import fill_input, mismatch
 
-from data.views.intensity import DAX_LOWPASS, INTENSITIES, NeglogVariation, minmax, neglog, percentile, window
+from data.views.intensity import (
+    DAX_LOWPASS,
+    INTENSITIES,
+    NeglogVariation,
+    minmax,
+    neglog,
+    percentile,
+    window,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RADIOGRAPH = np.random.default_rng(0).normal(2000, 500, (120, 90)).clip(0, 4095).astype(np.uint16)
@@ -34,12 +42,18 @@ def dax_input() -> np.ndarray:
     ],
 )
 def test_neglog_equals_dax(name, options):
-    fixture, arrays = json.loads((GOLDEN / "g7_preprocess.json").read_text()), np.load(GOLDEN / "g7_preprocess.npz")
+    fixture, arrays = (
+        json.loads((GOLDEN / "g7_preprocess.json").read_text()),
+        np.load(GOLDEN / "g7_preprocess.npz"),
+    )
     result, expected = neglog(dax_input(), **options), fixture["expected"][name]
     assert result.dtype == np.float32
     assert mismatch(fixture, arrays, name, result) <= 1
     assert mismatch(fixture, arrays, f"{name}/every_16th", result[::16, ::16]) <= 1
-    assert (np.count_nonzero(result == 0), np.count_nonzero(result == 1)) == (expected["zeros"], expected["ones"])
+    assert (np.count_nonzero(result == 0), np.count_nonzero(result == 1)) == (
+        expected["zeros"],
+        expected["ones"],
+    )
 
 
 def test_neglog_turns_thickness_into_brightness():
@@ -70,7 +84,9 @@ def test_neglog_refuses_what_it_cannot_stretch(pixels, message):
 def test_minmax_does_not_depend_on_the_container(dtype):
     narrow = (RADIOGRAPH // 17).astype(np.uint8)
     expected = np.floor((narrow.astype(float) - narrow.min()) / np.ptp(narrow) * 255 + 1e-9)
-    np.testing.assert_allclose(minmax(narrow.astype(dtype)), expected, atol=1)  # float32, truncated, as the reference
+    np.testing.assert_allclose(
+        minmax(narrow.astype(dtype)), expected, atol=1
+    )  # float32, truncated, as the reference
     np.testing.assert_array_equal(minmax(narrow.astype(dtype)), minmax(narrow))
     assert minmax(narrow.astype(dtype)).dtype == np.uint8 and np.ptp(minmax(narrow)) == 255
 
@@ -103,7 +119,9 @@ def test_percentile_survives_a_mostly_black_picture():
 
 
 def test_window_clips():
-    np.testing.assert_allclose(window(np.array([0, 100, 150, 200, 999]), 100, 200), [0, 0, 0.5, 1, 1])
+    np.testing.assert_allclose(
+        window(np.array([0, 100, 150, 200, 999]), 100, 200), [0, 0, 0.5, 1, 1]
+    )
     for low, high in ((5, 5), (7, 3), (0, np.inf), (np.nan, 1)):
         with pytest.raises(ValueError, match="low < high"):
             window(RADIOGRAPH, low, high)
@@ -112,7 +130,9 @@ def test_window_clips():
 @pytest.mark.parametrize("name", sorted(INTENSITIES))
 def test_every_mapping_leaves_its_input_alone_and_stays_in_range(name):
     before = RADIOGRAPH.copy()
-    scaled = INTENSITIES[name](RADIOGRAPH, **({"low": 1500, "high": 2500} if name == "window" else {}))
+    scaled = INTENSITIES[name](
+        RADIOGRAPH, **({"low": 1500, "high": 2500} if name == "window" else {})
+    )
     np.testing.assert_array_equal(RADIOGRAPH, before)
     assert scaled.shape == RADIOGRAPH.shape and scaled.min() == 0
     assert (scaled.dtype, scaled.max()) in ((np.uint8, 255), (np.float32, 1))
@@ -142,19 +162,27 @@ def test_flat_radiographs_are_refused_without_the_logarithm_too(pixels):
         neglog(pixels, logarithm=False)
 
 
-@pytest.mark.parametrize("dtype, most", [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535), (np.float32, 1.0)])
+@pytest.mark.parametrize(
+    "dtype, most", [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535), (np.float32, 1.0)]
+)
 @pytest.mark.parametrize("shape", [(16, 400), (400, 16), (64, 64)])
 def test_neglog_of_any_depth_and_aspect(dtype, most, shape):
     values = (np.random.default_rng(1).random(shape) * most).astype(dtype)
     for options in ({}, {"complement": True}, {"logarithm": False}, {"lowpass_fraction": 0.05}):
         result = neglog(values, **options)
-        assert result.shape == shape and np.isfinite(result).all() and (result.min(), result.max()) == (0, 1)
+        assert (
+            result.shape == shape
+            and np.isfinite(result).all()
+            and (result.min(), result.max()) == (0, 1)
+        )
 
 
 def test_a_floor_keeps_one_pixel_without_counts_from_taking_the_range():
     counts = RADIOGRAPH.copy()
     counts[60, 45] = 0
     plain, floored = neglog(counts), neglog(counts, floor=0.05)
-    assert plain[60, 45] == floored[60, 45] == 1 and np.median(plain) < 0.06 < 0.15 < np.median(floored)
+    assert plain[60, 45] == floored[60, 45] == 1 and np.median(plain) < 0.06 < 0.15 < np.median(
+        floored
+    )
     untouched = counts > 0.06 * (np.median(counts) + 3 * counts.std())
     assert np.corrcoef(plain[untouched], floored[untouched])[0, 1] > 0.999

@@ -28,26 +28,37 @@ def test_equals_the_reference_processor(name):
     preprocessing = Preprocessing.from_dict(FIXTURE["config"]["preprocessor_config"])
     original = fill_input(**FIXTURE["inputs"][f"rgb8_{name}"]).transpose(1, 2, 0)
     values = preprocessing.normalise(preprocessing.fit(original)[None])
-    assert mismatch(FIXTURE, np.load(GOLDEN / "g2_processor.npz"), f"pixel_values_{name}", values.numpy()) <= 1
+    assert (
+        mismatch(
+            FIXTURE, np.load(GOLDEN / "g2_processor.npz"), f"pixel_values_{name}", values.numpy()
+        )
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_one_channel_is_as_good_as_three(resize, interpolation):
-    grey, preprocessing = smooth(WIDE), Preprocessing(48, 64, resize=resize, interpolation=interpolation)
+    grey, preprocessing = (
+        smooth(WIDE),
+        Preprocessing(48, 64, resize=resize, interpolation=interpolation),
+    )
     one, three = preprocessing(grey), preprocessing(np.repeat(grey[..., None], 3, axis=2))
     assert one.shape == (1, 48, 64) and three.shape == (3, 48, 64) and one.dtype == torch.uint8
     assert torch.equal(three, one.expand(3, -1, -1))
-    torch.testing.assert_close(preprocessing.normalise(one[None]), preprocessing.normalise(three[None]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        preprocessing.normalise(one[None]), preprocessing.normalise(three[None]), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize(
-    "intensity, options", [("percentile", {}), ("window", {"low": 20000, "high": 40000}), ("neglog", {})]
+    "intensity, options",
+    [("percentile", {}), ("window", {"low": 20000, "high": 40000}), ("neglog", {})],
 )
 def test_float_intensities(intensity, options):
-    prepared = Preprocessing(32, 48, intensity=intensity, intensity_options=options, interpolation="bicubic")(
-        smooth(TALL)
-    )
+    prepared = Preprocessing(
+        32, 48, intensity=intensity, intensity_options=options, interpolation="bicubic"
+    )(smooth(TALL))
     assert prepared.shape == (1, 32, 48) and prepared.dtype == torch.float32
     assert 0 <= prepared.min() < prepared.max() <= 1
 
@@ -56,7 +67,12 @@ def test_pad_keeps_the_aspect_on_black_and_crop_keeps_the_middle():
     marked = np.full(WIDE, 1000, np.uint16)
     marked[:, :10], marked[:, 70:80] = 0, 3000
     padded = Preprocessing(100, 100, resize="pad")(marked)[0].numpy()
-    assert not padded[:30].any() and not padded[70:].any() and padded[30:70, 50].all() and padded.max() == 255
+    assert (
+        not padded[:30].any()
+        and not padded[70:].any()
+        and padded[30:70, 50].all()
+        and padded.max() == 255
+    )
     cropped = Preprocessing(60, 60, resize="crop")(marked)[0].numpy()
     np.testing.assert_array_equal(cropped, Preprocessing().scale(marked)[:, 45:105])
 
@@ -73,7 +89,9 @@ def test_a_map_goes_back_to_where_it_came_from(resize, size):
     seen = np.isfinite(back)
     exact = radiograph / 65535
     assert np.abs(back - exact)[seen].max() < 0.02 and np.abs(back - exact)[seen].mean() < 0.005
-    share = 1 if resize != "crop" else min(48 * size[1], 64 * size[0]) / max(48 * size[1], 64 * size[0])
+    share = (
+        1 if resize != "crop" else min(48 * size[1], 64 * size[0]) / max(48 * size[1], 64 * size[0])
+    )
     assert abs(seen.mean() - share) < 0.05
     if resize != "crop":
         assert seen.all()
@@ -96,10 +114,16 @@ def test_points_land_where_the_boxes_say(resize, size):
 
     box = preprocessing.forward_boxes([[left, top, left + 24, top + 20]], size)
     prepared = preprocessing(mask * np.uint16(900))[0].numpy()
-    np.testing.assert_allclose(centroid(prepared), [box[0, [0, 2]].mean(), box[0, [1, 3]].mean()], atol=0.1)
+    np.testing.assert_allclose(
+        centroid(prepared), [box[0, [0, 2]].mean(), box[0, [1, 3]].mean()], atol=0.1
+    )
     np.testing.assert_allclose(centroid(preprocessing.map_back(prepared, size)), centre, atol=0.3)
-    np.testing.assert_allclose(centroid(preprocessing.forward_map(mask)), centroid(prepared), atol=1)
-    np.testing.assert_allclose(preprocessing.back_boxes(box, size), [[left, top, left + 24, top + 20]], atol=1e-9)
+    np.testing.assert_allclose(
+        centroid(preprocessing.forward_map(mask)), centroid(prepared), atol=1
+    )
+    np.testing.assert_allclose(
+        preprocessing.back_boxes(box, size), [[left, top, left + 24, top + 20]], atol=1e-9
+    )
 
 
 def test_identity_size_changes_nothing():
@@ -118,7 +142,9 @@ def test_normalise_and_back():
     normal = preprocessing.normalise(batch)
     assert normal.shape == (2, 3, 8, 8) and normal.dtype == torch.float32
     assert normal[1, 2, 3, 4] == pytest.approx((batch[1, 0, 3, 4] / 255 - 0.3) / 0.7)
-    torch.testing.assert_close(preprocessing.denormalise(normal), (batch / 255).expand(-1, 3, -1, -1))
+    torch.testing.assert_close(
+        preprocessing.denormalise(normal), (batch / 255).expand(-1, 3, -1, -1)
+    )
     torch.testing.assert_close(preprocessing.normalise(batch.double() / 255), normal)
     with pytest.raises(ValueError, match=r"\[B, 1 or 3, h, w\], not \[2, 2, 8, 8\]"):
         preprocessing.normalise(torch.zeros(2, 2, 8, 8))
@@ -128,8 +154,12 @@ def test_normalise_and_back():
     "preprocessing",
     [
         Preprocessing(),
-        Preprocessing(96, 128, "percentile", {"low": 1, "high": 99}, "pad", "bicubic", (0, 0, 0), (1, 1, 1)),
-        Preprocessing(intensity="window", intensity_options={"low": 0, "high": 4095}, resize="crop"),
+        Preprocessing(
+            96, 128, "percentile", {"low": 1, "high": 99}, "pad", "bicubic", (0, 0, 0), (1, 1, 1)
+        ),
+        Preprocessing(
+            intensity="window", intensity_options={"low": 0, "high": 4095}, resize="crop"
+        ),
     ],
 )
 def test_saved_and_read_again(preprocessing):
@@ -140,7 +170,11 @@ def test_saved_and_read_again(preprocessing):
 
 
 def test_foreign_files():
-    plain = {"image_processor_type": "ViTImageProcessor", "size": {"height": 96, "width": 64}, "do_normalize": False}
+    plain = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 96, "width": 64},
+        "do_normalize": False,
+    }
     assert Preprocessing.from_dict(plain) == Preprocessing(96, 64, mean=(0, 0, 0), std=(1, 1, 1))
     assert Preprocessing.from_dict(
         {"size": 384, "feature_extractor_type": "ViTFeatureExtractor", "resample": 3}
@@ -170,7 +204,12 @@ def test_foreign_files():
         ({"radiograph": {"intensity": "window"}}, r"takes the options low, high \(all required\)"),
         ({"radiograph": {"intensity_options": {"low": 1}}}, r"takes the options \(none\), not low"),
         (
-            {"size": {"shortest_edge": 9}, "do_center_crop": True, "crop_size": 9, "radiograph": {"resize": "pad"}},
+            {
+                "size": {"shortest_edge": 9},
+                "do_center_crop": True,
+                "crop_size": 9,
+                "radiograph": {"resize": "pad"},
+            },
             "say crop, .* says pad",
         ),
         ({"size": {"height": 0, "width": 9}}, "height must be a positive number of pixels, not 0"),
@@ -202,4 +241,6 @@ def test_hugging_face_reads_our_file(tmp_path):
     rgb[0, 0], rgb[0, 1] = 0, 255
     theirs = processor(Image.fromarray(rgb), return_tensors="pt")["pixel_values"]
     ours = Preprocessing(96, 128)
-    torch.testing.assert_close(ours.normalise(ours(rgb)[None]), theirs, rtol=0, atol=0.02)  # theirs may resize tensors
+    torch.testing.assert_close(
+        ours.normalise(ours(rgb)[None]), theirs, rtol=0, atol=0.02
+    )  # theirs may resize tensors

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.views.augmentation import CropFlip, CropTurnShift, RotateFlipJitter, brightened, contrasted
+from data.views.augmentation import (
+    CropFlip,
+    CropTurnShift,
+    RotateFlipJitter,
+    brightened,
+    contrasted,
+)
 from data.views.preprocessing import Preprocessing
 from training.sampling import sample_generator
 
@@ -28,7 +34,9 @@ def test_the_crop_lies_inside_and_has_the_area_and_ratio_asked_for(size, scale):
     assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= W).all() and (y1 <= H).all()
     assert (w >= 1).all() and (h >= 1).all()
     # rounding to whole pixels moves a side by half a pixel at most
-    assert ((w + 0.5) / (h - 0.5).clip(0.5) >= 3 / 4).all() and ((w - 0.5) / (h + 0.5) <= 4 / 3).all()
+    assert ((w + 0.5) / (h - 0.5).clip(0.5) >= 3 / 4).all() and (
+        (w - 0.5) / (h + 0.5) <= 4 / 3
+    ).all()
     assert ((w - 0.5) * (h - 0.5) <= scale[1] * H * W).all()
     if 3 / 4 < W / H < 4 / 3 and scale[1] < 1:  # there is always room: no fall back
         assert ((w + 0.5) * (h + 0.5) >= scale[0] * H * W).all()
@@ -46,13 +54,19 @@ def test_same_distribution_as_torchvision(size, scale):
     torch.manual_seed(0)
     picture = torch.zeros(1, *size)
     drawn = [theirs_of.make_params([picture]) for _ in range(count)]
-    theirs = np.array([(p["left"], p["top"], p["left"] + p["width"], p["top"] + p["height"]) for p in drawn], float)
+    theirs = np.array(
+        [(p["left"], p["top"], p["left"] + p["width"], p["top"] + p["height"]) for p in drawn],
+        float,
+    )
     ours = boxes(CropFlip(32, 32, scale), size, count)
     for a, b in zip(measures(ours), measures(theirs)):
         error = math.sqrt((a.var() + b.var()) / count)
         assert abs(a.mean() - b.mean()) <= 4 * error + 1e-9
         spread = max(a.std(), b.std(), 1e-9)
-        assert np.abs(np.quantile(a, [0.25, 0.5, 0.75]) - np.quantile(b, [0.25, 0.5, 0.75])).max() <= 0.15 * spread + 1
+        assert (
+            np.abs(np.quantile(a, [0.25, 0.5, 0.75]) - np.quantile(b, [0.25, 0.5, 0.75])).max()
+            <= 0.15 * spread + 1
+        )
 
 
 def measures(box):
@@ -60,7 +74,9 @@ def measures(box):
     return x1 - x0, y1 - y0, x0, y0
 
 
-@pytest.mark.parametrize("size, expected", [((1000, 60), (0, 460, 60, 540)), ((60, 1000), (460, 0, 540, 60))])
+@pytest.mark.parametrize(
+    "size, expected", [((1000, 60), (0, 460, 60, 540)), ((60, 1000), (460, 0, 540, 60))]
+)
 def test_a_long_narrow_radiograph_falls_back_to_the_largest_allowed_centre_crop(size, expected):
     import torch
     from torchvision.transforms.v2 import RandomResizedCrop
@@ -69,8 +85,11 @@ def test_a_long_narrow_radiograph_falls_back_to_the_largest_allowed_centre_crop(
     assert largest.box(size, np.random.default_rng(0)) == expected
     theirs = RandomResizedCrop((32, 32), scale=(0.999, 1.0)).make_params([torch.zeros(1, *size)])
     assert (theirs["left"], theirs["top"], theirs["width"], theirs["height"]) == (
-        expected[0], expected[1], expected[2] - expected[0], expected[3] - expected[1]
-    )  # fmt: skip
+        expected[0],
+        expected[1],
+        expected[2] - expected[0],
+        expected[3] - expected[1],
+    )
 
 
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64), (5, 4)])
@@ -79,7 +98,9 @@ def test_a_scale_of_one_keeps_the_whole_radiograph_as_evaluation_does(size):
 
     assert (boxes(CropFlip(32, 24, (1.0, 1.0)), size, 20) == (0, 0, size[1], size[0])).all()
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
-    found = CropFlip(32, 24, (1.0, 1.0), flip=0.0, interpolation="bilinear")(pixels, np.random.default_rng(0))
+    found = CropFlip(32, 24, (1.0, 1.0), flip=0.0, interpolation="bilinear")(
+        pixels, np.random.default_rng(0)
+    )
     expected = Preprocessing(32, 24).fit(pixels)[0].numpy()
     assert np.abs(found.astype(int) - expected).max() <= 1
 
@@ -130,7 +151,9 @@ def test_flip_mirrors_and_happens_as_often_as_asked():
     assert abs(flipped / 600 - 0.3) < 0.07
 
 
-@pytest.mark.parametrize("scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (-1.0, 1.0), (float("nan"), 1.0)])
+@pytest.mark.parametrize(
+    "scale", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5), (-1.0, 1.0), (float("nan"), 1.0)]
+)
 def test_impossible_scales(scale):
     with pytest.raises(ValueError, match="crop scale"):
         CropFlip(32, 32, scale)
@@ -144,9 +167,10 @@ def test_impossible_flips(flip):
 
 def smooth(size, seed=0):
     coarse = np.random.default_rng(seed).random((6, 5)).astype(np.float32)
-    return (np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)).clip(0, 1) * 255).astype(
-        np.uint8
-    )
+    return (
+        np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+        * 255
+    ).astype(np.uint8)
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.93, 1.0, 1.2])
@@ -156,7 +180,10 @@ def test_brightness_and_contrast_are_those_of_torchvision(factor):
     pixels = smooth((60, 50))
     picture = Image.fromarray(pixels)
     for ours, theirs in ((brightened, F.adjust_brightness), (contrasted, F.adjust_contrast)):
-        found, expected = ours(pixels, factor).astype(int), np.asarray(theirs(picture, factor)).astype(int)
+        found, expected = (
+            ours(pixels, factor).astype(int),
+            np.asarray(theirs(picture, factor)).astype(int),
+        )
         assert np.abs(found - expected).max() <= 1 and (found != expected).mean() < 0.01
         values = ours((pixels / 255).astype(np.float32), factor)
         assert values.dtype == np.float32 and np.abs(values * 255 - expected).max() < 2
@@ -198,12 +225,26 @@ def test_a_rotated_picture_is_interpolated_as_scipy_and_pillow_do(size, dtype):
         found = turn.rotated(pixels, angle, size)
         assert found.dtype == dtype and np.abs(found - expected).max() < 0.51 * level
         column, row = (cos, -sin * stretch), (sin / stretch, cos)
-        middle = [of - kept * a - other * b for of, kept, a, other, b in
-                  ((40, column[0], 40, column[1], 48), (48, row[1], 48, row[0], 40))]  # fmt: skip
-        pillow = Image.fromarray(pixels).transform((80, 96), Image.Transform.AFFINE,
-            (*column, middle[0], *row, middle[1]), Image.Resampling.BILINEAR)  # fmt: skip
-        inside = (np.abs(np.array(places) - [[[47.5]], [[39.5]]]) < [[[47.5]], [[39.5]]]).all(0)  # not at the very edge
-        assert np.abs(found.astype(float) - np.asarray(pillow))[inside].max() < 1.01 * level and inside.mean() > 0.6
+        middle = [
+            of - kept * a - other * b
+            for of, kept, a, other, b in (
+                (40, column[0], 40, column[1], 48),
+                (48, row[1], 48, row[0], 40),
+            )
+        ]
+        pillow = Image.fromarray(pixels).transform(
+            (80, 96),
+            Image.Transform.AFFINE,
+            (*column, middle[0], *row, middle[1]),
+            Image.Resampling.BILINEAR,
+        )
+        inside = (np.abs(np.array(places) - [[[47.5]], [[39.5]]]) < [[[47.5]], [[39.5]]]).all(
+            0
+        )  # not at the very edge
+        assert (
+            np.abs(found.astype(float) - np.asarray(pillow))[inside].max() < 1.01 * level
+            and inside.mean() > 0.6
+        )
         mirrored = turn.rotated(pixels, angle, size, flip=True)
         assert np.abs(mirrored[:, ::-1].astype(float) - found).max() < 1.01 * level
         assert (mirrored[:, ::-1] != found).mean() < 0.01 or dtype == np.float32
@@ -218,7 +259,9 @@ def test_the_fine_tuning_augmentation_draws_what_it_says():
     assert np.array_equal(mirror(pixels, rng), still(pixels, rng)[:, ::-1])
     both = RotateFlipJitter(Preprocessing(32, 32))
     drawn = [both(pixels, np.random.default_rng(seed)) for seed in range(40)]
-    assert len({one.tobytes() for one in drawn}) == 40 and all(one.flags.c_contiguous for one in drawn)
+    assert len({one.tobytes() for one in drawn}) == 40 and all(
+        one.flags.c_contiguous for one in drawn
+    )
     assert np.array_equal(drawn[3], both(pixels, np.random.default_rng(3)))
     values = both((pixels / 255).astype(np.float32), np.random.default_rng(3))
     assert values.dtype == np.float32 and np.abs(values * 255 - drawn[3]).max() < 4
@@ -236,7 +279,11 @@ class Scripted:
         self.values, self.chances = list(values), list(chances)
 
     def uniform(self, low, high, size=None):
-        return self.values.pop(0) if size is None else np.array([self.values.pop(0) for _ in range(size)])
+        return (
+            self.values.pop(0)
+            if size is None
+            else np.array([self.values.pop(0) for _ in range(size)])
+        )
 
     def random(self):
         return self.chances.pop(0)
@@ -267,10 +314,17 @@ def test_a_crop_is_pillows_and_a_rotation_that_of_the_other_transform():
     fitted = preprocessing.fit(pixels)[0].numpy()
     crop = CropTurnShift(preprocessing, (0.8, 0.9), flip=0, degrees=0, shift=0)
     found = crop(pixels, Scripted([0.85, math.log(1.05), 0.0, 0.0, 0.0]))
-    x0, y0, x1, y1 = CropFlip(60, 60, (0.8, 0.9), (0.9, 1.1)).box((60, 60), Scripted([0.85, math.log(1.05)]))
+    x0, y0, x1, y1 = CropFlip(60, 60, (0.8, 0.9), (0.9, 1.1)).box(
+        (60, 60), Scripted([0.85, math.log(1.05)])
+    )
     assert (x1 - x0, y1 - y0) == (57, 54)
-    expected = Image.fromarray(fitted).resize((60, 60), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
-    assert np.abs(found.astype(int)[2:-2, 2:-2] - np.asarray(expected).astype(int)[2:-2, 2:-2]).max() <= 1
+    expected = Image.fromarray(fitted).resize(
+        (60, 60), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1)
+    )
+    assert (
+        np.abs(found.astype(int)[2:-2, 2:-2] - np.asarray(expected).astype(int)[2:-2, 2:-2]).max()
+        <= 1
+    )
     turn = CropTurnShift(preprocessing, (1, 1), flip=0, degrees=20, shift=0)
     for given in (pixels, fitted):
         size = None if given is pixels else pixels.shape
@@ -297,6 +351,10 @@ def test_the_augmentation_is_the_samples_own_and_its_flags_are_checked():
     pixels, view = hand(), CropTurnShift(Preprocessing(32, 32))
     first, same, other = (view(pixels, sample_generator(1, epoch, 7)) for epoch in (0, 0, 1))
     assert np.array_equal(first, same) and not np.array_equal(first, other)
-    for wrong, told in (({"degrees": 181}, "degrees 181"), ({"shift": -1}, "shift -1"), ({"scale": (0, 1)}, "scale 0")):
+    for wrong, told in (
+        ({"degrees": 181}, "degrees 181"),
+        ({"shift": -1}, "shift -1"),
+        ({"scale": (0, 1)}, "scale 0"),
+    ):
         with pytest.raises(ValueError, match=told):
             CropTurnShift(Preprocessing(32, 32), **wrong)

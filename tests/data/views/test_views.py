@@ -40,7 +40,9 @@ def test_blur(sigma):
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
 def test_sharpness(factor):
-    np.testing.assert_allclose(sharpened(PIXELS, factor), theirs(reference.adjust_sharpness, factor), atol=2e-6)
+    np.testing.assert_allclose(
+        sharpened(PIXELS, factor), theirs(reference.adjust_sharpness, factor), atol=2e-6
+    )
 
 
 def test_solarize():
@@ -76,7 +78,9 @@ def test_without_changes_a_view_is_a_crop():
     crop = CropFlip(24, 24, (0.1, 0.5), flip=0)
     found = view(_Source(PIXELS), crop, STILL, rng)
     same.random()
-    np.testing.assert_array_equal(found, _cut(_Source(PIXELS), crop.box(PIXELS.shape, same), (24, 24), 0.0))
+    np.testing.assert_array_equal(
+        found, _cut(_Source(PIXELS), crop.box(PIXELS.shape, same), (24, 24), 0.0)
+    )
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -99,28 +103,46 @@ def share(recipe, notice, tries=400):
     source = _Source(smooth(30, 30))
     plain = view(source, crop, STILL, np.random.default_rng(0))
     for seed in range(tries):
-        noticed += notice(view(source, crop, dataclasses.replace(STILL, **recipe), np.random.default_rng(seed)), plain)
+        noticed += notice(
+            view(source, crop, dataclasses.replace(STILL, **recipe), np.random.default_rng(seed)),
+            plain,
+        )
     return noticed / tries
 
 
 def test_how_often_each_change_is_made():
     differ = lambda a, b: not np.allclose(a, b)  # noqa: E731
     assert share({"jitter": 0.8}, differ) == pytest.approx(0.8, abs=0.06)
-    assert share({"blur": 0.1}, differ) == pytest.approx(0.1, abs=0.05)  # the narrowest changes nothing
+    assert share({"blur": 0.1}, differ) == pytest.approx(
+        0.1, abs=0.05
+    )  # the narrowest changes nothing
     assert share({"solarize": 0.2}, differ) == pytest.approx(0.2, abs=0.06)
     assert share({"rotate": 0.8}, differ) == pytest.approx(0.8, abs=0.06)
     assert share({"flip": 0.5}, lambda a, b: np.array_equal(a, b)) == pytest.approx(0.25, abs=0.06)
-    assert share({"flip": 0.5}, lambda a, b: np.array_equal(a, b[::-1])) == pytest.approx(0.25, abs=0.06)
+    assert share({"flip": 0.5}, lambda a, b: np.array_equal(a, b[::-1])) == pytest.approx(
+        0.25, abs=0.06
+    )
 
 
 def test_the_recipes_of_dax():
     first, second, local = AUGMENTATIONS["v1"]
-    assert (first.blur, second.blur, local.blur) == (1.0, 0.1, 0.5) and not first.rotate and not first.sharpness
+    assert (
+        (first.blur, second.blur, local.blur) == (1.0, 0.1, 0.5)
+        and not first.rotate
+        and not first.sharpness
+    )
     assert [part.solarize for part in (first, second, local)] == [0, 0.2, 0]
     first, second, local = AUGMENTATIONS["v2"]
-    assert [part.rotate for part in (first, second, local)] == [0, 0.8, 0.8] and second.solarize == 0.2
+    assert [part.rotate for part in (first, second, local)] == [
+        0,
+        0.8,
+        0.8,
+    ] and second.solarize == 0.2
     assert all(part.sharpness == (0.8, 1.2) and not part.blur for part in (first, second, local))
-    assert all((part.flip, part.jitter, part.strength) == (0.5, 0.8, 0.4) for part in (first, second, local))
+    assert all(
+        (part.flip, part.jitter, part.strength) == (0.5, 0.8, 0.4)
+        for part in (first, second, local)
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,19 +164,26 @@ def test_samples_bring_views_and_vary_with_the_epoch(tmp_path):
 
     for number in range(2):
         Image.fromarray(np.uint16(smooth(90, 70) * 60000 + number)).save(tmp_path / f"{number}.png")
-    preprocessing = Preprocessing(32, 32, "neglog", {"complement": True}, mean=(0, 0, 0), std=(1, 1, 1))
+    preprocessing = Preprocessing(
+        32, 32, "neglog", {"complement": True}, mean=(0, 0, 0), std=(1, 1, 1)
+    )
     crop, drawn = MultiCrop("v1", 32, 16, 3), []
 
     def vary(rng):
         drawn.append(NeglogVariation()(rng))
         return drawn[-1]
 
-    samples = UnlabelledRadiographs([tmp_path / "0.png", tmp_path / "1.png"], preprocessing, crop, seed=5, vary=vary)
+    samples = UnlabelledRadiographs(
+        [tmp_path / "0.png", tmp_path / "1.png"], preprocessing, crop, seed=5, vary=vary
+    )
     one, again, later = samples[0, 1], samples[0, 1], samples[1, 1]
     assert {name: tuple(part.shape) for name, part in one.items() if name != "index"} == {
-        "global": (2, 1, 32, 32), "local": (3, 1, 16, 16)
-    }  # fmt: skip
+        "global": (2, 1, 32, 32),
+        "local": (3, 1, 16, 16),
+    }
     assert one["index"] == 1 and torch.equal(one["local"], again["local"])
     assert not torch.equal(one["local"], later["local"]) and drawn[0] == drawn[1] != drawn[2]
-    bright, dark = (preprocessing.read(tmp_path / "0.png", logarithm=kind) for kind in (True, False))
+    bright, dark = (
+        preprocessing.read(tmp_path / "0.png", logarithm=kind) for kind in (True, False)
+    )
     assert np.corrcoef(bright.ravel(), dark.ravel())[0, 1] < -0.5  # only stretched, bone stays dark

@@ -30,7 +30,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def tiny(seed=0, **changes):
     torch.manual_seed(seed)
     config = MAEConfig(
-        input_size=(48, 64), patch_size=8, dim=32, depth=2, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2
+        input_size=(48, 64),
+        patch_size=8,
+        dim=32,
+        depth=2,
+        heads=2,
+        decoder_dim=32,
+        decoder_depth=1,
+        decoder_heads=2,
     )
     return MaskedAutoencoder(dataclasses.replace(config, **changes)).eval()
 
@@ -45,7 +52,10 @@ def pictures(count, size=(48, 64), seed=0):
 
 def masks(count, passes, grid=(6, 8), ratio=0.75, kind="random", seed=0):
     visible = visible_count(grid[0] * grid[1], ratio)
-    rows = (visible_patches(passes, grid, visible, mask_generator(seed, str(i)), kind) for i in range(count))
+    rows = (
+        visible_patches(passes, grid, visible, mask_generator(seed, str(i)), kind)
+        for i in range(count)
+    )
     return np.stack(list(rows))
 
 
@@ -55,7 +65,10 @@ def masks(count, passes, grid=(6, 8), ratio=0.75, kind="random", seed=0):
 @pytest.fixture(scope="module")
 def golden():
     """The reference's model and picture, with its masks (one forward pass per mask; the first is thrown away)."""
-    meta, npz = json.loads((GOLDEN / "g2_error_map.json").read_text()), np.load(GOLDEN / "g2_error_map.npz")
+    meta, npz = (
+        json.loads((GOLDEN / "g2_error_map.json").read_text()),
+        np.load(GOLDEN / "g2_error_map.npz"),
+    )
     sizes = meta["config"]["ViTMAEConfig"]
     model = MaskedAutoencoder(
         MAEConfig(
@@ -71,10 +84,15 @@ def golden():
     keys = {k: s for k, s in meta["keys"].items() if k not in meta["computed_keys"]}
     state = to_ours({k: torch.from_numpy(fill_tensor(k, s, meta["salt"])) for k, s in keys.items()})
     # a network that transformers builds afresh has sine-cosine positions in the encoder and zeros in the decoder
-    computed = {"pos_embed": model.pos_embed.data, "decoder_pos_embed": torch.zeros_like(model.decoder_pos_embed)}
+    computed = {
+        "pos_embed": model.pos_embed.data,
+        "decoder_pos_embed": torch.zeros_like(model.decoder_pos_embed),
+    }
     load_strictly(model, computed | state, "golden")
     rgb = fill_input(**meta["inputs"]["rgb8"]).transpose(1, 2, 0)
-    narrow = Image.fromarray(rgb).resize((224, 300), Image.Resampling.BILINEAR)  # columns first, as Pillow up to 12 did
+    narrow = Image.fromarray(rgb).resize(
+        (224, 300), Image.Resampling.BILINEAR
+    )  # columns first, as Pillow up to 12 did
     small = np.asarray(narrow.resize((224, 224), Image.Resampling.BILINEAR), np.float32) / 255
     pixels = torch.from_numpy((small - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
     noise = fill_input(**meta["inputs"]["noise"])[1:, 0]  # [4, 196]
@@ -82,21 +100,32 @@ def golden():
     return meta, npz, model.eval(), pixels, visible
 
 
-@pytest.mark.parametrize(("name", "error", "passes"), [("l2", "l2", 4), ("l1", "l1", 4), ("one_pass", "l2", 1)])
+@pytest.mark.parametrize(
+    ("name", "error", "passes"), [("l2", "l2", 4), ("l1", "l1", 4), ("one_pass", "l2", 1)]
+)
 def test_golden_error_map(golden, name, error, passes):
     meta, npz, model, pixels, visible = golden
     assert mismatch(meta, npz, "pixel_values", pixels.numpy()) <= 1
-    result = error_maps(model, pixels, visible[:, :passes], mean=MEAN, std=STD, error=error, batch_size=3)
+    result = error_maps(
+        model, pixels, visible[:, :passes], mean=MEAN, std=STD, error=error, batch_size=3
+    )
     if f"{name}/err_map" in meta["outputs"]:
         assert mismatch(meta, npz, f"{name}/err_map", result.maps[0]) <= 1
-    assert mismatch(meta, npz, f"{name}/err_map_patch_mean", patch_means(result.maps[0], (14, 14))) <= 1
+    assert (
+        mismatch(meta, npz, f"{name}/err_map_patch_mean", patch_means(result.maps[0], (14, 14)))
+        <= 1
+    )
     expected = meta["expected"]
-    assert result.maps[0].mean(dtype=np.float64) == pytest.approx(expected[f"{name}/mean_error"], rel=1e-5)
+    assert result.maps[0].mean(dtype=np.float64) == pytest.approx(
+        expected[f"{name}/mean_error"], rel=1e-5
+    )
     assert (result.maps[0] == 0).sum() == expected[f"{name}/zero_pixels"]
     if name == "one_pass":  # ours leaves the quarter that was never hidden out of the mean
         facts = describe(result.maps[0], result.hits[0])
         assert facts["coverage"] == 0.75
-        assert facts["mean_error"] == pytest.approx(expected["one_pass/mean_error"] / 0.75, rel=1e-5)
+        assert facts["mean_error"] == pytest.approx(
+            expected["one_pass/mean_error"] / 0.75, rel=1e-5
+        )
 
 
 # ---- the definition
@@ -118,11 +147,15 @@ def test_maps_equal_a_loop_over_passes_and_pixels(norm_pix, error):
                 patches = model.reconstruct(images[b : b + 1], noise).patches
                 if norm_pix:
                     own = model.patchify(images[b : b + 1])
-                    patches = patches * (own.var(-1, keepdim=True) + 1e-6).sqrt() + own.mean(-1, keepdim=True)
+                    patches = patches * (own.var(-1, keepdim=True) + 1e-6).sqrt() + own.mean(
+                        -1, keepdim=True
+                    )
                 predicted = (model.unpatchify(patches)[0] * std + mean).clamp(0, 1)
             difference = (predicted - (images[b] * std + mean).clamp(0, 1)).numpy()
             hidden = np.kron(noise.numpy().reshape(6, 8), np.ones((8, 8)))
-            total += hidden * (np.square(difference) if error == "l2" else np.abs(difference)).mean(0)
+            total += hidden * (np.square(difference) if error == "l2" else np.abs(difference)).mean(
+                0
+            )
             hits += hidden
         expected = np.divide(total, hits, out=np.zeros_like(total), where=hits > 0)
         np.testing.assert_allclose(result.maps[b], expected, atol=1e-6)
@@ -143,7 +176,11 @@ def test_batch_size_and_company_do_not_matter():
 def test_shown_passes_keep_the_visible_pixels():
     model, images, visible = tiny(), pictures(1), masks(1, 3)
     result = error_maps(model, images, visible, mean=MEAN, std=STD, shown=2)
-    original = (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)).mean(1).numpy()[0]
+    original = (
+        (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1))
+        .mean(1)
+        .numpy()[0]
+    )
     for p in range(2):
         hidden = np.kron(result.shown_hidden[0, p], np.ones((8, 8), bool))
         assert hidden.mean() == 0.75
@@ -184,7 +221,9 @@ def test_squared_and_absolute_errors_differ():
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("kind", ["random", "complementary"])
 def test_masks_show_exactly_the_visible_part(ratio, kind):
-    visible = visible_patches(7, (14, 14), visible_count(196, ratio), np.random.default_rng(0), kind)
+    visible = visible_patches(
+        7, (14, 14), visible_count(196, ratio), np.random.default_rng(0), kind
+    )
     assert visible.shape == (7, int(196 * (1 - ratio))) and visible.dtype == np.int64
     assert all(len(set(row)) == len(row) for row in visible.tolist())
     assert visible.min() >= 0 and visible.max() < 196
@@ -199,24 +238,34 @@ def test_complementary_masks_hide_every_patch_equally_often(ratio, cycle):
     assert complementary_passes(1, 196, visible_count(196, ratio)) == cycle
     passes = complementary_passes(cycle + 1, 196, visible_count(196, ratio))
     assert passes == 2 * cycle
-    visible = visible_patches(passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary")
+    visible = visible_patches(
+        passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary"
+    )
     assert set(hidden_counts(visible, 196)) == {round(passes * ratio)}
-    assert sorted(map(tuple, visible[:cycle])) != sorted(map(tuple, visible[cycle:]))  # a new order in each cycle
+    assert sorted(map(tuple, visible[:cycle])) != sorted(
+        map(tuple, visible[cycle:])
+    )  # a new order in each cycle
 
 
 @pytest.mark.parametrize(("ratio", "passes"), [(0.9, 10), (0.6, 7), (0.8, 25)])
 def test_complementary_counts_differ_by_at_most_one_otherwise(ratio, passes):
     assert complementary_passes(passes, 196, visible_count(196, ratio)) == passes
-    visible = visible_patches(passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary")
+    visible = visible_patches(
+        passes, (14, 14), visible_count(196, ratio), np.random.default_rng(1), "complementary"
+    )
     counts = hidden_counts(visible, 196)
     assert counts.max() - counts.min() <= 1 and counts.min() >= 1
 
 
-@pytest.mark.parametrize(("grid", "ratio", "side"), [((14, 14), 0.75, 2), ((6, 8), 0.75, 2), ((12, 9), 0.9, 3)])
+@pytest.mark.parametrize(
+    ("grid", "ratio", "side"), [((14, 14), 0.75, 2), ((6, 8), 0.75, 2), ((12, 9), 0.9, 3)]
+)
 def test_complementary_masks_are_spread_over_the_radiograph(grid, ratio, side):
     """While each square has patches left, a pass shows at most one of each; where they divide the grid, exactly one."""
     patches = grid[0] * grid[1]
-    visible = visible_patches(4, grid, visible_count(patches, ratio), np.random.default_rng(5), "complementary")
+    visible = visible_patches(
+        4, grid, visible_count(patches, ratio), np.random.default_rng(5), "complementary"
+    )
     rows, columns = np.divmod(visible, grid[1])
     squares = rows // side * 100 + columns // side
     shown = [np.unique(row, return_counts=True)[1] for row in squares]

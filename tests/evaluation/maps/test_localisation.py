@@ -35,7 +35,9 @@ def test_pixel_auroc_equals_scikit_learn(case):
     from sklearn.metrics import roc_auc_score
 
     scores, truth = case
-    assert pixel_auroc(scores, truth) == pytest.approx(roc_auc_score(truth.ravel(), scores.ravel()), abs=1e-12)
+    assert pixel_auroc(scores, truth) == pytest.approx(
+        roc_auc_score(truth.ravel(), scores.ravel()), abs=1e-12
+    )
 
 
 def flood_regions(truth):
@@ -75,7 +77,9 @@ def test_aupro_equals_a_loop_over_thresholds(case, limit):
 def test_a_perfect_map_has_full_scores_and_its_negative_none():
     truth = np.zeros((20, 20), bool)
     truth[3:6, 4:9] = truth[12:18, 12:14] = True
-    assert localisation_scores(truth.astype(float), truth) == pytest.approx(dict.fromkeys(METRICS, 1.0))
+    assert localisation_scores(truth.astype(float), truth) == pytest.approx(
+        dict.fromkeys(METRICS, 1.0)
+    )
     worst = localisation_scores(-truth.astype(float), truth)
     assert worst["pixel_auroc"] == worst["aupro"] == worst["pointing_game"] == 0
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.interpolate import griddata
 
-from evaluation.maps.reconstruction import hidden_errors, hidden_pixels, linear_interpolation, patch_means
+from evaluation.maps.reconstruction import (
+    hidden_errors,
+    hidden_pixels,
+    linear_interpolation,
+    patch_means,
+)
 
 GRID, P = (6, 8), 4
 H, W = GRID[0] * P, GRID[1] * P
@@ -12,7 +17,9 @@ H, W = GRID[0] * P, GRID[1] * P
 
 def flags(ratio=0.75, seed=0):
     hidden = np.zeros(GRID[0] * GRID[1], bool)
-    hidden[np.random.default_rng(seed).permutation(hidden.size)[: round(ratio * hidden.size)]] = True
+    hidden[np.random.default_rng(seed).permutation(hidden.size)[: round(ratio * hidden.size)]] = (
+        True
+    )
     return hidden
 
 
@@ -29,7 +36,9 @@ def test_hidden_pixels():
         for column in range(W):
             assert mask[row, column] == hidden[row // P * GRID[1] + column // P]
     both = hidden_pixels(np.stack([hidden, ~hidden]).astype(np.float32), GRID, P)
-    assert both.shape == (2, H, W) and np.array_equal(both[0], mask) and np.array_equal(both[1], ~mask)
+    assert (
+        both.shape == (2, H, W) and np.array_equal(both[0], mask) and np.array_equal(both[1], ~mask)
+    )
 
 
 def test_one_hole_against_scipy():
@@ -53,22 +62,34 @@ def test_a_plane_is_filled_in_exactly_inside_the_hull(seed):
     mask = hidden_pixels(flags(seed=seed), GRID, P)
     image = plane()
     result = linear_interpolation(image[None], mask)[0]
-    inside = ~np.isnan(griddata(np.argwhere(~mask), image[~mask], np.argwhere(mask), method="linear"))
+    inside = ~np.isnan(
+        griddata(np.argwhere(~mask), image[~mask], np.argwhere(mask), method="linear")
+    )
     assert inside.mean() > 0.25
     np.testing.assert_allclose(result[mask][inside], image[mask][inside], atol=1e-5)
     nearest = griddata(np.argwhere(~mask), image[~mask], np.argwhere(mask), method="nearest")
-    np.testing.assert_allclose(result[mask][~inside], nearest[~inside], atol=0.05)  # ties may go either way
+    np.testing.assert_allclose(
+        result[mask][~inside], nearest[~inside], atol=0.05
+    )  # ties may go either way
     assert np.isfinite(result).all()
 
 
 @pytest.mark.parametrize("side", ["top", "left", "one patch", "one row of patches in the middle"])
 def test_where_the_visible_part_spans_no_triangle(side):
     hidden = np.ones(GRID, bool)
-    hidden[{"top": np.s_[0], "left": np.s_[:, 0], "one patch": np.s_[2, 3]}.get(side, np.s_[3])] = False
+    hidden[{"top": np.s_[0], "left": np.s_[:, 0], "one patch": np.s_[2, 3]}.get(side, np.s_[3])] = (
+        False
+    )
     mask, image = hidden_pixels(hidden.ravel(), GRID, P), plane()
-    for result in (linear_interpolation(image[None], mask)[0], patch_means(image[None], hidden.ravel(), GRID, P)[0]):
+    for result in (
+        linear_interpolation(image[None], mask)[0],
+        patch_means(image[None], hidden.ravel(), GRID, P)[0],
+    ):
         assert result.shape == (H, W) and np.isfinite(result).all()
-        assert image[~mask].min() - 1e-6 <= result[mask].min() and result[mask].max() <= image[~mask].max() + 1e-6
+        assert (
+            image[~mask].min() - 1e-6 <= result[mask].min()
+            and result[mask].max() <= image[~mask].max() + 1e-6
+        )
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
@@ -116,7 +137,9 @@ def test_hidden_errors_count_hidden_pixels_only_and_clip():
     images, hidden = rng.random((3, H, W)), flags()
     mask = hidden_pixels(hidden, GRID, P)
     wild = images + rng.normal(0, 1, images.shape)
-    errors = hidden_errors(images, {"exact": images, "wild": wild, "visible only": np.where(mask, images, 9)}, mask)
+    errors = hidden_errors(
+        images, {"exact": images, "wild": wild, "visible only": np.where(mask, images, 9)}, mask
+    )
     assert (errors["exact"] == 0).all() and (errors["visible only"] == 0).all()
     for image, prediction, error in zip(images, wild, errors["wild"]):
         assert error == pytest.approx(((prediction.clip(0, 1) - image)[mask] ** 2).mean())

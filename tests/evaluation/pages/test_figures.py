@@ -69,7 +69,9 @@ def test_overlay_shows_radiograph_bar_and_truth():
     grey = np.full((200, 150), 80, np.uint8)
     truth = np.zeros((200, 150), bool)
     truth[50:100, 40:90] = True
-    picture = np.asarray(overlay(grey, np.zeros(grey.shape), 1.0, title="wrist", label="error", truth=truth))
+    picture = np.asarray(
+        overlay(grey, np.zeros(grey.shape), 1.0, title="wrist", label="error", truth=truth)
+    )
     assert (picture == np.uint8(OUTLINE)).all(-1).any()
     assert (picture == 80).all(-1).sum() > 150 * 200 * 0.9
     bright = colour_table()[255]
@@ -79,12 +81,16 @@ def test_overlay_shows_radiograph_bar_and_truth():
 
 
 def test_panel_holds_every_tile_in_its_place():
-    tiles = [[np.full((60, 50), 10 * (4 * r + c) + 50, np.uint8) for c in range(4)] for r in range(3)]
+    tiles = [
+        [np.full((60, 50), 10 * (4 * r + c) + 50, np.uint8) for c in range(4)] for r in range(3)
+    ]
     picture = np.asarray(panel(tiles, ["a", "b", "c", "d"], caption="caption"))
     for tile in sum(tiles, []):
         value = tile[0, 0]
         rows, columns = np.nonzero((picture == value).all(-1))
-        assert len(rows) >= 3000 and (picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].size)
+        assert len(rows) >= 3000 and (
+            picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].size
+        )
     assert (picture[0, 0] == BACKGROUND).all()
 
 
@@ -102,7 +108,9 @@ def test_masked_tile_hides_only_the_hidden():
 
 def test_labels_fit_and_say_what_they_can():
     assert fitted("short.png", 500, 14) == "short.png"
-    long = fitted("a_very_long_file_name_of_a_radiograph_with_a_number_at_the_end_00042.png", 150, 14)
+    long = fitted(
+        "a_very_long_file_name_of_a_radiograph_with_a_number_at_the_end_00042.png", 150, 14
+    )
     assert font(14).getlength(long) <= 150 and long.endswith(".png") and "..." in long
     assert fitted("骨\udcff.png", 500, 14) == "??.png"
     lines = wrapped("one two three four five six seven\nnew line", 90, 14)
@@ -111,7 +119,9 @@ def test_labels_fit_and_say_what_they_can():
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".pdf", ".svg"])
 def test_formats_read_back_and_are_reproducible(tmp_path, suffix):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    )
     first, second = tmp_path / f"one{suffix}", tmp_path / "again" / f"one{suffix}"
     second.parent.mkdir()
     save_figure(picture, first)
@@ -123,7 +133,9 @@ def test_formats_read_back_and_are_reproducible(tmp_path, suffix):
         import base64
 
         data = re.search(r"base64,([^\"]+)", first.read_text()).group(1)
-        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) == np.asarray(picture)).all()
+        assert (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) == np.asarray(picture)
+        ).all()
     if suffix == ".pdf":
         assert first.read_bytes().startswith(b"%PDF") and b"/Width 60" in first.read_bytes()
 

@@ -54,12 +54,16 @@ class Oracle(torch.nn.Module):
 @pytest.fixture
 def held_out():
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (7, 1, GRID[0] * P, GRID[1] * P), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        0, 256, (7, 1, GRID[0] * P, GRID[1] * P), dtype=torch.uint8, generator=generator
+    )
 
     def normalise(batch):
         return (batch.float() / 255).expand(-1, 3, -1, -1) * 4 - 2
 
-    return FixedSet(images, torch.rand(7, N, generator=generator), normalise, lambda batch: (batch + 2) / 4)
+    return FixedSet(
+        images, torch.rand(7, N, generator=generator), normalise, lambda batch: (batch + 2) / 4
+    )
 
 
 def test_the_loss_is_the_mean_over_radiographs_whatever_the_batch(held_out):
@@ -84,7 +88,9 @@ def drawn(held_out, oracle, tmp_path, monkeypatch):
     held_out.draw(oracle, torch.device("cpu"), path, "a caption")
     with Image.open(path) as picture:
         picture.load()
-        assert picture.width > 4 * 170 and picture.height > held_out.shown * 100  # tiles of 48 pixels are enlarged
+        assert (
+            picture.width > 4 * 170 and picture.height > held_out.shown * 100
+        )  # tiles of 48 pixels are enlarged
     zoom = told["rows"][0][0].shape[0] // (GRID[0] * P)
     assert zoom == 4
     told["rows"] = [[tile[::zoom, ::zoom] for tile in row] for row in told["rows"]]
@@ -92,16 +98,27 @@ def drawn(held_out, oracle, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
-def test_a_perfect_prediction_looks_like_the_original(held_out, tmp_path, monkeypatch, norm_pix_loss):
+def test_a_perfect_prediction_looks_like_the_original(
+    held_out, tmp_path, monkeypatch, norm_pix_loss
+):
     told = drawn(held_out, Oracle(norm_pix_loss), tmp_path, monkeypatch)
     assert len(told["rows"]) == 6 and told["caption"] == "a caption"
     assert all(len(row) == len(told["headers"]) == 4 + norm_pix_loss for row in told["rows"])
     for header in told["headers"][2:4]:
-        assert ("true mean + SD" in header) == norm_pix_loss  # borrowed from the original, and said so
-    for (original, visible, filled, full, *raw), image in zip(told["rows"], held_out.images[:, 0].numpy()):
-        for shown in raw:  # what the network says by itself: every patch has mean 0 (grey) and SD 1 (51 of 255)
+        assert (
+            "true mean + SD" in header
+        ) == norm_pix_loss  # borrowed from the original, and said so
+    for (original, visible, filled, full, *raw), image in zip(
+        told["rows"], held_out.images[:, 0].numpy()
+    ):
+        for shown in (
+            raw
+        ):  # what the network says by itself: every patch has mean 0 (grey) and SD 1 (51 of 255)
             patches = shown.reshape(GRID[0], P, GRID[1], P).astype(float)
-            assert np.abs(patches.mean((1, 3)) - 127.5).max() < 2 and np.abs(patches.std((1, 3)) - 51).max() < 2
+            assert (
+                np.abs(patches.mean((1, 3)) - 127.5).max() < 2
+                and np.abs(patches.std((1, 3)) - 51).max() < 2
+            )
         assert np.array_equal(original, image)
         for shown in (filled, full):
             assert np.abs(shown.astype(int) - original).max() <= 1
@@ -126,12 +143,18 @@ def lines(path, records):
 
 
 def test_curves_are_drawn_from_whatever_is_logged(tmp_path):
-    training = [{"step": s, "epoch": s / 4, "loss": 10.0 / s, "lr": 1e-3, "grad_norm": 1.0} for s in range(1, 9)]
+    training = [
+        {"step": s, "epoch": s / 4, "loss": 10.0 / s, "lr": 1e-3, "grad_norm": 1.0}
+        for s in range(1, 9)
+    ]
     validation = [{"step": 4, "epoch": 1.0, "val_loss": 2.0}]
     skipped = [{"step": 3, "skipped": "not finite", "samples": ["a.png"]}]
     sizes = {}
-    for name, records in {"all": training + validation + skipped, "held out only": validation,
-                          "training only": training[:1]}.items():  # fmt: skip
+    for name, records in {
+        "all": training + validation + skipped,
+        "held out only": validation,
+        "training only": training[:1],
+    }.items():
         draw_curves(lines(tmp_path / "m.jsonl", records), tmp_path / "curves.png", title="run")
         with Image.open(tmp_path / "curves.png") as picture:
             picture.load()
@@ -146,10 +169,21 @@ def test_no_line_crosses_the_legend_of_the_curves(tmp_path, monkeypatch):
     """It lies outside all axes, at any height of the curves."""
     figures = []
     monkeypatch.setattr(plt, "close", figures.append)
-    records = [{"step": s, "epoch": s, "loss": 1.0, "lr": s % 5, "kl": 1.0, "val_kl": 2.0, "val_loss": 1.2}
-               for s in range(60)]  # fmt: skip
-    references = {"linear interpolation": 0.3, "mean image": 0.6, "mean of the visible patches": 0.8}
-    draw_curves(lines(tmp_path / "m.jsonl", records), tmp_path / "c.png", references=references, others={"kl": "KL"})
+    records = [
+        {"step": s, "epoch": s, "loss": 1.0, "lr": s % 5, "kl": 1.0, "val_kl": 2.0, "val_loss": 1.2}
+        for s in range(60)
+    ]
+    references = {
+        "linear interpolation": 0.3,
+        "mean image": 0.6,
+        "mean of the visible patches": 0.8,
+    }
+    draw_curves(
+        lines(tmp_path / "m.jsonl", records),
+        tmp_path / "c.png",
+        references=references,
+        others={"kl": "KL"},
+    )
     (figure,) = figures
     assert all(axis.get_legend() is None for axis in figure.axes)
     (legend,) = figure.legends
@@ -167,10 +201,17 @@ def test_what_to_think_of_a_panel():
     assert outlook(450, 5_000, 0.8, level) == outlook(450, 5_000, 0.8, {}) == early
     assert outlook(450, 5_000, 0.69, level) == f"{better}; a blur is normal this early"
     assert outlook(4_000, 5_000, 0.69, level) == outlook(5_000, 5_000, 0.69, level) == better
-    assert outlook(450, 5_000, 0.69, {"linear interpolation": 2.0, "mean image": 0.68}) == early  # noise
+    assert (
+        outlook(450, 5_000, 0.69, {"linear interpolation": 2.0, "mean image": 0.68}) == early
+    )  # noise
     assert outlook(30_000, 400_000, 0.8, level) == early  # the learning rate still rises
-    assert outlook(3_000, 5_000, 0.8, level).startswith("a mean picture this late asks for another --lr")
-    assert outlook(450, 450, 0.8, level) == "the run ends with little more than a mean picture; it needs more --epochs"
+    assert outlook(3_000, 5_000, 0.8, level).startswith(
+        "a mean picture this late asks for another --lr"
+    )
+    assert (
+        outlook(450, 450, 0.8, level)
+        == "the run ends with little more than a mean picture; it needs more --epochs"
+    )
     ended = "a blur is normal after so few steps"
     assert outlook(450, 450, 0.69, level) == outlook(450, 450, 0.8, {}) == ended
     assert outlook(3_000, 5_000, 0.8, {}) == outlook(5_000, 5_000, 0.8, {}) == ""
@@ -186,13 +227,26 @@ def test_reference_losses_equal_a_loop_over_radiographs():
 
     torch.manual_seed(0)
     mae = MaskedAutoencoder(
-        MAEConfig(input_size=(32, 32), patch_size=8, dim=24, depth=1, heads=2, decoder_dim=16, decoder_depth=1,
-                  decoder_heads=2)
-    )  # fmt: skip
-    images, noise = torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8), torch.rand(3, 16)[[0, 1, 0, 2, 1]]
+        MAEConfig(
+            input_size=(32, 32),
+            patch_size=8,
+            dim=24,
+            depth=1,
+            heads=2,
+            decoder_dim=16,
+            decoder_depth=1,
+            decoder_heads=2,
+        )
+    )
+    images, noise = (
+        torch.randint(0, 256, (5, 1, 32, 32), dtype=torch.uint8),
+        torch.rand(3, 16)[[0, 1, 0, 2, 1]],
+    )
     preprocessing = Preprocessing(32, 32)
     mean_image = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
-    held_out = FixedSet(images, noise, preprocessing.normalise, preprocessing.denormalise, mean_image)
+    held_out = FixedSet(
+        images, noise, preprocessing.normalise, preprocessing.denormalise, mean_image
+    )
     expected, average = [], []
     for image, row in zip(images, noise):
         flags = np.ones(16, bool)
@@ -200,7 +254,9 @@ def test_reference_losses_equal_a_loop_over_radiographs():
         hidden = hidden_pixels(flags, (4, 4), 8)
         filled = linear_interpolation(image.numpy() / np.float32(255), hidden)
         for guess, errors in ((filled, expected), (mean_image[None], average)):
-            error = preprocessing.normalise(torch.from_numpy(guess)[None]) - preprocessing.normalise(image[None])
+            error = preprocessing.normalise(
+                torch.from_numpy(guess)[None]
+            ) - preprocessing.normalise(image[None])
             errors.append(float(error[0][:, torch.from_numpy(hidden)].square().mean()))
     found = held_out.reference_losses(mae)
     assert found["linear interpolation"] == pytest.approx(np.mean(expected), rel=1e-4)

@@ -13,7 +13,16 @@ from core.files import printable
 from core.output_folder import append_record, folder_labels, open_records, output_stems
 from core.tables import write_table
 from evaluation.pages import html as page
-from evaluation.pages.html import Best, Card, Report, Table, link, thumbnail, write_page, write_report
+from evaluation.pages.html import (
+    Best,
+    Card,
+    Report,
+    Table,
+    link,
+    thumbnail,
+    write_page,
+    write_report,
+)
 
 
 def a_report(cards, **changes):
@@ -29,7 +38,9 @@ def written(tmp_path, report):
 def test_names_from_files_cannot_become_markup(tmp_path):
     card = Card(EVIL, 1.0, [EVIL], "data:,", {EVIL: EVIL})
     table = Table(EVIL, [EVIL], [[EVIL]], EVIL)
-    report = a_report([card], tables=[table], failed=[(EVIL, EVIL, "bad \udcff name")], score_name=EVIL)
+    report = a_report(
+        [card], tables=[table], failed=[(EVIL, EVIL, "bad \udcff name")], score_name=EVIL
+    )
     text, elements = written(tmp_path, report)
     assert len(elements.of("script")) == 1  # ours
     assert "alert(1)</script>" not in text and "\\udcff" in text
@@ -38,7 +49,15 @@ def test_names_from_files_cannot_become_markup(tmp_path):
 
 
 def test_page_needs_nothing_else(tmp_path):
-    cards = [Card("a", 0.5, [], thumbnail(Image.new("L", (300, 500)), tmp_path, 0, 1), {"overlay": "x/a_hotspot.png"})]
+    cards = [
+        Card(
+            "a",
+            0.5,
+            [],
+            thumbnail(Image.new("L", (300, 500)), tmp_path, 0, 1),
+            {"overlay": "x/a_hotspot.png"},
+        )
+    ]
     text, elements = written(tmp_path, a_report(cards))
     assert "http://" not in text and "https://" not in text and not elements.of("link")
     assert elements.of("img")[0]["src"].startswith("data:image/jpeg;base64,")
@@ -55,16 +74,34 @@ def test_cards_are_sorted_and_bounded(tmp_path, monkeypatch):
 
 
 def scored_report(**changes):
-    scores = {"a": (3.0, 0.1, 9.0), "b": (2.0, 0.3, 7.0), "c": (1.0, 0.2, 8.0), "d": (float("nan"), float("nan"), 1.0)}
-    cards = [Card(name, z, [], others={"mean z": mean, "error": error}) for name, (z, mean, error) in scores.items()]
+    scores = {
+        "a": (3.0, 0.1, 9.0),
+        "b": (2.0, 0.3, 7.0),
+        "c": (1.0, 0.2, 8.0),
+        "d": (float("nan"), float("nan"), 1.0),
+    }
+    cards = [
+        Card(name, z, [], others={"mean z": mean, "error": error})
+        for name, (z, mean, error) in scores.items()
+    ]
     return a_report(cards, score_name="highest z", unit="z", **changes)
 
 
 def test_cards_can_be_sorted_by_several_scores_which_their_badges_name(tmp_path):
     _, elements = written(tmp_path, scored_report())
     first = elements.of("article")[0]
-    assert (first["data-score-text"], first["data-other0-text"], first["data-other1"]) == ("z 3", "mean z 0.1", "9.0")
-    assert [one["value"] for one in elements.of("option")] == ["score", "rising", "other0", "other1", "name"]
+    assert (first["data-score-text"], first["data-other0-text"], first["data-other1"]) == (
+        "z 3",
+        "mean z 0.1",
+        "9.0",
+    )
+    assert [one["value"] for one in elements.of("option")] == [
+        "score",
+        "rising",
+        "other0",
+        "other1",
+        "name",
+    ]
     assert {"z 3", "mean z, highest first", "error, highest first"} <= set(elements.text)
 
 
@@ -77,11 +114,19 @@ def test_the_page_sorts_in_a_browser(tmp_path):
         browser.open(f"file://{tmp_path}/index.html")
         browser.until("document.readyState == 'complete' && document.getElementById('order')")
         for order, names, badge in (
-            ("other0", "bcad", "mean z 0.3"), ("other1", "acbd", "error 9"), ("rising", "dcba", "z nan"),
-            ("name", "abcd", "z 3"), ("score", "abcd", "z 3"),
-        ):  # fmt: skip
+            ("other0", "bcad", "mean z 0.3"),
+            ("other1", "acbd", "error 9"),
+            ("rising", "dcba", "z nan"),
+            ("name", "abcd", "z 3"),
+            ("score", "abcd", "z 3"),
+        ):
             browser.value(f"order.value = '{order}', order.onchange()")
-            assert browser.value("[...cards[0].parentNode.children].map(card => card.dataset.name).join('')") == names
+            assert (
+                browser.value(
+                    "[...cards[0].parentNode.children].map(card => card.dataset.name).join('')"
+                )
+                == names
+            )
             assert browser.value("document.querySelector('article .score').textContent") == badge
         assert browser.errors == []
     finally:
@@ -91,7 +136,9 @@ def test_the_page_sorts_in_a_browser(tmp_path):
 def test_banner_and_box_are_on_the_page_and_escaped(tmp_path):
     text, elements = written(tmp_path, scored_report(banner=EVIL, box=(EVIL, [EVIL, "second"])))
     assert len(elements.of("script")) == 1 and "alert(1)</script>" not in text
-    assert elements.of("div")[0]["class"] == "banner" and elements.of("section")[0]["class"] == "box"
+    assert (
+        elements.of("div")[0]["class"] == "banner" and elements.of("section")[0]["class"] == "box"
+    )
     plain, elements = written(tmp_path, scored_report())
     assert "class=banner" not in plain and "class=box" not in plain
 
@@ -149,8 +196,18 @@ def test_long_names_of_outputs_keep_both_ends():
 
 
 def test_folders_of_equal_name_are_told_apart(tmp_path):
-    folders = [tmp_path / "one" / "images", tmp_path / "two" / "images", tmp_path / "thumbnails", tmp_path / "wrist"]
-    assert list(folder_labels(folders).values()) == ["one_images", "two_images", "thumbnails_2", "wrist"]
+    folders = [
+        tmp_path / "one" / "images",
+        tmp_path / "two" / "images",
+        tmp_path / "thumbnails",
+        tmp_path / "wrist",
+    ]
+    assert list(folder_labels(folders).values()) == [
+        "one_images",
+        "two_images",
+        "thumbnails_2",
+        "wrist",
+    ]
     assert folder_labels([Path("/")]) == {Path("/"): "root"}
 
 
@@ -186,7 +243,11 @@ def test_tables_hold_odd_names_and_no_formulas(tmp_path):
     write_table(
         tmp_path / "t.csv",
         ("path", "value"),
-        [{"path": "=cmd()", "value": -1.5}, {"path": 'a,"b"\udcff', "value": float("nan")}, {"path": "x"}],
+        [
+            {"path": "=cmd()", "value": -1.5},
+            {"path": 'a,"b"\udcff', "value": float("nan")},
+            {"path": "x"},
+        ],
     )
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines == ["path,value", "'=cmd(),-1.5", '"a,""b""\\udcff",', "x,"]
@@ -198,7 +259,9 @@ def test_the_best_cell_is_bold_and_escaped(tmp_path):
     table = Table("T", ("name", "value"), [["a", Best("<i>1")], ["b", "<i>2"]])
     write_page(tmp_path / "page.html", "T", "", {}, [table], {})
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<td><b>&lt;i&gt;1</b></td>" in text and "<td>&lt;i&gt;2</td>" in text and "<i>" not in text
+    assert (
+        "<td><b>&lt;i&gt;1</b></td>" in text and "<td>&lt;i&gt;2</td>" in text and "<i>" not in text
+    )
 
 
 def test_tables_without_a_row_are_only_named(tmp_path):
@@ -207,7 +270,9 @@ def test_tables_without_a_row_are_only_named(tmp_path):
     write_page(tmp_path / "page.html", "T", "", {}, [empty, full], {})
     elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
     text = " ".join(elements.text)
-    assert "first column" not in text and text.index("Full") < text.index("Without a row") < text.index("Empty")
+    assert "first column" not in text and text.index("Full") < text.index(
+        "Without a row"
+    ) < text.index("Empty")
     assert "No radiograph has a condition." in text
     write_page(tmp_path / "page.html", "T", "", {}, [full], {})
     assert "Without a row" not in (tmp_path / "page.html").read_text(encoding="utf-8")

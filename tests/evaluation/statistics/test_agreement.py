@@ -53,9 +53,15 @@ def test_limits_of_agreement():
     predicted = target + 2 + 0.05 * (target - 120) + rng.normal(0, 9, 80)
     found = bland_altman(np.append(target, math.nan), np.append(predicted, 0.0))
     difference, mean = predicted - target, (predicted + target) / 2
-    assert found.bias.estimate == pytest.approx(difference.mean()) and found.sd == pytest.approx(difference.std(ddof=1))
-    assert found.low.estimate == pytest.approx(difference.mean() - 1.959964 * difference.std(ddof=1), rel=1e-6)
-    assert found.high.estimate == pytest.approx(difference.mean() + 1.959964 * difference.std(ddof=1), rel=1e-6)
+    assert found.bias.estimate == pytest.approx(difference.mean()) and found.sd == pytest.approx(
+        difference.std(ddof=1)
+    )
+    assert found.low.estimate == pytest.approx(
+        difference.mean() - 1.959964 * difference.std(ddof=1), rel=1e-6
+    )
+    assert found.high.estimate == pytest.approx(
+        difference.mean() + 1.959964 * difference.std(ddof=1), rel=1e-6
+    )
     interval = stats.ttest_1samp(difference, 0).confidence_interval()
     assert (found.bias.low, found.bias.high) == pytest.approx(tuple(interval))
     assert found.slope == pytest.approx(stats.linregress(mean, difference).slope)
@@ -72,5 +78,8 @@ def test_intervals_of_the_limits_cover_them():
 
 def test_one_radiograph_has_no_limits():
     found = bland_altman([1.0, math.nan], [2.0, 3.0])
-    assert math.isnan(found.bias.estimate) and found.low.reason == "1 radiographs with a target; 2 are needed"
+    assert (
+        math.isnan(found.bias.estimate)
+        and found.low.reason == "1 radiographs with a target; 2 are needed"
+    )
     assert math.isnan(bland_altman([1.0, 1.0], [2.0, 2.0]).slope)

@@ -31,10 +31,16 @@ def made(kind, rows=400, sharper=1.0, seed=0):
 def brute_ece(said, so, edges):
     total = 0.0
     for k in range(len(edges) - 1):
-        inside = [i for i in range(len(said)) if edges[k] < said[i] <= edges[k + 1] or (k == 0 and said[i] == edges[0])]
+        inside = [
+            i
+            for i in range(len(said))
+            if edges[k] < said[i] <= edges[k + 1] or (k == 0 and said[i] == edges[0])
+        ]
         if inside:
             total += (
-                len(inside) / len(said) * abs(np.mean([so[i] for i in inside]) - np.mean([said[i] for i in inside]))
+                len(inside)
+                / len(said)
+                * abs(np.mean([so[i] for i in inside]) - np.mean([said[i] for i in inside]))
             )
     return total
 
@@ -74,7 +80,9 @@ def test_reliability_and_brier_are_the_usual_ones():
     frequency, confidence = calibration_curve(target, predicted, n_bins=8)
     np.testing.assert_allclose(curve.frequency, frequency)
     np.testing.assert_allclose(curve.confidence, confidence)
-    assert brier_score("binary", target, predicted).value == pytest.approx(brier_score_loss(target, predicted))
+    assert brier_score("binary", target, predicted).value == pytest.approx(
+        brier_score_loss(target, predicted)
+    )
     target, logits = made("multiclass", seed=1)
     predicted = scaled_probabilities("multiclass", logits)
     expected = brier_score_loss(target, predicted, labels=range(4), scale_by_half=False)
@@ -92,7 +100,9 @@ def test_weights_are_numbers_of_rows(kind):
         assert together["ece"][draw] == pytest.approx(
             expected_calibration_error(kind, target[rows], predicted[rows])[0]
         )
-        assert together["brier"][draw] == pytest.approx(brier_score(kind, target[rows], predicted[rows])[0])
+        assert together["brier"][draw] == pytest.approx(
+            brier_score(kind, target[rows], predicted[rows])[0]
+        )
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
@@ -105,7 +115,9 @@ def test_temperature_is_the_best_there_is(kind, sharper):
         return log_loss(target, scaled_probabilities(kind, logits, temperature), labels=labels)
 
     found = fit_temperature(kind, target, logits)
-    best = minimize_scalar(lambda t: loss(math.exp(t)), bounds=(-4, 4), method="bounded", options={"xatol": 1e-10})
+    best = minimize_scalar(
+        lambda t: loss(math.exp(t)), bounds=(-4, 4), method="bounded", options={"xatol": 1e-10}
+    )
     assert found.reason == "" and found.value == pytest.approx(math.exp(best.x), rel=1e-4)
     assert loss(found.value) <= min(loss(1), loss(found.value * 1.01), loss(found.value / 1.01))
     assert found.value == pytest.approx(sharper, rel=0.25)  # what the targets were drawn from
@@ -123,11 +135,15 @@ def test_temperature_mends_overconfidence_on_other_radiographs():
 def test_temperatures_at_the_limits_and_undefined_ones():
     logits = np.array([-5.0, -4, 4, 5])
     perfect = fit_temperature("binary", [0, 0, 1, 1], logits)
-    assert perfect.value == 0.01 and perfect.reason.startswith("a temperature of 0.01 is the lowest allowed")
+    assert perfect.value == 0.01 and perfect.reason.startswith(
+        "a temperature of 0.01 is the lowest allowed"
+    )
     saturated = fit_temperature("binary", [0, 0, 1, 1], 100 * logits)
     assert saturated.value == 0.01 and saturated.reason
     inverted = fit_temperature("binary", [1, 1, 0, 0], logits)
-    assert inverted.value == 100 and inverted.reason.startswith("a temperature of 100 is the highest allowed")
+    assert inverted.value == 100 and inverted.reason.startswith(
+        "a temperature of 100 is the highest allowed"
+    )
     equal = fit_temperature("multiclass", [0, 1], np.full((2, 3), 7.0))
     assert equal == (1.0, "all logits are equal")
     one = fit_temperature("binary", [1, 1, math.nan], np.array([1.0, 2, 3]))
@@ -138,13 +154,18 @@ def test_temperatures_at_the_limits_and_undefined_ones():
 def test_probabilities_do_not_overflow():
     extreme = scaled_probabilities("binary", np.array([-1e5, 0, 1e5]), 0.01)
     np.testing.assert_array_equal(extreme, [0, 0.5, 1])
-    np.testing.assert_array_equal(scaled_probabilities("multiclass", np.array([[1e5, -1e5]]), 0.01), [[1, 0]])
+    np.testing.assert_array_equal(
+        scaled_probabilities("multiclass", np.array([[1e5, -1e5]]), 0.01), [[1, 0]]
+    )
     many = scaled_probabilities("multiclass", np.random.default_rng(0).normal(0, 50, (20, 9)))
     np.testing.assert_allclose(many.sum(1), 1)
 
 
 def test_what_cannot_be_is_refused_or_undefined():
-    assert expected_calibration_error("binary", [math.nan], [0.5]).reason == "no radiograph with a target"
+    assert (
+        expected_calibration_error("binary", [math.nan], [0.5]).reason
+        == "no radiograph with a target"
+    )
     assert math.isnan(brier_score("multiclass", [], np.empty((0, 3))).value)
     with pytest.raises(ValueError, match="15 bins of equal 'size'; choices width, mass"):
         expected_calibration_error("binary", [0, 1], [0.1, 0.9], binning="size")

@@ -24,14 +24,21 @@ def brute_covariance(truth, scores, clusters):
     m, n, names = len(positive), len(negative), sorted(set(clusters))
     areas, of_positive, of_negative = [], [], []
     for values in scores:
-        kernel = {(i, j): float(values[i] > values[j]) + 0.5 * float(values[i] == values[j])
-                  for i in positive for j in negative}  # fmt: skip
+        kernel = {
+            (i, j): float(values[i] > values[j]) + 0.5 * float(values[i] == values[j])
+            for i in positive
+            for j in negative
+        }
         area = sum(kernel.values()) / (m * n)
         v10 = {i: sum(kernel[i, j] for j in negative) / n for i in positive}
         v01 = {j: sum(kernel[i, j] for i in positive) / m for j in negative}
         areas.append(area)
-        of_positive.append([sum(v10[i] - area for i in positive if clusters[i] == c) for c in names])
-        of_negative.append([sum(v01[j] - area for j in negative if clusters[j] == c) for c in names])
+        of_positive.append(
+            [sum(v10[i] - area for i in positive if clusters[i] == c) for c in names]
+        )
+        of_negative.append(
+            [sum(v01[j] - area for j in negative if clusters[j] == c) for c in names]
+        )
     with_positive = len({clusters[i] for i in positive})
     with_negative = len({clusters[j] for j in negative})
     everything = len(names)
@@ -40,9 +47,11 @@ def brute_covariance(truth, scores, clusters):
         for b in range(len(scores)):
             s10 = with_positive / ((with_positive - 1) * m) * np.dot(of_positive[a], of_positive[b])
             s01 = with_negative / ((with_negative - 1) * n) * np.dot(of_negative[a], of_negative[b])
-            s11 = everything / (everything - 1) * (
-                np.dot(of_positive[a], of_negative[b]) + np.dot(of_negative[a], of_positive[b])
-            )  # fmt: skip
+            s11 = (
+                everything
+                / (everything - 1)
+                * (np.dot(of_positive[a], of_negative[b]) + np.dot(of_negative[a], of_positive[b]))
+            )
             covariance[a, b] = s10 / m + s01 / n + s11 / (m * n)
     return np.array(areas), covariance
 
@@ -63,7 +72,9 @@ def test_covariance_equals_brute_force(decimals, sizes):
     for found, wanted in zip(auroc_covariance(truth, scores, patients), expected):
         np.testing.assert_allclose(found, wanted, rtol=1e-10)
     if sizes == 1:
-        np.testing.assert_array_equal(auroc_covariance(truth, scores)[1], auroc_covariance(truth, scores, patients)[1])
+        np.testing.assert_array_equal(
+            auroc_covariance(truth, scores)[1], auroc_covariance(truth, scores, patients)[1]
+        )
 
 
 def test_midranks():
@@ -74,7 +85,9 @@ def test_midranks():
 def test_copies_of_a_patients_radiographs_add_nothing():
     truth, scores = predictions(1)
     once = delong_test(truth, scores[0], scores[1], np.arange(60))
-    twice = delong_test(np.tile(truth, 2), np.tile(scores[0], 2), np.tile(scores[1], 2), np.tile(np.arange(60), 2))
+    twice = delong_test(
+        np.tile(truth, 2), np.tile(scores[0], 2), np.tile(scores[1], 2), np.tile(np.arange(60), 2)
+    )
     assert twice[:4] == pytest.approx(once[:4], rel=1e-9)
     naive = delong_test(np.tile(truth, 2), np.tile(scores[0], 2), np.tile(scores[1], 2))
     assert naive.p < once.p
@@ -87,10 +100,18 @@ def test_order_of_rows_and_unknown_rows_do_not_count():
     order = np.random.default_rng(0).permutation(60)
     again = delong_test(target[order], scores[0][order], scores[1][order], patients[order])
     assert again[:4] == pytest.approx(expected[:4])
-    more = delong_test(np.append(target, math.nan), *(np.append(s, 9.0) for s in scores[:2]), np.append(patients, 99))
+    more = delong_test(
+        np.append(target, math.nan),
+        *(np.append(s, 9.0) for s in scores[:2]),
+        np.append(patients, 99),
+    )
     assert more == expected
     swapped = delong_test(target, scores[1], scores[0], patients)
-    assert (swapped.difference, swapped.low, swapped.high) == (-expected.difference, -expected.high, -expected.low)
+    assert (swapped.difference, swapped.low, swapped.high) == (
+        -expected.difference,
+        -expected.high,
+        -expected.low,
+    )
 
 
 def test_delong_tests_do_not_cry_wolf():
@@ -114,7 +135,9 @@ def test_bootstrap_delong_and_permutation_tell_the_same():
     first, second = (1 / (1 + np.exp(-s)) for s in scores[:2])
     target, patients = truth.astype(float), np.arange(150)
     by_delong = delong_test(target, first, second)
-    found = compare_metrics("binary", target, first, second, patients, generator=np.random.default_rng(0), draws=4000)
+    found = compare_metrics(
+        "binary", target, first, second, patients, generator=np.random.default_rng(0), draws=4000
+    )
     boot = found["auroc"]
     assert boot.difference == pytest.approx(by_delong.difference)
     assert (boot.low, boot.high) == pytest.approx((by_delong.low, by_delong.high), abs=0.01)
@@ -136,16 +159,28 @@ def test_every_metric_can_be_compared(kind):
     rng = np.random.default_rng(0)
     if kind == "multiclass":
         target = rng.integers(0, 3, 120).astype(float)
-        good, bad = (np.exp(a * np.eye(3)[target.astype(int)] + rng.normal(size=(120, 3))) for a in (3, 0.5))
+        good, bad = (
+            np.exp(a * np.eye(3)[target.astype(int)] + rng.normal(size=(120, 3))) for a in (3, 0.5)
+        )
         good, bad = good / good.sum(1, keepdims=True), bad / bad.sum(1, keepdims=True)
     else:
         target = rng.normal(100, 30, 120)
         good, bad = target + rng.normal(0, 5, 120), target + rng.normal(0, 20, 120)
     patients = np.arange(120) // 2
-    found = compare_metrics(kind, target, good, bad, patients, generator=rng, draws=500, ordinal=True)
+    found = compare_metrics(
+        kind, target, good, bad, patients, generator=rng, draws=500, ordinal=True
+    )
     for name, comparison in found.items():
-        better = -comparison.difference if name in ("mae", "rmse", "grade_error") else comparison.difference
-        assert better > 0 and comparison.p == pytest.approx(1 / 501) and comparison.low < comparison.difference, name
+        better = (
+            -comparison.difference
+            if name in ("mae", "rmse", "grade_error")
+            else comparison.difference
+        )
+        assert (
+            better > 0
+            and comparison.p == pytest.approx(1 / 501)
+            and comparison.low < comparison.difference
+        ), name
         assert comparison.low * comparison.high > 0, name
 
 
@@ -154,8 +189,15 @@ def test_the_same_network_twice():
     same = delong_test(truth, scores[0], scores[0])
     assert (same.difference, same.p) == (0, 1) and "rank all radiographs alike" in same.reason
     target, predicted = np.arange(20.0), np.ones(20)
-    found = compare_metrics("regression", target, predicted, predicted, np.arange(20),
-                            generator=np.random.default_rng(0), draws=100)  # fmt: skip
+    found = compare_metrics(
+        "regression",
+        target,
+        predicted,
+        predicted,
+        np.arange(20),
+        generator=np.random.default_rng(0),
+        draws=100,
+    )
     assert found["mae"][:4] == (0, 0, 0, 1)
 
 
@@ -166,10 +208,17 @@ def test_comparisons_that_cannot_be_made_say_why():
     alone = delong_test([1, 0, 0, 0, 0, 0], scores, scores[::-1])
     assert math.isnan(alone.p) and alone.difference == -1
     assert alone.reason == "too few patients (6; 1 with the finding)"
-    found = compare_metrics("binary", np.ones(6), scores, scores, np.arange(6), generator=np.random.default_rng(0))
+    found = compare_metrics(
+        "binary", np.ones(6), scores, scores, np.arange(6), generator=np.random.default_rng(0)
+    )
     assert math.isnan(found["auroc"].p) and found["auroc"].reason
     one_patient = compare_metrics(
-        "regression", np.arange(6.0), scores, scores[::-1], ["a"] * 6, generator=np.random.default_rng(0)
+        "regression",
+        np.arange(6.0),
+        scores,
+        scores[::-1],
+        ["a"] * 6,
+        generator=np.random.default_rng(0),
     )
     assert math.isnan(one_patient["mae"].p) and one_patient["mae"].reason == "too few patients (1)"
 
@@ -178,9 +227,13 @@ def test_corrected_t_test():
     differences = np.array([0.02, 0.035, 0.01, 0.04, 0.015])
     found = corrected_t_test(differences)
     t = differences.mean() / math.sqrt((1 / 5 + 1 / 4) * differences.var(ddof=1))
-    assert found.p == pytest.approx(2 * stats.t.sf(t, 4)) and found.difference == pytest.approx(differences.mean())
+    assert found.p == pytest.approx(2 * stats.t.sf(t, 4)) and found.difference == pytest.approx(
+        differences.mean()
+    )
     half = stats.t.ppf(0.975, 4) * differences.mean() / t
-    assert (found.low, found.high) == pytest.approx((differences.mean() - half, differences.mean() + half))
+    assert (found.low, found.high) == pytest.approx(
+        (differences.mean() - half, differences.mean() + half)
+    )
     uncorrected = corrected_t_test(differences, test_to_train=1e-12)
     assert uncorrected.p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     interval = stats.ttest_1samp(differences, 0).confidence_interval()
@@ -206,8 +259,12 @@ def test_corrected_t_test_keeps_its_level_where_the_plain_one_does_not():
             train, test = part != fold, part == fold
             right = []
             for column in features.T:
-                sign = np.sign(column[train & (labels == 1)].mean() - column[train & (labels == 0)].mean())
-                right.append((((column[test] - column[train].mean()) * sign > 0) == labels[test]).mean())
+                sign = np.sign(
+                    column[train & (labels == 1)].mean() - column[train & (labels == 0)].mean()
+                )
+                right.append(
+                    (((column[test] - column[train].mean()) * sign > 0) == labels[test]).mean()
+                )
             differences.append(right[0] - right[1])
         corrected += corrected_t_test(differences).p < 0.05
         plain += corrected_t_test(differences, test_to_train=1e-12).p < 0.05
@@ -218,7 +275,9 @@ def test_holm():
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": math.nan}
     found = holm(p)
     assert math.isnan(found.pop("e"))
-    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}) and list(found) == list("abcd")
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}) and list(
+        found
+    ) == list("abcd")
     assert holm({}) == {} and holm({"x": 0.4, "y": 0.9}) == {"x": 0.8, "y": 0.9}
     values = dict(enumerate(np.random.default_rng(0).random(8) ** 3))
     for level in np.linspace(0.001, 0.999, 300):  # step down until the first that does not pass
@@ -249,8 +308,10 @@ def test_the_test_of_few_patients_makes_every_exchange(kind):
     extreme = 0
     for exchange in itertools.product([False, True], repeat=8):
         rows = np.array(exchange)[patients].reshape(-1, *[1] * (first.ndim - 1))
-        values = [metric_values(kind, target, np.where(rows, one, other))[metric].value
-                  for one, other in ((second, first), (first, second))]  # fmt: skip
+        values = [
+            metric_values(kind, target, np.where(rows, one, other))[metric].value
+            for one, other in ((second, first), (first, second))
+        ]
         extreme += abs(values[0] - values[1]) >= abs(found.difference) - 1e-12
     assert found.p == pytest.approx(extreme / 256)
 
@@ -265,11 +326,24 @@ def test_equal_networks_are_rarely_told_apart():
     for study in range(150):
         shared = np.repeat(rng.normal(0, 0.6, 15), 4) + 0.8 * target
         first, second = (
-            1 / (1 + np.exp(0.4 - shared - np.repeat(rng.normal(0, 0.5, 15), 4) - rng.normal(0, 0.5, 60)))
+            1
+            / (
+                1
+                + np.exp(
+                    0.4 - shared - np.repeat(rng.normal(0, 0.5, 15), 4) - rng.normal(0, 0.5, 60)
+                )
+            )
             for _ in range(2)
         )
-        found = compare_metrics("binary", target, first, second, patients, generator=np.random.default_rng(study),
-                                draws=99)  # fmt: skip
+        found = compare_metrics(
+            "binary",
+            target,
+            first,
+            second,
+            patients,
+            generator=np.random.default_rng(study),
+            draws=99,
+        )
         for name in rejected:
             rejected[name] += found[name].p <= 0.05
             contradicted += found[name].p > 0.05 and not found[name].low <= 0 <= found[name].high
@@ -282,7 +356,9 @@ def test_two_perfect_networks_are_not_certainly_equal():
     target = (np.arange(12) % 2).astype(float)
     rng = np.random.default_rng(0)
     first, second = (0.6 * target + 0.3 * rng.random(12) for _ in range(2))
-    found = compare_metrics("binary", target, first, second, np.arange(12), generator=rng, draws=100)["auroc"]
+    found = compare_metrics(
+        "binary", target, first, second, np.arange(12), generator=rng, draws=100
+    )["auroc"]
     assert found.difference == 0 and found.p == 1 and found.low < -0.1 and found.high > 0.1
     by_delong = delong_test(target, first, second)
     assert by_delong.p == 1 and by_delong.low < -0.1 and by_delong.high > 0.1
@@ -293,6 +369,13 @@ def test_two_perfect_networks_are_not_certainly_equal():
 @pytest.mark.parametrize("kind", ["binary", "regression"])
 def test_without_a_target_nothing_is_compared(kind):
     nothing = np.full(6, math.nan)
-    found = compare_metrics(kind, nothing, np.full(6, 0.2), np.full(6, 0.3), np.arange(6),
-                            generator=np.random.default_rng(0), draws=10)  # fmt: skip
+    found = compare_metrics(
+        kind,
+        nothing,
+        np.full(6, 0.2),
+        np.full(6, 0.3),
+        np.arange(6),
+        generator=np.random.default_rng(0),
+        draws=10,
+    )
     assert all(math.isnan(comparison.p) and comparison.reason for comparison in found.values())

@@ -31,7 +31,9 @@ def test_a_share_of_many_patients_has_wilsons_interval():
     wilson = stats.binomtest(400, 4000).proportion_ci(method="wilson")
     assert (interval.low, interval.high) == pytest.approx(tuple(wilson), abs=5e-4)
     grades = make_interval(-0.8, 4 * 0.1 * 0.9 / 3999, Patients((4000,)), (-1.0, 1.0))
-    assert (grades.low, grades.high) == pytest.approx((2 * interval.low - 1, 2 * interval.high - 1), abs=1e-9)
+    assert (grades.low, grades.high) == pytest.approx(
+        (2 * interval.low - 1, 2 * interval.high - 1), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("limits, estimate", [((0.0, math.inf), 5.0), ((-math.inf, 1.0), 0.3)])
@@ -84,7 +86,9 @@ def test_same_generator_same_interval():
     target = (np.arange(40) % 2).astype(float)
     predicted = rng.random(40)
     first, second = (
-        metric_intervals("binary", target, predicted, np.arange(40), generator=np.random.default_rng(7), draws=50)
+        metric_intervals(
+            "binary", target, predicted, np.arange(40), generator=np.random.default_rng(7), draws=50
+        )
         for _ in range(2)
     )
     assert first == second
@@ -93,7 +97,14 @@ def test_same_generator_same_interval():
 @pytest.mark.parametrize("wrong", [{"draws": 0}, {"level": 1.0}])
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="draws|level"):
-        metric_intervals("regression", [1.0, 2], [1.0, 3], list("ab"), generator=np.random.default_rng(0), **wrong)
+        metric_intervals(
+            "regression",
+            [1.0, 2],
+            [1.0, 3],
+            list("ab"),
+            generator=np.random.default_rng(0),
+            **wrong,
+        )
 
 
 def test_many_draws_at_once_are_the_draws_one_by_one():
@@ -102,19 +113,32 @@ def test_many_draws_at_once_are_the_draws_one_by_one():
     target = (rng.random(90) < 0.4).astype(float)
     patients = rng.integers(0, 30, 90)
     predicted = np.round(rng.random(90), 2)  # with ties
-    fast = metric_intervals("binary", target, predicted, patients, generator=np.random.default_rng(9), draws=200,
-                            specificity=0.8)  # fmt: skip
+    fast = metric_intervals(
+        "binary",
+        target,
+        predicted,
+        patients,
+        generator=np.random.default_rng(9),
+        draws=200,
+        specificity=0.8,
+    )
     counts = tuple(len(set(patients[target == label])) for label in (0, 1))
     rows_of = [np.flatnonzero(patients == name) for name in np.unique(patients)]
     chosen = np.random.default_rng(9).integers(0, len(rows_of), (200, len(rows_of)))
     drawn = [np.concatenate([rows_of[cluster] for cluster in clusters]) for clusters in chosen]
     for name in ("auroc", "auprc", "f1", "sensitivity"):
-        slow = [metric_values("binary", target[rows], predicted[rows], specificity=0.8)[name].value for rows in drawn]
+        slow = [
+            metric_values("binary", target[rows], predicted[rows], specificity=0.8)[name].value
+            for rows in drawn
+        ]
         behind = Patients(counts)
         variance = np.var(slow, ddof=1) * behind.effective / (behind.effective - 1)
         expected = make_interval(fast[name].estimate, variance, behind, (0.0, 1.0))
         assert fast[name][:3] == pytest.approx(expected[:3], abs=1e-12), name
-    one, other = ([w.copy() for w in resample_weights(patients, np.random.default_rng(1), 50)] for _ in range(2))
+    one, other = (
+        [w.copy() for w in resample_weights(patients, np.random.default_rng(1), 50)]
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(np.concatenate(one), np.concatenate(other))
 
 
@@ -134,26 +158,46 @@ def test_radiographs_taken_for_patients_do_not_cover():
     patients, truth = np.repeat(np.arange(60), 3), np.repeat(np.arange(60) % 2, 3).astype(float)
     area = 0.5 * math.erfc(-1.0 / 2)  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
     for _ in range(300):
-        values = truth + np.repeat(rng.normal(0, math.sqrt(0.8), 60), 3) + rng.normal(0, math.sqrt(0.2), 180)
+        values = (
+            truth
+            + np.repeat(rng.normal(0, math.sqrt(0.8), 60), 3)
+            + rng.normal(0, math.sqrt(0.2), 180)
+        )
         scores = 1 / (1 + np.exp(-values))
         for clusters in (patients, np.arange(180)):
             counts = {label: len(set(clusters[truth == label])) for label in (0, 1)}
-            interval = weighted_intervals(lambda w: {"auroc": auroc(scores, truth == 1, w)}, clusters,  # noqa: B023
-                                          generator=rng, draws=200, patients=counts)["auroc"]  # fmt: skip
+            interval = weighted_intervals(
+                lambda w: {"auroc": auroc(scores, truth == 1, w)},  # noqa: B023
+                clusters,
+                generator=rng,
+                draws=200,
+                patients=counts,
+            )["auroc"]
             inside = interval.low <= area <= interval.high
-            hits, naive = hits + (inside and clusters is patients), naive + (inside and clusters is not patients)
+            hits, naive = (
+                hits + (inside and clusters is patients),
+                naive + (inside and clusters is not patients),
+            )
     assert 0.90 < hits / 300 < 0.98
     assert naive / 300 < 0.85
 
 
 def test_metrics_without_an_interval_say_why():
     generator = np.random.default_rng(0)
-    one_patient = metric_intervals("binary", [0.0, 1, 0], [0.1, 0.9, 0.2], ["a"] * 3, generator=generator)["auroc"]
+    one_patient = metric_intervals(
+        "binary", [0.0, 1, 0], [0.1, 0.9, 0.2], ["a"] * 3, generator=generator
+    )["auroc"]
     assert one_patient.estimate == 1.0 and math.isnan(one_patient.low)
     assert one_patient.reason == "too few patients (1; 1 with the finding)"
-    one_class = metric_intervals("binary", [1.0, 1, math.nan], [0.1, 0.9, 0.2], list("abc"), generator=generator)
-    assert math.isnan(one_class["auroc"].estimate) and one_class["auroc"].reason == "only '1' is there"
-    few = metric_intervals("regression", [1.0, 2], [1.0, 2], list("ab"), generator=generator, fewest=5)
+    one_class = metric_intervals(
+        "binary", [1.0, 1, math.nan], [0.1, 0.9, 0.2], list("abc"), generator=generator
+    )
+    assert (
+        math.isnan(one_class["auroc"].estimate) and one_class["auroc"].reason == "only '1' is there"
+    )
+    few = metric_intervals(
+        "regression", [1.0, 2], [1.0, 2], list("ab"), generator=generator, fewest=5
+    )
     assert few["mae"].reason.startswith("2 radiographs") and math.isnan(few["mae"].estimate)
     none = metric_intervals("regression", [], [], [], generator=generator)
     assert math.isnan(none["mae"].low) and "0 radiographs" in none["mae"].reason

@@ -28,7 +28,10 @@ def test_golden_scores_and_confusions(mask, golden):
     told = expected["per_label"]
     for number, score in enumerate(scores):
         assert score.label == LABELS[number]
-        assert (score.positives, score.known) == (told["support_pos"][number], told["support_total"][number])
+        assert (score.positives, score.known) == (
+            told["support_pos"][number],
+            told["support_total"][number],
+        )
         for name in ("auroc", "auprc"):
             wanted = told[name][number]
             wanted = math.nan if wanted is None else wanted
@@ -48,10 +51,14 @@ def test_against_scikit_learn_with_gaps():
     scores = label_scores(probabilities, labels)
     for index in (0, 1, 2, 3, 37):
         known = ~np.isnan(labels[:, index])
-        assert scores[index].auroc == pytest.approx(roc_auc_score(labels[known, index], probabilities[known, index]))
+        assert scores[index].auroc == pytest.approx(
+            roc_auc_score(labels[known, index], probabilities[known, index])
+        )
     assert math.isnan(scores[4].auroc) and math.isnan(scores[10].auroc) and scores[10].known == 0
     table = group_confusion(probabilities, labels, GROUP["tumour"])
-    wanted = confusion_matrix(labels[:, 1:5].argmax(1), probabilities[:, 1:5].argmax(1), labels=range(4))
+    wanted = confusion_matrix(
+        labels[:, 1:5].argmax(1), probabilities[:, 1:5].argmax(1), labels=range(4)
+    )
     assert table.tolist() == wanted.tolist()
     means = [np.mean([scores[i].auroc for i in chosen]) for chosen in ((0, 37), (1, 2, 3))]
     assert selection_score(probabilities, labels) == pytest.approx(np.mean(means))

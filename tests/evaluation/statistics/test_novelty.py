@@ -8,14 +8,21 @@ from evaluation.statistics.novelty import LOOK, NEIGHBOURS, Novelty, look
 
 def test_the_distance_is_that_of_a_plain_loop():
     rng = np.random.default_rng(0)
-    training, asked = rng.normal(size=(30, 7)) * np.arange(1, 8), rng.normal(size=(4, 7)) * np.arange(1, 8)
+    training, asked = (
+        rng.normal(size=(30, 7)) * np.arange(1, 8),
+        rng.normal(size=(4, 7)) * np.arange(1, 8),
+    )
     novelty = Novelty.fit(training, rng.normal(size=(9, 7)))
     unit = np.sqrt(((training - training.mean(0)) ** 2).mean())
     for row, found in zip(asked, novelty.distance(asked)):
         each = sorted(np.sqrt(((row - other) ** 2).sum()) / unit for other in training)
-        assert found == pytest.approx(each[NEIGHBOURS - 1], abs=5e-3)  # kept ones are at half precision
+        assert found == pytest.approx(
+            each[NEIGHBOURS - 1], abs=5e-3
+        )  # kept ones are at half precision
     many = np.tile(asked, (600, 1))  # in blocks
-    np.testing.assert_allclose(novelty.distance(many), np.tile(novelty.distance(asked), 600), rtol=1e-6)
+    np.testing.assert_allclose(
+        novelty.distance(many), np.tile(novelty.distance(asked), 600), rtol=1e-6
+    )
     assert novelty.distance(asked[:0]).shape == (0,)
     few = Novelty.fit(training[:3], training[3:5])  # fewer than neighbours: the farthest of them
     assert few.kept.shape == (3, 7) and np.isfinite(few.distance(asked)).all()
@@ -66,8 +73,12 @@ def test_what_a_picture_looks_like():
     cells = found[:64].reshape(8, 8)
     assert (np.diff(cells, axis=1) > 0).all() and np.allclose(np.diff(cells, axis=0), 0)
     slopes = found[64:].reshape(6, 8, 8)
-    assert (slopes[0] > 0).all() and not slopes[1:].any()  # a slope across is in the first direction alone
-    assert np.allclose(look(across[:, ::-1])[64:].reshape(6, 8, 8)[0], slopes[0])  # up or down is one direction
+    assert (slopes[0] > 0).all() and not slopes[
+        1:
+    ].any()  # a slope across is in the first direction alone
+    assert np.allclose(
+        look(across[:, ::-1])[64:].reshape(6, 8, 8)[0], slopes[0]
+    )  # up or down is one direction
     assert look(across.T)[64:].reshape(6, 8, 8)[3].all()  # one down is a quarter turn further
     assert np.allclose(look(across.astype(np.float32) / 255), found, atol=1e-6)
     with pytest.raises(ValueError, match=r"expected \[h, w\]"):

@@ -35,14 +35,19 @@ def test_curves_are_the_usual_ones(decimals):
     np.testing.assert_allclose(curve.x, recall[::-1])
     np.testing.assert_allclose(curve.y, precision[::-1])
     np.testing.assert_allclose(curve.thresholds[1:], thresholds[::-1])
-    assert (np.diff(curve.x) * curve.y[1:]).sum() == pytest.approx(average_precision(scores, target == 1)[0])
+    assert (np.diff(curve.x) * curve.y[1:]).sum() == pytest.approx(
+        average_precision(scores, target == 1)[0]
+    )
 
 
 def test_curves_of_one_class_are_empty_and_left_out_of_a_band():
     target, scores = made(0)
     known = roc_curve(np.append(target, math.nan), np.append(scores, 3.0))
     np.testing.assert_array_equal(known.x, roc_curve(target, scores).x)
-    for curve_of, band_of in ((roc_curve, roc_band), (precision_recall_curve, precision_recall_band)):
+    for curve_of, band_of in (
+        (roc_curve, roc_band),
+        (precision_recall_curve, precision_recall_band),
+    ):
         nothing = curve_of(np.ones(4), np.arange(4.0))
         assert len(nothing.x) == len(nothing.y) == len(nothing.thresholds) == 0
         band = band_of([nothing, curve_of(target, scores)])
@@ -62,7 +67,9 @@ def test_bands():
         at_half = curve.y[curve.x <= 0.5].max()
         assert drawn[25] >= at_half - 1e-12
         # the area of the drawn curve is the area of the curve, to the width of the grid
-        assert np.trapezoid(drawn, band.x) == pytest.approx(np.trapezoid(curve.y, curve.x), abs=0.02)
+        assert np.trapezoid(drawn, band.x) == pytest.approx(
+            np.trapezoid(curve.y, curve.x), abs=0.02
+        )
     # a step: everything found without a false alarm
     perfect = roc_band([roc_curve(np.array([0.0, 0, 1, 1]), np.array([1.0, 2, 3, 4]))])
     assert (perfect.mean == 1).all()
@@ -96,8 +103,13 @@ def test_thresholds_and_points_that_are_undefined():
     assert at_threshold([0, 1], np.array([1.0, 2.0]), math.inf)["sensitivity"].value == 0
     none = threshold_at([1, 1], np.array([1.0, 2.0]), 0.9)
     assert math.isnan(none.value) and none.reason == "no negative radiographs"
-    assert at_threshold([0, 1], np.array([1.0, 2.0]), none.value)["specificity"].reason == "there is no threshold"
+    assert (
+        at_threshold([0, 1], np.array([1.0, 2.0]), none.value)["specificity"].reason
+        == "there is no threshold"
+    )
     point = at_threshold([1, math.nan], np.array([1.0, 2.0]), 0.5)
-    assert point["sensitivity"].value == 1 and point["specificity"].reason == "no negative radiographs"
+    assert (
+        point["sensitivity"].value == 1 and point["specificity"].reason == "no negative radiographs"
+    )
     with pytest.raises(ValueError, match="specificity 95: choose a fraction"):
         threshold_at([0, 1], np.array([1.0, 2.0]), 95)

@@ -31,13 +31,33 @@ def test_probe_finds_a_linear_signal_and_nothing_in_noise():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((600, 20)).astype(np.float32)
     target = (features[:, 0] + 0.3 * rng.standard_normal(600) > 0).astype(float)
-    assert score("binary", target[300:], linear_probe("binary", features[:300], target[:300], features[300:])) > 0.95
+    assert (
+        score(
+            "binary",
+            target[300:],
+            linear_probe("binary", features[:300], target[:300], features[300:]),
+        )
+        > 0.95
+    )
     noise = rng.permutation(target)
     assert (
-        0.38 < score("binary", noise[300:], linear_probe("binary", features[:300], noise[:300], features[300:])) < 0.62
+        0.38
+        < score(
+            "binary",
+            noise[300:],
+            linear_probe("binary", features[:300], noise[:300], features[300:]),
+        )
+        < 0.62
     )
     value = 100 + 20 * features[:, 1]
-    assert score("regression", value[300:], linear_probe("regression", features[:300], value[:300], features[300:])) < 1
+    assert (
+        score(
+            "regression",
+            value[300:],
+            linear_probe("regression", features[:300], value[:300], features[300:]),
+        )
+        < 1
+    )
 
 
 def test_pca_is_fitted_on_the_training_rows_alone():
@@ -64,7 +84,14 @@ def test_nearest_patch_equals_a_loop():
 
 
 def rows(seed, share=1, value=0.8):
-    base = {"task": "tumour", "labels": 50, "metric": "AUROC", "low": value - 0.1, "high": value + 0.1, "seed": seed}
+    base = {
+        "task": "tumour",
+        "labels": 50,
+        "metric": "AUROC",
+        "low": value - 0.1,
+        "high": value + 0.1,
+        "seed": seed,
+    }
     return [
         base | {"part": "fine-tuning", "method": "pretrained", "value": value, "share": share},
         base | {"part": "fine-tuning", "method": "from scratch", "value": 0.6, "share": share},
@@ -75,7 +102,9 @@ def test_tables_pool_seeds_and_show_intervals():
     table = pd.DataFrame(rows(0, value=0.8) + rows(1, value=0.9))
     one = pooled(table).iloc[0]
     assert (
-        one["value"] == pytest.approx(0.85) and one["low"] == pytest.approx(0.7) and one["high"] == pytest.approx(1.0)
+        one["value"] == pytest.approx(0.85)
+        and one["low"] == pytest.approx(0.7)
+        and one["high"] == pytest.approx(1.0)
     )
     text = markdown(table, "Title")
     assert "| tumour | 50 | 0.850 [0.700, 1.000] | 0.600 [" in text and "# Title" in text
@@ -100,14 +129,20 @@ def test_few_shots_are_a_logistic_regression_on_centred_unit_features():
     predict = few_shot_probe("multiclass", features[rows], target[rows], features, 4)
     moved = features - features.mean(0)
     unit = moved / np.sqrt((moved**2).sum(1))[:, None]
-    expected = LogisticRegression(tol=1e-8, max_iter=9999).fit(unit[rows], target[rows]).predict_proba(unit)
+    expected = (
+        LogisticRegression(tol=1e-8, max_iter=9999)
+        .fit(unit[rows], target[rows])
+        .predict_proba(unit)
+    )
     np.testing.assert_allclose(predict(features), np.c_[expected, np.zeros(len(target))], atol=2e-3)
     assert score("multiclass", target, predict(features)[:, :3]) > 0.7
     ages = 100 + 40 * unit[:, 0]
     found = few_shot_probe("regression", features[:30], ages[:30], features)(features)
     gram = unit[:30] - unit[:30].mean(0)
     weights = np.linalg.solve(gram.T @ gram + np.eye(6), gram.T @ (ages[:30] - ages[:30].mean()))
-    np.testing.assert_allclose(found, ages[:30].mean() + (unit - unit[:30].mean(0)) @ weights, rtol=1e-6)
+    np.testing.assert_allclose(
+        found, ages[:30].mean() + (unit - unit[:30].mean(0)) @ weights, rtol=1e-6
+    )
     with pytest.raises(ValueError, match="two classes"):
         few_shot_probe("binary", features[:3], np.zeros(3), features)
 
@@ -116,9 +151,12 @@ def test_few_shots_are_a_logistic_regression_on_centred_unit_features():
 def test_balanced_probes_find_rare_classes(probe):
     features, target = of_rare_classes()
     parts = features[:600], target[:600], features[600:], target[600:]
-    plain, balanced = (probe("multiclass", *parts, 3, balanced=which)[0](features[600:]) for which in (False, True))
+    plain, balanced = (
+        probe("multiclass", *parts, 3, balanced=which)[0](features[600:]) for which in (False, True)
+    )
     np.testing.assert_allclose(balanced.sum(1), 1)
     recall = [
-        [(found.argmax(1) == label)[target[600:] == label].mean() for label in (1, 2)] for found in (plain, balanced)
+        [(found.argmax(1) == label)[target[600:] == label].mean() for label in (1, 2)]
+        for found in (plain, balanced)
     ]
     assert np.mean(recall[1]) > np.mean(recall[0]) + 0.2

@@ -11,28 +11,46 @@ from evaluation.statistics.subgroups import subgroup_table, subgroups
 
 
 def test_words_numbers_quarters_and_what_is_missing():
-    assert subgroups(["F", "M ", None, "", "F"]).tolist() == ["F", "M", "(missing)", "(missing)", "F"]
+    assert subgroups(["F", "M ", None, "", "F"]).tolist() == [
+        "F",
+        "M",
+        "(missing)",
+        "(missing)",
+        "F",
+    ]
     centres = subgroups([2, 1, 10, 2, math.nan])
     assert centres.tolist() == ["2", "1", "10", "2", "(missing)"]
     assert centres.cat.categories.tolist() == ["1", "2", "10", "(missing)"]  # by value, not as text
     assert subgroups([True, False, True]).tolist() == ["True", "False", "True"]
     ages = np.random.default_rng(0).permutation(np.arange(40.0))
     quarters = subgroups(ages)
-    assert quarters.cat.categories.tolist() == ["0 to below 9.75", "9.75 to below 19.5", "19.5 to below 29.25",
-                                                "29.25 to 39"]  # fmt: skip
+    assert quarters.cat.categories.tolist() == [
+        "0 to below 9.75",
+        "9.75 to below 19.5",
+        "19.5 to below 29.25",
+        "29.25 to 39",
+    ]
     assert (quarters.value_counts() == 10).all() and quarters[ages.argmax()] == "29.25 to 39"
-    assert subgroups([str(age) for age in ages]).tolist() == quarters.tolist()  # a table may hold them as text
+    assert (
+        subgroups([str(age) for age in ages]).tolist() == quarters.tolist()
+    )  # a table may hold them as text
     assert subgroups([None, None]).tolist() == ["(missing)"] * 2
     skewed = subgroups([0.0] * 90 + list(range(1, 11)))
     assert skewed.notna().all() and "nan" not in " ".join(skewed.cat.categories)
 
 
-@pytest.mark.parametrize("centres", [[1234567, 1234568], [0.1234567, 0.1234568], [20240101, 20240102, None]])
+@pytest.mark.parametrize(
+    "centres", [[1234567, 1234568], [0.1234567, 0.1234568], [20240101, 20240102, None]]
+)
 def test_long_numbers_are_parts_of_their_own(centres):
-    assert subgroups(centres).tolist() == [str(centre) if centre else "(missing)" for centre in centres]
+    assert subgroups(centres).tolist() == [
+        str(centre) if centre else "(missing)" for centre in centres
+    ]
 
 
-@pytest.mark.parametrize("numbers", [20_240_101 + np.arange(40), 1 + 1e-8 * np.arange(40), 1e15 * np.arange(1, 41)])
+@pytest.mark.parametrize(
+    "numbers", [20_240_101 + np.arange(40), 1 + 1e-8 * np.arange(40), 1e15 * np.arange(1, 41)]
+)
 def test_quarters_of_long_numbers_have_different_names(numbers):
     assert subgroups(numbers).value_counts().tolist() == [10] * 4
 
@@ -41,7 +59,12 @@ def made():
     rng = np.random.default_rng(0)
     target = (rng.random(300) < 0.4).astype(float)
     sex = rng.choice(["F", "M"], 300)
-    return target, 1 / (1 + np.exp(-rng.normal(target * (1 + 2 * (sex == "M"))))), sex, rng.integers(0, 150, 300)
+    return (
+        target,
+        1 / (1 + np.exp(-rng.normal(target * (1 + 2 * (sex == "M"))))),
+        sex,
+        rng.integers(0, 150, 300),
+    )
 
 
 def test_each_part_is_scored_on_its_own():
@@ -56,10 +79,18 @@ def test_each_part_is_scored_on_its_own():
         assert row["radiographs"] == chosen.sum() and row["patients"] == len(set(patients[chosen]))
     whole = subgroup_table("binary", target, predicted, ["all"] * 300, patients, draws=300)
     generator = np.random.default_rng([0, *b"all"])
-    expected = metric_intervals("binary", target, predicted, patients, generator=generator, draws=300)
+    expected = metric_intervals(
+        "binary", target, predicted, patients, generator=generator, draws=300
+    )
     assert whole.loc[0, ["low", "high"]].tolist() == [expected["auroc"].low, expected["auroc"].high]
-    only_men = subgroup_table("binary", target[sex == "M"], predicted[sex == "M"], sex[sex == "M"],
-                              patients[sex == "M"], draws=300)  # fmt: skip
+    only_men = subgroup_table(
+        "binary",
+        target[sex == "M"],
+        predicted[sex == "M"],
+        sex[sex == "M"],
+        patients[sex == "M"],
+        draws=300,
+    )
     men = table[table["part"] == "M"].reset_index(drop=True)
     assert only_men["low"].tolist() == men["low"].tolist()
 
@@ -70,7 +101,9 @@ def test_small_parts_and_parts_of_one_class_say_why():
     centre[:4] = "tiny"
     centre[4:40], target[4:40] = "healthy", 0
     centre[40:60], target[40:60] = "unlabelled", math.nan
-    table = subgroup_table("binary", target, predicted, centre, patients, draws=50, classes=("normal", "fracture"))
+    table = subgroup_table(
+        "binary", target, predicted, centre, patients, draws=50, classes=("normal", "fracture")
+    )
     told = table.groupby("part")["reason"].unique().to_dict()
     assert told["tiny"].tolist() == ["4 radiographs with a target; at least 10 are needed"]
     assert told["healthy"].tolist() == ["only 'normal' is there"] and told["large"].tolist() == [""]

@@ -30,8 +30,16 @@ def same(ours, theirs, atol=2e-5):
 @pytest.fixture
 def mae():
     torch.manual_seed(0)
-    config = MAEConfig(input_size=(32, 32), patch_size=8, dim=48, depth=2, heads=3, decoder_dim=32, decoder_depth=1,
-                       decoder_heads=1)  # fmt: skip
+    config = MAEConfig(
+        input_size=(32, 32),
+        patch_size=8,
+        dim=48,
+        depth=2,
+        heads=3,
+        decoder_dim=32,
+        decoder_depth=1,
+        decoder_heads=1,
+    )
     return MaskedAutoencoder(config).eval()
 
 
@@ -56,11 +64,22 @@ def random_timm(name, seed=0, **arguments):
     return network
 
 
-@pytest.mark.parametrize("arguments", [
-    {}, {"reg_tokens": 2}, {"pre_norm": True, "no_embed_class": True}, {"init_values": 0.1}, {"qk_norm": True},
-    {"drop_path_rate": 0.3}, {"attn_drop_rate": 0.3}, {"proj_drop_rate": 0.3}, {"drop_rate": 0.3}, {"depth": 1},
-    {"global_pool": "avg", "fc_norm": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"reg_tokens": 2},
+        {"pre_norm": True, "no_embed_class": True},
+        {"init_values": 0.1},
+        {"qk_norm": True},
+        {"drop_path_rate": 0.3},
+        {"attn_drop_rate": 0.3},
+        {"proj_drop_rate": 0.3},
+        {"drop_rate": 0.3},
+        {"depth": 1},
+        {"global_pool": "avg", "fc_norm": False},
+    ],
+)
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_class_token_alone_is_what_the_whole_network_gives(arguments, fused):
     """Output and gradients equal timm's, whether the last block is cut down or, where it is not plain, is not."""
@@ -84,7 +103,9 @@ def test_the_class_token_alone_is_what_the_whole_network_gives(arguments, fused)
     assert all(value is not None for value in found.values())
     for name, value in expected.items():
         same(found[name], value, atol=1e-4 * max(1.0, float(value.abs().max())))
-    if "drop_path_rate" in arguments:  # while training: the same parts of the same radiographs are dropped
+    if (
+        "drop_path_rate" in arguments
+    ):  # while training: the same parts of the same radiographs are dropped
         backbone.train()
         torch.manual_seed(5)
         whole = network.forward_features(pictures)[:, 0]
@@ -103,7 +124,9 @@ def test_the_class_token_of_another_forward_pass_is_left_to_it():
 def test_an_encoder_of_ours(mae, folder):
     backbone = build_backbone(folder)
     assert (backbone.dim, backbone.pool, backbone.input_size) == (48, "cls", (32, 32))
-    assert "matched 30/30 encoder tensors, 0 missing, 0 unexpected; left out 20 of" in backbone.report
+    assert (
+        "matched 30/30 encoder tensors, 0 missing, 0 unexpected; left out 20 of" in backbone.report
+    )
     assert not backbone.training
     x = images(3, 32)
     latent = mae.encode_tokens(mae.embed(x))
@@ -120,7 +143,12 @@ def test_another_input_size_is_told_to_the_preprocessing(mae, folder):
     x = torch.randn(2, 3, 48, 24)
     same(backbone(x), load_encoder(folder, input_size=(48, 24))[0](x))
     ready = Preprocessing.from_dict(backbone.preprocessing)
-    assert (ready.height, ready.width, ready.intensity, ready.mean[0]) == (48, 24, "percentile", 0.4)
+    assert (ready.height, ready.width, ready.intensity, ready.mean[0]) == (
+        48,
+        24,
+        "percentile",
+        0.4,
+    )
     with pytest.raises(ValueError, match="not a multiple of the patch size 8"):
         build_backbone(folder, input_size=(50, 24))
 
@@ -147,21 +175,35 @@ def test_timm_networks_from_a_file(name, side, depth, tmp_path):
     assert Preprocessing.from_dict(backbone.preprocessing).mean == theirs.pretrained_cfg["mean"]
     assert len(backbone.layers) == 1 + depth
     groups = parameter_groups(Supervised(backbone, "binary", 1), 0.5)
-    assert len(groups) == 2 * (1 + depth + 1)  # the embedding, the layers, and the head with what follows them
+    assert len(groups) == 2 * (
+        1 + depth + 1
+    )  # the embedding, the layers, and the head with what follows them
 
 
 @torch.no_grad()
 def test_positions_of_a_timm_transformer_are_resampled(tmp_path):
     path = saved(random_timm("vit_tiny_patch16_224"), tmp_path / "w.safetensors")
-    backbone, native = (build_backbone(f"vit_tiny_patch16_224@{path}", input_size=s) for s in ((96, 64), None))
+    backbone, native = (
+        build_backbone(f"vit_tiny_patch16_224@{path}", input_size=s) for s in ((96, 64), None)
+    )
     assert backbone.input_size == (96, 64) and backbone(torch.zeros(1, 3, 96, 64)).shape == (1, 192)
     grid = native.network.pos_embed[:, 1:].reshape(1, 14, 14, 192).permute(0, 3, 1, 2)
-    wanted = torch.nn.functional.interpolate(grid, size=(6, 4), mode="bicubic").permute(0, 2, 3, 1).flatten(1, 2)
+    wanted = (
+        torch.nn.functional.interpolate(grid, size=(6, 4), mode="bicubic")
+        .permute(0, 2, 3, 1)
+        .flatten(1, 2)
+    )
     same(backbone.network.pos_embed[:, 1:], wanted)
     same(backbone.network.pos_embed[:, :1], native.network.pos_embed[:, :1])
-    other = random_timm("vit_tiny_patch16_224", img_size=96)  # a file of another size than timm's own
+    other = random_timm(
+        "vit_tiny_patch16_224", img_size=96
+    )  # a file of another size than timm's own
     path = saved(other, tmp_path / "other.safetensors")
-    same(build_backbone(f"vit_tiny_patch16_224@{path}", input_size=(96, 96)).network.pos_embed, other.pos_embed, 0)
+    same(
+        build_backbone(f"vit_tiny_patch16_224@{path}", input_size=(96, 96)).network.pos_embed,
+        other.pos_embed,
+        0,
+    )
     assert build_backbone(f"vit_tiny_patch16_224@{path}").network.pos_embed.shape == (1, 197, 192)
     with pytest.raises(ValueError, match="input size 100 is not a multiple of the patch size 16"):
         build_backbone("none:vit_tiny_patch16_224", input_size=(100, 96))
@@ -171,18 +213,31 @@ def test_positions_of_a_timm_transformer_are_resampled(tmp_path):
 def test_vits_of_transformers(tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-    config = ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, image_size=32,
-                       patch_size=8, num_labels=3)  # fmt: skip
+    config = ViTConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=96,
+        image_size=32,
+        patch_size=8,
+        num_labels=3,
+    )
     torch.manual_seed(0)
     classifier, bare = ViTForImageClassification(config).eval(), ViTModel(config).eval()
     x = images(2, 32)
     for theirs, name in ((classifier, "classifier"), (bare, "bare")):
-        torch.nn.init.normal_(next(p for n, p in theirs.named_parameters() if n.endswith("position_embeddings")))
+        torch.nn.init.normal_(
+            next(p for n, p in theirs.named_parameters() if n.endswith("position_embeddings"))
+        )
         theirs.save_pretrained(tmp_path / name)
         body = theirs.vit if name == "classifier" else theirs
         same(build_backbone(tmp_path / name)(x), body(x).last_hidden_state[:, 0])
-    told = alias_file(tmp_path, "a: {weights: bare, get: x, licence: y, architecture: vit_tiny_patch16_224}")
-    same(build_backbone("a", aliases=told)(x), bare(x).last_hidden_state[:, 0])  # whose layout it is, the file says
+    told = alias_file(
+        tmp_path, "a: {weights: bare, get: x, licence: y, architecture: vit_tiny_patch16_224}"
+    )
+    same(
+        build_backbone("a", aliases=told)(x), bare(x).last_hidden_state[:, 0]
+    )  # whose layout it is, the file says
     head = classifier.classifier
     same(head(build_backbone(tmp_path / "classifier")(x)), classifier(x).logits)
 
@@ -207,13 +262,23 @@ def test_a_resnet_of_transformers(tmp_path):
 def test_self_supervised_learners_give_their_network(prefix, tmp_path):
     theirs = random_timm("resnet18", num_classes=0)
     state = {
-        prefix + k: v for k, v in theirs.state_dict().items() if "backbone" not in prefix or "num_batches" not in k
+        prefix + k: v
+        for k, v in theirs.state_dict().items()
+        if "backbone" not in prefix or "num_batches" not in k
     }
     own = prefix.split(".")[-2]
-    beside = {"encoder_q": ("module.encoder_q.fc.0.weight", "module.queue", "module.encoder_k.conv1.weight"),
-              "backbone": ("head.mlp.0.weight", "head.last_layer.weight_g", "extra")}[own]  # fmt: skip
+    beside = {
+        "encoder_q": (
+            "module.encoder_q.fc.0.weight",
+            "module.queue",
+            "module.encoder_k.conv1.weight",
+        ),
+        "backbone": ("head.mlp.0.weight", "head.last_layer.weight_g", "extra"),
+    }[own]
     content = state | {key: torch.zeros(2) for key in beside}
-    torch.save({"state_dict" if own == "encoder_q" else "teacher": content, "epoch": 3}, tmp_path / "w.pth")
+    torch.save(
+        {"state_dict" if own == "encoder_q" else "teacher": content, "epoch": 3}, tmp_path / "w.pth"
+    )
     backbone = build_backbone(tmp_path / "w.pth")
     assert "timm resnet18, matched 120/120" in backbone.report
     with torch.no_grad():
@@ -257,18 +322,32 @@ lite:
 @torch.no_grad()
 def test_an_alias_by_position(tmp_path):
     path = alias_file(tmp_path, ALIAS)
-    with pytest.raises(FileNotFoundError, match="no weights at .*models/lite. Put there w.pth of nowhere .licence"):
+    with pytest.raises(
+        FileNotFoundError, match="no weights at .*models/lite. Put there w.pth of nowhere .licence"
+    ):
         build_backbone("lite", aliases=path)
     theirs = random_timm("resnet10t")
     (tmp_path / "models" / "lite").mkdir(parents=True)
-    tensors = {f"_t{i}": v for i, (k, v) in enumerate(theirs.state_dict().items()) if "num_batches" not in k}
+    tensors = {
+        f"_t{i}": v
+        for i, (k, v) in enumerate(theirs.state_dict().items())
+        if "num_batches" not in k
+    }
     torch.save(tensors, tmp_path / "models" / "lite" / "w.pth")
     backbone = build_backbone("lite", aliases=path)
-    same(backbone(images()), theirs.forward_head(theirs.forward_features(images()), pre_logits=True))
+    same(
+        backbone(images()), theirs.forward_head(theirs.forward_features(images()), pre_logits=True)
+    )
     assert backbone.recipe == {"lr": 5e-4, "layer_decay": 1} and "by position" in backbone.report
     ready = Preprocessing.from_dict(backbone.preprocessing)
-    assert (ready.intensity, ready.intensity_options, ready.mean) == ("neglog", {"complement": True}, (0, 0, 0))
-    assert build_backbone("none:lite", aliases=path).recipe == backbone.recipe  # its random twin, the same recipe
+    assert (ready.intensity, ready.intensity_options, ready.mean) == (
+        "neglog",
+        {"complement": True},
+        (0, 0, 0),
+    )
+    assert (
+        build_backbone("none:lite", aliases=path).recipe == backbone.recipe
+    )  # its random twin, the same recipe
     names = list(tensors)
     swapped = {names[3]: tensors[names[3]], **tensors}
     torch.save(swapped, tmp_path / "models" / "lite" / "w.pth")
@@ -281,9 +360,14 @@ def test_an_alias_by_position(tmp_path):
 
 def test_a_prefix_leaves_the_rest_out(tmp_path):
     theirs = random_timm("vit_tiny_patch16_224", num_classes=0)
-    path = alias_file(tmp_path, "clip: {weights: w.pth, get: x, licence: y, architecture: vit_tiny_patch16_224, "
-                                "prefix: visual.trunk.}")  # fmt: skip
-    state = {f"visual.trunk.{k}": v for k, v in theirs.state_dict().items()} | {"text.a": torch.zeros(1)}
+    path = alias_file(
+        tmp_path,
+        "clip: {weights: w.pth, get: x, licence: y, architecture: vit_tiny_patch16_224, "
+        "prefix: visual.trunk.}",
+    )
+    state = {f"visual.trunk.{k}": v for k, v in theirs.state_dict().items()} | {
+        "text.a": torch.zeros(1)
+    }
     torch.save(state, tmp_path / "w.pth")
     x = images(1, 224)
     with torch.no_grad():
@@ -298,9 +382,18 @@ def test_a_prefix_leaves_the_rest_out(tmp_path):
     [
         ("a: {weights: x, get: y, licence: z, lr: 1}", "a: unknown key 'lr'"),
         ("a: {weights: x, get: y}", "a: lacks licence"),
-        ("a: {weights: x, get: y, licence: z, recipe: {rate: 1}}", "recipe: unknown key 'rate'; choices lr"),
-        ("a: {weights: x, get: y, licence: z, recipe: {lr: 5e-4}}", "lr is '5e-4'; expected a number"),
-        ("a: {weights: x, get: y, licence: z, preprocessing: {avg: 1}}", "preprocessing: unknown key 'avg'"),
+        (
+            "a: {weights: x, get: y, licence: z, recipe: {rate: 1}}",
+            "recipe: unknown key 'rate'; choices lr",
+        ),
+        (
+            "a: {weights: x, get: y, licence: z, recipe: {lr: 5e-4}}",
+            "lr is '5e-4'; expected a number",
+        ),
+        (
+            "a: {weights: x, get: y, licence: z, preprocessing: {avg: 1}}",
+            "preprocessing: unknown key 'avg'",
+        ),
         ("a: {weights: x, get: y, licence: z, pool: max}", "pool is 'max'; choices cls, mean"),
         ("a: {weights: x, get: y, licence: z, input_size: 224}", "expected .height, width."),
         ("a: 3", "expected names"),
@@ -314,13 +407,29 @@ def test_aliases_are_checked(tmp_path, text, told):
 
 def test_the_aliases_of_the_project_are_right():
     aliases = read_aliases()
-    assert {"skelex", "vit-mae-large", "vit-i21k", "resnet-101", "medical-mae", "dax", "adam"} <= set(aliases)
+    assert {
+        "skelex",
+        "vit-mae-large",
+        "vit-i21k",
+        "resnet-101",
+        "medical-mae",
+        "dax",
+        "adam",
+    } <= set(aliases)
     assert aliases["resnet-101"].recipe == {"lr": 5e-4, "weight_decay": 1e-4, "layer_decay": 1.0}
     for name, alias in aliases.items():
-        assert find(f"none:{name}").architecture == alias.architecture  # every alias has a random twin
-        assert alias.weights.parent.name == "models" and "http" in alias.get or "package" in alias.get
+        assert (
+            find(f"none:{name}").architecture == alias.architecture
+        )  # every alias has a random twin
+        assert (
+            alias.weights.parent.name == "models" and "http" in alias.get or "package" in alias.get
+        )
         facts = {"size": {"height": 224, "width": 224}, "radiograph": {}}
-        kept = {k: v for k, v in alias.preprocessing.items() if k in ("intensity", "intensity_options", "resize")}
+        kept = {
+            k: v
+            for k, v in alias.preprocessing.items()
+            if k in ("intensity", "intensity_options", "resize")
+        }
         Preprocessing.from_dict(facts | {"radiograph": kept})
 
 
@@ -335,15 +444,24 @@ def test_paths_are_called_by_their_last_part(tmp_path, monkeypatch):
     assert names(tmp_path / "a/mae_b", f"none:{tmp_path}/a/mae_b") == ["mae_b", "none:mae_b"]
     assert names("a/mae_b", tmp_path / "c/mae_b", "resnet18") == ["a/mae_b", "c/mae_b", "resnet18"]
     assert names("mae_b=resnet18", "a/mae_b") == ["mae_b", "a/mae_b"]
-    assert names("./runs/first/model", "none:runs/first/model") == ["first/model", "none:first/model"]
-    assert names(f"resnet50@{tmp_path}/w.pth", "skelex", "owner/name") == ["resnet50@w.pth", "skelex", "owner/name"]
+    assert names("./runs/first/model", "none:runs/first/model") == [
+        "first/model",
+        "none:first/model",
+    ]
+    assert names(f"resnet50@{tmp_path}/w.pth", "skelex", "owner/name") == [
+        "resnet50@w.pth",
+        "skelex",
+        "owner/name",
+    ]
     assert names("resnet18x", "none:resnet18") == ["resnet18x", "none:resnet18"]
     with pytest.raises(ValueError, match="two are called"):
         names("a/mae_b", "./a/mae_b")
 
 
 def test_unknown_names_list_what_is_near():
-    with pytest.raises(ValueError, match="'skelx' is no alias, file.*did you mean skelex.*Aliases: skelex, vit-mae"):
+    with pytest.raises(
+        ValueError, match="'skelx' is no alias, file.*did you mean skelex.*Aliases: skelex, vit-mae"
+    ):
         build_backbone("skelx")
     with pytest.raises(ValueError, match="did you mean .*resnet101"):
         build_backbone("resnet1001")
@@ -354,7 +472,13 @@ def test_unknown_names_list_what_is_near():
             build_backbone(path)
     with pytest.raises(ValueError, match="is no alias"):
         build_backbone("x" * 5000)
-    for name in ("hf_hub:timm/resnet18", "hf-hub:timm/resnet18", "local-dir:x", "owner/name", "../../etc/passwd/x"):
+    for name in (
+        "hf_hub:timm/resnet18",
+        "hf-hub:timm/resnet18",
+        "local-dir:x",
+        "owner/name",
+        "../../etc/passwd/x",
+    ):
         with pytest.raises((ValueError, FileNotFoundError)):
             build_backbone(name)
 
@@ -379,18 +503,35 @@ def test_the_local_cache_of_hugging_face_is_used(monkeypatch, tmp_path):
     assert cached_folder(repository) is None
     theirs = random_timm("resnet10t")
     saved(theirs, snapshot / "model.safetensors")
-    (snapshot / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": {
-        "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"}}))  # fmt: skip
+    (snapshot / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "resnet10t",
+                "pretrained_cfg": {
+                    "mean": [0.1, 0.2, 0.3],
+                    "std": [0.4, 0.5, 0.6],
+                    "interpolation": "bicubic",
+                },
+            }
+        )
+    )
     told = try_to_load_from_cache(repository, "model.safetensors", cache_dir=tmp_path)
-    assert str(cached_folder(repository)) == str(snapshot) and told == str(snapshot / "model.safetensors")
+    assert str(cached_folder(repository)) == str(snapshot) and told == str(
+        snapshot / "model.safetensors"
+    )
     for name in ("resnet10t", repository):
         backbone = build_backbone(name)
         with torch.no_grad():
-            same(backbone(images()), theirs.forward_head(theirs.forward_features(images()), pre_logits=True))
+            same(
+                backbone(images()),
+                theirs.forward_head(theirs.forward_features(images()), pre_logits=True),
+            )
         ready = Preprocessing.from_dict(backbone.preprocessing)
         assert (ready.mean, ready.interpolation) == ((0.1, 0.2, 0.3), "bicubic")
     (snapshot / "config.json").write_text(json.dumps({"architecture": "hf_hub:x/y"}))
-    with pytest.raises(ValueError, match="config.json says architecture 'hf_hub:x/y', which timm does not have"):
+    with pytest.raises(
+        ValueError, match="config.json says architecture 'hf_hub:x/y', which timm does not have"
+    ):
         build_backbone(repository)
 
 
@@ -401,7 +542,11 @@ def test_random_weights_come_from_the_generator():
         found.append(build_backbone("none:mae_vit_mini_patch16", input_size=(64, 64)))
     first, again, other = (torch.cat([p.flatten() for p in b.parameters()]) for b in found)
     assert torch.equal(first, again) and not torch.equal(first, other)
-    assert found[0].preprocessing is None and found[0].recipe == {} and found[0](images()).shape == (2, 192)
+    assert (
+        found[0].preprocessing is None
+        and found[0].recipe == {}
+        and found[0](images()).shape == (2, 192)
+    )
 
 
 def test_pooling_that_a_network_does_not_have():
@@ -445,7 +590,9 @@ def test_no_network_larger_than_its_file_is_built(tmp_path):
 
 def test_stochastic_depth_and_two_training_steps():
     torch.manual_seed(0)
-    backbone = build_backbone("none:vit_tiny_patch16_224", input_size=(32, 32), drop_path=0.5).train()
+    backbone = build_backbone(
+        "none:vit_tiny_patch16_224", input_size=(32, 32), drop_path=0.5
+    ).train()
     x = images(4, 32)
     assert not torch.equal(backbone(x), backbone(x))
     assert torch.equal(backbone.eval()(x), backbone(x))

@@ -13,7 +13,13 @@ from data.views.preprocessing import Preprocessing
 from models.backbones.aliases import read_aliases
 from models.backbones.backbone import build_backbone
 from models.backbones.dino import dino_backbone, load_initial
-from models.backbones.dino_vits import DinoArchitecture, DinoV3, build_dino, named_architecture, rope_periods
+from models.backbones.dino_vits import (
+    DinoArchitecture,
+    DinoV3,
+    build_dino,
+    named_architecture,
+    rope_periods,
+)
 from models.backbones.finetuned import load_finetuned, save_finetuned
 from models.networks.attention_maps import attention_maps, last_attention
 from models.networks.bone_age import BoneAge
@@ -31,7 +37,9 @@ def pixels(size, count=2):
 
 
 def same(ours, theirs, atol=1e-5):
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol * max(1.0, float(theirs.abs().max())))
+    torch.testing.assert_close(
+        ours, theirs, rtol=0, atol=atol * max(1.0, float(theirs.abs().max()))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,9 @@ def test_of_transformers(written, case):
         assert backbone.input_size == (size or SIZES[family_of(case)][0]) and backbone.pool == "cls"
         assert f"{family_of(case)} checkpoint in the layout of Hugging Face" in backbone.report
         assert "0 missing, 0 unexpected; left out mask_token" in backbone.report
-        assert ("positions resampled from 5 x 5" in backbone.report) == (size is not None and "dinov2" in case)
+        assert ("positions resampled from 5 x 5" in backbone.report) == (
+            size is not None and "dinov2" in case
+        )
         x = pixels(backbone.input_size)
         expected = theirs(x).last_hidden_state
         tokens = backbone.tokens(x)
@@ -74,7 +84,9 @@ def test_names_of_transformers_5_and_of_classifiers(written, case, tmp_path):
     theirs, folder = written[case]
     prefix = {"dinov2": "dinov2.", "dinov2-registers": "dinov2_with_registers."}.get(case, "")
     state = {prefix + key: value.clone() for key, value in theirs.state_dict().items()}
-    state |= {"classifier.weight": torch.ones(2, 96), "classifier.bias": torch.ones(2)} if prefix else {}
+    state |= (
+        {"classifier.weight": torch.ones(2, 96), "classifier.bias": torch.ones(2)} if prefix else {}
+    )
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     save_file(state, tmp_path / "model.safetensors")
     backbone = build_backbone(tmp_path)
@@ -82,7 +94,8 @@ def test_names_of_transformers_5_and_of_classifiers(written, case, tmp_path):
     same(backbone(x), theirs(x).last_hidden_state[:, 0])
     assert ("left out head.bias, head.weight, mask_token" in backbone.report) == bool(prefix)
     torch.save(
-        {key: value.half() for key, value in load_file(folder / "model.safetensors").items()}, tmp_path / "half.pth"
+        {key: value.half() for key, value in load_file(folder / "model.safetensors").items()},
+        tmp_path / "half.pth",
     )
     (tmp_path / "model.safetensors").unlink()
     halved = build_backbone(tmp_path)
@@ -99,12 +112,17 @@ def test_of_meta(written, case, tmp_path):
     config = {} if "dinov3" in case else {"hidden_size": 48, "num_attention_heads": 3}
     (tmp_path / "config.json").write_text(json.dumps(config))
     teacher = {f"backbone.{key}": value for key, value in meta.items()}
-    heads = {"dino_head.mlp.0.weight": torch.ones(2), "ibot_head.last_layer.weight_v": torch.ones(3)}
+    heads = {
+        "dino_head.mlp.0.weight": torch.ones(2),
+        "ibot_head.last_layer.weight_v": torch.ones(3),
+    }
     variants = {"plain": meta, "training": {"teacher": teacher | heads}}
     if "dinov2" in case:
         variants["chunks"] = chunked(meta)
     else:
-        variants["satellite"] = meta | {f"local_cls_norm.{kind}": torch.ones(48) for kind in ("weight", "bias")}
+        variants["satellite"] = meta | {
+            f"local_cls_norm.{kind}": torch.ones(48) for kind in ("weight", "bias")
+        }
     for name, content in variants.items():
         torch.save(content, tmp_path / "weights.pth")
         for size in SIZES[family_of(case)][: 1 + (name == "plain")]:
@@ -112,7 +130,9 @@ def test_of_meta(written, case, tmp_path):
             x = pixels(size)
             same(backbone.network.forward_features(x), theirs(x).last_hidden_state)
         assert "layout of Meta" in backbone.report and "mask_token" in backbone.report
-        assert ("left out 2 tensors outside backbone (dino_head" in backbone.report) == (name == "training")
+        assert ("left out 2 tensors outside backbone (dino_head" in backbone.report) == (
+            name == "training"
+        )
         assert ("local_cls_norm.weight" in backbone.report) == (name == "satellite")
 
 
@@ -126,13 +146,22 @@ def test_from_metas_names_to_those_of_transformers_and_back(written, case):
     found.state.pop("rope.periods", None)
     back = to_hugging_face(found.state, found.family, "giant" in case, found.mask_token)
     assert set(back) == set(original)
-    merged = {"embeddings.cls_token", "embeddings.position_embeddings"} if "registers" in case else set()
+    merged = (
+        {"embeddings.cls_token", "embeddings.position_embeddings"} if "registers" in case else set()
+    )
     for key in set(original) - merged:
         assert torch.equal(back[key], original[key]), key
     if merged:
         first = back["embeddings.cls_token"][:, 0] + back["embeddings.position_embeddings"][:, 0]
-        same(first, original["embeddings.cls_token"][:, 0] + original["embeddings.position_embeddings"][:, 0])
-        same(back["embeddings.position_embeddings"][:, 1:], original["embeddings.position_embeddings"][:, 1:])
+        same(
+            first,
+            original["embeddings.cls_token"][:, 0]
+            + original["embeddings.position_embeddings"][:, 0],
+        )
+        same(
+            back["embeddings.position_embeddings"][:, 1:],
+            original["embeddings.position_embeddings"][:, 1:],
+        )
 
 
 TIMM = {
@@ -141,7 +170,10 @@ TIMM = {
     "dinov2-registers": ("vit_small_patch14_reg4_dinov2", {}),
     "dinov2-giant-registers": ("vit_giant_patch14_reg4_dinov2", {"reg_tokens": 3}),
     "dinov3": ("vit_small_patch16_dinov3_qkvb", {"global_pool": "token"}),
-    "dinov3-plus": ("vit_small_plus_patch16_dinov3_qkvb", {"mlp_ratio": 2.5, "global_pool": "token"}),
+    "dinov3-plus": (
+        "vit_small_plus_patch16_dinov3_qkvb",
+        {"mlp_ratio": 2.5, "global_pool": "token"},
+    ),
     "dinov3-7b": ("vit_7b_patch16_dinov3", {"global_pool": "token"}),
 }
 
@@ -151,11 +183,22 @@ TIMM = {
 def test_of_timm(case, tmp_path):
     name, changes = TIMM[case]
     native, other = SIZES[family_of(case)]
-    small = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0, "img_size": native[0]} | changes
+    small = {
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 3,
+        "num_classes": 0,
+        "img_size": native[0],
+    } | changes
     theirs = randomised(timm.create_model(name, **small))
-    save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, tmp_path / "model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in theirs.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
     arguments = {"num_heads": 3, "img_size": native[0]}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "model_args": arguments}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": name, "model_args": arguments})
+    )
     backbone = build_backbone(tmp_path)
     x = pixels(native)
     same(backbone.network.forward_features(x), theirs.forward_features(x))
@@ -164,7 +207,10 @@ def test_of_timm(case, tmp_path):
     resized, x = build_backbone(tmp_path, input_size=other), pixels(other)
     if "dinov2" in case:
         theirs.set_input_size(other)
-    if case in ("dinov2", "dinov2-giant"):  # timm antialiases; Meta and transformers do not without registers
+    if case in (
+        "dinov2",
+        "dinov2-giant",
+    ):  # timm antialiases; Meta and transformers do not without registers
         assert not torch.allclose(theirs.pos_embed, resized.network.pos_embed, atol=1e-3)
         theirs.pos_embed.copy_(resized.network.pos_embed)
     same(resized.network.forward_features(x), theirs.forward_features(x))
@@ -177,7 +223,9 @@ def test_heads_that_a_folder_of_timm_leaves_out_are_those_of_its_architecture(tm
     for given, heads in (({}, 6), ({"embed_dim": 96}, 6), ({"embed_dim": 96, "num_heads": 2}, 2)):
         theirs = randomised(timm.create_model(name, num_classes=0, **size, **given))
         save_file(theirs.state_dict(), tmp_path / "model.safetensors")
-        (tmp_path / "config.json").write_text(json.dumps({"architecture": name, "model_args": size | given}))
+        (tmp_path / "config.json").write_text(
+            json.dumps({"architecture": name, "model_args": size | given})
+        )
         backbone = build_backbone(tmp_path)
         assert backbone.network.blocks[0].attn.num_heads == heads
         x = pixels((28, 28))
@@ -191,20 +239,31 @@ def test_the_periods_of_metas_file_are_kept(written, tmp_path):
     meta = as_meta(folder)
     same(rope_periods(16), meta["rope_embed.periods"], atol=0)
     with pytest.raises(
-        ValueError, match="w.pth: radiographs are prepared at 72 x 64 pixels, but its network takes 64 x"
+        ValueError,
+        match="w.pth: radiographs are prepared at 72 x 64 pixels, but its network takes 64 x",
     ):
         build_backbone(folder).check_size((72, 64), "w.pth")
     meta["rope_embed.periods"] = rope_periods(16).bfloat16()
     torch.save(meta, tmp_path / "w.pth")
     backbone, x = build_backbone(tmp_path / "w.pth"), pixels((224, 224))
-    assert backbone.network.architecture.heads == 3 and "differ from those of float32 by up to 0.00" in backbone.report
+    assert (
+        backbone.network.architecture.heads == 3
+        and "differ from those of float32 by up to 0.00" in backbone.report
+    )
     small = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 0, "mlp_ratio": 104.5 / 48}
     other = timm.create_model("vit_small_patch16_dinov3_qkvb", **small).eval()
-    other.load_state_dict({k: v for k, v in backbone.network.state_dict().items() if k != "rope.periods"})
+    other.load_state_dict(
+        {k: v for k, v in backbone.network.state_dict().items() if k != "rope.periods"}
+    )
     other.rope.periods = rope_periods(16).bfloat16().float()
     same(backbone.network.forward_features(x), other.forward_features(x))
-    assert float((backbone.network.forward_features(x) - theirs(x).last_hidden_state).abs().max()) > 1e-4
-    model = Supervised(backbone, "binary", 1).eval()  # and wherever its fine-tuned network is built again
+    assert (
+        float((backbone.network.forward_features(x) - theirs(x).last_hidden_state).abs().max())
+        > 1e-4
+    )
+    model = Supervised(
+        backbone, "binary", 1
+    ).eval()  # and wherever its fine-tuned network is built again
     save_finetuned(model, tmp_path / "tuned", PREPROCESSOR, {}, "card")
     assert torch.equal(load_finetuned(tmp_path / "tuned").model.predict(x), model.predict(x))
     same(build_backbone(tmp_path / "tuned")(x), backbone(x), atol=0)
@@ -217,7 +276,9 @@ def changed(folder, out, change=None, **config):
     if change:
         change(state)
     save_file(state, out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    (out / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | config)
+    )
     return out
 
 
@@ -244,29 +305,76 @@ REFUSED = [
         "two tensors are called",
     ),
     ("dinov2", lambda s: s.update(extra=torch.ones(2)), {}, r"1 unexpected \(extra\)"),
-    ("dinov2", lambda s: s.update({"encoder.layer.0.attention.q_norm.weight": torch.ones(2)}), {}, "q_norm.weight"),
-    ("dinov2", lambda s: s.update({"layernorm.bias": torch.ones(47)}), {}, r"norm.bias \(47,\) instead of \(48,\)"),
+    (
+        "dinov2",
+        lambda s: s.update({"encoder.layer.0.attention.q_norm.weight": torch.ones(2)}),
+        {},
+        "q_norm.weight",
+    ),
+    (
+        "dinov2",
+        lambda s: s.update({"layernorm.bias": torch.ones(47)}),
+        {},
+        r"norm.bias \(47,\) instead of \(48,\)",
+    ),
     ("dinov2", lambda s: s["layernorm.bias"].fill_(float("nan")), {}, "NaN"),
     ("dinov2", None, {"patch_size": 16}, "patch_size 16; the weights have 14"),
-    ("dinov2", None, {"image_size": 84}, "26 positions; pictures of 84 x 84 with patches of 14 have 37"),
+    (
+        "dinov2",
+        None,
+        {"image_size": 84},
+        "26 positions; pictures of 84 x 84 with patches of 14 have 37",
+    ),
     ("dinov2", None, {"num_attention_heads": 5}, "width 48 with 5 heads"),
     ("dinov2", None, {"hidden_act": "relu"}, "hidden_act 'relu'; expected gelu"),
     ("dinov2", None, {"model_type": "dinov3_vit"}, "model_type 'dinov3_vit'; expected dinov2 or"),
-    ("dinov2-registers", None, {"num_register_tokens": 8}, "num_register_tokens 8; the weights have 4"),
-    ("dinov2-registers", lambda s: s.pop("embeddings.register_tokens"), {}, "tokens 4; the weights have 0"),
-    ("dinov3", lambda s: s.update({"layer.0.attention.k_proj.bias": torch.ones(48)}), {}, "layer.0.attention.k_proj"),
-    ("dinov3", lambda s: s.pop("layer.1.mlp.up_proj.bias"), {}, r"1 missing \(blocks.1.mlp.fc1.bias\)"),
-    ("dinov3", lambda s: s.pop("layer.1.attention.q_proj.bias"), {}, r"1 missing \(blocks.1.attn.q_bias\)"),
+    (
+        "dinov2-registers",
+        None,
+        {"num_register_tokens": 8},
+        "num_register_tokens 8; the weights have 4",
+    ),
+    (
+        "dinov2-registers",
+        lambda s: s.pop("embeddings.register_tokens"),
+        {},
+        "tokens 4; the weights have 0",
+    ),
+    (
+        "dinov3",
+        lambda s: s.update({"layer.0.attention.k_proj.bias": torch.ones(48)}),
+        {},
+        "layer.0.attention.k_proj",
+    ),
+    (
+        "dinov3",
+        lambda s: s.pop("layer.1.mlp.up_proj.bias"),
+        {},
+        r"1 missing \(blocks.1.mlp.fc1.bias\)",
+    ),
+    (
+        "dinov3",
+        lambda s: s.pop("layer.1.attention.q_proj.bias"),
+        {},
+        r"1 missing \(blocks.1.attn.q_bias\)",
+    ),
     ("dinov3", None, {"patch_size": 14}, "patch_size 14; the weights have 16"),
     ("dinov3", None, {"image_size": 8}, "input size 8 is not a multiple of the patch size 16"),
     ("dinov3", None, {"num_register_tokens": 3}, "num_register_tokens 3; the weights have 4"),
     ("dinov3", None, {"intermediate_size": 96}, "intermediate_size 96; the weights have 104"),
-    ("dinov3", None, {"num_attention_heads": 8}, "width 48 with 8 heads: not a multiple of 4 in each"),
+    (
+        "dinov3",
+        None,
+        {"num_attention_heads": 8},
+        "width 48 with 8 heads: not a multiple of 4 in each",
+    ),
     ("dinov3-plus", None, {"hidden_act": "gelu"}, "hidden_act 'gelu'; expected silu"),
 ]
 
 
-@pytest.mark.parametrize("case, change, config, told", REFUSED, ids=[f"{r[0]}-{i}" for i, r in enumerate(REFUSED)])
+@pytest.mark.parametrize(
+    "case, change, config, told", REFUSED, ids=[f"{r[0]}-{i}" for i, r in enumerate(REFUSED)]
+)
 def test_what_does_not_fit_is_refused_by_name(written, tmp_path, case, change, config, told):
     folder = changed(written[case][1], tmp_path / "changed", change, **config)
     with pytest.raises(ValueError, match=told) as caught:
@@ -280,21 +388,63 @@ def without_mask(meta):
 
 META_REFUSED = [
     ("dinov3", without_mask, "blocks.1.attn.qkv.bias: the part of the key is not masked"),
-    ("dinov3", lambda m: m["blocks.0.attn.qkv.bias_mask"].fill_(float("nan")), "blocks.0.attn.qkv.bias: the part"),
-    ("dinov3", lambda m: m.update({"blocks.0.attn.qkv.bias_mask": torch.ones(3)}), "bias_mask do not fit each other"),
+    (
+        "dinov3",
+        lambda m: m["blocks.0.attn.qkv.bias_mask"].fill_(float("nan")),
+        "blocks.0.attn.qkv.bias: the part",
+    ),
+    (
+        "dinov3",
+        lambda m: m.update({"blocks.0.attn.qkv.bias_mask": torch.ones(3)}),
+        "bias_mask do not fit each other",
+    ),
     ("dinov3", lambda m: m.pop("storage_tokens"), r"1 missing \(reg_token\)|expected"),
-    ("dinov3", lambda m: m.update({"cls_norm.weight": torch.ones(48)}), r"1 unexpected \(cls_norm.weight\)"),
-    ("dinov3", lambda m: m.update({"rope_embed.periods": torch.zeros(4)}), "periods are not all above 0"),
-    ("dinov3", lambda m: m.update({"rope_embed.periods": torch.ones(5)}), "width 48 belongs to no release"),
-    ("dinov3-plus", lambda m: m.pop("blocks.1.mlp.w2.weight"), r"1 missing \(blocks.1.mlp.fc1_x.weight\)"),
-    ("dinov2-giant", lambda m: m.pop("blocks.1.mlp.w3.bias"), r"1 missing \(blocks.1.mlp.fc2.bias\)"),
-    ("dinov2-registers", lambda m: m.pop("blocks.0.ls2.gamma"), r"1 missing \(blocks.0.ls2.gamma\)"),
-    ("dinov2", lambda m: m.update({"pos_embed": torch.ones(1, 24, 48)}), "pos_embed has 24 positions"),
-    ("dinov2", lambda m: m.update({"blocks.0.0.norm1.bias": torch.ones(48)}), "two tensors are called blocks.0.norm1"),
+    (
+        "dinov3",
+        lambda m: m.update({"cls_norm.weight": torch.ones(48)}),
+        r"1 unexpected \(cls_norm.weight\)",
+    ),
+    (
+        "dinov3",
+        lambda m: m.update({"rope_embed.periods": torch.zeros(4)}),
+        "periods are not all above 0",
+    ),
+    (
+        "dinov3",
+        lambda m: m.update({"rope_embed.periods": torch.ones(5)}),
+        "width 48 belongs to no release",
+    ),
+    (
+        "dinov3-plus",
+        lambda m: m.pop("blocks.1.mlp.w2.weight"),
+        r"1 missing \(blocks.1.mlp.fc1_x.weight\)",
+    ),
+    (
+        "dinov2-giant",
+        lambda m: m.pop("blocks.1.mlp.w3.bias"),
+        r"1 missing \(blocks.1.mlp.fc2.bias\)",
+    ),
+    (
+        "dinov2-registers",
+        lambda m: m.pop("blocks.0.ls2.gamma"),
+        r"1 missing \(blocks.0.ls2.gamma\)",
+    ),
+    (
+        "dinov2",
+        lambda m: m.update({"pos_embed": torch.ones(1, 24, 48)}),
+        "pos_embed has 24 positions",
+    ),
+    (
+        "dinov2",
+        lambda m: m.update({"blocks.0.0.norm1.bias": torch.ones(48)}),
+        "two tensors are called blocks.0.norm1",
+    ),
 ]
 
 
-@pytest.mark.parametrize("case, change, told", META_REFUSED, ids=[f"{r[0]}-{i}" for i, r in enumerate(META_REFUSED)])
+@pytest.mark.parametrize(
+    "case, change, told", META_REFUSED, ids=[f"{r[0]}-{i}" for i, r in enumerate(META_REFUSED)]
+)
 def test_what_does_not_fit_in_metas_layout_is_refused(written, tmp_path, case, change, told):
     meta = as_meta(written[case][1])
     change(meta)
@@ -354,9 +504,14 @@ def test_the_preprocessing_of_transformers_is_taken(written, case, tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSORS[case]))
     backbone = build_backbone(folder)
     found = Preprocessing.from_dict(backbone.preprocessing)
-    assert found.mean == tuple(PROCESSORS[case]["image_mean"]) and found.std == tuple(PROCESSORS[case]["image_std"])
+    assert found.mean == tuple(PROCESSORS[case]["image_mean"]) and found.std == tuple(
+        PROCESSORS[case]["image_std"]
+    )
     assert (found.height, found.width) == backbone.input_size == SIZES[case][0]
-    assert found.interpolation == {"dinov2": "bicubic", "dinov3": "bilinear"}[case] and found.resize == "squash"
+    assert (
+        found.interpolation == {"dinov2": "bicubic", "dinov3": "bilinear"}[case]
+        and found.resize == "squash"
+    )
 
 
 CONFIG_KEYS = (
@@ -448,15 +603,24 @@ def test_another_patch_or_number_of_registers_is_read_as_it_is(tmp_path):
         assert backbone.network.num_prefix_tokens == 1 + registers
         with torch.no_grad():
             same(backbone(x), theirs(x).last_hidden_state[:, 0])
-        with pytest.raises(ValueError, match=rf"input size 72?1? is not a multiple of the patch size {patch}"):
-            build_backbone(tmp_path / case, input_size=(721 if patch == 8 else 72 + (patch == 8), 8 * patch))
+        with pytest.raises(
+            ValueError, match=rf"input size 72?1? is not a multiple of the patch size {patch}"
+        ):
+            build_backbone(
+                tmp_path / case, input_size=(721 if patch == 8 else 72 + (patch == 8), 8 * patch)
+            )
 
 
 def test_a_file_without_a_config_needs_a_known_width(written, tmp_path):
     torch.save(as_meta(written["dinov2"][1]), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="width 48 belongs to no release .*config.json says hidden_size and num_atten"):
+    with pytest.raises(
+        ValueError,
+        match="width 48 belongs to no release .*config.json says hidden_size and num_atten",
+    ):
         build_backbone(tmp_path / "w.pth")
-    known = build_dino(DinoArchitecture("dinov2", (28, 28), 14, 384, 1, 6, 384, False, 0, True, 1e-6))
+    known = build_dino(
+        DinoArchitecture("dinov2", (28, 28), 14, 384, 1, 6, 384, False, 0, True, 1e-6)
+    )
     torch.save(known.state_dict() | {"mask_token": torch.zeros(1, 384)}, tmp_path / "w.pth")
     backbone = build_backbone(tmp_path / "w.pth")
     assert "6 heads concluded from width 384" in backbone.report and backbone.input_size == (28, 28)
@@ -465,15 +629,21 @@ def test_a_file_without_a_config_needs_a_known_width(written, tmp_path):
 def test_a_name_that_is_another_network_is_refused(written, tmp_path):
     torch.save(as_meta(written["dinov3"][1]), tmp_path / "w.pth")
     with pytest.raises(
-        ValueError, match="another network than vit_small_patch16_dinov3: dim 48 instead of 384, depth 2"
+        ValueError,
+        match="another network than vit_small_patch16_dinov3: dim 48 instead of 384, depth 2",
     ):
         build_backbone(f"vit_small_patch16_dinov3@{tmp_path / 'w.pth'}")
     with pytest.raises(
-        ValueError, match="another network than vit_small_patch14_dinov2: family dinov3 instead of dinov2"
+        ValueError,
+        match="another network than vit_small_patch14_dinov2: family dinov3 instead of dinov2",
     ):
         build_backbone(f"vit_small_patch14_dinov2@{tmp_path / 'w.pth'}")
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_small_patch16_dinov3.nowhere"}))
-    with pytest.raises(ValueError, match=f"{tmp_path}: 'vit_small_patch16_dinov3.nowhere' is not a network of timm"):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vit_small_patch16_dinov3.nowhere"})
+    )
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}: 'vit_small_patch16_dinov3.nowhere' is not a network of timm"
+    ):
         build_backbone(tmp_path)
     with pytest.raises(ValueError, match="has no decoder .an encoder only, dinov3"):
         load_mae(tmp_path / "w.pth")
@@ -490,7 +660,10 @@ def test_layer_scale_alone_makes_no_dino():
 def test_an_oblong_grid_whose_positions_are_a_square_number(written, tmp_path):
     """3 x 5 patches and a class token are 16: a fine-tuned network is still known as the DINOv2 that it is."""
     backbone = build_backbone(written["dinov2"][1], input_size=(42, 70))
-    assert backbone.network.pos_embed.shape[1] == 16 and recognise(backbone.network.state_dict()) is None
+    assert (
+        backbone.network.pos_embed.shape[1] == 16
+        and recognise(backbone.network.state_dict()) is None
+    )
     save_finetuned(Supervised(backbone, "binary", 1), tmp_path, PREPROCESSOR, {}, "card")
     x = pixels((42, 70))
     same(build_backbone(tmp_path)(x), backbone(x), atol=0)
@@ -503,13 +676,29 @@ def test_they_learn_with_layer_decay_and_stochastic_depth_and_are_kept(written, 
     backbone = build_backbone(written[case][1], drop_path=0.5)
     model = Supervised(backbone, "binary", 1)
     groups = parameter_groups(model, 0.5)
-    assert sorted({group["lr_scale"] for group in groups}) == [0.125, 0.25, 0.5, 1.0]  # embedding, 2 blocks, head
+    assert sorted({group["lr_scale"] for group in groups}) == [
+        0.125,
+        0.25,
+        0.5,
+        1.0,
+    ]  # embedding, 2 blocks, head
     slow = {id(p) for group in groups if group["lr_scale"] == 0.125 for p in group["params"]}
     network = backbone.network
-    embedding = [network.cls_token, network.patch_embed.proj.weight, network.pos_embed, network.reg_token]
+    embedding = [
+        network.cls_token,
+        network.patch_embed.proj.weight,
+        network.pos_embed,
+        network.reg_token,
+    ]
     assert slow == {id(p) for p in (*embedding, network.patch_embed.proj.bias) if p is not None}
-    steady = {id(p) for group in groups if group["weight_decay_scale"] == 0.0 for p in group["params"]}
-    vectors = {id(p) for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(("_token", "pos_embed"))}
+    steady = {
+        id(p) for group in groups if group["weight_decay_scale"] == 0.0 for p in group["params"]
+    }
+    vectors = {
+        id(p)
+        for n, p in model.named_parameters()
+        if p.ndim == 1 or n.endswith(("_token", "pos_embed"))
+    }
     assert steady == vectors
     x = pixels(backbone.input_size, 4)
     model.train()
@@ -532,7 +721,9 @@ def test_they_learn_with_layer_decay_and_stochastic_depth_and_are_kept(written, 
         ("more", 1, "missing or unknown 'more'"),
         ("eps", 2, "eps '2'"),
     ):
-        told_config = config | {"backbone": config["backbone"] | {"dino": config["backbone"]["dino"] | {key: value}}}
+        told_config = config | {
+            "backbone": config["backbone"] | {"dino": config["backbone"]["dino"] | {key: value}}
+        }
         (tmp_path / "config.json").write_text(json.dumps(told_config))
         with pytest.raises(ValueError, match=told):
             load_finetuned(tmp_path)
@@ -573,7 +764,9 @@ def test_training_with_dino_starts_from_a_dinov2(written, tmp_path):
     theirs, folder = written["dinov2"]
     backbone = MultiSizeViT((70, 70), 14, 48, 2, 3, mlp_ratio=2).eval()
     report = load_initial(backbone, folder)
-    assert "matched 34/34" in report and "its layer scale is multiplied into the projections" in report
+    assert (
+        "matched 34/34" in report and "its layer scale is multiplied into the projections" in report
+    )
     x = pixels((70, 70))
     same(backbone(x), theirs(x).last_hidden_state[:, 0])
     for case, told in (
@@ -582,7 +775,9 @@ def test_training_with_dino_starts_from_a_dinov2(written, tmp_path):
         ("dinov3", "DINOv3 has rotary positions"),
     ):
         backbone.patch_embed.img_size = SIZES[family_of(case)][0]
-        with pytest.raises(ValueError, match=f"training with DINO cannot start from it: {told}") as caught:
+        with pytest.raises(
+            ValueError, match=f"training with DINO cannot start from it: {told}"
+        ) as caught:
             load_initial(backbone, written[case][1])
         assert str(written[case][1]) in str(caught.value)
     with pytest.raises(ValueError, match="do not fit the network of --arch, of width 192"):
@@ -596,9 +791,14 @@ def test_random_twins(written):
     assert {k: v.shape for k, v in twin.network.state_dict().items()} == {
         k: v.shape for k, v in trained.network.state_dict().items()
     }
-    assert not torch.equal(twin.network.cls_token, trained.network.cls_token) and "drawn anew" in twin.report
+    assert (
+        not torch.equal(twin.network.cls_token, trained.network.cls_token)
+        and "drawn anew" in twin.report
+    )
     named = build_backbone("none:vit_small_patch16_dinov3_qkvb", input_size=(32, 48))
-    assert isinstance(named.network, DinoV3) and named.pool == "cls" and named.input_size == (32, 48)
+    assert (
+        isinstance(named.network, DinoV3) and named.pool == "cls" and named.input_size == (32, 48)
+    )
 
 
 ALIASES = {  # dim, depth, heads, width inside the MLP, gated; of facebookresearch/dinov2 and facebookresearch/dinov3
@@ -619,7 +819,9 @@ ALIASES = {  # dim, depth, heads, width inside the MLP, gated; of facebookresear
 LARGE = ("dinov2-l", "dinov2-g", "dinov3-l", "dinov3-hplus", "dinov3-7b")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in ALIASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in ALIASES]
+)
 def test_aliases_are_the_released_networks(name):
     aliases = read_aliases()
     found = named_architecture(aliases[name].architecture, aliases[name].input_size)

@@ -53,7 +53,12 @@ def normalise(x):
 def features(network, files, folder, paths=None, **changes):
     paths = files.paths if paths is None else paths
     files.read.clear()
-    settings = {"folder": folder, "preprocessing": {"size": 2}, "normalise": normalise, "device": CPU} | changes
+    settings = {
+        "folder": folder,
+        "preprocessing": {"size": 2},
+        "normalise": normalise,
+        "device": CPU,
+    } | changes
     return cached_features(network, paths, files.batches(paths), **settings)
 
 
@@ -68,8 +73,14 @@ def test_features_in_order_and_again_from_disk(files, tmp_path):
     first = features(network, files, tmp_path / "cache")
     expected = torch.stack([normalise(files.pixels(p)[None])[0] for p in files.paths])
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(first.values), Network().eval()(expected), rtol=0, atol=1e-6)
-    assert (first.computed, first.reused, first.notes) == (9, 0, []) and first.values.dtype == np.float32
+        torch.testing.assert_close(
+            torch.from_numpy(first.values), Network().eval()(expected), rtol=0, atol=1e-6
+        )
+    assert (first.computed, first.reused, first.notes) == (
+        9,
+        0,
+        [],
+    ) and first.values.dtype == np.float32
     assert network.training  # as it was
     again = features(network, files, tmp_path / "cache", files.paths[::-1] + files.paths[:1])
     assert (again.computed, again.reused, files.read) == (0, 9, [])
@@ -82,7 +93,9 @@ def test_only_what_is_new_is_computed(files, tmp_path):
     assert files.read == ["2.bin", "3.bin", "4.bin"]
     both = features(Network(), files, tmp_path, [*files.paths[4:7], files.paths[5]])
     assert files.read == ["5.bin", "6.bin"] and (both.computed, both.reused) == (2, 1)
-    assert np.array_equal(both.values[0], some.values[2]) and np.array_equal(both.values[1], both.values[3])
+    assert np.array_equal(both.values[0], some.values[2]) and np.array_equal(
+        both.values[1], both.values[3]
+    )
     assert features(Network(), files, tmp_path, []).values.shape[0] == 0
 
 
@@ -93,7 +106,9 @@ def test_a_changed_file_is_computed_again(files, tmp_path):
         file.write(b"\x01\x02\x03\x04")
     os.utime(files.paths[3], ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
     after = features(Network(), files, tmp_path)
-    assert files.read == ["3.bin"] and (before.values != after.values).any(1).tolist() == [i == 3 for i in range(9)]
+    assert files.read == ["3.bin"] and (before.values != after.values).any(1).tolist() == [
+        i == 3 for i in range(9)
+    ]
 
 
 def test_by_content_moved_files_are_found_and_copies_computed_once(files, tmp_path):
@@ -107,10 +122,16 @@ def test_by_content_moved_files_are_found_and_copies_computed_once(files, tmp_pa
 
 @pytest.mark.parametrize(
     "network, changes",
-    [(Network(1), {}), (Network(pool="mean"), {}), (Network(), {"preprocessing": {"size": 3}}),
-     (Network(), {"precision": "bf16"})],
-)  # fmt: skip
-def test_other_weights_preprocessing_pool_or_precision_have_their_own_file(files, tmp_path, network, changes):
+    [
+        (Network(1), {}),
+        (Network(pool="mean"), {}),
+        (Network(), {"preprocessing": {"size": 3}}),
+        (Network(), {"precision": "bf16"}),
+    ],
+)
+def test_other_weights_preprocessing_pool_or_precision_have_their_own_file(
+    files, tmp_path, network, changes
+):
     first = features(Network(), files, tmp_path)
     other = features(network, files, tmp_path, **changes)
     assert other.computed == 9 and other.path != first.path
@@ -145,7 +166,9 @@ def test_a_damaged_file_is_computed_anew_and_said_so(files, tmp_path, kind):
         np.savez(first.path, keys=keys, values=values)
     again = features(Network(), files, tmp_path)
     assert again.computed == 9 and np.array_equal(again.values, first.values)
-    assert len(again.notes) == 1 and "damaged" in again.notes[0] and str(first.path) in again.notes[0]
+    assert (
+        len(again.notes) == 1 and "damaged" in again.notes[0] and str(first.path) in again.notes[0]
+    )
     assert features(Network(), files, tmp_path).notes == []
 
 
@@ -163,10 +186,23 @@ def test_a_failure_leaves_the_file_as_it_was(files, tmp_path, monkeypatch):
     assert first.path.read_bytes() == content and len(list(tmp_path.glob("*.npz"))) == 1
     with pytest.raises(ValueError, match="not finite, first .*5.bin"):
         bad = Network()
-        features(bad, files, tmp_path / "bad", [files.paths[5]], normalise=lambda x: normalise(x) * float("nan"))
+        features(
+            bad,
+            files,
+            tmp_path / "bad",
+            [files.paths[5]],
+            normalise=lambda x: normalise(x) * float("nan"),
+        )
     with pytest.raises(ValueError, match="0 radiographs came for 1 rows"):
-        cached_features(Network(), [files.paths[8]], lambda rows: [], folder=tmp_path, preprocessing={"size": 2},
-                        normalise=normalise, device=CPU)  # fmt: skip
+        cached_features(
+            Network(),
+            [files.paths[8]],
+            lambda rows: [],
+            folder=tmp_path,
+            preprocessing={"size": 2},
+            normalise=normalise,
+            device=CPU,
+        )
     with pytest.raises(FileNotFoundError):
         features(Network(), files, tmp_path, [str(tmp_path / "nothing.bin")])
 

@@ -18,7 +18,9 @@ ROADS = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "wi
 @pytest.fixture(scope="module")
 def mae(tmp_path_factory):
     """A small masked autoencoder with another LayerNorm eps and an oblong input."""
-    config = MAEConfig((32, 48), 8, 32, 3, 2, decoder_dim=32, decoder_depth=1, decoder_heads=2, layer_norm_eps=1e-4)
+    config = MAEConfig(
+        (32, 48), 8, 32, 3, 2, decoder_dim=32, decoder_depth=1, decoder_heads=2, layer_norm_eps=1e-4
+    )
     folder = tmp_path_factory.mktemp("mae")
     save_mae(MaskedAutoencoder(config), folder, ROADS, "card")
     return folder
@@ -33,7 +35,14 @@ def built(backbone, head):
 
 
 @pytest.mark.parametrize(
-    "name", ["mae", "none:test_resnet", "none:test_vit3", "none:test_convnext", "none:vit_tiny_patch16_224"]
+    "name",
+    [
+        "mae",
+        "none:test_resnet",
+        "none:test_vit3",
+        "none:test_convnext",
+        "none:vit_tiny_patch16_224",
+    ],
 )
 @pytest.mark.parametrize(
     "head", ["region-guided", ("binary", 1, 0), ("multiclass", 5, 0), ("regression", 1, 1)], ids=str
@@ -50,7 +59,10 @@ def test_what_is_saved_comes_back(mae, tmp_path, name, head):
     images, extra = torch.randn(2, 3, *backbone.input_size), torch.ones(2, 1)
     given = (images, extra) if getattr(model, "covariates", 0) else (images,)
     assert torch.equal(loaded.model.predict(*given), model.predict(*given))
-    assert loaded.model.backbone.pool == backbone.pool and loaded.model.backbone.input_size == backbone.input_size
+    assert (
+        loaded.model.backbone.pool == backbone.pool
+        and loaded.model.backbone.input_size == backbone.input_size
+    )
     assert loaded.preprocessor == ROADS and loaded.about == {"classes": ["a", "b"]}
 
 
@@ -59,7 +71,10 @@ def test_what_is_saved_comes_back(mae, tmp_path, name, head):
     [
         (lambda c: c["backbone"]["vit"].update(depth=10**9), "depth 1000000000; expected 1 to 256"),
         (lambda c: c["backbone"]["vit"].update(dim=16_000), "missing|misshapen|do not fit|shape"),
-        (lambda c: c["backbone"]["vit"].pop("heads"), r"no network can be built of it \(no entry 'heads'\)"),
+        (
+            lambda c: c["backbone"]["vit"].pop("heads"),
+            r"no network can be built of it \(no entry 'heads'\)",
+        ),
         (lambda c: c["backbone"].update(input_size=[10**9, 32]), "an input of"),
         (
             lambda c: c["backbone"].pop("vit") and c["backbone"].update(timm="os.system"),
@@ -67,7 +82,10 @@ def test_what_is_saved_comes_back(mae, tmp_path, name, head):
         ),
         (lambda c: c["head"].update(kind="pickle"), "a head 'pickle'"),
         (lambda c: c.pop("head"), "config.json describes no fine-tuned network: it has no 'head'"),
-        (lambda c: c.pop("backbone"), "config.json describes no fine-tuned network: it has no 'backbone'"),
+        (
+            lambda c: c.pop("backbone"),
+            "config.json describes no fine-tuned network: it has no 'backbone'",
+        ),
     ],
 )
 def test_a_folder_that_lies_is_refused(mae, tmp_path, change, told):

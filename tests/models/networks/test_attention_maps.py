@@ -27,7 +27,9 @@ def written_out(network, images):
         for head in range(H):
             part = slice(head * d, (head + 1) * d)
             for i in range(T):
-                powers = [math.exp(float(q[b, i, part] @ k[b, j, part]) / math.sqrt(d)) for j in range(T)]
+                powers = [
+                    math.exp(float(q[b, i, part] @ k[b, j, part]) / math.sqrt(d)) for j in range(T)
+                ]
                 found[b, head, i] = torch.tensor([power / sum(powers) for power in powers])
     return found
 
@@ -41,12 +43,18 @@ def test_equals_the_softmax_written_out(fused):
     network.blocks[-1].attn.fused_attn = fused
     images = torch.randn(2, 3, 24, 16)
     found = last_attention(network, images)
-    assert network.training and network.blocks[-1].training and not network.blocks[-1].attn._forward_pre_hooks
+    assert (
+        network.training
+        and network.blocks[-1].training
+        and not network.blocks[-1].attn._forward_pre_hooks
+    )
     expected = written_out(network.eval(), images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     maps = attention_maps(Backbone(network), images)
     assert maps.shape == (2, 3, 3, 2) and expected.std() > 0.05
-    torch.testing.assert_close(maps[1, 2, 1, 1], expected[1, 2, 0, 1 + 1 * 2 + 1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        maps[1, 2, 1, 1], expected[1, 2, 0, 1 + 1 * 2 + 1], rtol=1e-4, atol=1e-6
+    )
     torch.testing.assert_close(maps.sum((2, 3)), 1 - expected[:, :, 0, 0], rtol=1e-4, atol=1e-6)
 
 
@@ -70,7 +78,9 @@ def test_without_class_token_all_patches_ask():
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "mixer_s32_224"]
+)
 def test_other_networks_are_refused(name):
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=0)

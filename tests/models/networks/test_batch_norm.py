@@ -17,8 +17,19 @@ from models.networks.batch_norm import _GroupBatchNorm, _GroupBatchNormAct, sync
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 DEVICES = pytest.mark.parametrize("device", [CPU, GPU], ids=["CPU", "GPU"])
 # with and without an activation inside their batch norms
-NETWORKS = ("resnet18", "resnet10t", "densenet121", "efficientnet_b0", "tf_efficientnetv2_b0", "regnety_002",
-            "mobilenetv3_small_050", "repvgg_a0", "dla34", "ghostnet_050", "resnetv2_50x1_bit")  # fmt: skip
+NETWORKS = (
+    "resnet18",
+    "resnet10t",
+    "densenet121",
+    "efficientnet_b0",
+    "tf_efficientnetv2_b0",
+    "regnety_002",
+    "mobilenetv3_small_050",
+    "repvgg_a0",
+    "dla34",
+    "ghostnet_050",
+    "resnetv2_50x1_bit",
+)
 QUICK = ("resnet18", "efficientnet_b0", "regnety_002")
 
 
@@ -41,7 +52,8 @@ def spread(network: nn.Module) -> nn.Module:
 
 @DEVICES
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NETWORKS],
 )
 def test_a_network_of_timm_keeps_its_output_and_its_keys(several, device, name):
     torch.manual_seed(0)
@@ -60,18 +72,39 @@ def test_a_network_of_timm_keeps_its_output_and_its_keys(several, device, name):
 def test_which_layers_are_converted(several, device):
     act = BatchNormAct2d(4, act_layer=nn.SiLU, drop_layer=nn.Dropout)
     without_memory = nn.BatchNorm2d(4, affine=False, track_running_stats=False)
-    layers = [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), act, without_memory, nn.SyncBatchNorm(4),
-              SyncBatchNormAct(4)]  # fmt: skip
+    layers = [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm2d(4),
+        nn.BatchNorm3d(4),
+        act,
+        without_memory,
+        nn.SyncBatchNorm(4),
+        SyncBatchNormAct(4),
+    ]
     layers[-1].act, layers[-1].drop = nn.SiLU(), nn.Identity()
-    kept = [nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.InstanceNorm2d(4), FrozenBatchNormAct2d(4), GroupNormAct(4, 2),
-            LayerNorm2d(4)]  # fmt: skip
+    kept = [
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(4),
+        nn.InstanceNorm2d(4),
+        FrozenBatchNormAct2d(4),
+        GroupNormAct(4, 2),
+        LayerNorm2d(4),
+    ]
     converted = synchronised(nn.Sequential(*layers, *kept), device)
-    plain, with_act = (_GroupBatchNorm, _GroupBatchNormAct) if device == CPU else (nn.SyncBatchNorm, SyncBatchNormAct)
+    plain, with_act = (
+        (_GroupBatchNorm, _GroupBatchNormAct)
+        if device == CPU
+        else (nn.SyncBatchNorm, SyncBatchNormAct)
+    )
     expected = [plain, plain, plain, with_act, plain, plain, with_act]
     assert [type(layer) for layer in converted[: len(layers)]] == expected
-    assert [one is other for one, other in zip(converted[len(layers) :], kept)] == [True] * len(kept)
+    assert [one is other for one, other in zip(converted[len(layers) :], kept)] == [True] * len(
+        kept
+    )
     assert isinstance(converted[3].act, nn.SiLU) and isinstance(converted[3].drop, nn.Dropout)
-    assert all(a is b for a, b in zip(converted[0].parameters(), layers[0].parameters(), strict=True))
+    assert all(
+        a is b for a, b in zip(converted[0].parameters(), layers[0].parameters(), strict=True)
+    )
     again = synchronised(converted, device)
     assert [type(layer) for layer in again[: len(layers)]] == expected
     assert isinstance(again[3].act, nn.SiLU) and isinstance(again[6].act, nn.SiLU)
@@ -82,7 +115,10 @@ def test_a_layer_in_two_places_stays_one_and_a_norm_alone_is_converted(several, 
     shared = nn.BatchNorm2d(3)
     network = nn.ModuleDict({"a": nn.Sequential(shared), "b": shared, "c": nn.ModuleList([shared])})
     network = synchronised(network, device)
-    assert network["a"][0] is network["b"] is network["c"][0] and type(network["b"]) is not nn.BatchNorm2d
+    assert (
+        network["a"][0] is network["b"] is network["c"][0]
+        and type(network["b"]) is not nn.BatchNorm2d
+    )
     assert type(synchronised(nn.BatchNorm1d(3), device)) is not nn.BatchNorm1d
 
 
@@ -116,15 +152,24 @@ class Several(nn.Module):
         return self.flat(maps.mean((2, 3)) + maps.amax((2, 3)))
 
 
-@pytest.mark.parametrize("sizes", [(3, 3), (1, 5), (2, 1, 3)], ids=["even", "uneven", "three processes"])
+@pytest.mark.parametrize(
+    "sizes", [(3, 3), (1, 5), (2, 1, 3)], ids=["even", "uneven", "three processes"]
+)
 def test_several_processes_have_the_statistics_and_gradients_of_one(sizes):
     """For three batches one after the other; the last parts of the processes may have different sizes."""
-    images = torch.randn(3, 6, 3, 9, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 + 1
+    images = (
+        torch.randn(3, 6, 3, 9, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        * 2
+        + 1
+    )
     weights = torch.arange(6, dtype=torch.float64)
 
     def run(network, of_rank):
         for batch in images:
-            (network(batch.split(sizes)[of_rank] if of_rank is not None else batch).square() * weights).sum().backward()
+            (
+                network(batch.split(sizes)[of_rank] if of_rank is not None else batch).square()
+                * weights
+            ).sum().backward()
         return [p.grad for p in network.parameters()]
 
     whole = Several().double().train()

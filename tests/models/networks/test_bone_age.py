@@ -10,7 +10,11 @@ from golden.fill import fill_input, fill_tensor, mismatch
 
 from models.backbones.backbone import Backbone, build_backbone
 from models.backbones.finetuned import load_finetuned, save_finetuned
-from models.backbones.published_bone_age import load_bone_age, published_preprocessor, save_published
+from models.backbones.published_bone_age import (
+    load_bone_age,
+    published_preprocessor,
+    save_published,
+)
 from models.networks.bone_age import BoneAge, hybrid_loss, l1_l2_loss, laplace_loss, sex_code
 from models.networks.gem import GeM
 from models.weights.checkpoint import read_tensors
@@ -27,10 +31,21 @@ def golden(name):
 def published(tmp_path_factory):
     """BoneXage's file with filled weights, as two GPUs would have written it."""
     meta, _ = golden("g8_boneage_convnext_tiny")
-    state = {f"module.{k}": torch.from_numpy(fill_tensor(k, s, meta["salt"])) for k, s in meta["keys"].items()}
+    state = {
+        f"module.{k}": torch.from_numpy(fill_tensor(k, s, meta["salt"]))
+        for k, s in meta["keys"].items()
+    }
     path = tmp_path_factory.mktemp("published") / "best_model.pth"
-    torch.save({"epoch": 7, "model_state_dict": state, "optimizer_state_dict": {"state": {}, "param_groups": []},
-                "val_mae": 6.5, "val_r2": np.float64(0.9)}, path)  # fmt: skip
+    torch.save(
+        {
+            "epoch": 7,
+            "model_state_dict": state,
+            "optimizer_state_dict": {"state": {}, "param_groups": []},
+            "val_mae": 6.5,
+            "val_r2": np.float64(0.9),
+        },
+        path,
+    )
     return path
 
 
@@ -38,8 +53,13 @@ def published(tmp_path_factory):
 def test_the_published_file_loads_and_answers_as_published(published, side):
     meta, npz = golden("g8_boneage_convnext_tiny")
     loaded = load_bone_age(published)
-    assert loaded.about["val_r2"] == 0.9 and loaded.about["epoch"] == 7 and not loaded.model.training
-    assert loaded.preprocessor["image_mean"] == [0.5] * 3 and loaded.preprocessor["size"]["height"] == 512
+    assert (
+        loaded.about["val_r2"] == 0.9 and loaded.about["epoch"] == 7 and not loaded.model.training
+    )
+    assert (
+        loaded.preprocessor["image_mean"] == [0.5] * 3
+        and loaded.preprocessor["size"]["height"] == 512
+    )
     model = loaded.model
     images = (torch.from_numpy(fill_input(**meta["inputs"][f"images01_{side}"])) - 0.5) / 0.5
     with torch.no_grad():
@@ -54,7 +74,10 @@ def test_the_published_file_loads_and_answers_as_published(published, side):
             months = model.months(features, known).months
             assert months.shape == (len(images),)  # also of a batch of one
             stored = meta["outputs"][f"{side}_{word}/age_months"]["shape"]
-            assert mismatch(meta, npz, f"{side}_{word}/age_months", months.numpy().reshape(stored)) <= 1
+            assert (
+                mismatch(meta, npz, f"{side}_{word}/age_months", months.numpy().reshape(stored))
+                <= 1
+            )
 
 
 @pytest.mark.slow
@@ -70,15 +93,19 @@ def test_a_training_step_has_the_published_loss_and_gradients(published):
     result = model({"image": images, "target": target, "extra": sex})
     assert result["loss"].item() == pytest.approx(meta["expected"]["train/hybrid_loss"], rel=1e-5)
     result["loss"].backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # the published gradients are clipped ones
+    norm = torch.nn.utils.clip_grad_norm_(
+        model.parameters(), 1.0
+    )  # the published gradients are clipped ones
     assert mismatch(meta, npz, "train/grad_norm_total", norm.double().numpy()[None]) <= 1
     network = model.backbone.network
     ours = {
-        "pool.p": model.pool.p.grad, "sex_encoder.fc.0.weight": model.sex_encoder.fc[0].weight.grad,
-        "head.2.bias": model.head[2].bias.grad, "head.8.weight": model.head[8].weight.grad,
+        "pool.p": model.pool.p.grad,
+        "sex_encoder.fc.0.weight": model.sex_encoder.fc[0].weight.grad,
+        "head.2.bias": model.head[2].bias.grad,
+        "head.8.weight": model.head[8].weight.grad,
         "features.0.0.bias": network.stem[0].bias.grad,
         "features.7.2.layer_scale": network.stages[3].blocks[2].gamma.grad[:, None, None],
-    }  # fmt: skip
+    }
     for name, gradient in ours.items():
         assert mismatch(meta, npz, f"train/grad/{name}", gradient.numpy()) <= 1
 
@@ -130,14 +157,18 @@ def test_unknown_sex_is_the_mean_of_both_and_widens_the_spread(loss):
     mixed = model.months(features, torch.tensor([1.0, torch.nan, 0.0]))
     apart = (male.months - female.months)[1].item()
     assert abs(apart) > 0.1
-    expected = torch.stack([male.months[0], (male.months[1] + female.months[1]) / 2, female.months[2]])
+    expected = torch.stack(
+        [male.months[0], (male.months[1] + female.months[1]) / 2, female.months[2]]
+    )
     torch.testing.assert_close(mixed.months, expected)
     if loss == "hybrid":
         assert mixed.sd is None and male.sd is None
     else:
         # the SD of a mixture, by its definition
         second = ((male.sd**2 + male.months**2 + female.sd**2 + female.months**2) / 2)[1]
-        assert mixed.sd[1].item() == pytest.approx((second - expected[1] ** 2).sqrt().item(), rel=1e-3)
+        assert mixed.sd[1].item() == pytest.approx(
+            (second - expected[1] ** 2).sqrt().item(), rel=1e-3
+        )
         torch.testing.assert_close(mixed.sd[[0, 2]], torch.stack([male.sd[0], female.sd[2]]))
     with pytest.raises(ValueError, match=r"sex .*expected 1 \(male\)"):
         model.months(features, torch.tensor([1.0, 2.0, 0.0]))
@@ -155,8 +186,11 @@ def test_laplace_loss_is_its_negative_log_density():
 
 def test_an_unknown_bone_age_does_not_count():
     model = small().train()
-    batch = {"image": torch.randn(4, 3, 64, 64), "target": torch.tensor([12.0, torch.nan, 100.0, 200.0]),
-             "extra": torch.tensor([[1.0], [0.0], [1.0], [0.0]])}  # fmt: skip
+    batch = {
+        "image": torch.randn(4, 3, 64, 64),
+        "target": torch.tensor([12.0, torch.nan, 100.0, 200.0]),
+        "extra": torch.tensor([[1.0], [0.0], [1.0], [0.0]]),
+    }
     torch.manual_seed(3)
     result = model(batch)
     batch["target"] = torch.tensor([12.0, 1e4, 100.0, 200.0])
@@ -175,10 +209,12 @@ def test_an_unknown_bone_age_does_not_count():
     [
         "none:convnext_atto",
         "none:mae_vit_mini_patch16",
-        *(pytest.param(f"none:{name}", marks=pytest.mark.slow)
-          for name in ("resnet50", "convnext_base", "tf_efficientnetv2_m", "vit_tiny_patch16_224")),
+        *(
+            pytest.param(f"none:{name}", marks=pytest.mark.slow)
+            for name in ("resnet50", "convnext_base", "tf_efficientnetv2_m", "vit_tiny_patch16_224")
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_backbone_trains_all_its_parameters_and_comes_back_from_its_folder(name, tmp_path):
     model = small("laplace", name).train()
     batch = {
@@ -195,8 +231,10 @@ def test_every_backbone_trains_all_its_parameters_and_comes_back_from_its_folder
     assert loaded.about == {"note": 1} and loaded.model.loss == "laplace"
     images, sex = batch["image"], torch.tensor([1.0, 0.0])
     with torch.no_grad():
-        for ours, theirs in zip(model.months(model.features(images), sex),
-                                loaded.model.months(loaded.model.features(images), sex)):  # fmt: skip
+        for ours, theirs in zip(
+            model.months(model.features(images), sex),
+            loaded.model.months(loaded.model.features(images), sex),
+        ):
             torch.testing.assert_close(ours, theirs)
         there = model.last_map(images)
         assert there.shape[:2] == (2, model.backbone.network.num_features)
@@ -231,17 +269,26 @@ def test_what_is_no_bone_age_network_is_refused_by_name(tmp_path):
 def test_our_training_writes_the_published_layout_where_it_has_a_place(published, tmp_path):
     loaded = load_bone_age(published)
     told = published_preprocessor() | {"image_mean": [0.4] * 3}
-    assert save_published(loaded.model, tmp_path / "again.pth", told, {"backbone": "x"}, {"epoch": 3, "val_mae": 5.0})
+    assert save_published(
+        loaded.model, tmp_path / "again.pth", told, {"backbone": "x"}, {"epoch": 3, "val_mae": 5.0}
+    )
     content = torch.load(tmp_path / "again.pth", weights_only=True)
     original = read_tensors(published)["model_state_dict"]
     assert {f"module.{key}" for key in content["model_state_dict"]} == set(original)
     for key, value in content["model_state_dict"].items():
         assert torch.equal(value, original[f"module.{key}"])
     again = load_bone_age(tmp_path / "again.pth")
-    assert again.preprocessor == told and again.about == {"backbone": "x", "epoch": 3, "val_mae": 5.0}
+    assert again.preprocessor == told and again.about == {
+        "backbone": "x",
+        "epoch": 3,
+        "val_mae": 5.0,
+    }
     assert not save_published(small(), tmp_path / "no.pth", told, {}, {})
     convnext = BoneAge(Backbone(loaded.model.backbone.network, None, (64, 64)), loss="laplace")
-    assert not save_published(convnext, tmp_path / "no.pth", told, {}, {}) and not (tmp_path / "no.pth").exists()
+    assert (
+        not save_published(convnext, tmp_path / "no.pth", told, {}, {})
+        and not (tmp_path / "no.pth").exists()
+    )
 
 
 def test_words_for_the_sex_are_a_closed_list():
@@ -264,8 +311,12 @@ def test_torchvisions_convnext_is_a_backbone(tmp_path):
     backbone = build_backbone(tmp_path / "convnext_tiny-983f1562.pth", input_size=(64, 64))
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.tokens(images)["patch"], theirs.features(images).flatten(2).transpose(1, 2),
-                                   rtol=1e-4, atol=1e-4)  # fmt: skip
+        torch.testing.assert_close(
+            backbone.tokens(images)["patch"],
+            theirs.features(images).flatten(2).transpose(1, 2),
+            rtol=1e-4,
+            atol=1e-4,
+        )
         pooled = theirs.classifier[:2](theirs.avgpool(theirs.features(images)))
         torch.testing.assert_close(backbone(images), pooled, rtol=1e-4, atol=1e-4)
 
@@ -274,7 +325,10 @@ def test_settled_norms_see_what_they_were_measured_on_without_dropout():
     """Afterwards each norm's input has mean 0 and variance 1 over these radiographs, whatever it had recorded."""
     model = small("laplace").train()
     generator = torch.Generator().manual_seed(2)
-    features, sex = 3 + 2 * torch.randn(40, 512, generator=generator), (torch.arange(40) % 2).float()
+    features, sex = (
+        3 + 2 * torch.randn(40, 512, generator=generator),
+        (torch.arange(40) % 2).float(),
+    )
     for _ in range(3):
         model.answers(features, sex)  # running statistics with dropout
     model.settle(features, sex)

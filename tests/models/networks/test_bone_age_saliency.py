@@ -14,7 +14,9 @@ from models.networks.bone_age_saliency import month_maps
 def model() -> BoneAge:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return BoneAge(build_backbone("none:resnet10t", input_size=(64, 64)), lambda images: images).eval()
+        return BoneAge(
+            build_backbone("none:resnet10t", input_size=(64, 64)), lambda images: images
+        ).eval()
 
 
 def test_the_map_is_the_slope_of_the_months(model):
@@ -44,8 +46,16 @@ def test_the_map_is_the_slope_of_the_months(model):
 
 def test_of_unknown_sex_it_is_the_mean_of_both(model):
     there = torch.rand(3, 512, 2, 2, generator=torch.Generator().manual_seed(2))
-    girl, boy, unknown = (month_maps(model, there, torch.full((3,), one)) for one in (0.0, 1.0, math.nan))
+    girl, boy, unknown = (
+        month_maps(model, there, torch.full((3,), one)) for one in (0.0, 1.0, math.nan)
+    )
     assert not torch.allclose(girl, boy, rtol=1e-4)
-    assert not torch.allclose(unknown, girl, rtol=1e-4) and not torch.allclose(unknown, boy, rtol=1e-4)
+    assert not torch.allclose(unknown, girl, rtol=1e-4) and not torch.allclose(
+        unknown, boy, rtol=1e-4
+    )
     low, high = torch.minimum(girl, boy), torch.maximum(girl, boy)
-    assert (unknown >= low - 1e-6).all() and (unknown <= high + 1e-6).all() and torch.isfinite(unknown).all()
+    assert (
+        (unknown >= low - 1e-6).all()
+        and (unknown <= high + 1e-6).all()
+        and torch.isfinite(unknown).all()
+    )

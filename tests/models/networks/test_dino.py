@@ -11,7 +11,14 @@ from torch import nn
 
 from models.backbones.dino import dino_backbone, load_initial
 from models.networks.batch_norm import synchronised
-from models.networks.dino import DINO, DINOHead, ProjectedBackbone, dino_loss, feature_sd, signs_of_collapse
+from models.networks.dino import (
+    DINO,
+    DINOHead,
+    ProjectedBackbone,
+    dino_loss,
+    feature_sd,
+    signs_of_collapse,
+)
 from training.schedules import constant, warmup_cosine
 
 
@@ -29,7 +36,9 @@ def double_loop(student, targets, temperature):
 def test_the_loss_and_its_gradient_equal_a_double_loop_over_views(global_views, local_views):
     rng = torch.Generator().manual_seed(global_views * 10 + local_views)
     student = torch.randn(global_views + local_views, 3, 50, generator=rng, dtype=torch.float64)
-    targets = torch.randn(global_views, 3, 50, generator=rng, dtype=torch.float64).mul(3).softmax(-1)
+    targets = (
+        torch.randn(global_views, 3, 50, generator=rng, dtype=torch.float64).mul(3).softmax(-1)
+    )
     one, other = (student.clone().requires_grad_() for _ in range(2))
     expected, found = double_loop(one, targets, 0.1), dino_loss(other, targets, 0.1)
     expected.backward()
@@ -50,15 +59,21 @@ def tiny(batch_norm=False, seed=0, **options):
     pair = []
     for _ in range(2):
         backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 16))
-        pair.append(ProjectedBackbone(backbone, DINOHead(16, 24, hidden=12, bottleneck=6, batch_norm=batch_norm)))
+        pair.append(
+            ProjectedBackbone(
+                backbone, DINOHead(16, 24, hidden=12, bottleneck=6, batch_norm=batch_norm)
+            )
+        )
     defaults = {"teacher_temperature": constant(0.04), "momentum": warmup_cosine(0.996, 1.0)}
     return DINO(*pair, **defaults | options).train()
 
 
 def batch(size=4, seed=1, side=16):
     rng = torch.Generator().manual_seed(seed)
-    return {"global": torch.randn(size, 2, 3, side, side, generator=rng),
-            "local": torch.randn(size, 3, 3, side // 2, side // 2, generator=rng)}  # fmt: skip
+    return {
+        "global": torch.randn(size, 2, 3, side, side, generator=rng),
+        "local": torch.randn(size, 3, 3, side // 2, side // 2, generator=rng),
+    }
 
 
 def step(dino, passes, progress=0.5, lr=0.5):
@@ -141,7 +156,9 @@ def test_evaluation_changes_nothing():
 
 def test_views_of_one_size_are_one_batch():
     dino, sizes = tiny(), []
-    dino.student.backbone.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
+    dino.student.backbone.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
+    )
     dino(batch(), 0.5)
     assert sizes == [(8, 3, 16, 16), (12, 3, 8, 8)]
 
@@ -158,10 +175,14 @@ def test_signs_of_collapse():
     dino = tiny()
     record = {name: value.item() for name, value in dino(batch(16), 0.5).items()}
     assert signs_of_collapse(record, 24) == [] and signs_of_collapse({"loss": 1.0}, 24) == []
-    with torch.no_grad():  # the same features whatever comes in: after centring no prototype is preferred
+    with (
+        torch.no_grad()
+    ):  # the same features whatever comes in: after centring no prototype is preferred
         dino.teacher.backbone[2].weight.zero_()
         dino.centre.copy_(dino.teacher(list(batch(1)["global"].unbind(1)))[0].mean(0, keepdim=True))
-    told = signs_of_collapse({name: value.item() for name, value in dino(batch(16), 0.5).items()}, 24)
+    told = signs_of_collapse(
+        {name: value.item() for name, value in dino(batch(16), 0.5).items()}, 24
+    )
     assert len(told) == 2 and "prefers no prototype" in told[0] and "nearly the same" in told[1]
     told = signs_of_collapse({"teacher_entropy": 1e-4, "kl": 1e-5, "feature_sd": 0.5}, 24)
     assert len(told) == 1 and "one prototype for all" in told[0]
@@ -169,9 +190,9 @@ def test_signs_of_collapse():
 
 def test_the_spread_of_features():
     assert feature_sd(torch.ones(10, 4)).item() == 0
-    assert feature_sd(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))).item() == pytest.approx(
-        1, 0.02
-    )
+    assert feature_sd(
+        torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    ).item() == pytest.approx(1, 0.02)
 
 
 def batch_norms():
@@ -181,7 +202,10 @@ def batch_norms():
 
 
 def test_batch_norms_over_two_processes_equal_one():
-    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 3 + 10
+    images = (
+        torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 3
+        + 10
+    )
 
     def run(network, part, processes):
         (network(part).square() * torch.arange(180)).sum().div(len(images)).backward()
@@ -220,7 +244,9 @@ def test_initial_weights_come_from_any_backbone(tmp_path):
     import models.networks.vit
 
     source = dino_backbone("resnet18")
-    assert torch.equal(source.layer4[1].bn2.weight, torch.ones(512))  # as torchvision's, not as timm's
+    assert torch.equal(
+        source.layer4[1].bn2.weight, torch.ones(512)
+    )  # as torchvision's, not as timm's
     save_file(source.state_dict(), tmp_path / "resnet.safetensors")
     target = dino_backbone("resnet18")
     assert "matched" in load_initial(target, tmp_path / "resnet.safetensors")
@@ -234,7 +260,10 @@ def test_initial_weights_come_from_any_backbone(tmp_path):
     assert torch.equal(transformer.blocks[0].attn.qkv.weight, larger.blocks[0].attn.qkv.weight)
     assert transformer.pos_embed.shape == (1, 17, 192)
     images = torch.randn(1, 3, 64, 64)
-    assert torch.isfinite(transformer(images)).all() and math.prod(transformer(images[..., :32, :48]).shape) == 192
+    assert (
+        torch.isfinite(transformer(images)).all()
+        and math.prod(transformer(images[..., :32, :48]).shape) == 192
+    )
 
 
 def test_an_export_is_resampled_as_it_was_trained(tmp_path):

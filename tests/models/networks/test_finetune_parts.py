@@ -39,7 +39,13 @@ def records(tmp_path):
             y, x = rng.integers(4, 24, 2)
             pixels[y : y + 12, x : x + 12] += 120
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-        rows.append({"image": str(tmp_path / f"{i}.png"), "target": np.nan if i % 10 == 9 else target, "truth": target})
+        rows.append(
+            {
+                "image": str(tmp_path / f"{i}.png"),
+                "target": np.nan if i % 10 == 9 else target,
+                "truth": target,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -50,15 +56,27 @@ def test_finetuning_and_a_linear_probe(records, tmp_path):
     kept = KeptRadiographs(records["image"], preprocessing, 0.1).fill()
     train, test = records.iloc[:48], records.iloc[48:]
     model = Supervised(
-        backbone, "binary", 1, preprocessing.normalise, class_weights=balanced_weights(train["target"], 2)
+        backbone,
+        "binary",
+        1,
+        preprocessing.normalise,
+        class_weights=balanced_weights(train["target"], 2),
     )
     dataset = Spots(train, preprocessing, CropFlip(32, 32, scale=(1, 1)), keep=kept)
     plan = Plan(len(dataset), 16, epochs=5)
-    outcome = fit(model, Fit(
-        plan=plan, optimizer=adamw(parameter_groups(model, 0.75)), seed=0, progress_bar=False, precision="fp32",
-        schedules={"lr": warmup_cosine(2e-3, warmup=0.1), "weight_decay": constant(0.01)}, device=CPU,
-        batches=step_batches(dataset, plan, seed=0, rank=0, num_workers=0),
-    ))  # fmt: skip
+    outcome = fit(
+        model,
+        Fit(
+            plan=plan,
+            optimizer=adamw(parameter_groups(model, 0.75)),
+            seed=0,
+            progress_bar=False,
+            precision="fp32",
+            schedules={"lr": warmup_cosine(2e-3, warmup=0.1), "weight_decay": constant(0.01)},
+            device=CPU,
+            batches=step_batches(dataset, plan, seed=0, rank=0, num_workers=0),
+        ),
+    )
     assert outcome == "finished"
     held_out = Spots(test, preprocessing, keep=kept)
     batches = ordered_batches(held_out, range(len(test)), batch_size=10)
@@ -70,9 +88,18 @@ def test_finetuning_and_a_linear_probe(records, tmp_path):
     def pixels(rows):
         return (batch["image"] for batch in ordered_batches(every, rows, batch_size=16))
 
-    found = cached_features(backbone, records["image"], pixels, folder=tmp_path / "features", device=CPU,
-                            preprocessing=preprocessing.to_dict(), normalise=preprocessing.normalise)  # fmt: skip
+    found = cached_features(
+        backbone,
+        records["image"],
+        pixels,
+        folder=tmp_path / "features",
+        device=CPU,
+        preprocessing=preprocessing.to_dict(),
+        normalise=preprocessing.normalise,
+    )
     assert found.values.shape == (72, 512) and found.computed == 72
     known = np.flatnonzero(train["target"].notna())
-    scores = linear_probe("binary", found.values[known], train["target"].to_numpy()[known], found.values[48:])
+    scores = linear_probe(
+        "binary", found.values[known], train["target"].to_numpy()[known], found.values[48:]
+    )
     assert roc_auc_score(test["truth"], scores) > 0.95

@@ -19,8 +19,13 @@ from training.optim import LARS, adamw, clip_each, parameter_groups, set_schedul
 from training.schedules import constant, cosine_by_step, stairs, warmup_cosine
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-NETWORKS = {"resnet18": {}, "resnet50": {}, "vit_tiny16": {"patch_size": 16}, "vit_small16": {"patch_size": 16},
-            "vit_small8": {"patch_size": 8}}  # fmt: skip
+NETWORKS = {
+    "resnet18": {},
+    "resnet50": {},
+    "vit_tiny16": {"patch_size": 16},
+    "vit_small16": {"patch_size": 16},
+    "vit_small8": {"patch_size": 8},
+}
 
 
 def fixture(name):
@@ -28,7 +33,9 @@ def fixture(name):
 
 
 def filled(keys, salt=0, prefix=""):
-    return {k.removeprefix(prefix): torch.from_numpy(fill_tensor(k, s, salt)) for k, s in keys.items()}
+    return {
+        k.removeprefix(prefix): torch.from_numpy(fill_tensor(k, s, salt)) for k, s in keys.items()
+    }
 
 
 def given(meta, name):
@@ -47,7 +54,11 @@ def network(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("resnet18", "vit_tiny16") else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+    "name",
+    [
+        n if n in ("resnet18", "vit_tiny16") else pytest.param(n, marks=pytest.mark.slow)
+        for n in NETWORKS
+    ],
 )
 def test_backbones(name):
     meta, npz, backbone = network(name)
@@ -80,22 +91,44 @@ def test_running_mean_moves_by_a_tenth():
     assert (backbone.bn1.running_mean - before).abs().max() > 0.01
 
 
-FILES = {"resnet18": "v1", "vit_tiny16": "v1", "vit_small16": "v2", "vit_small8": "v1", "resnet50": "v2"}
+FILES = {
+    "resnet18": "v1",
+    "vit_tiny16": "v1",
+    "vit_small16": "v2",
+    "vit_small8": "v1",
+    "resnet50": "v2",
+}
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("resnet18", "vit_tiny16") else pytest.param(n, marks=pytest.mark.slow) for n in FILES]
+    "name",
+    [
+        n if n in ("resnet18", "vit_tiny16") else pytest.param(n, marks=pytest.mark.slow)
+        for n in FILES
+    ],
 )
 def test_published_files_load_with_their_preprocessing(name, tmp_path):
     """As they lie on the model pages: {"student", "teacher", "optimizer", "dino_loss", "epoch", "args"}."""
     meta, npz = fixture(f"g7_{name}")
     prefix = meta["expected"]["teacher_prefix"]
     head = fixture("g7_dino_head")[0]["variants"]["plain"]["keys"]
-    teacher = filled(meta["keys"]) | {f"{prefix.removesuffix('backbone.')}head.{k}": v for k, v in filled(head).items()}
-    student = {f"module.{k.removeprefix('module.')}": torch.zeros_like(v) for k, v in teacher.items()}
-    flags = argparse.Namespace(augmentation=FILES[name], subtract_lowpass="False", seed=np.float64(0), out_dim=96)
-    content = {"student": student, "teacher": teacher, "optimizer": {"state": {}, "param_groups": []}, "epoch": 200,
-               "dino_loss": {"center": torch.zeros(1, 96)}, "args": flags}  # fmt: skip
+    teacher = filled(meta["keys"]) | {
+        f"{prefix.removesuffix('backbone.')}head.{k}": v for k, v in filled(head).items()
+    }
+    student = {
+        f"module.{k.removeprefix('module.')}": torch.zeros_like(v) for k, v in teacher.items()
+    }
+    flags = argparse.Namespace(
+        augmentation=FILES[name], subtract_lowpass="False", seed=np.float64(0), out_dim=96
+    )
+    content = {
+        "student": student,
+        "teacher": teacher,
+        "optimizer": {"state": {}, "param_groups": []},
+        "epoch": 200,
+        "dino_loss": {"center": torch.zeros(1, 96)},
+        "args": flags,
+    }
     assert set(meta["expected"]["checkpoint_top_level_keys"][:6]) == content.keys()
     torch.save(content, tmp_path / "dax.pth")
     for side in (224, 96):
@@ -106,32 +139,61 @@ def test_published_files_load_with_their_preprocessing(name, tmp_path):
         assert told["radiograph"]["intensity_options"] == {"complement": True} | contrast
         if name != "vit_small8" or side == 96:
             with torch.no_grad():
-                close(meta, npz, f"features_{side}x{side}", backbone(given(meta, f"images_{side}x{side}")))
+                close(
+                    meta,
+                    npz,
+                    f"features_{side}x{side}",
+                    backbone(given(meta, f"images_{side}x{side}")),
+                )
 
 
 def test_files_of_dino_itself_are_not_taken_for_dax(tmp_path):
     meta, _ = fixture("g7_vit_tiny16")
-    head = {"head.last_layer.weight_g": torch.ones(9, 1), "head.last_layer.weight_v": torch.ones(9, 4)}
-    content = {"teacher": filled(meta["keys"]) | head, "dino_loss": {"center": torch.zeros(1, 9)}, "epoch": 100,
-               "args": argparse.Namespace(arch="vit_tiny", subtract_lowpass="True")}  # fmt: skip
+    head = {
+        "head.last_layer.weight_g": torch.ones(9, 1),
+        "head.last_layer.weight_v": torch.ones(9, 4),
+    }
+    content = {
+        "teacher": filled(meta["keys"]) | head,
+        "dino_loss": {"center": torch.zeros(1, 9)},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_tiny", subtract_lowpass="True"),
+    }
     torch.save(content, tmp_path / "dino.pth")
     assert build_backbone(tmp_path / "dino.pth").preprocessing is None
-    content["args"].augmentation = "v1"  # DAX with an ordinary last layer, as it continues from DINO
+    content[
+        "args"
+    ].augmentation = "v1"  # DAX with an ordinary last layer, as it continues from DINO
     torch.save(content, tmp_path / "dax.pth")
     told = build_backbone(tmp_path / "dax.pth").preprocessing["radiograph"]["intensity_options"]
     assert told == {"complement": True, "lowpass_fraction": DAX_LOWPASS}
 
 
-@pytest.mark.parametrize("variant", ["plain", "bn", "free_g", "nlayers1", "pretrained_resnet50_like"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "bn", "free_g", "nlayers1", "pretrained_resnet50_like"]
+)
 def test_head(variant):
     meta, npz = fixture("g7_dino_head")
     told = meta["variants"][variant]
-    names = {"use_bn": "batch_norm", "norm_last_layer": "fixed_gain", "hidden_dim": "hidden", "nlayers": "layers",
-             "bottleneck_dim": "bottleneck"}  # fmt: skip
-    options = {ours: told["args"][theirs] for theirs, ours in names.items() if theirs in told["args"]}
-    head = DINOHead(told["args"]["in_dim"], told["args"]["out_dim"], **options,
-                    weight_normed=not told["args"].get("pretrained"))  # fmt: skip
-    trainable = {k: p.requires_grad for k, p in head.named_parameters() if k.startswith("last_layer")}
+    names = {
+        "use_bn": "batch_norm",
+        "norm_last_layer": "fixed_gain",
+        "hidden_dim": "hidden",
+        "nlayers": "layers",
+        "bottleneck_dim": "bottleneck",
+    }
+    options = {
+        ours: told["args"][theirs] for theirs, ours in names.items() if theirs in told["args"]
+    }
+    head = DINOHead(
+        told["args"]["in_dim"],
+        told["args"]["out_dim"],
+        **options,
+        weight_normed=not told["args"].get("pretrained"),
+    )
+    trainable = {
+        k: p.requires_grad for k, p in head.named_parameters() if k.startswith("last_layer")
+    }
     assert trainable == told["requires_grad"]
     if told["g_initialised_to_1"]:
         assert torch.equal(head.last_layer.parametrizations.weight.original0, torch.ones(96, 1))
@@ -171,12 +233,22 @@ class Given(nn.Module):
 def test_loss_and_centre_over_steps(kind):
     meta, npz = fixture("g7_dino_loss")
     told = meta["expected"][f"{kind}/args"]
-    temperature = stairs(told["warmup_teacher_temp"], told["teacher_temp"], told["warmup_teacher_temp_epochs"],
-                         told["nepochs"])  # fmt: skip
+    temperature = stairs(
+        told["warmup_teacher_temp"],
+        told["teacher_temp"],
+        told["warmup_teacher_temp_epochs"],
+        told["nepochs"],
+    )
     values = [temperature(epoch / told["nepochs"]) for epoch in range(told["nepochs"])]
     assert values == pytest.approx(meta["expected"][f"{kind}/teacher_temp_schedule"], rel=1e-12)
-    dino = DINO(Given(told["out_dim"]), Given(told["out_dim"]), teacher_temperature=temperature, momentum=constant(1.0),
-                student_temperature=told["student_temp"], centre_momentum=told["center_momentum"])  # fmt: skip
+    dino = DINO(
+        Given(told["out_dim"]),
+        Given(told["out_dim"]),
+        teacher_temperature=temperature,
+        momentum=constant(1.0),
+        student_temperature=told["student_temp"],
+        centre_momentum=told["center_momentum"],
+    )
     batch = {"global": torch.zeros(3, 2, 1, 1, 1), "local": torch.zeros(3, 6, 1, 1, 1)}
     for step in range(3):
         dino.student.logits = given(meta, f"student_{step}").requires_grad_()
@@ -187,7 +259,9 @@ def test_loss_and_centre_over_steps(kind):
         dino.after_step(progress)
         expected = meta["expected"][f"{kind}/step{step}"]
         assert losses["loss"].item() == pytest.approx(expected["loss"], rel=1e-5)
-        assert losses["teacher_entropy"].item() == pytest.approx(expected["teacher_entropy"], rel=1e-5)
+        assert losses["teacher_entropy"].item() == pytest.approx(
+            expected["teacher_entropy"], rel=1e-5
+        )
         assert losses["kl"].item() == pytest.approx(expected["kl_divergence"], rel=1e-5)
         close(meta, npz, f"{kind}/grad_student_{step}", dino.student.logits.grad)
         close(meta, npz, f"{kind}/center_after_{step}", dino.centre)
@@ -205,14 +279,22 @@ def test_one_whole_step(name, arch):
     state = filled(meta["keys"])
     state["head.last_layer.parametrizations.weight.original0"] = torch.ones(48, 1)
     load_strictly(pair[0], state, name)
-    dino = DINO(*pair, teacher_temperature=constant(0.04), momentum=constant(told["momentum"]), freeze_last_layer=0.1,
-                clip_each_norm=told["clip_grad"])  # fmt: skip
+    dino = DINO(
+        *pair,
+        teacher_temperature=constant(0.04),
+        momentum=constant(told["momentum"]),
+        freeze_last_layer=0.1,
+        clip_each_norm=told["clip_grad"],
+    )
     dino.train()
     crops = [given(meta, f"crop{i}") for i in range(5)]
     batch = {"global": torch.stack(crops[:2], 1), "local": torch.stack(crops[2:], 1)}
     optimizer = adamw(parameter_groups(dino))
     outputs = []
-    hooks = [part.head.register_forward_hook(lambda *a: outputs.append(a[2])) for part in (dino.teacher, dino.student)]
+    hooks = [
+        part.head.register_forward_hook(lambda *a: outputs.append(a[2]))
+        for part in (dino.teacher, dino.student)
+    ]
     losses = dino(batch, 0.5)
     losses["loss"].backward()
     for hook in hooks:
@@ -222,14 +304,22 @@ def test_one_whole_step(name, arch):
     assert losses["loss"].item() == pytest.approx(meta["expected"]["loss"], rel=1e-5)
     for ours, theirs in (("teacher_entropy", "teacher_entropy"), ("kl", "kl_divergence")):
         assert losses[ours].item() == pytest.approx(meta["expected"]["metrics"][theirs], rel=1e-4)
-    norms = torch.tensor([p.grad.norm().item() for p in dino.student.parameters() if p.grad is not None])
+    norms = torch.tensor(
+        [p.grad.norm().item() for p in dino.student.parameters() if p.grad is not None]
+    )
     assert mismatch(meta, npz, "grad_norms", norms.double().numpy()) <= 1
-    set_schedules(optimizer, {"lr": constant(told["lr"]), "weight_decay": constant(told["weight_decay"])}, 0.5)
+    set_schedules(
+        optimizer, {"lr": constant(told["lr"]), "weight_decay": constant(told["weight_decay"])}, 0.5
+    )
     dino.before_step(0.5)
     optimizer.step()
     dino.after_step(0.5)
     after = dino.teacher.state_dict()
-    names = [key.removeprefix("teacher_after/") for key in meta["outputs"] if key.startswith("teacher_after/")]
+    names = [
+        key.removeprefix("teacher_after/")
+        for key in meta["outputs"]
+        if key.startswith("teacher_after/")
+    ]
     assert names
     for key in names:
         close(meta, npz, f"teacher_after/{key}", after[key])
@@ -262,7 +352,12 @@ def test_optimizers(kind):
         optimizer.step()
         if kind == "lars" or step == 2:
             for key, value in model.state_dict().items():
-                close(meta, npz, f"lars/step{step}/{key}" if kind == "lars" else f"{kind}/after3/{key}", value)
+                close(
+                    meta,
+                    npz,
+                    f"lars/step{step}/{key}" if kind == "lars" else f"{kind}/after3/{key}",
+                    value,
+                )
 
 
 def test_clipping_of_each_parameter():
@@ -307,7 +402,11 @@ def test_parameter_groups():
     backbone = dino_backbone("vit_tiny")
     student = ProjectedBackbone(backbone, DINOHead(192, 48))
     names = {id(p): name for name, p in student.named_parameters()}
-    decays = {names[id(p)]: g["weight_decay_scale"] for g in parameter_groups(student) for p in g["params"]}
+    decays = {
+        names[id(p)]: g["weight_decay_scale"]
+        for g in parameter_groups(student)
+        for p in g["params"]
+    }
     tokens = {"backbone.cls_token", "backbone.pos_embed"}
     blocks = {key for key in decays if ".blocks." in key}
     theirs = set(told["regularized"]) | set(told["not_regularized"])

@@ -32,7 +32,11 @@ def normalised_images(meta):
 
 def checkpoint(meta, folder):
     """The masked autoencoder of the fixture as a Hugging Face folder."""
-    told = meta["config"]["ViTMAEConfig"] | {"image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-12}
+    told = meta["config"]["ViTMAEConfig"] | {
+        "image_size": 224,
+        "patch_size": 16,
+        "layer_norm_eps": 1e-12,
+    }
     (folder / "config.json").write_text(json.dumps(told))
     keys = {k: s for k, s in meta["keys"].items() if k.startswith(("vit.", "decoder."))}
     state = {k: torch.from_numpy(fill_tensor(k, s, meta["salt"])) for k, s in keys.items()}
@@ -42,7 +46,9 @@ def checkpoint(meta, folder):
 
 def fine_tuned(meta, folder, kind="multiclass"):
     """Our backbone and head with the classifier's weights of the fixture."""
-    model = Supervised(build_backbone(checkpoint(meta, folder)), kind, meta["config"]["num_labels"]).eval()
+    model = Supervised(
+        build_backbone(checkpoint(meta, folder)), kind, meta["config"]["num_labels"]
+    ).eval()
     with torch.no_grad():
         for name in ("weight", "bias"):
             value = fill_tensor(f"classifier.{name}", getattr(model.head, name).shape, meta["salt"])
@@ -55,7 +61,10 @@ def test_classifier_on_a_masked_autoencoder(size, tmp_path):
     meta, npz = fixture(f"g3_vit_head_{size}")
     model, images = fine_tuned(meta, tmp_path), normalised_images(meta)
     with torch.no_grad():
-        assert mismatch(meta, npz, "last_hidden_state", model.backbone.network.tokens(images).numpy()) <= 1
+        assert (
+            mismatch(meta, npz, "last_hidden_state", model.backbone.network.tokens(images).numpy())
+            <= 1
+        )
         assert mismatch(meta, npz, "cls", model.backbone(images).numpy()) <= 1
         assert mismatch(meta, npz, "logits", model.outputs(images).numpy()) <= 1
 
@@ -97,10 +106,18 @@ def test_layer_decay_groups(large):
     expected, told = meta["expected"]["default/groups"], meta["expected"]["default"]
     groups = parameter_groups(large, told["layer_decay"])
     optimizer = adamw(groups)
-    set_schedules(optimizer, {"lr": constant(told["base_lr"]), "weight_decay": constant(told["weight_decay"])}, 0.0)
+    set_schedules(
+        optimizer,
+        {"lr": constant(told["base_lr"]), "weight_decay": constant(told["weight_decay"])},
+        0.0,
+    )
     assert len(groups) == told["n_groups"] == len(expected) == 2 * (24 + 2)
     names = {id(p): n for n, p in large.named_parameters()}
-    ours = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    ours = {
+        names[id(p)]: (g["lr"], g["weight_decay"])
+        for g in optimizer.param_groups
+        for p in g["params"]
+    }
     theirs = {name: (g["lr"], g["weight_decay"]) for g in expected for name in g["params"]}
     compared = set()
     for name, (lr, weight_decay) in theirs.items():
@@ -115,8 +132,10 @@ def test_layer_decay_groups(large):
 
 def our_name(name):
     """vit.encoder.layer.3.attention.attention.query.bias -> backbone.network.blocks.3.attn.qkv.bias"""
-    parts = {part: name.replace("query", part).replace("key", part).replace("value", part)
-             for part in ("query", "key", "value")}  # fmt: skip
+    parts = {
+        part: name.replace("query", part).replace("key", part).replace("value", part)
+        for part in ("query", "key", "value")
+    }
     (renamed,) = to_ours({n: torch.zeros(1) for n in {*parts.values(), name}})
     return renamed if renamed.startswith("head.") else f"backbone.network.{renamed}"
 
@@ -135,8 +154,12 @@ def test_learning_rate_of_each_epoch(warmup, epochs):
     meta, npz = fixture("g3_finetune_optim")
     steps = 7
     schedule = per_epoch(warmup_cosine(1.0, warmup=warmup / epochs), epochs)
-    found = np.array([[schedule((epoch * steps + step) / (epochs * steps)) for step in range(steps)]
-                      for epoch in range(epochs)])  # fmt: skip
+    found = np.array(
+        [
+            [schedule((epoch * steps + step) / (epochs * steps)) for step in range(steps)]
+            for epoch in range(epochs)
+        ]
+    )
     assert (found == found[:, :1]).all()
     assert mismatch(meta, npz, f"factor/w{warmup}_e{epochs}", found[:, 0]) <= 1
 
@@ -144,4 +167,9 @@ def test_learning_rate_of_each_epoch(warmup, epochs):
 def test_learning_rate_of_each_step_of_the_region_classifier():
     meta, npz = fixture("g3_finetune_optim")
     schedule = warmup_cosine(5e-5, warmup=0.1)
-    assert mismatch(meta, npz, "region_guided_lr", np.array([schedule(step / 40) for step in range(40)])) <= 1
+    assert (
+        mismatch(
+            meta, npz, "region_guided_lr", np.array([schedule(step / 40) for step in range(40)])
+        )
+        <= 1
+    )

@@ -39,7 +39,9 @@ def masked_model(model, ratio, norm_pix=False):
     """The same weights with another mask ratio or target."""
     import dataclasses
 
-    other = MaskedAutoencoder(dataclasses.replace(model.config, mask_ratio=ratio, norm_pix_loss=norm_pix))
+    other = MaskedAutoencoder(
+        dataclasses.replace(model.config, mask_ratio=ratio, norm_pix_loss=norm_pix)
+    )
     other.load_state_dict(model.state_dict())
     return other.eval()
 
@@ -54,7 +56,15 @@ def test_patchify_and_visible_count():
     meta, npz = fixture("g1_pos_embed")
     (image,) = inputs(meta, "patchify_image")
     model = MaskedAutoencoder(
-        MAEConfig(input_size=(64, 64), dim=32, depth=1, heads=2, decoder_dim=32, decoder_depth=1, decoder_heads=2)
+        MAEConfig(
+            input_size=(64, 64),
+            dim=32,
+            depth=1,
+            heads=2,
+            decoder_dim=32,
+            decoder_depth=1,
+            decoder_heads=2,
+        )
     )
     patches = model.patchify(image)
     assert mismatch(meta, npz, "patchify", patches.numpy()) <= 1
@@ -68,7 +78,9 @@ def test_patchify_and_visible_count():
     "name, model_name",
     [
         ("g1_mae_small_dec512d2", "mae_vit_small_patch16_dec512d2b"),
-        pytest.param("g1_mae_base_dec512d8", "mae_vit_base_patch16_dec512d8b", marks=pytest.mark.slow),
+        pytest.param(
+            "g1_mae_base_dec512d8", "mae_vit_base_patch16_dec512d8b", marks=pytest.mark.slow
+        ),
         pytest.param("g1_mae_large", "mae_vit_large_patch16", marks=pytest.mark.slow),
     ],
 )
@@ -105,31 +117,43 @@ def test_mae_gradients():
     names = [n for n in meta["outputs"] if n.startswith("r75/grad/")]
     assert len(names) >= 8
     for name in names:
-        assert mismatch(meta, npz, name, parameters[name.removeprefix("r75/grad/")].grad.numpy()) <= 1, name
+        assert (
+            mismatch(meta, npz, name, parameters[name.removeprefix("r75/grad/")].grad.numpy()) <= 1
+        ), name
 
 
 def huggingface(meta):
     c = meta["config"]["ViTMAEConfig"]
     return MAEConfig(
-        dim=c.get("hidden_size", 768), depth=c.get("num_hidden_layers", 12), heads=c.get("num_attention_heads", 12),
+        dim=c.get("hidden_size", 768),
+        depth=c.get("num_hidden_layers", 12),
+        heads=c.get("num_attention_heads", 12),
         mlp_ratio=c.get("intermediate_size", 3072) / c.get("hidden_size", 768),
-        decoder_dim=c.get("decoder_hidden_size", 512), decoder_depth=c.get("decoder_num_hidden_layers", 8),
+        decoder_dim=c.get("decoder_hidden_size", 512),
+        decoder_depth=c.get("decoder_num_hidden_layers", 8),
         decoder_heads=c.get("decoder_num_attention_heads", 16),
-        decoder_mlp_ratio=c.get("decoder_intermediate_size", 2048) / c.get("decoder_hidden_size", 512),
+        decoder_mlp_ratio=c.get("decoder_intermediate_size", 2048)
+        / c.get("decoder_hidden_size", 512),
         layer_norm_eps=1e-12,
-    )  # fmt: skip
+    )
 
 
-@pytest.mark.parametrize("name", ["g2_vitmae_tiny", pytest.param("g2_vitmae_large", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["g2_vitmae_tiny", pytest.param("g2_vitmae_large", marks=pytest.mark.slow)]
+)
 def test_huggingface_vitmae(name):
     meta, npz = fixture(name)
     state = to_ours(filled(meta))
     # a ViTMAEForPreTraining that transformers builds afresh has sine-cosine positions in the encoder and zeros in the
     # decoder; the fixture was computed with those (checkpoints bring their own)
-    state["decoder_pos_embed"] = torch.zeros(1, 197, meta["config"]["ViTMAEConfig"].get("decoder_hidden_size", 512))
+    state["decoder_pos_embed"] = torch.zeros(
+        1, 197, meta["config"]["ViTMAEConfig"].get("decoder_hidden_size", 512)
+    )
     model = load(MaskedAutoencoder(huggingface(meta)), state)
     images, noise = inputs(meta, "images01", "noise")
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     images = (images - mean) / std
     with torch.no_grad():
         result = model.reconstruct(images, noise)
@@ -148,10 +172,15 @@ def test_wanted_rows_of_a_block_are_those_of_the_whole_block(fused):
     torch.manual_seed(0)
     (block,) = blocks(32, 1, 4, 2.0, 1e-6)
     block.attn.fused_attn = fused
-    tokens, rows = torch.randn(3, 11, 32, requires_grad=True), torch.stack([torch.randperm(11)[:4] for _ in range(3)])
+    tokens, rows = (
+        torch.randn(3, 11, 32, requires_grad=True),
+        torch.stack([torch.randperm(11)[:4] for _ in range(3)]),
+    )
     whole, some = take(block(tokens), rows), rows_of_block(block, tokens, rows)
     torch.testing.assert_close(some, whole)
     weights = [tokens, *block.parameters()]
-    for mine, other in zip(torch.autograd.grad(some.square().sum(), weights),
-                           torch.autograd.grad(whole.square().sum(), weights)):  # fmt: skip
+    for mine, other in zip(
+        torch.autograd.grad(some.square().sum(), weights),
+        torch.autograd.grad(whole.square().sum(), weights),
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)

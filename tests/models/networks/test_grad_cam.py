@@ -81,7 +81,9 @@ def test_tokens_become_a_map():
 
     found = grad_cam(network, network.layer, tokens, lambda outputs: outputs, as_map=as_map)
     values = network.layer(tokens).detach().requires_grad_()
-    slope = torch.autograd.grad(network.head(values.tanh().mean(1)).sum(), values)[0][:, 1:].mean(1)  # [B, D]
+    slope = torch.autograd.grad(network.head(values.tanh().mean(1)).sum(), values)[0][:, 1:].mean(
+        1
+    )  # [B, D]
     expected = torch.einsum("bd,bnd->bn", slope, values[:, 1:]).clamp(min=0).unflatten(1, (2, 3))
     torch.testing.assert_close(found, expected.detach())
 
@@ -126,11 +128,15 @@ def test_last_map_of_convolutional_networks(name):
     network = timm.create_model(name, pretrained=False, num_classes=0).eval()
     images = torch.randn(1, 3, 64, 64)
     caught = []
-    hook = last_map(network, images).register_forward_hook(lambda m, i, output: caught.append(output))
+    hook = last_map(network, images).register_forward_hook(
+        lambda m, i, output: caught.append(output)
+    )
     features = network.forward_features(images)
     hook.remove()
     assert torch.equal(caught[0], features)
-    assert grad_cam(network, last_map(network, images), images, own_features).shape == features.shape[::2][:1] + (2, 2)
+    assert grad_cam(
+        network, last_map(network, images), images, own_features
+    ).shape == features.shape[::2][:1] + (2, 2)
 
 
 def test_a_transformer_has_no_last_map():

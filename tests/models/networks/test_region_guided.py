@@ -11,10 +11,20 @@ from golden.fill import fill_input, mismatch
 from torch import nn
 
 from core.tumour_labels import GROUPS, LABELS
-from models.networks.region_guided import RegionGuided, group_losses, group_probabilities, masked_group_loss
+from models.networks.region_guided import (
+    RegionGuided,
+    group_losses,
+    group_probabilities,
+    masked_group_loss,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-NAMES = {"binary": "finding", "4way": "tumour", "29way": "bone", "3way": "fracture"}  # of the reference -> ours
+NAMES = {
+    "binary": "finding",
+    "4way": "tumour",
+    "29way": "bone",
+    "3way": "fracture",
+}  # of the reference -> ours
 MASKS = ("none", "all", "mixed", "no_binary", "no_4way", "no_29way", "no_3way", "partial_group")
 
 
@@ -65,7 +75,9 @@ def test_loss_equals_a_loop(golden):
     _, _, logits, target = golden
     hidden = torch.from_numpy(np.random.default_rng(0).random((6, 38)) < 0.02)
     hidden[0, 5:34], hidden[1, 1:5], hidden[2, 37] = True, True, True
-    assert float(masked_group_loss(logits, target, hidden)) == pytest.approx(by_hand(logits, target, hidden), rel=1e-5)
+    assert float(masked_group_loss(logits, target, hidden)) == pytest.approx(
+        by_hand(logits, target, hidden), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("filling", [float("nan"), 0.0, 1.0, 7.0])
@@ -82,15 +94,23 @@ def test_what_is_unknown_has_no_say(golden, filling):
     loss = masked_group_loss(wild, filled, unknown)
     loss.backward()
     assert float(loss.detach()) == float(expected)
-    assert torch.isfinite(wild.grad).all() and (wild.grad[:, 5:34] == 0).all() and (wild.grad[:3, 0] == 0).all()
+    assert (
+        torch.isfinite(wild.grad).all()
+        and (wild.grad[:, 5:34] == 0).all()
+        and (wild.grad[:3, 0] == 0).all()
+    )
     if math.isnan(filling):
-        assert float(masked_group_loss(logits, filled)) == float(expected)  # NaN is unknown by itself
+        assert float(masked_group_loss(logits, filled)) == float(
+            expected
+        )  # NaN is unknown by itself
 
 
 def test_nothing_known_is_no_loss_and_no_gradient(golden):
     leaf = golden[2].clone().requires_grad_()
     losses = group_losses(leaf, torch.full((6, 38), float("nan")))
-    assert list(losses) == [group.name for group in GROUPS] and all(loss.item() == 0 for loss in losses.values())
+    assert list(losses) == [group.name for group in GROUPS] and all(
+        loss.item() == 0 for loss in losses.values()
+    )
     sum(losses.values()).backward()
     assert (leaf.grad == 0).all()
 
@@ -104,7 +124,9 @@ def test_an_empty_or_double_group_is_refused_not_class_0(golden):
             masked_group_loss(logits, wrong)
     with pytest.raises(ValueError, match=r"targets \[6, 37\]; expected \[B, 38\]"):
         group_losses(logits, target[:, :37])
-    with pytest.raises(ValueError, match="weight of the group 'bones'; choices finding, tumour, bone, fracture"):
+    with pytest.raises(
+        ValueError, match="weight of the group 'bones'; choices finding, tumour, bone, fracture"
+    ):
         masked_group_loss(logits, target, weights={"bones": 1})
     with pytest.raises(ValueError, match="weight -1 of the group 'bone'"):
         RegionGuided(Flat(), weights={"bone": -1})
@@ -121,7 +143,9 @@ class Flat(nn.Module):
 
 def test_the_objective_learns_and_tells_its_parts():
     torch.manual_seed(0)
-    model = RegionGuided(Flat(), lambda x: x.float().repeat(1, 3, 1, 1), weights={"bone": 0, "fracture": 2})
+    model = RegionGuided(
+        Flat(), lambda x: x.float().repeat(1, 3, 1, 1), weights={"bone": 0, "fracture": 2}
+    )
     images = torch.eye(16).reshape(16, 1, 4, 4) * 3
     target = torch.zeros(16, 38)
     rows = torch.arange(16)
@@ -143,4 +167,6 @@ def test_the_objective_learns_and_tells_its_parts():
     assert losses[-1] < 0.2 * losses[0]
     found = model.predict(images)
     assert found.shape == (16, len(LABELS)) and found.dtype == torch.float32
-    assert (found[:, 1:5].argmax(1) == rows % 4).all() and torch.allclose(found[:, 5:34].sum(1), torch.ones(16))
+    assert (found[:, 1:5].argmax(1) == rows % 4).all() and torch.allclose(
+        found[:, 5:34].sum(1), torch.ones(16)
+    )

@@ -29,19 +29,27 @@ def gradients(kind, share, of):
     images, rows = torch.randn(8, 1, 3, 4, generator=rng), slice(share, None, of)
     if kind == "region-guided":
         model = RegionGuided(Flat())
-        labels = torch.tensor(label_vector(abnormal=True, tumour="benign", bone="patella")).repeat(8, 1)
+        labels = torch.tensor(label_vector(abnormal=True, tumour="benign", bone="patella")).repeat(
+            8, 1
+        )
         labels[::2] = torch.tensor(label_vector(implant=False, tumour="malignant"))
         batch = {"target": labels.nan_to_num(), "unknown": labels.isnan()}
         assert labels.shape == (8, len(LABELS))
     else:
         outputs, weights = (3, [5.0, 1.0, 0.5]) if kind == "multiclass" else (1, None)
         model = Supervised(Flat(), kind, outputs, class_weights=weights)
-        target = torch.tensor([0.0, 1, 2, 2, 1, 2, 0, 1]) if kind == "multiclass" else torch.arange(8.0) / 8
+        target = (
+            torch.tensor([0.0, 1, 2, 2, 1, 2, 0, 1])
+            if kind == "multiclass"
+            else torch.arange(8.0) / 8
+        )
         target = (target > 0.4).float() if kind == "binary" else target
         target[[1, 3, 5]] = torch.nan
         batch = {"target": target}
     nn.init.constant_(model.head.weight, 0.1)
-    model({"image": images[rows], **{name: values[rows] for name, values in batch.items()}})["loss"].backward()
+    model({"image": images[rows], **{name: values[rows] for name, values in batch.items()}})[
+        "loss"
+    ].backward()
     return distributed.mean(model.head.weight.grad)
 
 
@@ -63,9 +71,9 @@ def bone_age_gradients(loss, share, of):
     }
     values = model({name: part[slice(share, None, of)] for name, part in batch.items()})
     values["loss"].backward()
-    return torch.stack([distributed.mean(values["loss"]), distributed.mean(values["mae"])]), distributed.mean(
-        model.head[-1].weight.grad
-    )
+    return torch.stack(
+        [distributed.mean(values["loss"]), distributed.mean(values["mae"])]
+    ), distributed.mean(model.head[-1].weight.grad)
 
 
 @pytest.mark.parametrize("loss", ["hybrid", "laplace"])
@@ -73,7 +81,9 @@ def test_the_bone_age_loss_counts_every_known_row_once(tmp_path, loss):
     expected = bone_age_gradients(loss, 0, 1)
 
     def half() -> int:
-        torch.testing.assert_close(bone_age_gradients(loss, distributed.rank(), 2), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            bone_age_gradients(loss, distributed.rank(), 2), expected, atol=1e-4, rtol=1e-4
+        )
         return 0
 
     assert [exit_status(child) for child in group(2, half)] == [0, 0]

@@ -15,7 +15,9 @@ def prefixed(prefix: str, state=None) -> dict:
 
 
 def same(found: dict, expected: dict) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[key], expected[key]) for key in expected
+    )
 
 
 WRAPPED = {
@@ -28,9 +30,14 @@ WRAPPED = {
     "compile": {"model": prefixed("_orig_mod.")},
     "DDP of compile": {"model": prefixed("module._orig_mod.")},
     "compile of DDP": {"model": prefixed("_orig_mod.module.")},
-    "compiled blocks": {"patch_embed.weight": STATE["patch_embed.weight"], "blocks.0._orig_mod.bias": torch.ones(1)},
+    "compiled blocks": {
+        "patch_embed.weight": STATE["patch_embed.weight"],
+        "blocks.0._orig_mod.bias": torch.ones(1),
+    },
     "FSDP": prefixed("_fsdp_wrapped_module."),
-    "checkpointed": {key.replace("0.", "0._checkpoint_wrapped_module."): value for key, value in STATE.items()},
+    "checkpointed": {
+        key.replace("0.", "0._checkpoint_wrapped_module."): value for key, value in STATE.items()
+    },
     "Lightning": {"state_dict": prefixed("model."), "callbacks": {}},
     "Lightning of compile": {"state_dict": prefixed("model._orig_mod.")},
     "Lightning with a loss": {"state_dict": prefixed("model.") | {"loss.weight": torch.ones(3)}},
@@ -42,11 +49,21 @@ TWO = {
     "timm": {"state_dict": STATE, "state_dict_ema": AVERAGE},
     "DeiT": {"model": STATE, "model_ema": AVERAGE},
     "a module": {"model": prefixed("module."), "ema": {"module": AVERAGE, "decay": 0.99}},
-    "AveragedModel": {"model": STATE, "model_ema": prefixed("module.", AVERAGE) | {"n_averaged": torch.tensor(2)}},
+    "AveragedModel": {
+        "model": STATE,
+        "model_ema": prefixed("module.", AVERAGE) | {"n_averaged": torch.tensor(2)},
+    },
     "DINO": {"student": prefixed("module.backbone."), "teacher": prefixed("backbone.", AVERAGE)},
-    "Lightning prefixes": {"state_dict": prefixed("model.") | prefixed("ema_model.module.", AVERAGE)},
-    "Lightning callback": {"current_model_state": prefixed("model."), "state_dict": prefixed("model.", AVERAGE)},
-    "ema-pytorch": prefixed("online_model.") | prefixed("ema_model.", AVERAGE) | {"step": torch.tensor(1)},
+    "Lightning prefixes": {
+        "state_dict": prefixed("model.") | prefixed("ema_model.module.", AVERAGE)
+    },
+    "Lightning callback": {
+        "current_model_state": prefixed("model."),
+        "state_dict": prefixed("model.", AVERAGE),
+    },
+    "ema-pytorch": prefixed("online_model.")
+    | prefixed("ema_model.", AVERAGE)
+    | {"step": torch.tensor(1)},
     "DINOv2": {"model": prefixed("student.backbone.") | prefixed("teacher.backbone.", AVERAGE)},
 }
 
@@ -71,7 +88,9 @@ def test_of_two_sets_the_average_is_read_unless_the_raw_one_is_asked_for(name):
 
 
 def test_what_cannot_be_chosen_is_said():
-    with pytest.raises(ValueError, match="holds averaged weights only .teacher.; read it with --weights ema"):
+    with pytest.raises(
+        ValueError, match="holds averaged weights only .teacher.; read it with --weights ema"
+    ):
         take_weights({"teacher": STATE}, "raw")
     with pytest.raises(ValueError, match="weights 'best': choose ema, raw"):
         take_weights(STATE, "best")
@@ -83,7 +102,9 @@ def test_what_cannot_be_chosen_is_said():
 
 
 def test_the_query_encoder_of_moco_is_named():
-    found, notes = take_weights({"state_dict": prefixed("encoder_q.") | prefixed("encoder_k.", AVERAGE)})
+    found, notes = take_weights(
+        {"state_dict": prefixed("encoder_q.") | prefixed("encoder_k.", AVERAGE)}
+    )
     assert same(found, STATE) and "encoder_q" in notes[0]
 
 
@@ -93,7 +114,10 @@ def test_the_query_encoder_of_moco_is_named():
         ({"ema": {"shadow_params": [*AVERAGE.values()]}}, "ema.shadow_params"),
         ({"swa_model": AVERAGE}, "swa_model"),
         ({"model_averaged": AVERAGE}, "model_averaged"),
-        ({"callbacks": {"EMACallback": {"ema_state_dict": AVERAGE}}}, "callbacks.EMACallback.ema_state_dict"),
+        (
+            {"callbacks": {"EMACallback": {"ema_state_dict": AVERAGE}}},
+            "callbacks.EMACallback.ema_state_dict",
+        ),
         ({"callbacks": {"EMA": {"ema_weights": [*AVERAGE.values()]}}}, "callbacks.EMA.ema_weights"),
     ],
 )
@@ -111,7 +135,9 @@ def test_a_second_network_of_the_same_names_is_named():
 
 def test_optimizers_and_ema_settings_are_no_second_set():
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}}
-    assert not take_weights({"model": STATE, "optimizer": optimizer, "ema_decay": torch.tensor(0.9)})[1]
+    assert not take_weights(
+        {"model": STATE, "optimizer": optimizer, "ema_decay": torch.tensor(0.9)}
+    )[1]
     assert len(take_weights({"model": STATE, "ema": {"decay": 0.9, "shadow": AVERAGE}})[1]) == 1
 
 
@@ -120,8 +146,12 @@ def test_results_of_the_two_sets_are_kept_apart_wherever_the_file_lies(tmp_path)
     places = [tmp_path / "a" / "w.pth", tmp_path / "b" / "w.pth"]
     for place in places:
         place.parent.mkdir()
-        torch.save({"model": {"x": torch.zeros(1)}, "model_ema": {"x": torch.ones(1)}}, tmp_path / "w.pth")
+        torch.save(
+            {"model": {"x": torch.zeros(1)}, "model_ema": {"x": torch.ones(1)}}, tmp_path / "w.pth"
+        )
         place.write_bytes((tmp_path / "w.pth").read_bytes())
-    averaged, raw = ({source_hash(str(place), weights) for place in places} for weights in ("ema", "raw"))
+    averaged, raw = (
+        {source_hash(str(place), weights) for place in places} for weights in ("ema", "raw")
+    )
     assert len(averaged) == len(raw) == 1 and averaged.isdisjoint(raw)
     assert source_hash("none:resnet18", "ema") == source_hash("none:resnet18")

@@ -9,21 +9,49 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.backbones.card import Provenance, backbone_licence, converted_card, mae_card, stated_licence
+from models.backbones.card import (
+    Provenance,
+    backbone_licence,
+    converted_card,
+    mae_card,
+    stated_licence,
+)
 from models.networks.mae import MAEConfig, MaskedAutoencoder, named_config
 from models.networks.vit import resize_positions, sincos_2d
-from models.weights.checkpoint import huggingface_config, load_encoder, load_mae, read_tensors, save_mae
+from models.weights.checkpoint import (
+    huggingface_config,
+    load_encoder,
+    load_mae,
+    read_tensors,
+    save_mae,
+)
 from models.weights.families import to_huggingface, to_ours
 
-PREPROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "do_resize": True,
-                "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2}  # fmt: skip
+PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 32, "width": 32},
+    "do_resize": True,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.25] * 3,
+    "resample": 2,
+}
 
 
 def small(**changes):
     return MAEConfig(
-        **{"input_size": (32, 32), "patch_size": 8, "dim": 48, "depth": 2, "heads": 3, "decoder_dim": 32,
-           "decoder_depth": 2, "decoder_heads": 4, "decoder_mlp_ratio": 2.0} | changes
-    )  # fmt: skip
+        **{
+            "input_size": (32, 32),
+            "patch_size": 8,
+            "dim": 48,
+            "depth": 2,
+            "heads": 3,
+            "decoder_dim": 32,
+            "decoder_depth": 2,
+            "decoder_heads": 4,
+            "decoder_mlp_ratio": 2.0,
+        }
+        | changes
+    )
 
 
 @pytest.fixture
@@ -39,7 +67,9 @@ def inputs():
 
 
 def card(model):
-    run = Provenance(recipe={"model": "x", "seed": 0}, radiographs=10, step=1, last_step=2, licence="CC0")
+    run = Provenance(
+        recipe={"model": "x", "seed": 0}, radiographs=10, step=1, last_step=2, licence="CC0"
+    )
     return mae_card(model.config, run)
 
 
@@ -64,7 +94,9 @@ def test_a_folder_written_by_transformers_loads_here(inputs, tmp_path):
 
     torch.manual_seed(2)
     told = huggingface_config(small(layer_norm_eps=1e-12, norm_pix_loss=True))
-    theirs = ViTMAEForPreTraining(ViTMAEConfig(**{k: v for k, v in told.items() if k != "torch_dtype"})).eval()
+    theirs = ViTMAEForPreTraining(
+        ViTMAEConfig(**{k: v for k, v in told.items() if k != "torch_dtype"})
+    ).eval()
     torch.nn.init.normal_(theirs.decoder.decoder_pos_embed, std=0.02)
     theirs.save_pretrained(tmp_path)
     loaded = load_mae(tmp_path)
@@ -81,11 +113,14 @@ def test_a_folder_written_by_transformers_loads_here(inputs, tmp_path):
 def version_5_names(state):
     """The names that transformers 5 uses in memory."""
     swaps = [
-        ("vit.encoder.layer", "vit.layers"), ("attention.attention.query", "attention.q_proj"),
-        ("attention.attention.key", "attention.k_proj"), ("attention.attention.value", "attention.v_proj"),
-        ("attention.output.dense", "attention.o_proj"), ("intermediate.dense", "mlp.fc1"),
+        ("vit.encoder.layer", "vit.layers"),
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
         (".output.dense", ".mlp.fc2"),
-    ]  # fmt: skip
+    ]
     renamed = {}
     for key, value in state.items():
         for old, new in swaps:
@@ -96,7 +131,10 @@ def version_5_names(state):
 
 def malformed(state):
     """The decoder names that transformers 5.23 writes."""
-    return {k.replace("decoder.decoder_layers", "decoder.decoder_encoder.layer"): v for k, v in state.items()}
+    return {
+        k.replace("decoder.decoder_layers", "decoder.decoder_encoder.layer"): v
+        for k, v in state.items()
+    }
 
 
 @pytest.mark.parametrize("rename", [dict, version_5_names, malformed])
@@ -120,7 +158,10 @@ def test_facebook_and_medical_mae_files(name, tmp_path):
     torch.manual_seed(0)
     model = MaskedAutoencoder(named_config(name, mask_ratio=0.9))
     args = argparse.Namespace(mask_ratio=0.9, norm_pix_loss=True, model=name)
-    torch.save({"model": model.state_dict(), "optimizer": {}, "epoch": 3, "args": args}, tmp_path / "mae.pth")
+    torch.save(
+        {"model": model.state_dict(), "optimizer": {}, "epoch": 3, "args": args},
+        tmp_path / "mae.pth",
+    )
     loaded = load_mae(tmp_path / "mae.pth")
     assert loaded.model.config.mask_ratio == 0.9 and loaded.model.norm_pix_loss
     assert loaded.model.config.heads == model.config.heads and "heads concluded" in loaded.report
@@ -187,16 +228,23 @@ def test_a_file_that_would_execute_code_is_refused(tmp_path, monkeypatch):
 
 
 def test_wrong_checkpoints_are_named(mae, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere: no such checkpoint.*nothing is downloaded"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere: no such checkpoint.*nothing is downloaded"
+    ):
         load_mae(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="none of model.safetensors"):
         load_mae(tmp_path)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match="text.pth: "):
         load_mae(tmp_path / "text.pth")
-    for text in ("<!doctype html><html>", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"):
+    for text in (
+        "<!doctype html><html>",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    ):
         (tmp_path / "text.pth").write_text(text)
-        with pytest.raises(ValueError, match="text.pth: a web page or Git LFS pointer, not the checkpoint"):
+        with pytest.raises(
+            ValueError, match="text.pth: a web page or Git LFS pointer, not the checkpoint"
+        ):
             load_mae(tmp_path / "text.pth")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match="not a ViT or masked autoencoder .it holds conv1.weight"):
@@ -207,7 +255,10 @@ def test_wrong_checkpoints_are_named(mae, tmp_path):
     state["stranger"] = torch.zeros(1)
     save_file(state, tmp_path / "good" / "model.safetensors")
     count = len(mae.state_dict())
-    with pytest.raises(ValueError, match=rf"matched {count - 1}/{count} tensors: 1 missing .mask_token.; 1 unexpected"):
+    with pytest.raises(
+        ValueError,
+        match=rf"matched {count - 1}/{count} tensors: 1 missing .mask_token.; 1 unexpected",
+    ):
         load_mae(tmp_path / "good")
     content = (tmp_path / "good" / "model.safetensors").read_bytes()
     (tmp_path / "good" / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -244,9 +295,14 @@ def test_impossible_architectures(change, told):
 def test_names_of_architectures():
     assert named_config("mae_vit_small_patch16_dec512d2b").decoder_depth == 2
     large = named_config("mae_vit_large_patch16")
-    assert (large.dim, large.depth, large.heads, large.decoder_dim, large.decoder_depth, large.decoder_heads) == (
-        1024, 24, 16, 512, 8, 16
-    )  # fmt: skip
+    assert (
+        large.dim,
+        large.depth,
+        large.heads,
+        large.decoder_dim,
+        large.decoder_depth,
+        large.decoder_heads,
+    ) == (1024, 24, 16, 512, 8, 16)
     assert named_config("mae_vit_huge_patch14").grid == (16, 16)
     with pytest.raises(ValueError, match="expected mae_vit_SIZE_patchP"):
         named_config("vit_large")
@@ -254,7 +310,9 @@ def test_names_of_architectures():
 
 def test_card_holds_no_paths():
     recipe = {"model": "m", "data_path": ["/secret/name"], "init_from": "/secret/w.pth", "seed": 1}
-    text = mae_card(small(), Provenance(recipe=recipe, radiographs=5, step=1, last_step=2, licence="CC BY 4.0"))
+    text = mae_card(
+        small(), Provenance(recipe=recipe, radiographs=5, step=1, last_step=2, licence="CC BY 4.0")
+    )
     assert "/secret" not in text and "CC BY 4.0" in text and "another checkpoint" in text
 
 
@@ -287,7 +345,9 @@ def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
     (tmp_path / "config.json").touch()
     assert stated_licence(tmp_path) == stated_licence(tmp_path / "model.safetensors") == licence
     assert backbone_licence(str(tmp_path)) == licence
-    assert backbone_licence(f"none:{tmp_path}") is backbone_licence("none:resnet18") is None  # random weights
+    assert (
+        backbone_licence(f"none:{tmp_path}") is backbone_licence("none:resnet18") is None
+    )  # random weights
     text = converted_card("a.pth", "facebook-mae", "5", "hf", True, licence)
     (tmp_path / "README.md").write_text(text)
     assert stated_licence(tmp_path) == licence
@@ -295,18 +355,35 @@ def test_the_licence_that_a_card_states_is_handed_on(tmp_path, card, licence):
 
 
 def test_a_card_tells_licences_and_figures():
-    facts = {"recipe": {"model": "m", "init_from": "w"}, "radiographs": 5, "step": 1, "last_step": 2, "licence": "CC0"}
+    facts = {
+        "recipe": {"model": "m", "init_from": "w"},
+        "radiographs": 5,
+        "step": 1,
+        "last_step": 2,
+        "licence": "CC0",
+    }
     figures = {"training": 0.1234567, "held out": 0.2}
     text = mae_card(small(), Provenance(**facts, initial_licence="CC BY-NC 4.0", figures=figures))
-    assert "Initial weights: CC BY-NC 4.0" in text and "| training | 0.1235 |\n| held out | 0.2 |" in text
+    assert (
+        "Initial weights: CC BY-NC 4.0" in text
+        and "| training | 0.1235 |\n| held out | 0.2 |" in text
+    )
     assert "Initial weights: not stated" in mae_card(small(), Provenance(**facts))
-    assert "Initial weights" not in mae_card(small(), Provenance(**facts | {"recipe": {"model": "m"}}))
+    assert "Initial weights" not in mae_card(
+        small(), Provenance(**facts | {"recipe": {"model": "m"}})
+    )
 
 
 @pytest.mark.parametrize("own", [None, "CC0", 'hospital\'s own: "none", yes'])
 @pytest.mark.parametrize("initial", [None, "CC BY-NC 4.0"])
 def test_licences_reach_the_second_generation(own, initial, tmp_path):
-    run = Provenance(recipe={"model": "m", "init_from": initial and "w"}, radiographs=5, step=1, last_step=2,
-                     licence=own, initial_licence=initial)  # fmt: skip
+    run = Provenance(
+        recipe={"model": "m", "init_from": initial and "w"},
+        radiographs=5,
+        step=1,
+        last_step=2,
+        licence=own,
+        initial_licence=initial,
+    )
     (tmp_path / "README.md").write_text(mae_card(small(), run))
     assert stated_licence(tmp_path) == ("; ".join(filter(None, (initial, own))) or None)

@@ -25,8 +25,16 @@ from training.run import read_state, write_state
 
 SIZE = (32, 32)
 PREPROCESSOR = Preprocessing(*SIZE).to_dict()
-SHAPES = {"input_size": SIZE, "patch_size": 8, "dim": 48, "depth": 2, "heads": 3, "decoder_dim": 32, "decoder_depth": 1,
-          "decoder_heads": 2}  # fmt: skip
+SHAPES = {
+    "input_size": SIZE,
+    "patch_size": 8,
+    "dim": 48,
+    "depth": 2,
+    "heads": 3,
+    "decoder_dim": 32,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +47,24 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     save_finetuned(finetuned, root / "finetuned", PREPROCESSOR, {"classes": ["a", "b"]}, "card")
     convolutional = build_backbone("none:test_convnext", input_size=SIZE)
     save_finetuned(Supervised(convolutional, "binary", 1), root / "timm", PREPROCESSOR, {}, "card")
-    save_finetuned(BoneAge(build_backbone("none:test_convnext", input_size=SIZE)), root / "bone_age", PREPROCESSOR, {},
-                   "card")  # fmt: skip
+    save_finetuned(
+        BoneAge(build_backbone("none:test_convnext", input_size=SIZE)),
+        root / "bone_age",
+        PREPROCESSOR,
+        {},
+        "card",
+    )
     return {name: root / name for name in ("mae", "finetuned", "timm", "bone_age")}
 
 
 READERS = {
-    "load_mae": ("mae", load_mae), "load_encoder": ("mae", load_encoder), "build_backbone": ("mae", build_backbone),
-    "load_finetuned": ("finetuned", load_finetuned), "timm": ("timm", load_finetuned),
+    "load_mae": ("mae", load_mae),
+    "load_encoder": ("mae", load_encoder),
+    "build_backbone": ("mae", build_backbone),
+    "load_finetuned": ("finetuned", load_finetuned),
+    "timm": ("timm", load_finetuned),
     "load_bone_age": ("bone_age", load_bone_age),
-}  # fmt: skip
+}
 CHANGES = {
     "int8": lambda t: torch.ones(t.shape, dtype=torch.int8),
     "uint8": lambda t: torch.ones(t.shape, dtype=torch.uint8),
@@ -68,13 +84,17 @@ def test_types_and_values(folders, reader, change, tmp_path):
     name, read = READERS[reader]
     folder = Path(shutil.copytree(folders[name], tmp_path / "w"))
     state = load_file(folder / "model.safetensors")
-    key = next(k for k, v in state.items() if v.ndim >= 2 and "decoder" not in k and "position" not in k)
+    key = next(
+        k for k, v in state.items() if v.ndim >= 2 and "decoder" not in k and "position" not in k
+    )
     try:
         save_file(state | {key: CHANGES[change](state[key])}, folder / "model.safetensors")
     except KeyError as error:
         pytest.skip(f"the installed safetensors cannot write {error}")
     reason = (
-        "NaN, or values that are infinite in float32, in 1 of" if change in ("NaN", "inf", "1e300") else "wrong type"
+        "NaN, or values that are infinite in float32, in 1 of"
+        if change in ("NaN", "inf", "1e300")
+        else "wrong type"
     )
     with pytest.raises(ValueError, match=rf"{tmp_path}/w.*{reason}"):
         read(str(folder) if reader == "build_backbone" else folder)
@@ -111,7 +131,11 @@ def test_floating_point_numbers_of_other_precisions_are_read(folders, dtype, tmp
         ("hidden_size", 0, "hidden_size 0; the weights have 48"),
         ("hidden_size", 48.5, "hidden_size 48.5"),
         ("intermediate_size", 100, "intermediate_size 100; the weights have 192"),
-        ("image_size", 30_000, "image_size 30000; expected one or two numbers of pixels from 1 to 8192"),
+        (
+            "image_size",
+            30_000,
+            "image_size 30000; expected one or two numbers of pixels from 1 to 8192",
+        ),
         ("image_size", 32.5, "image_size 32.5"),
         ("image_size", [32, 32, 32], "image_size .32, 32, 32."),
         ("layer_norm_eps", "small", "layer_norm_eps 'small'"),
@@ -137,8 +161,16 @@ def test_a_config_that_contradicts_the_tensors(folders, key, value, reason, tmp_
         ("image_mean", "abc", "image_mean must be three"),
         ("image_mean", [float("nan"), 0, 0], "image_mean must be three"),
         ("image_mean", [10**400, 0, 0], "image_mean must be three"),
-        ("size", {"height": 30_000, "width": 32}, "height must be a positive number of pixels, not 30000"),
-        ("size", {"height": 32.5, "width": 32}, "height must be a positive number of pixels, not 32.5"),
+        (
+            "size",
+            {"height": 30_000, "width": 32},
+            "height must be a positive number of pixels, not 30000",
+        ),
+        (
+            "size",
+            {"height": 32.5, "width": 32},
+            "height must be a positive number of pixels, not 32.5",
+        ),
         ("do_normalize", "false", "'do_normalize' is 'false'; expected true or false"),
         ("resample", "bilinear", "'resample' is 'bilinear'"),
         ("rescale_factor", "x", "'rescale_factor' is 'x'"),
@@ -156,7 +188,9 @@ def test_a_preprocessing_that_cannot_be(folders, name, key, value, reason, tmp_p
         read(folder)
 
 
-@pytest.mark.parametrize("options", [{"low": "x", "high": 9}, {"low": True, "high": 9}, {"low": 0, "high": 1e999}])
+@pytest.mark.parametrize(
+    "options", [{"low": "x", "high": 9}, {"low": True, "high": 9}, {"low": 0, "high": 1e999}]
+)
 def test_options_of_the_grey_values_are_numbers(options):
     with pytest.raises(ValueError, match="intensity_options"):
         Preprocessing(intensity="window", intensity_options=options)
@@ -199,10 +233,16 @@ def test_tensors_that_share_their_storage_take_no_more_than_the_file(tmp_path):
     one = torch.zeros(max(value.numel() for value in state.values()))
     shared = {key: one[: value.numel()].view(value.shape) for key, value in state.items()}
     for name in ("w.pth", "w.ckpt", "old.pth"):
-        torch.save({"model": shared}, tmp_path / name, _use_new_zipfile_serialization=name != "old.pth")
-        with pytest.raises(ValueError, match=rf"{name}: refused, because its .* tensors take .* and share"):
+        torch.save(
+            {"model": shared}, tmp_path / name, _use_new_zipfile_serialization=name != "old.pth"
+        )
+        with pytest.raises(
+            ValueError, match=rf"{name}: refused, because its .* tensors take .* and share"
+        ):
             load_mae(tmp_path / name)
-    torch.save({"model": {"a": one, "b": one}}, tmp_path / "tied.pth")  # stored once, as tied weights are
+    torch.save(
+        {"model": {"a": one, "b": one}}, tmp_path / "tied.pth"
+    )  # stored once, as tied weights are
     assert len(read_tensors(tmp_path / "tied.pth")["model"]) == 2
 
 
@@ -216,14 +256,23 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folders, tmp_path):
     with path.open("r+b") as file:
         file.truncate(10)  # and a truncated one would end the process
     assert all(torch.equal(state[key], before[key]) for key in before)
-    with pytest.raises(ValueError, match="w.safetensors: changed while it was read"), open_unchanged(path):
+    with (
+        pytest.raises(ValueError, match="w.safetensors: changed while it was read"),
+        open_unchanged(path),
+    ):
         path.write_bytes(b"something else")
 
 
 STRANGERS = {
-    "exception": Exception("x"), "slice": slice(1), "range": range(3), "type": int, "bytes": b"x",
-    "device": torch.device("cpu"), "dtype": torch.float32, "storage": torch.zeros(2).untyped_storage(),
-}  # fmt: skip
+    "exception": Exception("x"),
+    "slice": slice(1),
+    "range": range(3),
+    "type": int,
+    "bytes": b"x",
+    "device": torch.device("cpu"),
+    "dtype": torch.float32,
+    "storage": torch.zeros(2).untyped_storage(),
+}
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -232,11 +281,15 @@ def test_only_tensors_and_plain_values_are_kept(name):
     tensor = torch.zeros(2)
     tensor.note = stranger
     for content, place in (
-        ({"args": argparse.Namespace(x=stranger)}, "args.x"), ({"a": [1, (2, stranger)]}, "a"),
-        ({"a": {"b": [stranger]}}, "a.b"), ({"t": tensor}, "t.note"), (stranger, "its content"),
-    ):  # fmt: skip
+        ({"args": argparse.Namespace(x=stranger)}, "args.x"),
+        ({"a": [1, (2, stranger)]}, "a"),
+        ({"a": {"b": [stranger]}}, "a.b"),
+        ({"t": tensor}, "t.note"),
+        (stranger, "its content"),
+    ):
         with pytest.raises(
-            ValueError, match=rf"w.pth: refused, because {place} is a .*; only tensors and plain values"
+            ValueError,
+            match=rf"w.pth: refused, because {place} is a .*; only tensors and plain values",
         ):
             check_plain(content, "w.pth")
 
@@ -268,7 +321,9 @@ def test_tensors_that_are_no_arrays_are_refused_in_one_sentence(folders, read, k
         warnings.simplefilter("error")
         # newer versions of torch refuse to load nested tensors at all
         plain = "cls_token.* is no plain tensor that the file holds completely"
-        with pytest.raises(ValueError, match=f"w.pth: ({plain}|refused, .* asks for .*_rebuild_nested_tensor)"):
+        with pytest.raises(
+            ValueError, match=f"w.pth: ({plain}|refused, .* asks for .*_rebuild_nested_tensor)"
+        ):
             read(tmp_path / "w.pth")
 
 
@@ -280,9 +335,9 @@ def test_nesting_costs_nothing():
     for _ in range(100_000):
         deep = [deep]
     tensor = torch.zeros(1)
-    assert check_plain({"a": laughs, "b": ring, "c": deep, "d": {1: tensor}, "e": (tensor, {2.5, None, "x"})}, "w") == [
-        tensor
-    ]
+    assert check_plain(
+        {"a": laughs, "b": ring, "c": deep, "d": {1: tensor}, "e": (tensor, {2.5, None, "x"})}, "w"
+    ) == [tensor]
 
 
 def test_states_of_runs_are_held_to_the_same_list(tmp_path, monkeypatch):
@@ -293,7 +348,9 @@ def test_states_of_runs_are_held_to_the_same_list(tmp_path, monkeypatch):
 
 
 def test_whatever_torch_accepts_read_tensors_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "load", lambda *_, **__: {"model": {}, "args": {"x": Exception("x")}})
+    monkeypatch.setattr(
+        torch, "load", lambda *_, **__: {"model": {}, "args": {"x": Exception("x")}}
+    )
     (tmp_path / "w.pth").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"w.pth: refused, because args.x is a builtins.Exception"):
         read_tensors(tmp_path / "w.pth")
@@ -301,14 +358,20 @@ def test_whatever_torch_accepts_read_tensors_does_not(tmp_path, monkeypatch):
 
 def test_medical_mae_with_a_narrow_decoder_has_sixteen_heads(tmp_path):
     torch.manual_seed(0)
-    theirs = MaskedAutoencoder(named_config("mae_vit_small_patch16_dec128d2b", input_size=SIZE, decoder_heads=16))
+    theirs = MaskedAutoencoder(
+        named_config("mae_vit_small_patch16_dec128d2b", input_size=SIZE, decoder_heads=16)
+    )
     write_pth({"model": theirs.state_dict()}, tmp_path / "w.pth")
     loaded = load_mae(tmp_path / "w.pth")
     assert (loaded.model.config.decoder_heads, loaded.model.config.decoder_depth) == (16, 2)
-    assert "16 decoder heads assumed" in loaded.report and "decoder_num_attention_heads" in loaded.report
+    assert (
+        "16 decoder heads assumed" in loaded.report
+        and "decoder_num_attention_heads" in loaded.report
+    )
     images, noise = torch.randn(1, 3, *SIZE), torch.rand(1, 4)
     assert torch.equal(
-        loaded.model.reconstruct(images, noise).patches, theirs.eval().reconstruct(images, noise).patches
+        loaded.model.reconstruct(images, noise).patches,
+        theirs.eval().reconstruct(images, noise).patches,
     )
 
 

@@ -30,16 +30,30 @@ def predictions(kind, target, generator, classes, noise):
         return target + noise * generator.standard_normal(len(target))
     if kind == "binary":
         return 1 / (1 + np.exp(-(2 * target - 1) - noise * generator.standard_normal(len(target))))
-    raised = np.exp(2 * np.eye(classes)[target.astype(int)] + noise * generator.standard_normal((len(target), classes)))
+    raised = np.exp(
+        2 * np.eye(classes)[target.astype(int)]
+        + noise * generator.standard_normal((len(target), classes))
+    )
     return raised / raised.sum(1, keepdims=True)
 
 
-def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=(), rows=48, single=False, **changes):
+def a_page(
+    kind,
+    names=("first", "second"),
+    labels=(1.0,),
+    target=None,
+    classes=(),
+    rows=48,
+    single=False,
+    **changes,
+):
     """A page of random predictions, the later the noisier."""
     generator = np.random.default_rng(5)
     count = {"binary": 2, "multiclass": len(classes), "regression": 0}[kind]
     if target is None:
-        target = generator.uniform(10, 200, rows) if kind == "regression" else np.arange(rows) % count
+        target = (
+            generator.uniform(10, 200, rows) if kind == "regression" else np.arange(rows) % count
+        )
     target = np.asarray(target, float)
     patients = [f"PATIENT-{row // 2}" for row in range(len(target))]
     test = benchmark.TestSet(
@@ -49,9 +63,18 @@ def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=
     for count_of in labels:
         found = {}
         for number, backbone in enumerate(names):
-            name, noise = f"{backbone}-{count_of:g}", (0.5 + 1.5 * number) / count_of * (20 if not count else 1)
-            folds = [FoldPredictions(target, *(predictions(kind, target, generator, count, noise) for _ in range(2)),
-                                     {"fold": k, "epoch": 1.5}) for k in range(3)]  # fmt: skip
+            name, noise = (
+                f"{backbone}-{count_of:g}",
+                (0.5 + 1.5 * number) / count_of * (20 if not count else 1),
+            )
+            folds = [
+                FoldPredictions(
+                    target,
+                    *(predictions(kind, target, generator, count, noise) for _ in range(2)),
+                    {"fold": k, "epoch": 1.5},
+                )
+                for k in range(3)
+            ]
             study = Study(name, backbone, count_of, folds, summarise(folds, test))
             column = ["left"] * (len(target) - 4) + [EVIL] * 4
             study.subgroups["side"] = by_subgroup(folds, test, column)
@@ -59,11 +82,20 @@ def a_page(kind, names=("first", "second"), labels=(1.0,), target=None, classes=
             found[name] = folds
         compared += compare(found, test, 100, 200) if len(found) > 1 else []
     page = BenchmarkPage(
-        "Title", "lead", test, studies, compared, [f"images/{row:03d}.png" for row in range(len(target))],
-        lambda row: np.full((40 + row, 30), row % 256, np.uint8), [Side("test", target, patients)], {"folds": "3"},
-        notices=["two files left out"], augmented={"views": [np.zeros((16, 16), np.uint8)] * 3},
-        settings={"seed": "0"}, unit="months" if kind == "regression" else "",
-    )  # fmt: skip
+        "Title",
+        "lead",
+        test,
+        studies,
+        compared,
+        [f"images/{row:03d}.png" for row in range(len(target))],
+        lambda row: np.full((40 + row, 30), row % 256, np.uint8),
+        [Side("test", target, patients)],
+        {"folds": "3"},
+        notices=["two files left out"],
+        augmented={"views": [np.zeros((16, 16), np.uint8)] * 3},
+        settings={"seed": "0"},
+        unit="months" if kind == "regression" else "",
+    )
     return dataclasses.replace(page, **changes)
 
 
@@ -75,9 +107,12 @@ def a_pooled_page(kind, names=("first", "second"), classes=(), rows=48, **change
     studies = []
     for study in page.studies:
         folds = [
-            dataclasses.replace(fold, test=fold.test[rows_of], rows=rows_of) for fold, rows_of in zip(study.folds, own)
+            dataclasses.replace(fold, test=fold.test[rows_of], rows=rows_of)
+            for fold, rows_of in zip(study.folds, own)
         ]
-        studies.append(dataclasses.replace(study, folds=folds, summary=summarise(folds, test), subgroups={}))
+        studies.append(
+            dataclasses.replace(study, folds=folds, summary=summarise(folds, test), subgroups={})
+        )
     compared = compare({study.name: study.folds for study in studies}, test, 16, 16)
     return dataclasses.replace(page, test=test, studies=studies, comparisons=compared)
 
@@ -91,13 +126,27 @@ def written(tmp_path, page):
     assert all(re.match("data:image/(png|jpeg);base64,", source) for source in sources)
     for tag in ("script", "link", "iframe", "object"):
         assert not elements.of(tag)
-    assert "url(" not in text and "@import" not in text and not re.search("https?://(?!doi.org/)", text)
+    assert (
+        "url(" not in text
+        and "@import" not in text
+        and not re.search("https?://(?!doi.org/)", text)
+    )
     assert "PATIENT-" not in text
     return " ".join(elements.text), elements
 
 
-ALWAYS = ("Results", "at a glance", "By side", "Worst errors of", "Split", "Notices about the data",
-          "two files left out", "Augmentation", "Settings", "Folds of")  # fmt: skip
+ALWAYS = (
+    "Results",
+    "at a glance",
+    "By side",
+    "Worst errors of",
+    "Split",
+    "Notices about the data",
+    "two files left out",
+    "Augmentation",
+    "Settings",
+    "Folds of",
+)
 CLASSIFIED = ("Confusion matrices", "Calibration", "Reliability", "Brier")
 
 
@@ -117,13 +166,26 @@ def test_binary(tmp_path):
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
 def test_few_shots_show_no_ensemble(tmp_path, kind):
-    text, _ = written(tmp_path, a_page(kind, labels=(20.0, 1.0), single=True, classes=("no", "yes")))
-    for part in ("Comparisons", "Label efficiency", "mean of the folds", "20\u00a0shots", "1\u00a0shot ", "By side"):
+    text, _ = written(
+        tmp_path, a_page(kind, labels=(20.0, 1.0), single=True, classes=("no", "yes"))
+    )
+    for part in (
+        "Comparisons",
+        "Label efficiency",
+        "mean of the folds",
+        "20\u00a0shots",
+        "1\u00a0shot ",
+        "By side",
+    ):
         assert part in text, part
-    assert not any(part in text for part in (*CLASSIFIED, "nsemble", "Worst errors", "Agreement", "DeLong"))
+    assert not any(
+        part in text for part in (*CLASSIFIED, "nsemble", "Worst errors", "Agreement", "DeLong")
+    )
 
 
-@pytest.mark.parametrize("kind, classes", [("binary", "no yes"), ("multiclass", "a b c"), ("regression", "")])
+@pytest.mark.parametrize(
+    "kind, classes", [("binary", "no yes"), ("multiclass", "a b c"), ("regression", "")]
+)
 def test_folds_with_test_sets_of_their_own_are_pooled(kind, classes):
     """All figures are those of one array with each row's prediction by its own fold."""
     page = a_pooled_page(kind, classes=classes.split())
@@ -134,10 +196,16 @@ def test_folds_with_test_sets_of_their_own_are_pooled(kind, classes):
             pooled[fold.rows] = fold.test
         whole[study.name] = [FoldPredictions(study.folds[0].val_target, study.folds[0].val, pooled)]
         expected = summarise(whole[study.name], dataclasses.replace(page.test, pooled=False))
-        assert study.summary["estimate"] == expected["estimate"] and study.summary["of"] == benchmark.POOLED
+        assert (
+            study.summary["estimate"] == expected["estimate"]
+            and study.summary["of"] == benchmark.POOLED
+        )
         assert study.summary.get("agreement") == expected.get("agreement")
         main = benchmark.MAIN[kind]
-        each = [benchmark.metric_values(kind, page.test.target[f.rows], f.test)[main].value for f in study.folds]
+        each = [
+            benchmark.metric_values(kind, page.test.target[f.rows], f.test)[main].value
+            for f in study.folds
+        ]
         assert study.summary["mean"][main] == pytest.approx(np.mean(each))
         if kind != "regression":
             assert study.summary["calibration"]["before"] == expected["calibration"]["before"]
@@ -157,7 +225,11 @@ def test_pooled_predictions_have_no_gaps_and_no_overlap():
 @pytest.mark.parametrize("kind, classes", [("binary", ("no", "yes")), ("regression", ())])
 def test_a_page_of_pooled_predictions_says_so(tmp_path, kind, classes):
     text, _ = written(tmp_path, a_pooled_page(kind, classes=classes))
-    parts = ("pooled out-of-fold predictions", "Pooled out-of-fold predictions on the same radiographs", "Worst errors")
+    parts = (
+        "pooled out-of-fold predictions",
+        "Pooled out-of-fold predictions on the same radiographs",
+        "Worst errors",
+    )
     for part in (*parts, *(CLASSIFIED if classes else ("Agreement",))):
         assert part in text, part
     assert "nsemble" not in text and "held-out" not in text and "same test set" not in text
@@ -165,7 +237,11 @@ def test_a_page_of_pooled_predictions_says_so(tmp_path, kind, classes):
 
 def test_a_page_of_pooled_few_shots(tmp_path):
     text, _ = written(tmp_path, a_pooled_page("binary", classes=("no", "yes"), single=True))
-    assert "p is the larger of both" in text and "mean of the folds (95" not in text and "Calibration" in text
+    assert (
+        "p is the larger of both" in text
+        and "mean of the folds (95" not in text
+        and "Calibration" in text
+    )
 
 
 def test_a_study_with_a_fold_that_is_not_finite_is_in_no_picture_of_pooled_predictions(tmp_path):
@@ -176,11 +252,16 @@ def test_a_study_with_a_fold_that_is_not_finite_is_in_no_picture_of_pooled_predi
 
 
 def test_long_names_lose_their_middle_and_nothing_is_cut_at_the_edge(monkeypatch):
-    names = [f"a-network-with-a-very-long-name-that-goes-on-and-on-{'Wide' * 20}-seed-{seed}" for seed in (1, 2)]
+    names = [
+        f"a-network-with-a-very-long-name-that-goes-on-and-on-{'Wide' * 20}-seed-{seed}"
+        for seed in (1, 2)
+    ]
     drawn = []
     monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
     target, predicted = np.arange(20.0), np.arange(20.0) + np.arange(20) % 3
-    figures.interval_picture(names, [[0.1, 0.2]] * 2, [(0.5, 0.3, 0.7)] * 2, "AUROC", benchmark.POOLED)
+    figures.interval_picture(
+        names, [[0.1, 0.2]] * 2, [(0.5, 0.3, 0.7)] * 2, "AUROC", benchmark.POOLED
+    )
     figures.confusion_picture(np.array([[5, 36], [8, 100]]), ["f", "m"], names[0])
     figures.truth_picture(target, predicted, names[0], "months")
     figures.agreement_picture(bland_altman(target, predicted), names[0], "months")
@@ -196,12 +277,23 @@ def test_long_names_lose_their_middle_and_nothing_is_cut_at_the_edge(monkeypatch
         assert texts and all(re.search(r"seed-[12]", text.get_text()) for text in texts)
         for text in texts:
             box = text.get_window_extent()
-            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, (text.get_text(), box, figure.bbox)
+            assert box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, (
+                text.get_text(),
+                box,
+                figure.bbox,
+            )
 
 
 def test_regression(tmp_path):
     text, elements = written(tmp_path, a_page("regression"))
-    for part in (*ALWAYS, "Comparisons", "Agreement", "Truth and agreement", "MAE (months)", "off by"):
+    for part in (
+        *ALWAYS,
+        "Comparisons",
+        "Agreement",
+        "Truth and agreement",
+        "MAE (months)",
+        "off by",
+    ):
         assert part in text, part
     assert not any(part in text for part in CLASSIFIED) and "Label efficiency" not in text
     assert text.count("images/") == MOST_ERRORS
@@ -222,21 +314,43 @@ def test_folds_and_test_sets_without_a_curve(tmp_path, one_class):
     if not one_class:
         page.studies[0].folds[1].test[3] = np.nan
     text, _ = written(tmp_path, page)
-    told = "No curve: the test set has one class only." if one_class else "only-1: predictions of 1 folds are no"
+    told = (
+        "No curve: the test set has one class only."
+        if one_class
+        else "only-1: predictions of 1 folds are no"
+    )
     assert told in text and "Confusion matrices" in text
 
 
 def test_hostile_names_cannot_become_markup(tmp_path):
-    page = a_page("regression", (EVIL, "$x_{$"), rows=30, files=[f"{EVIL}{row}" for row in range(30)])
-    page = dataclasses.replace(page, notices=[EVIL], title=EVIL, lead=EVIL, counts={EVIL: EVIL}, unit=EVIL,
-                               settings={EVIL: EVIL}, sides=[Side(EVIL, page.test.target, ["p"])])  # fmt: skip
+    page = a_page(
+        "regression", (EVIL, "$x_{$"), rows=30, files=[f"{EVIL}{row}" for row in range(30)]
+    )
+    page = dataclasses.replace(
+        page,
+        notices=[EVIL],
+        title=EVIL,
+        lead=EVIL,
+        counts={EVIL: EVIL},
+        unit=EVIL,
+        settings={EVIL: EVIL},
+        sides=[Side(EVIL, page.test.target, ["p"])],
+    )
     text, elements = written(tmp_path, page)
-    assert not re.search(r"\son\w+=", " ".join(re.findall(r"<[^>]*>", (tmp_path / "report.html").read_text())))
+    assert not re.search(
+        r"\son\w+=", " ".join(re.findall(r"<[^>]*>", (tmp_path / "report.html").read_text()))
+    )
     assert text.count(EVIL) > 40
 
 
 def comparison(first, second, difference, p, metric="auroc"):
-    return {"first": first, "second": second, "difference": difference, "p_holm": p, "metric": metric}
+    return {
+        "first": first,
+        "second": second,
+        "difference": difference,
+        "p_holm": p,
+        "metric": metric,
+    }
 
 
 def test_only_the_paired_comparison_makes_a_winner():
@@ -247,16 +361,27 @@ def test_only_the_paired_comparison_makes_a_winner():
     for p in (0.05, np.nan):
         rows[1]["p_holm"] = p
         assert not winners(dataclasses.replace(page, comparisons=rows))
-    assert better_of(comparison("a", "b", 0.1, 0.01)) == "a" and better_of(comparison("a", "b", -0.1, 0.01)) == "b"
-    assert better_of(comparison("a", "b", 0.1, 0.01, "mae")) == "b" and not better_of(comparison("a", "b", 1, 0.2))
+    assert (
+        better_of(comparison("a", "b", 0.1, 0.01)) == "a"
+        and better_of(comparison("a", "b", -0.1, 0.01)) == "b"
+    )
+    assert better_of(comparison("a", "b", 0.1, 0.01, "mae")) == "b" and not better_of(
+        comparison("a", "b", 1, 0.2)
+    )
     assert not winners(dataclasses.replace(page, studies=page.studies[:1], comparisons=[]))
 
 
 def test_worst_errors():
     target = np.array([1, np.nan, 0, 1, 0, 0.0])
-    assert details.worst_errors("binary", target, np.array([0.3, 0.9, 0.95, 0.1, 0.2, 0.6])).tolist() == [2, 3, 0, 5]
-    assert details.worst_errors("regression", target, np.array([1, 9, 3, 0, -5, 0.0]), 2).tolist() == [4, 2]
-    three = np.array([[0.5, 0.4, 0.1], [0, 0, 1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1], [1, 0, 0], [0, 1, 0]])
+    assert details.worst_errors(
+        "binary", target, np.array([0.3, 0.9, 0.95, 0.1, 0.2, 0.6])
+    ).tolist() == [2, 3, 0, 5]
+    assert details.worst_errors(
+        "regression", target, np.array([1, 9, 3, 0, -5, 0.0]), 2
+    ).tolist() == [4, 2]
+    three = np.array(
+        [[0.5, 0.4, 0.1], [0, 0, 1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1], [1, 0, 0], [0, 1, 0]]
+    )
     assert details.worst_errors("multiclass", target, three).tolist() == [5, 2, 0]
 
 
@@ -279,13 +404,17 @@ def test_draws_of_few_labels_are_compared_as_draws():
     (few,), (many,) = (compare(found, page.test, size, 300) for size in (6, 300))
     assert few["p_folds"] == pytest.approx(plain, rel=0.1) and many["p_folds"] > 0.99
     together = dataclasses.replace(page.test, single=False)
-    assert few["p"] >= few["p_folds"] and many["p"] == many["p_folds"]  # what patients alone say is not enough
+    assert (
+        few["p"] >= few["p_folds"] and many["p"] == many["p_folds"]
+    )  # what patients alone say is not enough
     assert compare(found, together, 6, 300)[0]["p_folds"] > few["p_folds"]
 
 
 def verdict(tmp_path, page) -> str:
     write_benchmark_report(tmp_path / "report.html", page)
-    return re.search("<p class=verdict>(.*?)</p>", (tmp_path / "report.html").read_text(encoding="utf-8"))[1]
+    return re.search(
+        "<p class=verdict>(.*?)</p>", (tmp_path / "report.html").read_text(encoding="utf-8")
+    )[1]
 
 
 def test_legends_cover_no_point(monkeypatch):
@@ -306,7 +435,10 @@ def test_the_first_line_says_what_came_out(tmp_path):
     assert good.startswith("trained-1 is better than chance. trained-1 is ")
     assert "random weights (random-1)" in good
     shown = verdict(tmp_path, a_page("binary", ("trained", "none-vit"), random_starts={"none-vit"}))
-    assert "vit-1, random weights (difference " in shown and "none-vit" not in (tmp_path / "report.html").read_text()
+    assert (
+        "vit-1, random weights (difference " in shown
+        and "none-vit" not in (tmp_path / "report.html").read_text()
+    )
     tossed = a_page("binary", ("only",), target=np.random.default_rng(0).permutation(48) % 2)
     for fold in tossed.studies[0].folds:
         fold.test[:] = np.random.default_rng(1).random(48)
@@ -333,7 +465,9 @@ def test_few_patients_show_nothing(tmp_path):
     test = dataclasses.replace(page.test, patients=patients)
     page.studies[0].summary = summarise(page.studies[0].folds, test)
     page = dataclasses.replace(page, test=test)
-    expected = "Too few patients (4; 2 with the finding) for intervals and tests: the values show nothing."
+    expected = (
+        "Too few patients (4; 2 with the finding) for intervals and tests: the values show nothing."
+    )
     assert verdict(tmp_path, page) == expected
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "8 radiographs; at least 10 are needed" in text and "1.000 (1.000" not in text

@@ -32,9 +32,14 @@ def names(records: pd.DataFrame) -> list[str]:
 
 def test_a_list_from_windows_with_a_byte_order_mark_and_blank_lines(hands):
     source = hands / "list.txt"
-    source.write_bytes(b"\xef\xbb\xbf1377.png\r\n\r\n  1379.png  \r\nlost.png\r\n" + str(hands / "1378.png").encode())
+    source.write_bytes(
+        b"\xef\xbb\xbf1377.png\r\n\r\n  1379.png  \r\nlost.png\r\n"
+        + str(hands / "1378.png").encode()
+    )
     records, lost = read_inputs([source])
-    assert names(records) == ["1377.png", "1379.png", "1378.png"] and records["name"][0] == "1377.png"
+    assert (
+        names(records) == ["1377.png", "1379.png", "1378.png"] and records["name"][0] == "1377.png"
+    )
     (path, reason, detail) = lost[0]
     assert str(path) == "lost.png" and reason == "missing" and "line 4" in detail and len(lost) == 1
     assert list(records["sex"]) == ["", "", ""] and records["target"].isna().all()
@@ -56,19 +61,29 @@ def test_a_list_elsewhere_names_files_from_here(hands, tmp_path):
 
 def test_a_table_with_a_sex_for_each(hands):
     table = hands / "table.csv"
-    table.write_bytes(b"\xef\xbb\xbfImage,Sex,age_years,bone_age_months,patient\r\n1377.png, F ,10.5,120,007\r\n"
-                      b"1378.png,,,,8\r\nlost.png,M,1,1,9\r\n")  # fmt: skip
+    table.write_bytes(
+        b"\xef\xbb\xbfImage,Sex,age_years,bone_age_months,patient\r\n1377.png, F ,10.5,120,007\r\n"
+        b"1378.png,,,,8\r\nlost.png,M,1,1,9\r\n"
+    )
     records, lost = read_inputs([table])
     assert names(records) == ["1377.png", "1378.png"] and list(records["sex"]) == ["F", ""]
-    assert records["age_months"][0] == 126 and records["target"][0] == 120 and list(records["patient"]) == ["007", "8"]
+    assert (
+        records["age_months"][0] == 126
+        and records["target"][0] == 120
+        and list(records["patient"]) == ["007", "8"]
+    )
     assert math.isnan(records["age_months"][1]) and math.isnan(records["target"][1])
     assert "row 4" in lost[0][2] and records["said"][1].endswith("table.csv: row 3")
 
 
 def test_the_tables_of_rsna(hands):
-    for name, text in (("hands.csv", "id,boneage,male\n1377,136,False\n1378,42,True\n"),
-                       ("test.csv", "Case ID,Sex\n1377,F\n1378,M\n")):  # fmt: skip
-        place = hands.parent if name == "hands.csv" else hands  # beside the folder of its own name, or in it
+    for name, text in (
+        ("hands.csv", "id,boneage,male\n1377,136,False\n1378,42,True\n"),
+        ("test.csv", "Case ID,Sex\n1377,F\n1378,M\n"),
+    ):
+        place = (
+            hands.parent if name == "hands.csv" else hands
+        )  # beside the folder of its own name, or in it
         (place / name).write_text(text)
         records, lost = read_inputs([place / name])
         assert names(records) == ["1377.png", "1378.png"] and not lost
@@ -76,7 +91,9 @@ def test_the_tables_of_rsna(hands):
     images = hands.parent / "Test Set Images"
     hands.rename(images)
     table = hands.parent / "truth.csv"
-    table.write_text("Case ID,Sex,Ground truth bone age (months)\n1377,F,136.5\n1378,M,42\n9,M,42\n")
+    table.write_text(
+        "Case ID,Sex,Ground truth bone age (months)\n1377,F,136.5\n1378,M,42\n9,M,42\n"
+    )
     records, lost = read_inputs([table])
     assert names(records) == ["1377.png", "1378.png"] and records["target"].tolist() == [136.5, 42]
     assert lost[0][2].startswith("no such file; row 4")
@@ -96,13 +113,19 @@ def test_the_tables_of_rsna(hands):
         ("image,boneage\n1377.png,400\n", "row 2: boneage is '400'; expected 0 to 240"),
         ("image,sex\n,F\n", "row 2: image is empty"),
         ("image,sex\n1377.png,F\n1377.png,M\n", "named twice, with sex 'F' and 'M'"),
-        ("image,sex\n1377.png,1\n", "row 2: sex is '1'; expected M or F, male or female .1 and 0 only in a column"),
+        (
+            "image,sex\n1377.png,1\n",
+            "row 2: sex is '1'; expected M or F, male or female .1 and 0 only in a column",
+        ),
         ("image,Sex\n1377.png,0\n", "row 2: Sex is '0'; expected M or F"),
         ("image,sex\n1377.png,2\n", "row 2: sex is '2'; expected M or F"),
         ("image,sex,Sex\n1377.png,F,M\n", "columns 'sex' and 'Sex' have the same name"),
         ("id,male\n1377.0,1\n", "row 2: id is '1377.0', a number with decimals"),
         ("image,patient\n1377.png,1.2E+13\n", "row 2: patient is '1.2E.13', a rounded number"),
-        ("image,patient\n1377.png,12\n1378.png,0012\n", "row 3: patient is '0012', and '12' in row 2"),
+        (
+            "image,patient\n1377.png,12\n1378.png,0012\n",
+            "row 3: patient is '0012', and '12' in row 2",
+        ),
     ],
 )
 def test_tables_that_are_unclear(hands, text, told):
@@ -113,7 +136,15 @@ def test_tables_that_are_unclear(hands, text, told):
 
 def test_the_sex_means_the_same_in_training_and_prediction(hands):
     table = hands / "table.csv"
-    words = {"M": "M", "female": "F", "TRUE": "M", "unknown": "unknown", "NA": "unknown", "u": "unknown", "": ""}
+    words = {
+        "M": "M",
+        "female": "F",
+        "TRUE": "M",
+        "unknown": "unknown",
+        "NA": "unknown",
+        "u": "unknown",
+        "": "",
+    }
     flags = {"1": "M", "0": "F", "True": "M", "false": "F"}
     for column, known in (("sex", words), ("male", flags)):
         for word, sex in known.items():
@@ -121,10 +152,15 @@ def test_the_sex_means_the_same_in_training_and_prediction(hands):
             records, _ = read_inputs([table])
             assert records["sex"].tolist() == [sex, "F"]
             learnt = own_table(None, csv=table, sex_col=column)["sex"]
-            assert learnt[1] == "F" and (learnt[0] == sex if sex in ("M", "F") else pd.isna(learnt[0]))
+            assert learnt[1] == "F" and (
+                learnt[0] == sex if sex in ("M", "F") else pd.isna(learnt[0])
+            )
     for word in ("0", "1", "2", "boy"):
         table.write_text(f"image,sex,boneage\n1377.png,{word},100\n1378.png,F,90\n")
-        for read in (lambda: read_inputs([table]), lambda: own_table(None, csv=table, sex_col="sex")):
+        for read in (
+            lambda: read_inputs([table]),
+            lambda: own_table(None, csv=table, sex_col="sex"),
+        ):
             with pytest.raises(ValueError, match=f"row 2: sex is '{word}'; expected M or F"):
                 read()
 
@@ -147,7 +183,9 @@ def dicom(path: Path, **tags) -> Path:
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 40, 30, 1
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit, dataset.PixelRepresentation = 15, 0
-    dataset.PixelData = np.random.default_rng(0).integers(0, 4000, (40, 30)).astype(np.uint16).tobytes()
+    dataset.PixelData = (
+        np.random.default_rng(0).integers(0, 4000, (40, 30)).astype(np.uint16).tobytes()
+    )
     for name, value in tags.items():
         setattr(dataset, name, value)
     dataset.save_as(path, enforce_file_format=True)
@@ -161,8 +199,25 @@ def dicom(path: Path, **tags) -> Path:
         ({"PatientSex": "M", "PatientAge": "007M"}, "M", 7),
         ({"PatientSex": "O", "PatientAge": "052W"}, "", 12),
         ({"PatientSex": "", "PatientAge": "091D"}, "", 3),
-        ({"PatientSex": "M", "PatientAge": "010Y", "PatientBirthDate": "20100301", "StudyDate": "20200915"}, "M", 127),
-        ({"PatientBirthDate": "20100301", "StudyDate": "20200915", "AcquisitionDate": "20150301"}, "", 60),
+        (
+            {
+                "PatientSex": "M",
+                "PatientAge": "010Y",
+                "PatientBirthDate": "20100301",
+                "StudyDate": "20200915",
+            },
+            "M",
+            127,
+        ),
+        (
+            {
+                "PatientBirthDate": "20100301",
+                "StudyDate": "20200915",
+                "AcquisitionDate": "20150301",
+            },
+            "",
+            60,
+        ),
         ({"PatientBirthDate": "20250301", "StudyDate": "20200915"}, "", None),
     ],
 )
@@ -186,18 +241,38 @@ def test_tags_only_if_asked_and_never_over_the_table(tmp_path):
     dicom(tmp_path / "b.dcm", PatientSex="F", PatientAge="010Y")
     (tmp_path / "t.csv").write_text("image,sex,age_months\na.dcm,M,100\nb.dcm,,\n")
     records, _ = read_inputs([tmp_path / "t.csv"])
-    assert add_patient_tags(records, sex=False, age=False) == 0 and list(records["sex"]) == ["M", ""]
-    assert add_patient_tags(records, sex=True, age=False) == 1 and list(records["sex"]) == ["M", "F"]
-    assert records["age_months"].isna().tolist() == [False, True] and records["said"][1] == "PatientSex"
-    assert add_patient_tags(records, sex=True, age=True) == 1 and records["age_months"].tolist() == [100, 126]
+    assert add_patient_tags(records, sex=False, age=False) == 0 and list(records["sex"]) == [
+        "M",
+        "",
+    ]
+    assert add_patient_tags(records, sex=True, age=False) == 1 and list(records["sex"]) == [
+        "M",
+        "F",
+    ]
+    assert (
+        records["age_months"].isna().tolist() == [False, True]
+        and records["said"][1] == "PatientSex"
+    )
+    assert add_patient_tags(records, sex=True, age=True) == 1 and records[
+        "age_months"
+    ].tolist() == [100, 126]
 
 
 def test_what_a_network_gets(hands):
     Image.new("L", (40, 40)).save(hands / "black.png")
-    dataset = BoneAgeInputs([str(hands / "1377.png"), str(hands / "black.png")], Preprocessing(height=16, width=12),
-                            lambda picture: np.float32([picture.mean()]), 1)  # fmt: skip
+    dataset = BoneAgeInputs(
+        [str(hands / "1377.png"), str(hands / "black.png")],
+        Preprocessing(height=16, width=12),
+        lambda picture: np.float32([picture.mean()]),
+        1,
+    )
     good, black = dataset[0], dataset[1]
     assert good["image"].shape == (1, 16, 12) and good["image"].dtype == torch.uint8
     assert good["size"].tolist() == [40, 30]
-    assert good["look"][0] == pytest.approx(good["image"].float().mean().item()) and good["reason"] == ""
-    assert black["reason"] == "constant" and black["image"].dtype == torch.uint8 and len(dataset) == 2
+    assert (
+        good["look"][0] == pytest.approx(good["image"].float().mean().item())
+        and good["reason"] == ""
+    )
+    assert (
+        black["reason"] == "constant" and black["image"].dtype == torch.uint8 and len(dataset) == 2
+    )

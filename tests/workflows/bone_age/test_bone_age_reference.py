@@ -19,12 +19,16 @@ def fitted(target, predicted, sex=(), **more):
 def test_the_interval_is_the_kth_smallest_error():
     predicted = np.full(19, 100.0)
     reference = fitted(predicted + np.arange(1, 20) * np.resize([1, -1], 19), predicted)
-    low, high = reference.interval([100.0, 2.0, 239.0], level=0.9)  # (19 + 1) 0.9 = 18th of 1 ... 19
+    low, high = reference.interval(
+        [100.0, 2.0, 239.0], level=0.9
+    )  # (19 + 1) 0.9 = 18th of 1 ... 19
     assert low.tolist() == [82, 0, 221] and high.tolist() == [118, 20, 240]
     assert reference.interval([100.0], level=0.95)[1][0] == 119
     low, high = reference.interval([100.0], level=0.96)
     assert math.isnan(low[0]) and math.isnan(high[0])
-    assert "needs 24 validation radiographs" in reference.reason(0.96) and reference.reason(0.95) == ""
+    assert (
+        "needs 24 validation radiographs" in reference.reason(0.96) and reference.reason(0.95) == ""
+    )
 
 
 def test_intervals_cover_what_they_promise():
@@ -40,14 +44,18 @@ def test_intervals_cover_what_they_promise():
 
 def test_a_band_with_enough_hands_has_its_own_width():
     rng = np.random.default_rng(0)
-    predicted = np.concatenate([np.full(FEWEST_IN_BAND, 20.0), np.full(200, 160.0), np.full(FEWEST_IN_BAND - 1, 230.0)])
+    predicted = np.concatenate(
+        [np.full(FEWEST_IN_BAND, 20.0), np.full(200, 160.0), np.full(FEWEST_IN_BAND - 1, 230.0)]
+    )
     target = predicted + rng.normal(0, np.where(predicted < 100, 2, 20))
     reference = fitted(target, predicted)
     errors = np.sort(np.abs(predicted - target)[:FEWEST_IN_BAND])
     low, high = reference.interval([20.0, 160.0, 230.0])
     assert high[0] - 20 == pytest.approx(errors[math.ceil(51 * 0.9) - 1], rel=1e-5)
     everyone = np.sort(np.abs(predicted - target))
-    assert 230 - low[2] == pytest.approx(everyone[math.ceil(300 * 0.9) - 1], rel=1e-5)  # one too few
+    assert 230 - low[2] == pytest.approx(
+        everyone[math.ceil(300 * 0.9) - 1], rel=1e-5
+    )  # one too few
     assert high[1] - 160 > 5 * (high[0] - 20)
     sds = reference.sd([20.0, 160.0, 230.0])
     error = predicted - target
@@ -65,7 +73,9 @@ def test_a_network_that_tells_its_spread_has_intervals_of_its_own():
     predicted = target + rng.normal(0, spread)
     reference = fitted(target, predicted, spread=spread)
     low, high = reference.interval([100.0, 100.0], [2.0, 10.0])
-    assert high[1] - 100 == pytest.approx(5 * (high[0] - 100)) and high[0] - 100 == pytest.approx(2 * 1.645, rel=0.2)
+    assert high[1] - 100 == pytest.approx(5 * (high[0] - 100)) and high[0] - 100 == pytest.approx(
+        2 * 1.645, rel=0.2
+    )
     assert reference.interval([100.0])[1][0] > 100  # asked without a spread: by the plain errors
     assert not fitted(target, predicted).scaled
 
@@ -73,15 +83,26 @@ def test_a_network_that_tells_its_spread_has_intervals_of_its_own():
 def test_the_file_comes_back(tmp_path):
     rng = np.random.default_rng(3)
     target, predicted = rng.uniform(0, 240, 80), rng.uniform(0, 240, 80)
-    likeness = Likeness.fit(features=rng.normal(size=(80, 5)), training_features=rng.normal(size=(30, 5)))
-    reference = fitted([*target, math.nan], [*predicted, 7.0], ["M"] * 81, spread=[*predicted + 1, 1],
-                       likeness=likeness)  # fmt: skip
+    likeness = Likeness.fit(
+        features=rng.normal(size=(80, 5)), training_features=rng.normal(size=(30, 5))
+    )
+    reference = fitted(
+        [*target, math.nan],
+        [*predicted, 7.0],
+        ["M"] * 81,
+        spread=[*predicted + 1, 1],
+        likeness=likeness,
+    )
     assert len(reference.error) == 80  # what has no truth is left out
     reference.save(tmp_path / "reference.npz")
     again = BoneAgeReference.load(tmp_path / "reference.npz")
     asked, looks = rng.normal(size=(4, 5)), np.zeros((4, 448))
-    assert (again.likeness.of(asked, looks) == likeness.of(asked, looks)).all() and again.likeness.known
-    assert (Likeness.load(tmp_path / "reference.npz").of(asked, looks) == likeness.of(asked, looks)).all()
+    assert (
+        again.likeness.of(asked, looks) == likeness.of(asked, looks)
+    ).all() and again.likeness.known
+    assert (
+        Likeness.load(tmp_path / "reference.npz").of(asked, looks) == likeness.of(asked, looks)
+    ).all()
     some = predicted[:9]
     assert np.array_equal(again.interval(some, some), reference.interval(some, some))
     assert again.baseline.tolist() == [90, 10, 145] and again.ages.tolist() == [10, 200]
@@ -94,8 +115,12 @@ def test_a_file_that_lies_is_refused(tmp_path):
     reference.save(path)
     with np.load(path) as stored:
         arrays = dict(stored)
-    for name, wrong in (("error", arrays["error"][:3]), ("error", arrays["error"] * np.nan), ("ages", np.zeros(3)),
-                        ("look_kept", np.zeros((2, 3)))):  # fmt: skip
+    for name, wrong in (
+        ("error", arrays["error"][:3]),
+        ("error", arrays["error"] * np.nan),
+        ("ages", np.zeros(3)),
+        ("look_kept", np.zeros((2, 3))),
+    ):
         np.savez(path, **arrays | {name: wrong})
         with pytest.raises(ValueError, match=r"reference\.npz: not a reference"):
             BoneAgeReference.load(path)

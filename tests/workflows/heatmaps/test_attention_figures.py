@@ -29,11 +29,22 @@ def test_files_of_a_radiograph(heads, rows, tmp_path):
         found[size[0] // 4 : -size[0] // 4] = values.mean()
         return found
 
-    endings, small = write_pictures(lambda ending: tmp_path / "a" / f"x{ending}", "attention", scaled, maps, back,
-                                    title="x.png", told="what it shows")  # fmt: skip
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(f"x{ending}" for ending in endings)
+    endings, small = write_pictures(
+        lambda ending: tmp_path / "a" / f"x{ending}",
+        "attention",
+        scaled,
+        maps,
+        back,
+        title="x.png",
+        told="what it shows",
+    )
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(
+        f"x{ending}" for ending in endings
+    )
     saved = np.load(tmp_path / "a" / "x_attention.npy")
-    assert saved.dtype == np.float32 and np.array_equal(saved, back(maps.mean(0), (90, 60)), equal_nan=True)
+    assert saved.dtype == np.float32 and np.array_equal(
+        saved, back(maps.mean(0), (90, 60)), equal_nan=True
+    )
     grey = np.asarray(small)[:5]  # where the network saw nothing, the radiograph is as it was
     assert (grey[..., 0] == grey[..., 1]).all() and max(small.size) == 320
     assert ("_heads.png" in endings) == (heads > 1)

@@ -5,8 +5,19 @@ import os
 import numpy as np
 import pytest
 
-from workflows.heatmaps.normal_reference import FINGERPRINT, NormalReference, Radiograph, TooFewNormals, cells_of
-from workflows.heatmaps.reference_groups import few_normals_sentence, groups_sentence, limits_of, outside_sentence
+from workflows.heatmaps.normal_reference import (
+    FINGERPRINT,
+    NormalReference,
+    Radiograph,
+    TooFewNormals,
+    cells_of,
+)
+from workflows.heatmaps.reference_groups import (
+    few_normals_sentence,
+    groups_sentence,
+    limits_of,
+    outside_sentence,
+)
 
 
 def random_radiograph(rng, errors, name):
@@ -18,7 +29,9 @@ def random_radiograph(rng, errors, name):
 def filled(rng, errors, groups=(), **options):
     """(reference, its radiographs): one of each of `errors` [n, rows, columns]."""
     reference = NormalReference(**{"near": 58} | options)
-    radiographs = [random_radiograph(rng, one, f"{groups}{number}") for number, one in enumerate(errors)]
+    radiographs = [
+        random_radiograph(rng, one, f"{groups}{number}") for number, one in enumerate(errors)
+    ]
     for radiograph in radiographs:
         reference.add(radiograph, groups)
     return reference, radiographs
@@ -36,11 +49,15 @@ def test_z_scores_by_group():
     np.testing.assert_allclose(spread, knees.std(0, ddof=1), rtol=1e-4)
     new = random_radiograph(rng, rng.random((3, 4)), "new")
     found = reference.compare(new, ["knee"])
-    np.testing.assert_allclose(found.z, (new.errors - knees.mean(0)) / knees.std(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.z, (new.errors - knees.mean(0)) / knees.std(0, ddof=1), rtol=1e-4
+    )
     assert (found.group, found.normals, found.left_out) == ("knee", 40, 0)
     everything = np.concatenate([knees, hands])
     found = reference.compare(new, ["foot"])
-    np.testing.assert_allclose(found.z, (new.errors - everything.mean(0)) / everything.std(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.z, (new.errors - everything.mean(0)) / everything.std(0, ddof=1), rtol=1e-4
+    )
     assert (found.group, found.normals) == ("", 70)
     assert reference.groups == {"": 70, "knee": 40, "hand": 30}
     assert reference.parts == {"knee": 40, "hand": 30}
@@ -54,7 +71,9 @@ def test_the_narrowest_group_that_is_known_is_used():
     reference.add(random_radiograph(rng, rng.random((2, 2)), "one"), ["foot"])
     assert reference.group_for(["left", "hands"]) == "left"
     assert reference.group_for(["right", "hands"]) == "hands"
-    assert reference.group_for(["foot"]) == "" and reference.group_for([]) == ""  # one normal has no spread
+    assert (
+        reference.group_for(["foot"]) == "" and reference.group_for([]) == ""
+    )  # one normal has no spread
     whole, _ = filled(rng, rng.random((4, 2, 2)), ["images"])
     assert whole.group_for(["images"]) == "images"
     assert whole.group_for(["pelvis", "images"]) == ""  # "no group pelvis" is said, not "by images"
@@ -66,11 +85,15 @@ def test_each_patch_counts_by_itself():
     errors[:3, 0, 0] = errors[1:, 1, 1] = np.nan
     reference, _ = filled(rng, errors)
     mean, spread = reference.moments("")
-    assert mean[0, 0] == pytest.approx(errors[3:, 0, 0].mean()) and mean[0, 1] == pytest.approx(errors[:, 0, 1].mean())
+    assert mean[0, 0] == pytest.approx(errors[3:, 0, 0].mean()) and mean[0, 1] == pytest.approx(
+        errors[:, 0, 1].mean()
+    )
     assert spread[0, 0] == pytest.approx(errors[3:, 0, 0].std(ddof=1))
     z = reference.compare(random_radiograph(rng, np.ones((2, 2)), "a"), []).z
     np.testing.assert_array_equal(np.isnan(z), [[False, False], [False, True]])
-    assert np.isnan(reference.compare(random_radiograph(rng, [[1, np.nan], [1, 1]], "b"), []).z[0, 1])
+    assert np.isnan(
+        reference.compare(random_radiograph(rng, [[1, np.nan], [1, 1]], "b"), []).z[0, 1]
+    )
 
 
 def test_members_and_near_duplicates_are_left_out_of_their_own_comparison():
@@ -87,7 +110,9 @@ def test_members_and_near_duplicates_are_left_out_of_their_own_comparison():
         copies = {
             "the same file": member._replace(fingerprint=rng.bytes(FINGERPRINT)),
             "the same pixels": member._replace(sha256="x"),
-            "nearly the same pixels": member._replace(sha256="x", fingerprint=np.packbits(flipped).tobytes()),
+            "nearly the same pixels": member._replace(
+                sha256="x", fingerprint=np.packbits(flipped).tobytes()
+            ),
         }
         for name, copy in copies.items():
             found = reference.compare(copy, ["hand"])
@@ -116,7 +141,11 @@ def test_left_out_members_leave_at_least_two():
     with pytest.raises(TooFewNormals, match="has 1 other normal radiograph; at least 2"):
         small.compare(radiographs[0], ["hand"])
     small.add(random_radiograph(rng, rng.random((2, 2)), "foot"), ["foot"])
-    assert small.compare(radiographs[0], ["hand"])[1:4] == ("", 2, 1)  # the group is too small without it
+    assert small.compare(radiographs[0], ["hand"])[1:4] == (
+        "",
+        2,
+        1,
+    )  # the group is too small without it
 
 
 @pytest.mark.parametrize("count", [3, 5, 20])
@@ -126,7 +155,10 @@ def test_what_z_can_reach(count):
     values[0] = 1
     highest = (values[0] - values.mean()) / values.std(ddof=1)
     told = few_normals_sentence("hands", count)
-    assert f"could reach z = {highest:.2f} at most" in told and f"z from {count} normal radiographs (hands)" in told
+    assert (
+        f"could reach z = {highest:.2f} at most" in told
+        and f"z from {count} normal radiographs (hands)" in told
+    )
     rng = np.random.default_rng(0)
     drawn = rng.standard_normal((60_000, count))
     new = (rng.standard_normal(len(drawn)) - drawn.mean(1)) / drawn.std(1, ddof=1)
@@ -148,8 +180,12 @@ def normals(rng, count, level, brightness):
     result = []
     for _ in range(count):
         errors = level * pattern * np.exp(rng.normal(0, 0.3, (8, 8)))
-        cells = np.stack([rng.normal(brightness, 0.05, (8, 8)), np.exp(rng.normal(-2, 0.2, (8, 8)))])
-        result.append(Radiograph(errors, cells.astype(np.float32), rng.bytes(8).hex(), rng.bytes(FINGERPRINT)))
+        cells = np.stack(
+            [rng.normal(brightness, 0.05, (8, 8)), np.exp(rng.normal(-2, 0.2, (8, 8)))]
+        )
+        result.append(
+            Radiograph(errors, cells.astype(np.float32), rng.bytes(8).hex(), rng.bytes(FINGERPRINT))
+        )
     return result
 
 
@@ -210,14 +246,20 @@ def test_a_reference_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
 def test_the_file_reads_back_and_knows_its_radiographs(tmp_path):
     rng = np.random.default_rng(0)
-    reference, radiographs = filled(rng, rng.random((5, 2, 2)), ["knee"], settings={"mask_ratio": 0.75}, source="x")
+    reference, radiographs = filled(
+        rng, rng.random((5, 2, 2)), ["knee"], settings={"mask_ratio": 0.75}, source="x"
+    )
     reference.add(random_radiograph(rng, rng.random((2, 2)), "alone"), ["NAME^OF^A^PATIENT"])
     reference.save(tmp_path / "reference.npz")
     written = (tmp_path / "reference.npz").read_bytes()
     assert "knee".encode("utf-32-le") in written  # as numpy writes text
     assert "PATIENT".encode("utf-32-le") not in written  # a group of one is of no use
     stored = NormalReference.load(tmp_path / "reference.npz")
-    assert stored.groups == {"": 6, "knee": 5} and stored.settings == {"mask_ratio": 0.75} and stored.source == "x"
+    assert (
+        stored.groups == {"": 6, "knee": 5}
+        and stored.settings == {"mask_ratio": 0.75}
+        and stored.source == "x"
+    )
     new = random_radiograph(rng, rng.random((2, 2)), "new")
     for one in (new, radiographs[2], radiographs[2]._replace(sha256="renamed")):
         before, after = reference.compare(one, ["knee"]), stored.compare(one, ["knee"])
@@ -266,26 +308,40 @@ def test_it_needs_two_and_never_divides_by_nothing():
 def test_cells_are_means_and_standard_deviations():
     picture = np.random.default_rng(0).random((48, 32))
     blocks = picture.reshape(8, 6, 8, 4)
-    np.testing.assert_allclose(cells_of(picture), [blocks.mean((1, 3)), blocks.std((1, 3))], atol=1e-5)
+    np.testing.assert_allclose(
+        cells_of(picture), [blocks.mean((1, 3)), blocks.std((1, 3))], atol=1e-5
+    )
 
 
 def test_one_line_says_which_normals_were_used():
     used = [(["hands"], "hands")] * 10 + [(["pelvis"], "all")] * 20
     assert groups_sentence(used) == "10 by hands, 20 by all: no group pelvis"
-    assert groups_sentence([(["a", "set"], "all"), (["b", "set"], "all")]) == "2 by all: no group a, b"
+    assert (
+        groups_sentence([(["a", "set"], "all"), (["b", "set"], "all")]) == "2 by all: no group a, b"
+    )
     assert groups_sentence([(["left", "hands"], "hands"), (["hands"], "hands")]) == "2 by hands"
 
 
 def test_most_of_all_or_of_a_folder_decide():
     def records(name, outside, inside, share=0.15):
         record = {"groups": [name], "reference_group": "all", "outside_limit": 0.1}
-        mine = [record | {"outside_share": share if k < outside else 0.02} for k in range(outside + inside)]
-        return [one | {"outside_reference": one["outside_share"] > one["outside_limit"]} for one in mine]
+        mine = [
+            record | {"outside_share": share if k < outside else 0.02}
+            for k in range(outside + inside)
+        ]
+        return [
+            one | {"outside_reference": one["outside_share"] > one["outside_limit"]} for one in mine
+        ]
 
     assert outside_sentence(records("hands", 3, 20)) == ""
     assert outside_sentence([]) == "" and outside_sentence(records("hands", 10, 10)) == ""
     told = outside_sentence(records("hands", 1, 29) + records("pelvis", 10, 0))
-    assert told.startswith("11 of 40 radiographs are unlike") and "10 of 10 of pelvis (compared with all)" in told
-    assert outside_sentence(records("hands", 1, 29) + records("patient 7", 4, 0)) == ""  # too few to stop a run
+    assert (
+        told.startswith("11 of 40 radiographs are unlike")
+        and "10 of 10 of pelvis (compared with all)" in told
+    )
+    assert (
+        outside_sentence(records("hands", 1, 29) + records("patient 7", 4, 0)) == ""
+    )  # too few to stop a run
     assert outside_sentence(records("a", 1, 0)) == ""  # one in ten normals is as odd
     assert outside_sentence(records("a", 1, 0, share=0.25)).startswith("1 of 1 radiographs")

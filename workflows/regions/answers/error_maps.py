@@ -14,7 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from core.system.device import autocast
-from evaluation.maps.error_maps import complementary_passes, error_maps, mask_generator, visible_patches
+from evaluation.maps.error_maps import (
+    complementary_passes,
+    error_maps,
+    mask_generator,
+    visible_patches,
+)
 from workflows.regions.answers.proposals import map_boxes
 
 Box = tuple[float, float, float, float]
@@ -24,16 +29,27 @@ class ErrorMapper:
     """`model` on `device`; every patch is hidden equally often in about `passes` passes. batch_size: views at once."""
 
     def __init__(
-        self, model: Any, preprocessing: Any, device: Any, *, precision: str = "fp32", passes: int = 4, seed: int = 0,
+        self,
+        model: Any,
+        preprocessing: Any,
+        device: Any,
+        *,
+        precision: str = "fp32",
+        passes: int = 4,
+        seed: int = 0,
         batch_size: int = 64,
-    ):  # fmt: skip
+    ):
         if (preprocessing.height, preprocessing.width) != tuple(model.input_size):
             raise ValueError(
                 f"the masked autoencoder prepares radiographs at {preprocessing.height} x {preprocessing.width} "
                 f"pixels, but its network takes {model.input_size[0]} x {model.input_size[1]}"
             )
-        self.model, self.preprocessing = model.to(device), preprocessing
-        self.device, self.precision, self.seed, self.batch_size = device, precision, seed, batch_size
+        self.model = model.to(device)
+        self.preprocessing = preprocessing
+        self.device = device
+        self.precision = precision
+        self.seed = seed
+        self.batch_size = batch_size
         patches = model.grid[0] * model.grid[1]
         self.visible = model.config.visible
         self.passes = complementary_passes(passes, patches, self.visible)
@@ -46,20 +62,36 @@ class ErrorMapper:
     def maps(self, names: Sequence[str], fitted: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mean squared errors [B, h, w] and how often each patch was hidden [B, rows, columns], of radiographs
         [B, 1, h, w] as `Preprocessing.fit` gives them; names: of their files."""
-        visible = [visible_patches(self.passes, self.model.grid, self.visible, mask_generator(self.seed, name),
-                                   "complementary") for name in names]  # fmt: skip
+        visible = [
+            visible_patches(
+                self.passes,
+                self.model.grid,
+                self.visible,
+                mask_generator(self.seed, name),
+                "complementary",
+            )
+            for name in names
+        ]
         with autocast(self.device, self.precision):
             found = error_maps(
-                self.model, self.preprocessing.normalise(fitted.to(self.device)), np.stack(visible),
-                mean=self.preprocessing.mean, std=self.preprocessing.std, batch_size=self.batch_size,
-            )  # fmt: skip
+                self.model,
+                self.preprocessing.normalise(fitted.to(self.device)),
+                np.stack(visible),
+                mean=self.preprocessing.mean,
+                std=self.preprocessing.std,
+                batch_size=self.batch_size,
+            )
         return found.maps, found.hits
 
-    def boxes(self, error_map: np.ndarray, hits: np.ndarray, size: tuple[int, int], most: int = 3) -> list[Box]:
+    def boxes(
+        self, error_map: np.ndarray, hits: np.ndarray, size: tuple[int, int], most: int = 3
+    ) -> list[Box]:
         """Where a map [h, w] points, in pixels of a radiograph of `size` (H, W), the highest peak first."""
         found = map_boxes(error_map, hits, self.preprocessing.placement(size)[1], most=most)
         moved = self.preprocessing.back_boxes(np.array(found).reshape(-1, 4), size)
-        return [tuple(box) for box in np.clip(moved, 0, [size[1], size[0], size[1], size[0]]).tolist()]
+        return [
+            tuple(box) for box in np.clip(moved, 0, [size[1], size[0], size[1], size[0]]).tolist()
+        ]
 
     def of_radiograph(self, name: str, scaled: np.ndarray) -> tuple[np.ndarray, list[Box]]:
         """The map [H, W] of one radiograph [H, W] as `Preprocessing.read` gives it (NaN where the network saw nothing),

@@ -17,13 +17,30 @@ from PIL import Image, ImageDraw
 from core.text import percent
 from core.tumour_labels import ABNORMAL, GROUP, GROUPS, IMPLANT, LABELS
 from evaluation.pages.charts import COLOURS, DASHES, _png, plain
-from evaluation.pages.pictures import BACKGROUND, FAINT, INK, OUTLINE, blended, fitted, font, resized, wrapped
+from evaluation.pages.pictures import (
+    BACKGROUND,
+    FAINT,
+    INK,
+    OUTLINE,
+    blended,
+    fitted,
+    font,
+    resized,
+    wrapped,
+)
 from evaluation.statistics.operating_points import Curve
 
-TILE, WIDEST, BARS, GAP = 330, 248, 410, 12  # pixels: a picture at most so high, so wide; bars; space
+# pixels: a picture at most so high, so wide; bars; space
+TILE = 330
+WIDEST = 248
+BARS = 410
+GAP = 12
 MOST_BONES = 3
-_BAR, _TRUE, _MARK = (86, 180, 233), (230, 159, 0), (255, 210, 70)
-_ALARM, _CAUTION = (122, 31, 31), (91, 58, 0)
+_BAR = (86, 180, 233)
+_TRUE = (230, 159, 0)
+_MARK = (255, 210, 70)
+_ALARM = (122, 31, 31)
+_CAUTION = (91, 58, 0)
 
 
 class Marked(NamedTuple):
@@ -56,11 +73,19 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         for place, (name, curve) in enumerate(plot.curves):
-            style = {"color": COLOURS[place % len(COLOURS)], "ls": DASHES[place % len(DASHES)], "lw": 1.6}
-            x, y = curve.x, curve.y
-            if kind == "pr":  # in steps, from the first recall above 0 on; no straight line between two precisions
+            style = {
+                "color": COLOURS[place % len(COLOURS)],
+                "ls": DASHES[place % len(DASHES)],
+                "lw": 1.6,
+            }
+            x = curve.x
+            y = curve.y
+            if (
+                kind == "pr"
+            ):  # in steps, from the first recall above 0 on; no straight line between two precisions
                 later = x > 0
-                x, y = np.append(x[later][:1] * 0, x[later]), np.append(y[later][:1], y[later])
+                x = np.append(x[later][:1] * 0, x[later])
+                y = np.append(y[later][:1], y[later])
                 style |= {"drawstyle": "steps-pre"}
             names.setdefault(name, axis.plot(x, y, **style)[0])
         if kind == "roc":
@@ -74,16 +99,30 @@ def curve_grid(kind: str, plots: Sequence[Lines], columns: int = 3) -> tuple[byt
     figure.supxlabel("1 - specificity" if kind == "roc" else "recall (sensitivity)", fontsize=10)
     figure.supylabel("sensitivity" if kind == "roc" else "precision", fontsize=10)
     if len(names) > 1:
-        figure.legend(list(names.values()), [plain(name, 300) for name in names], frameon=False, fontsize=9,
-                      loc="outside upper left", ncols=min(len(names), 3))  # fmt: skip
+        figure.legend(
+            list(names.values()),
+            [plain(name, 300) for name in names],
+            frameon=False,
+            fontsize=9,
+            loc="outside upper left",
+            ncols=min(len(names), 3),
+        )
     return _png(figure), round(100 * width)
 
 
 def case_panel(
-    grey: np.ndarray, probabilities: np.ndarray, *, name: str = "", note: str = "", labels: np.ndarray | None = None,
-    regions: Sequence[Marked] = (), error_map: np.ndarray | None = None, highest: float | None = None,
-    warning: str = "", alarm: bool = False,
-) -> Image.Image:  # fmt: skip
+    grey: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    name: str = "",
+    note: str = "",
+    labels: np.ndarray | None = None,
+    regions: Sequence[Marked] = (),
+    error_map: np.ndarray | None = None,
+    highest: float | None = None,
+    warning: str = "",
+    alarm: bool = False,
+) -> Image.Image:
     """One radiograph, uint8 [H, W], and what is said of it.
 
     probabilities: [L]. labels: [L], 0, 1 or NaN, of what is true; None if nobody knows. error_map: [H, W], NaN where it
@@ -103,10 +142,14 @@ def case_panel(
         tiles.append(("error map", Image.fromarray(blended(small, values, top))))
     bars = group_bars(probabilities, labels)
     across = len(tiles) * (width + GAP) + bars.width + GAP
-    above, below = wrapped(warning, across - 3 * GAP, 15), wrapped(note, across - 2 * GAP, 13)
+    above = wrapped(warning, across - 3 * GAP, 15)
+    below = wrapped(note, across - 2 * GAP, 13)
     band = 20 * len(above) + GAP if above else 0
-    head, foot = band + 34, 17 * len(below) + 5 if below else 0
-    canvas = Image.new("RGB", (across, head + max(height + 20, bars.height) + foot + GAP), BACKGROUND)
+    head = band + 34
+    foot = 17 * len(below) + 5 if below else 0
+    canvas = Image.new(
+        "RGB", (across, head + max(height + 20, bars.height) + foot + GAP), BACKGROUND
+    )
     draw = ImageDraw.Draw(canvas)
     if above:
         draw.rectangle((0, 0, across, band - 1), fill=_ALARM if alarm else _CAUTION)
@@ -130,21 +173,28 @@ def group_bars(probabilities: np.ndarray, labels: np.ndarray | None = None) -> I
     lines: list[tuple[str, int | None]] = []
     for title, indices in _shown_groups(probabilities, truth):
         lines += [(title, None), *((LABELS[index], index) for index in indices)]
-    step, words = 19, 236
-    canvas = Image.new("RGB", (BARS, sum(step if index is not None else 23 for _, index in lines) + 6), BACKGROUND)
-    draw, top = ImageDraw.Draw(canvas), 0
+    step = 19
+    words = 236
+    canvas = Image.new(
+        "RGB", (BARS, sum(step if index is not None else 23 for _, index in lines) + 6), BACKGROUND
+    )
+    draw = ImageDraw.Draw(canvas)
+    top = 0
     for text, index in lines:
         if index is None:
             draw.text((0, top + 6), text, FAINT, font(13))
             top += 23
             continue
-        holds, value = truth[index] == 1, float(probabilities[index])
+        holds = truth[index] == 1
+        value = float(probabilities[index])
         draw.text((8, top + 1), fitted(text, words - 14, 14), _TRUE if holds else INK, font(14))
         length = BARS - words - 92
         draw.rectangle((words, top + 4, words + length, top + step - 5), fill=(44, 46, 50))
         if value > 0:
             fill = _TRUE if holds else _BAR
-            draw.rectangle((words, top + 4, words + max(1, round(length * value)), top + step - 5), fill=fill)
+            draw.rectangle(
+                (words, top + 4, words + max(1, round(length * value)), top + step - 5), fill=fill
+            )
         told = percent(value) + ("  true" if holds else "  false" if _denied(index, truth) else "")
         draw.text((words + length + 8, top + 1), told, _TRUE if holds else INK, font(13))
         top += step

@@ -14,34 +14,54 @@ from typing import Any
 import numpy as np
 
 from core.tumour_labels import ABNORMAL, GROUPS, IMPLANT
-from evaluation.statistics.calibration import COLDEST, HOTTEST, fit_temperature, logits_of, scaled_probabilities
+from evaluation.statistics.calibration import (
+    COLDEST,
+    HOTTEST,
+    fit_temperature,
+    logits_of,
+    scaled_probabilities,
+)
 
-PARTS = {"abnormal": (ABNORMAL,), **{group.name: group.indices for group in GROUPS if group.kind == "softmax"},
-         "implant": (IMPLANT,)}  # fmt: skip
+PARTS = {
+    "abnormal": (ABNORMAL,),
+    **{group.name: group.indices for group in GROUPS if group.kind == "softmax"},
+    "implant": (IMPLANT,),
+}
 ENOUGH = 20  # validation radiographs of which a part must be known
 
 
-def fit_group_temperatures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Any]]:
+def fit_group_temperatures(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, dict[str, Any]]:
     """Part -> "temperature" (None if it cannot be fitted), "reason" and "radiographs", from those that are known.
 
     probabilities: [N, L]. labels: [N, L], 0, 1 or NaN. Both from validation: on training data a network is sure of
     itself, and what is fitted on the test set is not tested.
     """
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
+    probabilities = np.asarray(probabilities, np.float64)
+    labels = np.asarray(labels, np.float64)
     found = {}
     for name, indices in PARTS.items():
         columns = list(indices)
         known = ~np.isnan(labels[:, columns]).any(axis=1)
-        said, truth = probabilities[known][:, columns], labels[known][:, columns]
+        said = probabilities[known][:, columns]
+        truth = labels[known][:, columns]
         if len(columns) == 1:
             fitted = fit_temperature("binary", truth[:, 0], logits_of("binary", said[:, 0]))
         else:
-            fitted = fit_temperature("multiclass", truth.argmax(axis=1).astype(float), logits_of("multiclass", said))
-        value, reason = fitted.value, fitted.reason
+            fitted = fit_temperature(
+                "multiclass", truth.argmax(axis=1).astype(float), logits_of("multiclass", said)
+            )
+        value = fitted.value
+        reason = fitted.reason
         if known.sum() < ENOUGH:
-            value, reason = math.nan, f"known of {known.sum()} validation radiographs; at least {ENOUGH} are needed"
-        found[name] = {"temperature": None if math.isnan(value) else value, "reason": reason,
-                       "radiographs": int(known.sum())}  # fmt: skip
+            value = math.nan
+            reason = f"known of {known.sum()} validation radiographs; at least {ENOUGH} are needed"
+        found[name] = {
+            "temperature": None if math.isnan(value) else value,
+            "reason": reason,
+            "radiographs": int(known.sum()),
+        }
     return found
 
 
@@ -52,7 +72,9 @@ def kept_temperatures(about: Mapping[str, Any]) -> dict[str, float]:
     """
     kept = about.get("temperatures", {})
     if not isinstance(kept, Mapping):
-        raise ValueError(f"temperatures {str(kept)[:50]!r}; expected one for each of {', '.join(PARTS)}")
+        raise ValueError(
+            f"temperatures {str(kept)[:50]!r}; expected one for each of {', '.join(PARTS)}"
+        )
     found = {}
     for name, told in kept.items():
         if name not in PARTS:
@@ -60,8 +82,14 @@ def kept_temperatures(about: Mapping[str, Any]) -> dict[str, float]:
         value = told.get("temperature") if isinstance(told, Mapping) else told
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not COLDEST <= value <= HOTTEST:
-            raise ValueError(f"{name} temperature {str(value)[:50]!r}; expected {COLDEST:g} to {HOTTEST:g}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not COLDEST <= value <= HOTTEST
+        ):
+            raise ValueError(
+                f"{name} temperature {str(value)[:50]!r}; expected {COLDEST:g} to {HOTTEST:g}"
+            )
         found[name] = float(value)
     return found
 

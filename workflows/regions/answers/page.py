@@ -50,12 +50,25 @@ class RegionPage:
     draws: int = 2000
 
     def __post_init__(self):
-        self.probabilities, self.labels = np.asarray(self.probabilities, float), np.asarray(self.labels, float)
+        self.probabilities, self.labels = (
+            np.asarray(self.probabilities, float),
+            np.asarray(self.labels, float),
+        )
         count = len(self.names)
-        for name, array in (("labels", self.labels), (self.called, self.probabilities), *self.variants.items()):
+        for name, array in (
+            ("labels", self.labels),
+            (self.called, self.probabilities),
+            *self.variants.items(),
+        ):
             if np.shape(array) != (count, len(LABELS)):
-                raise ValueError(f"{name} {np.shape(array)} of {count} radiographs; expected [N, {len(LABELS)}]")
-        for name, values in (("patients", self.patients), ("sources", self.sources), *self.columns.items()):
+                raise ValueError(
+                    f"{name} {np.shape(array)} of {count} radiographs; expected [N, {len(LABELS)}]"
+                )
+        for name, values in (
+            ("patients", self.patients),
+            ("sources", self.sources),
+            *self.columns.items(),
+        ):
             if len(values) != count:
                 raise ValueError(f"{name}: {len(values)} values for {count} radiographs")
         if not count:
@@ -63,8 +76,12 @@ class RegionPage:
 
     def three_way(self, probabilities: np.ndarray) -> scores.ThreeWay:
         """The decisions of some answer."""
-        thresholds = {name: getattr(self, name) for name in ("tumour_threshold", "malignant_threshold")}
-        return scores.three_way(probabilities, self.labels, intermediate=self.intermediate, **thresholds)
+        thresholds = {
+            name: getattr(self, name) for name in ("tumour_threshold", "malignant_threshold")
+        }
+        return scores.three_way(
+            probabilities, self.labels, intermediate=self.intermediate, **thresholds
+        )
 
     def label_rows(self, answer: str, bones: bool | None = None) -> list[dict[str, Any]]:
         """Scores of the labels of an answer; of the bones alone, of the others alone, or of all."""
@@ -89,7 +106,9 @@ class RegionPage:
     @cached_property
     def answers(self) -> dict[str, np.ndarray]:
         """What counts, then the variants."""
-        return {self.called: self.probabilities} | {k: np.asarray(v, float) for k, v in self.variants.items()}
+        return {self.called: self.probabilities} | {
+            k: np.asarray(v, float) for k, v in self.variants.items()
+        }
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -101,12 +120,19 @@ class RegionPage:
             answers[name] = {
                 "groups": scores.group_table(found, *given, **options),
                 "calibration": scores.binary_calibration(found, *given, **options),
-                "three_way": scores.three_way_scores(self.three_way(found), self.patients, **options),
+                "three_way": scores.three_way_scores(
+                    self.three_way(found), self.patients, **options
+                ),
                 "labels": scores.label_table(found, *given, **options),
-                "confusion": {g.name: group_confusion(found, self.labels, g).tolist() for g in GROUPS},
+                "confusion": {
+                    g.name: group_confusion(found, self.labels, g).tolist() for g in GROUPS
+                },
             }
-        compared = {name: scores.comparison_table(self.probabilities, found, *given, **options)
-                    for name, found in self.answers.items() if name != self.called}  # fmt: skip
+        compared = {
+            name: scores.comparison_table(self.probabilities, found, *given, **options)
+            for name, found in self.answers.items()
+            if name != self.called
+        }
         parts = scores.part_table(self.probabilities, *given, self._parts(), **options)
         return {"answers": answers, "comparisons": compared, "parts": parts}
 

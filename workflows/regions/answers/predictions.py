@@ -27,31 +27,53 @@ from core.tables import read_rows
 from core.tumour_labels import GROUP, LABELS
 from workflows.regions.answers.rule import ALL, WHOLE
 
-_ORIGIN = {"class_0": "abnormal", "class_37": "implant", **dict.fromkeys(("class_1", "class_2", "class_3"), "tumour"),
-           "class_1_2_3_sum": "tumour", **dict.fromkeys(("class_34", "class_35", "class_36"), "fracture")}  # fmt: skip
+_ORIGIN = {
+    "class_0": "abnormal",
+    "class_37": "implant",
+    **dict.fromkeys(("class_1", "class_2", "class_3"), "tumour"),
+    "class_1_2_3_sum": "tumour",
+    **dict.fromkeys(("class_34", "class_35", "class_36"), "fracture"),
+}
 SEED_COLUMNS = tuple(f"max_{name}{end}" for name in _ORIGIN for end in ("", "_box", "_label"))
-WHOLE_NAME, ALL_NAME = "whole image", "all views"
+WHOLE_NAME = "whole image"
+ALL_NAME = "all views"
 Viewed = tuple[str, Sequence[float]]  # what a view is called, and its box in pixels
 
 
 def prediction_row(
-    facts: dict[str, Any], size: tuple[int, int], probabilities: np.ndarray, views: dict[str, int],
-    regions: Sequence[Viewed], decision: str, labels: np.ndarray, *, like_training: str = "unknown",
-    likeness: float = math.nan, networks: str = "",
-) -> dict[str, Any]:  # fmt: skip
+    facts: dict[str, Any],
+    size: tuple[int, int],
+    probabilities: np.ndarray,
+    views: dict[str, int],
+    regions: Sequence[Viewed],
+    decision: str,
+    labels: np.ndarray,
+    *,
+    like_training: str = "unknown",
+    likeness: float = math.nan,
+    networks: str = "",
+) -> dict[str, Any]:
     """A row of predictions.csv. facts: what is known of the radiograph besides; size: (H, W); probabilities, labels:
     [L]; views: of `region_rule.Answer`; regions: what was looked at beside the whole; like_training, likeness: see
     `evaluation.statistics.likeness.Joint`; networks: what answered."""
-    row, tumours = dict(facts), list(GROUP["tumour"].indices[:-1])
+    row = dict(facts)
+    tumours = list(GROUP["tumour"].indices[:-1])
     for name, origin in _ORIGIN.items():
         index = tumours if name == "class_1_2_3_sum" else int(name.removeprefix("class_"))
         label, box = viewed(views[origin], size, regions)
-        row |= {f"max_{name}": float(np.sum(probabilities[index])), f"max_{name}_box": box,
-                f"max_{name}_label": label}  # fmt: skip
+        row |= {
+            f"max_{name}": float(np.sum(probabilities[index])),
+            f"max_{name}_box": box,
+            f"max_{name}_label": label,
+        }
     bones = list(GROUP["bone"].indices)
-    row |= {"decision": decision, "like_training": like_training, "likeness": likeness,
-            "bone": LABELS[bones[int(np.argmax(probabilities[bones]))]],
-            "bone_label": viewed(views["bone"], size, regions)[0]}  # fmt: skip
+    row |= {
+        "decision": decision,
+        "like_training": like_training,
+        "likeness": likeness,
+        "bone": LABELS[bones[int(np.argmax(probabilities[bones]))]],
+        "bone_label": viewed(views["bone"], size, regions)[0],
+    }
     row |= {f"p_{name}": float(value) for name, value in zip(LABELS, probabilities)}
     row |= {f"true_{name}": float(value) for name, value in zip(LABELS, labels)}
     return row | {"networks": networks}
@@ -78,7 +100,9 @@ def answers_elsewhere(file: Path, images: Sequence[str], labels: np.ndarray) -> 
     FileNotFoundError; ValueError that names the file if it is no such table, or not of these radiographs and labels.
     """
     known = [f"{kind}_{name}" for kind in ("p", "true") for name in LABELS]
-    table = pd.DataFrame(read_rows(file, ["image", *known]), columns=["image", *known], dtype=object)
+    table = pd.DataFrame(
+        read_rows(file, ["image", *known]), columns=["image", *known], dtype=object
+    )
     if table["image"].duplicated().any():
         twice = table["image"][table["image"].duplicated()].iloc[0]
         raise ValueError(f"{printable(file)}: {printable(twice)[:200]} is there twice")
@@ -88,15 +112,21 @@ def answers_elsewhere(file: Path, images: Sequence[str], labels: np.ndarray) -> 
             f"{printable(file)}: says nothing of {len(lost)} of {len(images)} radiographs, first {lost[0]}"
         )
     table = table.iloc[[place[image] for image in images]]
-    found, truth = (table[[f"{kind}_{name}" for name in LABELS]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-                    for kind in ("p", "true"))  # fmt: skip
+    found, truth = (
+        table[[f"{kind}_{name}" for name in LABELS]]
+        .apply(pd.to_numeric, errors="coerce")
+        .to_numpy(float)
+        for kind in ("p", "true")
+    )
     if not ((found >= 0) & (found <= 1)).all():
         raise ValueError(f"{printable(file)}: not all probabilities are numbers from 0 to 1")
     wrong = ~(np.isclose(truth, labels) | (np.isnan(truth) & np.isnan(labels)))
     if wrong.any():
         row, label = np.argwhere(wrong)[0]
-        raise ValueError(f"{printable(file)}: other labels in {wrong.any(axis=1).sum()} of {len(images)} radiographs, "
-                         f"first {LABELS[label]} of {images[row]}")  # fmt: skip
+        raise ValueError(
+            f"{printable(file)}: other labels in {wrong.any(axis=1).sum()} of {len(images)} radiographs, "
+            f"first {LABELS[label]} of {images[row]}"
+        )
     return found
 
 
@@ -111,7 +141,10 @@ def viewed(view: int, size: tuple[int, int], regions: Sequence[Viewed]) -> tuple
 
 
 def region_rows(
-    images: Sequence[str], sizes: Sequence[tuple[int, int]], regions: Sequence[Sequence[Viewed]], views: np.ndarray
+    images: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    regions: Sequence[Sequence[Viewed]],
+    views: np.ndarray,
 ) -> Iterator[dict[str, Any]]:
     """Rows of regions.csv: of each radiograph the whole and its regions, whose probabilities are `views` [T, L]."""
     place = 0

@@ -33,12 +33,21 @@ class Peak(NamedTuple):
 
 
 def map_regions(
-    errors: np.ndarray, *, most: int = 3, share: float = 0.5, least: float = 1.0, smallest: float = 0.15,
+    errors: np.ndarray,
+    *,
+    most: int = 3,
+    share: float = 0.5,
+    least: float = 1.0,
+    smallest: float = 0.15,
     largest: float = 0.6,
-) -> list[Peak]:  # fmt: skip
+) -> list[Peak]:
     """Peaks of a map of patch errors [rows, columns] (`evaluation.maps.error_maps.patch_errors`; NaN: unknown), the
     highest first. See the module for the rule."""
-    if errors.ndim != 2 or most < 0 or not (0 < share <= 1 and 0 <= least and 0 < smallest <= largest <= 1):
+    if (
+        errors.ndim != 2
+        or most < 0
+        or not (0 < share <= 1 and 0 <= least and 0 < smallest <= largest <= 1)
+    ):
         raise ValueError(
             f"a map {errors.shape}, most {most}, share {share}, least {least}, smallest {smallest}, largest {largest}; "
             "expected [rows, columns], 0 or more, 0 to 1, 0 or more, and 0 < smallest <= largest <= 1"
@@ -48,7 +57,8 @@ def map_regions(
         return []
     smooth = smoothed(errors)
     middle, high = np.quantile(smooth[known], [0.5, 0.9])
-    free, found = known.copy(), []
+    free = known.copy()
+    found = []
     while len(found) < most and free.any():
         row, column = np.unravel_index(np.where(free, smooth, -np.inf).argmax(), smooth.shape)
         peak = float(smooth[row, column])
@@ -57,7 +67,9 @@ def map_regions(
         reaching = free & (smooth >= middle + share * (peak - middle))
         rows, columns = np.nonzero(_connected(reaching, (row, column)))
         top, bottom = _bounded(rows.min(), rows.max() + 1, row, smooth.shape[0], smallest, largest)
-        left, right = _bounded(columns.min(), columns.max() + 1, column, smooth.shape[1], smallest, largest)
+        left, right = _bounded(
+            columns.min(), columns.max() + 1, column, smooth.shape[1], smallest, largest
+        )
         free[top:bottom, left:right] = False
         found.append(Peak((left, top, right, bottom), peak))
     return found
@@ -66,9 +78,11 @@ def map_regions(
 def smoothed(errors: np.ndarray) -> np.ndarray:
     """The mean of each patch and its eight neighbours, as far as they are known: [rows, columns]; NaN stays NaN."""
     known = np.isfinite(errors)
-    values, counts = np.pad(np.where(known, errors, 0.0), 1), np.pad(known.astype(float), 1)
+    values = np.pad(np.where(known, errors, 0.0), 1)
+    counts = np.pad(known.astype(float), 1)
     rows, columns = errors.shape
-    total, count = np.zeros(errors.shape), np.zeros(errors.shape)
+    total = np.zeros(errors.shape)
+    count = np.zeros(errors.shape)
     for down in range(3):
         for right in range(3):
             total += values[down : down + rows, right : right + columns]
@@ -82,7 +96,9 @@ def _connected(mask: np.ndarray, start: tuple[int, int]) -> np.ndarray:
     return parts == parts[start]
 
 
-def _bounded(low: int, high: int, peak: int, length: int, smallest: float, largest: float) -> tuple[int, int]:
+def _bounded(
+    low: int, high: int, peak: int, length: int, smallest: float, largest: float
+) -> tuple[int, int]:
     """An interval of patches made as long as allowed; grown evenly, cut around its peak, moved inwards at an edge."""
     shortest = min(max(math.ceil(smallest * length - 1e-9), 1), length)
     longest = max(math.floor(largest * length + 1e-9), shortest)
@@ -93,7 +109,10 @@ def _bounded(low: int, high: int, peak: int, length: int, smallest: float, large
 
 
 def map_boxes(
-    error_map: np.ndarray, hits: np.ndarray, inside: tuple[int, int, int, int] | None = None, **settings
+    error_map: np.ndarray,
+    hits: np.ndarray,
+    inside: tuple[int, int, int, int] | None = None,
+    **settings,
 ) -> list[tuple[float, float, float, float]]:
     """Boxes (x0, y0, x1, y1) in pixels of a map [h, w], the highest peak first.
 
@@ -104,8 +123,14 @@ def map_boxes(
     high, wide = (side // count for side, count in zip(error_map.shape, hits.shape))
     if inside is not None:
         left, top, right, bottom = inside
-        rows, columns = np.arange(hits.shape[0]) * high, np.arange(hits.shape[1]) * wide
-        within = ((rows >= top) & (rows + high <= bottom))[:, None] & ((columns >= left) & (columns + wide <= right))
+        rows = np.arange(hits.shape[0]) * high
+        columns = np.arange(hits.shape[1]) * wide
+        within = ((rows >= top) & (rows + high <= bottom))[:, None] & (
+            (columns >= left) & (columns + wide <= right)
+        )
         errors = np.where(within, errors, np.nan)
     found = map_regions(errors, **settings)
-    return [tuple(float(side * size) for side, size in zip(peak.box, (wide, high, wide, high))) for peak in found]
+    return [
+        tuple(float(side * size) for side, size in zip(peak.box, (wide, high, wide, high)))
+        for peak in found
+    ]

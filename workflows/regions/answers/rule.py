@@ -28,7 +28,9 @@ import numpy as np
 from core.tumour_labels import ABNORMAL, GROUP, GROUPS, IMPLANT, LABELS
 
 RULES = ("guided", "suspicious", "mean", "whole")
-WHOLE, ALL = 0, -1  # what `Answer.views` says besides the number of a view
+# what `Answer.views` says besides the number of a view
+WHOLE = 0
+ALL = -1
 _NAMES = ("abnormal", "tumour", "bone", "fracture", "implant")
 
 
@@ -46,9 +48,12 @@ def combined(views: np.ndarray, rule: str = "guided") -> Answer:
     if rule == "whole" or len(views) == 1:
         return Answer(views[WHOLE].copy(), dict.fromkeys(_NAMES, WHOLE))
     if rule == "mean":
-        answer, chosen = views.mean(axis=0), dict.fromkeys(_NAMES, ALL)
+        answer = views.mean(axis=0)
+        chosen = dict.fromkeys(_NAMES, ALL)
     else:
-        first = 1 if rule == "guided" else 0  # of the views among which the most suspicious is looked for
+        first = (
+            1 if rule == "guided" else 0
+        )  # of the views among which the most suspicious is looked for
         chosen = _suspicious(views[first:])
         chosen = {name: view + first for name, view in chosen.items()}
         answer = views[WHOLE].copy()
@@ -56,19 +61,32 @@ def combined(views: np.ndarray, rule: str = "guided") -> Answer:
             columns = [ABNORMAL] if name == "abnormal" else list(GROUP[name].indices)
             taken = views[view, columns]
             answer[columns] = (views[WHOLE, columns] + taken) / 2 if rule == "guided" else taken
-    answer[IMPLANT], chosen["implant"] = views[WHOLE, IMPLANT], WHOLE
+    answer[IMPLANT] = views[WHOLE, IMPLANT]
+    chosen["implant"] = WHOLE
     return Answer(answer, chosen)
 
 
-def combined_all(views: np.ndarray, owner: np.ndarray, rule: str = "guided") -> tuple[np.ndarray, list[dict[str, int]]]:
+def combined_all(
+    views: np.ndarray, owner: np.ndarray, rule: str = "guided"
+) -> tuple[np.ndarray, list[dict[str, int]]]:
     """`combined` of many radiographs: probabilities [T, L] whose row `owner` [T] names, 0 to N - 1 in rising order,
     each radiograph's whole first -> ([N, L], [N] views)."""
     owner = np.asarray(owner)
-    if len(owner) != len(views) or (len(owner) and (owner[0] != 0 or not np.isin(np.diff(owner), (0, 1)).all())):
-        raise ValueError(f"owners of {len(owner)} views for {len(views)}; they are 0, 1, 2, ... in rising order")
+    if len(owner) != len(views) or (
+        len(owner) and (owner[0] != 0 or not np.isin(np.diff(owner), (0, 1)).all())
+    ):
+        raise ValueError(
+            f"owners of {len(owner)} views for {len(views)}; they are 0, 1, 2, ... in rising order"
+        )
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    answers = [combined(part, rule) for part in np.split(np.asarray(views), starts[1:])] if len(starts) else []
-    found = np.array([answer.probabilities for answer in answers]).reshape(len(answers), len(LABELS))
+    answers = (
+        [combined(part, rule) for part in np.split(np.asarray(views), starts[1:])]
+        if len(starts)
+        else []
+    )
+    found = np.array([answer.probabilities for answer in answers]).reshape(
+        len(answers), len(LABELS)
+    )
     return found, [answer.views for answer in answers]
 
 
@@ -90,7 +108,9 @@ def _checked(views: np.ndarray, rule: str) -> np.ndarray:
         raise ValueError(f"rule {rule!r}; choices {', '.join(RULES)}")
     views = np.asarray(views, np.float64)
     if views.ndim != 2 or not len(views) or views.shape[1] != len(LABELS):
-        raise ValueError(f"probabilities of views {views.shape}; expected [V, {len(LABELS)}], the whole first")
+        raise ValueError(
+            f"probabilities of views {views.shape}; expected [V, {len(LABELS)}], the whole first"
+        )
     if not np.isfinite(views).all():
         raise ValueError(f"{(~np.isfinite(views)).sum()} probabilities of views are not finite")
     for group in GROUPS:

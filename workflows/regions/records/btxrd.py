@@ -22,9 +22,15 @@ _KEPT = ("image_id", "center", "age", "gender")
 
 
 def read_btxrd_regions(
-    metadata: str | Path, image_dir: str | Path, annotation_dir: str | Path, *, rules: LabelRules | None = None,
-    centers: Sequence[int] = (), on_bad: OnBad = "stop", **looking,
-) -> pd.DataFrame:  # fmt: skip
+    metadata: str | Path,
+    image_dir: str | Path,
+    annotation_dir: str | Path,
+    *,
+    rules: LabelRules | None = None,
+    centers: Sequence[int] = (),
+    on_bad: OnBad = "stop",
+    **looking,
+) -> pd.DataFrame:
     """Records of BTXRD; see workflows/regions/records/records.py for their columns, and for `on_bad`.
 
     metadata: the sheet, .csv or .xlsx. SKELEX's `dataset_c1.xlsx` is not published: where a sheet `NAME_cN` is not
@@ -34,23 +40,31 @@ def read_btxrd_regions(
     a shape named after a benign subtype of a tumour that is malignant or the other way round: refused.
     """
     table, told = _sheet(Path(metadata))
-    image_dir, annotation_dir = Path(image_dir), Path(annotation_dir)
+    image_dir = Path(image_dir)
+    annotation_dir = Path(annotation_dir)
     if not annotation_dir.is_dir():
         raise FileNotFoundError(f"{printable(annotation_dir)}: no such folder of annotations")
-    rules, notices = rules or LabelRules(), []
+    rules = rules or LabelRules()
+    notices = []
     rows = tumour_rows(table, image_dir, keep_missing=on_bad == "skip")
     if told:
         if set(centers) - {told}:
-            raise ValueError(f"{printable(metadata)} is of centre {told} alone, and others are asked for; name "
-                             f"{printable(table.name)} instead")  # fmt: skip
+            raise ValueError(
+                f"{printable(metadata)} is of centre {told} alone, and others are asked for; name "
+                f"{printable(table.name)} instead"
+            )
         centers = (told,)
-        notices.append(f"no {printable(Path(metadata).name)}: the rows of centre {told} of {printable(table.name)}")
+        notices.append(
+            f"no {printable(Path(metadata).name)}: the rows of centre {told} of {printable(table.name)}"
+        )
     if unknown := sorted(set(centers) - set(CENTERS)):
         raise ValueError(f"centre {unknown[0]} of BTXRD; choices 1, 2, 3")
     if centers:
         rows = rows[rows["center"].isin(centers)]
         if not len(rows):
-            raise ValueError(f"{printable(table)}: no radiographs of centre {', '.join(map(str, centers))}")
+            raise ValueError(
+                f"{printable(table)}: no radiographs of centre {', '.join(map(str, centers))}"
+            )
     rows = grouped_by_lesion(rows, notices, **looking)
 
     def describe(row: dict, size: tuple[int, int]) -> tuple[np.ndarray, list[Box]]:
@@ -58,13 +72,20 @@ def read_btxrd_regions(
         if row["tumor"] == 1:
             return btxrd_labels(row, rules), btxrd_boxes(file, size, row)
         if file.is_file():
-            raise ValueError(f"{printable(file)}: an annotation, and {printable(table)} says tumor = {row['tumor']:g}")
+            raise ValueError(
+                f"{printable(file)}: an annotation, and {printable(table)} says tumor = {row['tumor']:g}"
+            )
         return btxrd_labels(row, rules), []
 
     kept = rows[["image", "patient", *_KEPT, "tumor", "benign", "malignant", *SUBTYPES]]
     records = region_records("btxrd", table, kept, describe, notices, on_bad)
-    subtype = [" and ".join(name for name in SUBTYPES if row[name] == 1) for row in records.to_dict("records")]
-    records = records.assign(subtype=subtype).drop(columns=["tumor", "benign", "malignant", *SUBTYPES])
+    subtype = [
+        " and ".join(name for name in SUBTYPES if row[name] == 1)
+        for row in records.to_dict("records")
+    ]
+    records = records.assign(subtype=subtype).drop(
+        columns=["tumor", "benign", "malignant", *SUBTYPES]
+    )
     return records
 
 
@@ -78,10 +99,18 @@ def btxrd_labels(row: dict, rules: LabelRules) -> np.ndarray:
         return label_vector()
     if row["tumor"] == 0:
         normal = False if rules.btxrd_normal == "normal" else None
-        return label_vector(abnormal=normal, tumour="no bone tumour", fracture="no fracture", implant=False)
+        return label_vector(
+            abnormal=normal, tumour="no bone tumour", fracture="no fracture", implant=False
+        )
     kind = "malignant" if row["malignant"] == 1 else "benign" if row["benign"] == 1 else None
-    if kind == "benign" and row.get("giant cell tumor") == 1 and rules.giant_cell_tumour != "benign":
-        alone = sum(row.get(name) == 1 for name in BENIGN) == 1  # of two subtypes nobody knows which one decides
+    if (
+        kind == "benign"
+        and row.get("giant cell tumor") == 1
+        and rules.giant_cell_tumour != "benign"
+    ):
+        alone = (
+            sum(row.get(name) == 1 for name in BENIGN) == 1
+        )  # of two subtypes nobody knows which one decides
         kind = "intermediate" if alone and rules.giant_cell_tumour == "intermediate" else None
     return label_vector(abnormal=True, tumour=kind)
 
@@ -90,30 +119,41 @@ def btxrd_boxes(file: Path, size: tuple[int, int], row: dict) -> list[Box]:
     """A box for each lesion of a LabelMe file about a radiograph of `size` (H, W): its rectangles, and those polygons
     that lie for the most part in none of them (the others outline the same lesion once more)."""
     if not file.is_file():
-        raise FileNotFoundError(f"{printable(file)}: no such annotation, and the sheet says that there is a tumour")
-    rectangles, polygons = [], []
+        raise FileNotFoundError(
+            f"{printable(file)}: no such annotation, and the sheet says that there is a tumour"
+        )
+    rectangles = []
+    polygons = []
     for number, shape in enumerate(read_labelme(file, size), 1):
         where = f"{printable(file)}: shape {number}"
-        count, name = len(shape.points), shape.label.strip().casefold()
+        count = len(shape.points)
+        name = shape.label.strip().casefold()
         for side, kinds in (("benign", BENIGN), ("malignant", MALIGNANT)):
             if name in kinds and row.get(side) == 0:
-                raise ValueError(f"{where}: {name!r}, and the sheet says that the tumour is not {side}")
+                raise ValueError(
+                    f"{where}: {name!r}, and the sheet says that the tumour is not {side}"
+                )
         if shape.kind == "rectangle" and count in (2, 4):
             rectangles.append(checked_box(where, around(shape.points), size))
         elif shape.kind == "polygon" and count >= 3:
             polygons.append(checked_box(where, around(shape.points), size))
         else:
             kind = printable(shape.kind)[:50]
-            raise ValueError(f"{where}: {kind!r} with {count} points; only rectangles and polygons are read")
+            raise ValueError(
+                f"{where}: {kind!r} with {count} points; only rectangles and polygons are read"
+            )
     if not rectangles and not polygons:
         raise ValueError(f"{printable(file)}: no shape, and the sheet says that there is a tumour")
-    alone = [box for box in polygons if not any(_share_inside(box, other) >= 0.5 for other in rectangles)]
+    alone = [
+        box for box in polygons if not any(_share_inside(box, other) >= 0.5 for other in rectangles)
+    ]
     return boxed([*rectangles, *alone])
 
 
 def _share_inside(box: Box, other: Box) -> float:
     """The share of the area of `box` that lies in `other`."""
-    wide, high = min(box[2], other[2]) - max(box[0], other[0]), min(box[3], other[3]) - max(box[1], other[1])
+    wide = min(box[2], other[2]) - max(box[0], other[0])
+    high = min(box[3], other[3]) - max(box[1], other[1])
     return max(wide, 0.0) * max(high, 0.0) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 

@@ -50,18 +50,28 @@ class RegionCrops(Dataset):
     """
 
     def __init__(
-        self, records: pd.DataFrame, preprocessing: Preprocessing, policy: CropPolicy | None = None, seed: int = 0,
+        self,
+        records: pd.DataFrame,
+        preprocessing: Preprocessing,
+        policy: CropPolicy | None = None,
+        seed: int = 0,
         boxes: FindingBoxes | None = None,
-    ):  # fmt: skip
-        require_columns("the records", records, ["image", "source", "labels", "boxes", "height", "width"])
-        self.records, self.preprocessing = records.reset_index(drop=True), preprocessing
-        self.policy, self.seed = policy, seed
+    ):
+        require_columns(
+            "the records", records, ["image", "source", "labels", "boxes", "height", "width"]
+        )
+        self.records = records.reset_index(drop=True)
+        self.preprocessing = preprocessing
+        self.policy = policy
+        self.seed = seed
         self.labels = label_array(self.records)
         self.found = (FindingBoxes(records) if boxes is None else boxes) if policy else None
         self.hidden = hidden_shares(self.records)
         marked = set(self.records["source"][self.records["boxes"].map(bool)])
         # where findings are and none is marked, no crop would tell anything
-        self.never = {source for source, shares in self.hidden.items() if any(shares.values())} - marked
+        self.never = {
+            source for source, shares in self.hidden.items() if any(shares.values())
+        } - marked
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,15 +84,19 @@ class RegionCrops(Dataset):
         marked, it is one of them at random, in evaluation the first. Raises UnreadableRadiograph.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        record, labels = self.records.iloc[index], self.labels[index]
+        record = self.records.iloc[index]
+        labels = self.labels[index]
         pixels = self.preprocessing.read(record["image"])
         size = pixels.shape[:2]
         if size != (record["height"], record["width"]):
             told = f"is {size[0]} x {size[1]} (height x width), and was {record['height']} x {record['width']}"
-            raise UnreadableRadiograph(record["image"], "bad-metadata", f"it {told} when its boxes were read")
+            raise UnreadableRadiograph(
+                record["image"], "bad-metadata", f"it {told} when its boxes were read"
+            )
         if self.policy is None:
             own = record["boxes"][0] if record["boxes"] else None
-            image, box = self.preprocessing.fit(pixels), self._fitted(own, size)
+            image = self.preprocessing.fit(pixels)
+            box = self._fitted(own, size)
             return self._sample(image, labels, index, 1.0, box)
         rng = sample_generator(self.seed, epoch, index)
         crop, own, scale = self.view(index, rng)
@@ -90,14 +104,17 @@ class RegionCrops(Dataset):
         image, box = self._augmented(pixels, crop, own, rng)
         return self._sample(image, labels, index, scale, box)
 
-    def view(self, index: int, rng: np.random.Generator) -> tuple[tuple[int, int, int, int], Box | None, float]:
+    def view(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[tuple[int, int, int, int], Box | None, float]:
         """What of a radiograph is shown: the crop (x0, y0, x1, y1), the marked finding it is of (or None), the scale.
 
         The scale is drawn before anything is known of the radiograph.
         """
         record = self.records.iloc[index]
         size = int(record["height"]), int(record["width"])
-        whole, marked = rng.random() < self.policy.whole, record["boxes"]
+        whole = rng.random() < self.policy.whole
+        marked = record["boxes"]
         scale = self.found.scale(self.policy, rng) if len(self.found) else 1.0
         own = marked[rng.integers(len(marked))] if marked else None
         if whole or not len(self.found) or record["source"] in self.never:
@@ -108,7 +125,9 @@ class RegionCrops(Dataset):
     def shown_labels(self, index: int, scale: float, rng: np.random.Generator) -> np.ndarray:
         """The labels [L] of which a view of this scale tells; the others are NaN."""
         labels = self.labels[index].copy()
-        draws = rng.random(len(_PRESENT))  # always, so that whatever comes next does not depend on the labels
+        draws = rng.random(
+            len(_PRESENT)
+        )  # always, so that whatever comes next does not depend on the labels
         if scale == 1:
             return labels
         marked = bool(self.records["boxes"].iloc[index])
@@ -125,16 +144,25 @@ class RegionCrops(Dataset):
     def _augmented(self, pixels, crop, box, rng) -> tuple[torch.Tensor, np.ndarray]:
         """Crop, rotation and flip of picture and box alike, then the network's size, brightness and contrast."""
         policy, (x0, y0, x1, y1) = self.policy, crop
-        angle, flip = rng.uniform(-policy.degrees, policy.degrees), rng.random() < policy.flip
+        angle = rng.uniform(-policy.degrees, policy.degrees)
+        flip = rng.random() < policy.flip
         factors = 1 + rng.uniform(-1, 1, 2) * (policy.brightness, policy.contrast)
         changes = (brightened, contrasted) if rng.random() < 0.5 else (contrasted, brightened)
-        image = torchvision.tv_tensors.Image(torch.from_numpy(np.require(pixels, requirements="W"))[None])
+        image = torchvision.tv_tensors.Image(
+            torch.from_numpy(np.require(pixels, requirements="W"))[None]
+        )
         corners = torch.tensor([box or (0, 0, 1, 1)], dtype=torch.float32)
-        boxes = torchvision.tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=pixels.shape[:2])
+        boxes = torchvision.tv_tensors.BoundingBoxes(
+            corners, format="XYXY", canvas_size=pixels.shape[:2]
+        )
         steps = [(v2.crop, (y0, x0, y1 - y0, x1 - x0), {})]
         most = 2 * max(self.preprocessing.height, self.preprocessing.width)
-        if max(y1 - y0, x1 - x0) > most:  # a rotation of more pixels than the network sees twice is wasted
-            small = [max(1, round(side * most / max(y1 - y0, x1 - x0))) for side in (y1 - y0, x1 - x0)]
+        if (
+            max(y1 - y0, x1 - x0) > most
+        ):  # a rotation of more pixels than the network sees twice is wasted
+            small = [
+                max(1, round(side * most / max(y1 - y0, x1 - x0))) for side in (y1 - y0, x1 - x0)
+            ]
             steps.append((v2.resize, (small,), {"antialias": True}))
         if angle:
             steps.append((v2.rotate, (angle,), {"interpolation": InterpolationMode.BILINEAR}))
@@ -155,18 +183,24 @@ class RegionCrops(Dataset):
             return np.full(4, np.nan)
         return self.preprocessing.forward_boxes(np.array([box]), size)[0]
 
-    def _sample(self, image: torch.Tensor, labels: np.ndarray, index: int, scale: float, box: np.ndarray) -> dict:
+    def _sample(
+        self, image: torch.Tensor, labels: np.ndarray, index: int, scale: float, box: np.ndarray
+    ) -> dict:
         unknown = np.isnan(labels)
         return {
-            "image": image, "target": torch.from_numpy(np.where(unknown, 0, labels).astype(np.float32)),
-            "unknown": torch.from_numpy(unknown), "index": index, "scale": torch.tensor(scale, dtype=torch.float32),
+            "image": image,
+            "target": torch.from_numpy(np.where(unknown, 0, labels).astype(np.float32)),
+            "unknown": torch.from_numpy(unknown),
+            "index": index,
+            "scale": torch.tensor(scale, dtype=torch.float32),
             "box": torch.from_numpy(box.astype(np.float32)),
-        }  # fmt: skip
+        }
 
 
 def hidden_shares(records: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Source -> "abnormal", "tumour", "fracture" -> the share of those known to have it in whom it is not marked."""
-    labels, marked = label_array(records), np.array([bool(boxes) for boxes in records["boxes"]])
+    labels = label_array(records)
+    marked = np.array([bool(boxes) for boxes in records["boxes"]])
     shares = {}
     for source in sorted(set(records["source"])):
         here = (records["source"] == source).to_numpy()

@@ -17,30 +17,44 @@ from workflows.regions.records.records import LabelRules, OnBad, boxed, region_r
 
 
 def read_fracatlas_regions(
-    metadata: str | Path, image_dir: str | Path, annotation_dir: str | Path, *, rules: LabelRules | None = None,
-    on_bad: OnBad = "stop", **looking,
-) -> pd.DataFrame:  # fmt: skip
+    metadata: str | Path,
+    image_dir: str | Path,
+    annotation_dir: str | Path,
+    *,
+    rules: LabelRules | None = None,
+    on_bad: OnBad = "stop",
+    **looking,
+) -> pd.DataFrame:
     """Records of FracAtlas; see workflows/regions/records/records.py for their columns, and for `on_bad`.
 
     metadata: dataset.csv; image_dir: the folder with Fractured/ and Non_fractured/; annotation_dir: the YOLO files.
     looking: of `data.datasets.columns.grouped`. A fracture without a box, boxes where the table says that there is no
     fracture: refused.
     """
-    table, image_dir, annotation_dir = Path(metadata), Path(image_dir), Path(annotation_dir)
+    table = Path(metadata)
+    image_dir = Path(image_dir)
+    annotation_dir = Path(annotation_dir)
     if not annotation_dir.is_dir():
         raise FileNotFoundError(f"{printable(annotation_dir)}: no such folder of annotations")
-    rules, notices = rules or LabelRules(), []
-    rows = grouped_by_part(fracture_rows(table, image_dir, notices, keep_missing=on_bad == "skip"), notices, **looking)
+    rules = rules or LabelRules()
+    notices = []
+    rows = grouped_by_part(
+        fracture_rows(table, image_dir, notices, keep_missing=on_bad == "skip"), notices, **looking
+    )
 
     def describe(row: dict, size: tuple[int, int]) -> tuple[np.ndarray, list[Box]]:
         file = annotation_dir / f"{Path(row['image']).stem}.txt"
         boxes = fracatlas_boxes(file, size) if file.is_file() else []
         if row["fractured"] == 1 and not boxes:
             missing = "no box" if file.is_file() else "no such annotation"
-            raise ValueError(f"{printable(file)}: {missing}, and {printable(table)} says fractured = 1")
+            raise ValueError(
+                f"{printable(file)}: {missing}, and {printable(table)} says fractured = 1"
+            )
         if row["fractured"] != 1 and boxes:
             told = "nothing" if np.isnan(row["fractured"]) else "0"
-            raise ValueError(f"{printable(file)}: boxes of a fracture, and {printable(table)} says fractured = {told}")
+            raise ValueError(
+                f"{printable(file)}: boxes of a fracture, and {printable(table)} says fractured = {told}"
+            )
         return fracatlas_labels(row["fractured"], row["hardware"], rules), boxes
 
     return region_records("fracatlas", table, rows, describe, notices, on_bad)
@@ -54,7 +68,11 @@ def fracatlas_labels(fractured: float, hardware: float, rules: LabelRules) -> np
     return label_vector(
         abnormal=True if 1 in (fractured, hardware) else None,
         tumour="no bone tumour" if rules.fracatlas_tumour == "none" else None,
-        fracture=None if np.isnan(fractured) else "non-pathologic fracture" if fractured else "no fracture",
+        fracture=None
+        if np.isnan(fractured)
+        else "non-pathologic fracture"
+        if fractured
+        else "no fracture",
         implant=None if np.isnan(hardware) else bool(hardware),
     )
 
@@ -62,5 +80,6 @@ def fracatlas_labels(fractured: float, hardware: float, rules: LabelRules) -> np
 def fracatlas_boxes(file: Path, size: tuple[int, int]) -> list[Box]:
     """The boxes of a YOLO file about a radiograph of `size` (H, W), in pixels; of a polygon the box around it."""
     return boxed(
-        checked_box(f"{printable(file)}: line {mark.line}", yolo_box(mark, size), size) for mark in read_yolo(file)
+        checked_box(f"{printable(file)}: line {mark.line}", yolo_box(mark, size), size)
+        for mark in read_yolo(file)
     )

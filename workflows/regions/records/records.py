@@ -54,9 +54,11 @@ class LabelRules:
 
     def __post_init__(self):
         for name, choices in (
-            ("giant_cell_tumour", ("intermediate", "benign", "unknown")), ("abnormal", ("finding", "tumour")),
-            ("btxrd_normal", ("unknown", "normal")), ("fracatlas_tumour", ("none", "unknown")),
-        ):  # fmt: skip
+            ("giant_cell_tumour", ("intermediate", "benign", "unknown")),
+            ("abnormal", ("finding", "tumour")),
+            ("btxrd_normal", ("unknown", "normal")),
+            ("fracatlas_tumour", ("none", "unknown")),
+        ):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"label rule {name} {value!r}; choices {', '.join(choices)}")
 
@@ -65,16 +67,22 @@ SKELEX_RULES = LabelRules("benign", "tumour", "unknown", "none")
 
 
 def region_records(
-    source: str, table: Path, rows: pd.DataFrame, describe: Callable[[dict, tuple[int, int]], tuple[np.ndarray, list]],
-    notices: list[str], on_bad: OnBad = "stop",
-) -> pd.DataFrame:  # fmt: skip
+    source: str,
+    table: Path,
+    rows: pd.DataFrame,
+    describe: Callable[[dict, tuple[int, int]], tuple[np.ndarray, list]],
+    notices: list[str],
+    on_bad: OnBad = "stop",
+) -> pd.DataFrame:
     """Rows with `image` and `patient` -> records of one source, with `notices` and `refused` in their attrs.
 
     describe: (row, (H, W)) -> labels [L] and boxes; ValueError or FileNotFoundError if the row cannot be used.
     on_bad: "stop", the first such row is an error that also counts the others; "skip", they are left out, told in
     `notices` and listed in attrs["refused"] as (image, why). Rows of which nothing is known are left out and counted.
     """
-    kept, refused, empty = [], [], 0
+    kept = []
+    refused = []
+    empty = 0
     for row in steps(rows.to_dict("records"), f"annotations of {source}", "radiograph"):
         try:
             size = radiograph_size(row["image"])
@@ -88,18 +96,31 @@ def region_records(
             empty += 1
             continue
         patient = f"{source}:{row['patient']}"
-        more = {name if name not in COLUMNS else f"{name} (table)": value for name, value in row.items()
-                if name not in ("image", "patient", "boxes")}  # fmt: skip
-        kept.append({**dict(zip(COLUMNS, (row["image"], source, patient, labels, boxes, *size))), **more})
+        more = {
+            name if name not in COLUMNS else f"{name} (table)": value
+            for name, value in row.items()
+            if name not in ("image", "patient", "boxes")
+        }
+        kept.append(
+            {**dict(zip(COLUMNS, (row["image"], source, patient, labels, boxes, *size))), **more}
+        )
     if refused and on_bad == "stop":
-        others = f"; {len(refused) - 1} more of {len(rows)} cannot be used either" if len(refused) > 1 else ""
+        others = (
+            f"; {len(refused) - 1} more of {len(rows)} cannot be used either"
+            if len(refused) > 1
+            else ""
+        )
         raise ValueError(f"{refused[0][1]}{others}")
     if not kept:
         told = f", first {refused[0][1]}" if refused else ""
-        raise ValueError(f"{printable(table)}: no radiographs are left; {len(refused)} cannot be used{told}")
+        raise ValueError(
+            f"{printable(table)}: no radiographs are left; {len(refused)} cannot be used{told}"
+        )
     notices = list(notices)
     if refused:
-        notices.append(f"{len(refused)} of {counted(len(rows))} left out, which cannot be used, first {refused[0][1]}")
+        notices.append(
+            f"{len(refused)} of {counted(len(rows))} left out, which cannot be used, first {refused[0][1]}"
+        )
     if empty:
         notices.append(f"{empty} of {counted(len(rows))} left out, of which nothing is known")
     records = pd.DataFrame(kept)
@@ -119,19 +140,27 @@ def join_sources(sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
     names = [records["source"].iloc[0] for records in sources]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two sources are called {printable(twice)!r}; give each a name of its own")
+        raise ValueError(
+            f"two sources are called {printable(twice)!r}; give each a name of its own"
+        )
     joined = pd.concat(sources, ignore_index=True)
     places = joined["image"].map(lambda path: str(Path(path).resolve()))
     if places.duplicated().any():
         image = joined["image"][places.duplicated()].iloc[0]
         told = " and ".join(joined["source"][places == str(Path(image).resolve())])
-        raise ValueError(f"{printable(image)}: in the sources {told}; each radiograph belongs to one")
+        raise ValueError(
+            f"{printable(image)}: in the sources {told}; each radiograph belongs to one"
+        )
     named = strata(joined)
     order = sorted(set(named))
     joined = joined.assign(target=[order.index(name) for name in named])
     joined.attrs = {
         "task": Task("multiclass", tuple(order)),
-        "notices": [f"{name}: {told}" for name, s in zip(names, sources) for told in s.attrs.get("notices", [])],
+        "notices": [
+            f"{name}: {told}"
+            for name, s in zip(names, sources)
+            for told in s.attrs.get("notices", [])
+        ],
         "refused": [one for s in sources for one in s.attrs.get("refused", [])],
     }
     return joined
@@ -139,7 +168,11 @@ def join_sources(sources: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def label_array(records: pd.DataFrame) -> np.ndarray:
     """[N, L] float32, NaN unknown."""
-    return np.stack(records["labels"].tolist()).astype(np.float32) if len(records) else np.empty((0, len(LABELS)))
+    return (
+        np.stack(records["labels"].tolist()).astype(np.float32)
+        if len(records)
+        else np.empty((0, len(LABELS)))
+    )
 
 
 def strata(records: pd.DataFrame) -> list[str]:
@@ -151,14 +184,21 @@ def strata(records: pd.DataFrame) -> list[str]:
     names = []
     for source, row in zip(records["source"], labels):
         names.append(f"{source}, {_finding(row)}")
-    found = pd.DataFrame({"stratum": names, "source": records["source"].tolist(),
-                          "patient": records["patient"].astype(str).tolist()})  # fmt: skip
+    found = pd.DataFrame(
+        {
+            "stratum": names,
+            "source": records["source"].tolist(),
+            "patient": records["patient"].astype(str).tolist(),
+        }
+    )
     patients = found.groupby("stratum")["patient"].nunique()
     lonely = found["stratum"].map(patients) < 2
     most = found.groupby("source")["stratum"].agg(lambda s: s.value_counts().index[0])
     overall = found["stratum"].value_counts().index[0]
     # a source of one patient has no better place than the largest stratum of all
-    others = found["source"].map(most).map(lambda stratum: stratum if patients[stratum] > 1 else overall)
+    others = (
+        found["source"].map(most).map(lambda stratum: stratum if patients[stratum] > 1 else overall)
+    )
     return found["stratum"].where(~lonely, others).tolist()
 
 

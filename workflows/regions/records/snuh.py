@@ -21,7 +21,16 @@ import numpy as np
 import pandas as pd
 
 from core.tables import list_names
-from core.tumour_labels import ABNORMAL, FRACTURES, GROUP, IMPLANT, LABELS, TUMOURS, label_index, label_vector
+from core.tumour_labels import (
+    ABNORMAL,
+    FRACTURES,
+    GROUP,
+    IMPLANT,
+    LABELS,
+    TUMOURS,
+    label_index,
+    label_vector,
+)
 from data.datasets.annotation_files import Box
 from data.datasets.columns import flags
 from data.reading.listing import printable
@@ -30,13 +39,20 @@ from workflows.regions.records.records import LabelRules, OnBad, region_records
 from workflows.regions.records.table import located_rows, row_boxes
 
 _TUMOUR = dict(zip(("malignant", "intermediate", "benign", "no_bonetu"), TUMOURS))
-_FRACTURE = dict(zip(("neoplastic pathologic fracture", "non-pathologic fracture", "no_fracture"), FRACTURES))
+_FRACTURE = dict(
+    zip(("neoplastic pathologic fracture", "non-pathologic fracture", "no_fracture"), FRACTURES)
+)
 _FLAGS = ("tumor type", *_TUMOUR, *_FRACTURE, "implant")
 NEEDED = ("file_name", "location", *_FLAGS)
 
 
 def read_snuh_regions(
-    metadata: str | Path, image_dir: str | Path, *, rules: LabelRules | None = None, on_bad: OnBad = "stop", **looking
+    metadata: str | Path,
+    image_dir: str | Path,
+    *,
+    rules: LabelRules | None = None,
+    on_bad: OnBad = "stop",
+    **looking,
 ) -> pd.DataFrame:
     """Records of SNUH-bonetu; see workflows/regions/records/records.py for their columns, and for `on_bad`.
 
@@ -44,7 +60,9 @@ def read_snuh_regions(
     0), a tumour that is "No_bonetu" or a class of tumour without one, a Location that is no bone, boxes where nothing
     is found.
     """
-    table, rules, notices = Path(metadata), rules or LabelRules(), []
+    table = Path(metadata)
+    rules = rules or LabelRules()
+    notices = []
     rows = _named(table, read_table(table, text=["file_name", "patient", "boxes"]))
     known = flags(table, rows, _FLAGS)
     rows = located_rows(table, rows, "file_name", Path(image_dir), notices, on_bad, **looking)
@@ -62,9 +80,12 @@ def read_snuh_regions(
 def snuh_labels(where: str, row: dict, rules: LabelRules) -> np.ndarray:
     """What a row says, [38]; its keys are `NEEDED`, its flags 0, 1 or NaN. ValueError begins with `where`."""
     labels = label_vector(
-        tumour=_one(where, row, _TUMOUR), bone=_bone(where, row["location"]), fracture=_one(where, row, _FRACTURE)
+        tumour=_one(where, row, _TUMOUR),
+        bone=_bone(where, row["location"]),
+        fracture=_one(where, row, _FRACTURE),
     )
-    tumour, implant = row["tumor type"], row["implant"]
+    tumour = row["tumor type"]
+    implant = row["implant"]
     named = labels[list(GROUP["tumour"].indices)]
     if tumour == tumour and not np.isnan(named).any() and tumour != 1 - named[-1]:
         told = LABELS[GROUP["tumour"].indices[int(named.argmax())]]
@@ -84,7 +105,9 @@ def _one(where: str, row: dict, columns: dict[str, str]) -> str | None:
     if len(holding) > 1:
         raise ValueError(f"{where}: {' and '.join(holding)} contradict each other")
     if not holding and all(row[name] == 0 for name in columns):
-        raise ValueError(f"{where}: none of {', '.join(columns)} is 1; leave them empty where it is not known")
+        raise ValueError(
+            f"{where}: none of {', '.join(columns)} is 1; leave them empty where it is not known"
+        )
     return columns[holding[0]] if holding else None
 
 
@@ -92,7 +115,8 @@ def _bone(where: str, location) -> str | None:
     """The bone that a number of the class list, or a name, stands for; None for an empty cell."""
     if location is None or location != location or not str(location).strip():
         return None
-    text, numbers = str(location).strip(), GROUP["bone"].indices
+    text = str(location).strip()
+    numbers = GROUP["bone"].indices
     try:
         number = float(text)
     except ValueError:
@@ -102,7 +126,9 @@ def _bone(where: str, location) -> str | None:
             number = np.nan
     if number not in numbers:
         shown = printable(text)[:100]
-        raise ValueError(f"{where}: Location {shown!r}; expected {numbers[0]} to {numbers[-1]} or the name of a bone")
+        raise ValueError(
+            f"{where}: Location {shown!r}; expected {numbers[0]} to {numbers[-1]} or the name of a bone"
+        )
     return LABELS[int(number)]
 
 
@@ -113,7 +139,11 @@ def _named(table: Path, rows: pd.DataFrame) -> pd.DataFrame:
     for name in wanted:
         columns = [str(column) for column in short if short[column] == name]
         if len(columns) > 1:
-            raise ValueError(f"{printable(table)}: columns {' and '.join(map(repr, columns))} both mean {name}")
+            raise ValueError(
+                f"{printable(table)}: columns {' and '.join(map(repr, columns))} both mean {name}"
+            )
         if not columns and name in NEEDED:
-            raise ValueError(f"{printable(table)}: no column {name!r}; it has {list_names(rows.columns)}")
+            raise ValueError(
+                f"{printable(table)}: no column {name!r}; it has {list_names(rows.columns)}"
+            )
     return rows.rename(columns={column: name for column, name in short.items() if name in wanted})

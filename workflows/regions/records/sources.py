@@ -23,11 +23,17 @@ def read_sources(flags: RegionSources, *, centers: Sequence[int] = (), **looking
     centers: only these of BTXRD; none is all. looking: cache, workers and progress of `data.datasets.columns.grouped`.
     ValueError: a source named in part, none at all, centres without BTXRD.
     """
-    rules = LabelRules(flags.giant_cell_tumour, flags.abnormal, flags.btxrd_normal, flags.fracatlas_tumour)
+    rules = LabelRules(
+        flags.giant_cell_tumour, flags.abnormal, flags.btxrd_normal, flags.fracatlas_tumour
+    )
     options = {"on_bad": flags.on_bad_image} | looking
     if flags.group_distance is not None:
         options["distance"] = flags.group_distance
-    readers = {"btxrd": read_btxrd_regions, "fracatlas": read_fracatlas_regions, "snuh_bonetu": read_snuh_regions}
+    readers = {
+        "btxrd": read_btxrd_regions,
+        "fracatlas": read_fracatlas_regions,
+        "snuh_bonetu": read_snuh_regions,
+    }
     sources = []
     for source, paths in named_sources(flags, centers).items():
         own: dict[str, Any] = {"centers": centers} if source == "btxrd" else {}
@@ -38,14 +44,18 @@ def read_sources(flags: RegionSources, *, centers: Sequence[int] = (), **looking
 
 def named_sources(flags: RegionSources, centers: Sequence[int] = ()) -> dict[str, list[Path]]:
     """Source -> its paths, of those that are asked for. ValueErrors as of `read_sources`, before anything is read."""
-    parts = {"btxrd": ("metadata", "image_dir", "annotation_dir"),
-             "fracatlas": ("metadata", "image_dir", "annotation_dir"),
-             "snuh_bonetu": ("metadata", "image_dir")}  # fmt: skip
+    parts = {
+        "btxrd": ("metadata", "image_dir", "annotation_dir"),
+        "fracatlas": ("metadata", "image_dir", "annotation_dir"),
+        "snuh_bonetu": ("metadata", "image_dir"),
+    }
     named = {source: paths for source in parts if (paths := _named(flags, source, parts[source]))}
     if centers and "btxrd" not in named:
         raise ValueError(f"--centers {' '.join(map(str, centers))}: of BTXRD, which is not given")
     if not named and not flags.tables:
-        raise ValueError("no radiographs: give --btxrd_..., --fracatlas_..., --snuh_bonetu_... or --tables")
+        raise ValueError(
+            "no radiographs: give --btxrd_..., --fracatlas_..., --snuh_bonetu_... or --tables"
+        )
     return named
 
 

@@ -25,11 +25,17 @@ from data.tables.files import paths_below, read_table, refuse, require_columns
 from data.tables.id_columns import ids
 from workflows.regions.records.records import OnBad, boxed, region_records
 
-_GROUPS, _FLAGS = ("tumour", "bone", "fracture"), ("abnormal", "implant")
+_GROUPS = ("tumour", "bone", "fracture")
+_FLAGS = ("abnormal", "implant")
 
 
 def read_region_table(
-    table: str | Path, image_dir: str | Path | None = None, name: str = "", *, on_bad: OnBad = "stop", **looking
+    table: str | Path,
+    image_dir: str | Path | None = None,
+    name: str = "",
+    *,
+    on_bad: OnBad = "stop",
+    **looking,
 ) -> pd.DataFrame:
     """Records of such a table; see workflows/regions/records/records.py for their columns, and for `on_bad`.
 
@@ -37,12 +43,15 @@ def read_region_table(
     `data.datasets.columns.grouped`. Refused with the row: an unknown name, boxes where nothing is found, a tumour or a
     fracture that is not abnormal.
     """
-    table, notices = Path(table), []
+    table = Path(table)
+    notices = []
     rows = read_table(table, text=["image", "patient", "boxes", *_GROUPS])
     require_columns(table, rows, ["image"])
     there = [column for column in (*_GROUPS, *_FLAGS) if column in rows]
     if not there:
-        raise ValueError(f"{printable(table)}: none of the columns {', '.join((*_GROUPS, *_FLAGS))}")
+        raise ValueError(
+            f"{printable(table)}: none of the columns {', '.join((*_GROUPS, *_FLAGS))}"
+        )
     known = flags(table, rows, [column for column in _FLAGS if column in rows])
     rows = rows.assign(**known)
     folder = table.parent if image_dir is None else Path(image_dir)
@@ -53,7 +62,9 @@ def read_region_table(
         labels = _labels(where, row)
         return labels, row_boxes(where, row.get("boxes"), size, labels)
 
-    return region_records(name or table.stem, table, rows, describe, notices, on_bad).drop(columns=["row", *there])
+    return region_records(name or table.stem, table, rows, describe, notices, on_bad).drop(
+        columns=["row", *there]
+    )
 
 
 def _labels(where: str, row: dict) -> np.ndarray:
@@ -77,7 +88,11 @@ def _labels(where: str, row: dict) -> np.ndarray:
 
 def finding(labels: np.ndarray) -> bool:
     """Whether a tumour or a fracture is known to be there, as a box can mark it; labels [38]."""
-    return any(labels[index] == 1 for group in ("tumour", "fracture") for index in GROUP[group].indices[:-1])
+    return any(
+        labels[index] == 1
+        for group in ("tumour", "fracture")
+        for index in GROUP[group].indices[:-1]
+    )
 
 
 def row_boxes(where: str, cell, size: tuple[int, int], labels: np.ndarray) -> list[Box]:
@@ -94,7 +109,13 @@ def row_boxes(where: str, cell, size: tuple[int, int], labels: np.ndarray) -> li
 
 
 def located_rows(
-    table: Path, rows: pd.DataFrame, column: str, folder: Path, notices: list[str], on_bad: OnBad, **looking
+    table: Path,
+    rows: pd.DataFrame,
+    column: str,
+    folder: Path,
+    notices: list[str],
+    on_bad: OnBad,
+    **looking,
 ) -> pd.DataFrame:
     """Rows with `image` (path of the file that `column` names in `folder`), `patient` and `row` (in the file).
 
@@ -104,11 +125,21 @@ def located_rows(
     try:
         paths = paths_below(folder, table.name, names)
     except ValueError as error:
-        raise ValueError(f"{printable(table)}: {str(error).removeprefix(f'{folder / table.name}: ')}") from None
-    refuse(table, column, names, pd.Series(paths).duplicated(), "is {!r}, a file that an earlier row names")
+        raise ValueError(
+            f"{printable(table)}: {str(error).removeprefix(f'{folder / table.name}: ')}"
+        ) from None
+    refuse(
+        table,
+        column,
+        names,
+        pd.Series(paths).duplicated(),
+        "is {!r}, a file that an earlier row names",
+    )
     require_images(table, paths, on_bad == "skip")
     patients = ids(table, rows, "patient") if "patient" in rows else None
-    rows = rows.drop(columns=[name for name in ("image", "patient") if name in rows and name != column])
+    rows = rows.drop(
+        columns=[name for name in ("image", "patient") if name in rows and name != column]
+    )
     rows = rows.assign(image=paths, row=range(2, len(rows) + 2))
     return grouped(rows, notices, **looking) if patients is None else rows.assign(patient=patients)
 

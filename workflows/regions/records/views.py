@@ -38,7 +38,9 @@ class Region(NamedTuple):
 
 def around_boxes(boxes: Iterable[Box], size: tuple[int, int], name: str) -> list[Region]:
     """Regions around boxes in a radiograph of `size` (H, W), called "NAME 1", "NAME 2", ..."""
-    return [Region(f"{name} {k}", tuple(box), context_crop(box, size)) for k, box in enumerate(boxes, 1)]
+    return [
+        Region(f"{name} {k}", tuple(box), context_crop(box, size)) for k, box in enumerate(boxes, 1)
+    ]
 
 
 def sliding_regions(size: tuple[int, int], side: float = 0.5, overlap: float = 0.5) -> list[Region]:
@@ -47,11 +49,15 @@ def sliding_regions(size: tuple[int, int], side: float = 0.5, overlap: float = 0
     Neighbours share at least the fraction `overlap` of a window. 0.5 and 0.5 give 3 x 3 windows, row by row.
     """
     if not (0.05 <= side < 1 and 0 <= overlap <= 0.9):
-        raise ValueError(f"windows of {side} with an overlap of {overlap}; expected 0.05 to below 1, and 0 to 0.9")
+        raise ValueError(
+            f"windows of {side} with an overlap of {overlap}; expected 0.05 to below 1, and 0 to 0.9"
+        )
     count = math.ceil((1 - side) / (side * (1 - overlap)) - 1e-9) + 1
     spans = []
     for length in size:
-        window = math.ceil(side * length - 1e-9)  # rounded down, windows would leave a line between them
+        window = math.ceil(
+            side * length - 1e-9
+        )  # rounded down, windows would leave a line between them
         starts = np.round(np.linspace(0, length - window, count)).astype(int).tolist()
         spans.append([(start, start + window) for start in starts])
     crops = [(x0, y0, x1, y1) for y0, y1 in spans[0] for x0, x1 in spans[1]]
@@ -66,11 +72,21 @@ def annotation_regions(records: pd.DataFrame, seed: int = 0) -> list[list[Region
     large and in as likely a place. Which one is decided by `seed` and its file name. Without any mark there are no
     regions at all.
     """
-    rows = list(zip(records["image"], records["source"], records["boxes"], records["height"], records["width"]))
+    rows = list(
+        zip(
+            records["image"],
+            records["source"],
+            records["boxes"],
+            records["height"],
+            records["width"],
+        )
+    )
     donors: dict[str, list] = {}
     for _, source, boxes, height, width in rows:
         if boxes:
-            fractions = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
+            fractions = [
+                (x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes
+            ]
             donors.setdefault(source, []).append(fractions)
     every = [one for source in sorted(donors) for one in donors[source]]
     regions = []
@@ -79,7 +95,9 @@ def annotation_regions(records: pd.DataFrame, seed: int = 0) -> list[list[Region
             regions.append(around_boxes(boxes, (height, width), "annotation"))
             continue
         choices = donors.get(source, every)
-        digest = hashlib.sha256(f"{seed}/{Path(image).name}".encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(
+            f"{seed}/{Path(image).name}".encode("utf-8", "surrogateescape")
+        ).digest()
         chosen = choices[int.from_bytes(digest[:8], "little") % len(choices)]
         moved = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in chosen]
         regions.append(around_boxes(moved, (height, width), "pseudo-box"))
@@ -102,9 +120,12 @@ def table_regions(
     table = Path(table)
     if not table.is_file():
         raise FileNotFoundError(f"{printable(table)}: no such table of boxes")
-    places, skipped = _by_ending(records), {word.strip().casefold() for word in left_out}
+    places = _by_ending(records)
+    skipped = {word.strip().casefold() for word in left_out}
     found: list[list[tuple]] = [[] for _ in range(len(records))]
-    elsewhere, dropped, rows = 0, 0, 0
+    elsewhere = 0
+    dropped = 0
+    rows = 0
     for where, row in table_rows(table):
         rows += 1
         index = _row_of(where, row["image"], places, records)
@@ -117,13 +138,19 @@ def table_regions(
         size = int(records["height"].iloc[index]), int(records["width"].iloc[index])
         check_size(where, row, size)
         score = _score(where, row.get("score", ""))
-        found[index] += [(score, checked_box(where, box, size), row.get("label", "")) for box in _boxes(where, row)]
+        found[index] += [
+            (score, checked_box(where, box, size), row.get("label", ""))
+            for box in _boxes(where, row)
+        ]
     if not rows:
         raise ValueError(f"{printable(table)}: a table without rows")
-    notices, many = [], sum(len(boxes) > most for boxes in found)
+    notices = []
+    many = sum(len(boxes) > most for boxes in found)
     if many:
-        notices.append(f"{counted(many)} have more than {most} boxes in {printable(table.name)}; the {most} with the "
-                       "highest scores, or the first ones, are used")  # fmt: skip
+        notices.append(
+            f"{counted(many)} have more than {most} boxes in {printable(table.name)}; the {most} with the "
+            "highest scores, or the first ones, are used"
+        )
     if dropped:
         notices.append(f"{counted(dropped, 'box', 'boxes')} left out by their label")
     if elsewhere:
@@ -137,9 +164,16 @@ def table_regions(
         )
     regions = []
     for boxes, height, width in zip(found, records["height"], records["width"]):
-        chosen = sorted(boxes, key=lambda one: -one[0])[:most]  # stable: equal scores stay in the order of rows
+        chosen = sorted(boxes, key=lambda one: -one[0])[
+            :most
+        ]  # stable: equal scores stay in the order of rows
         made = around_boxes([box for _, box, _ in chosen], (int(height), int(width)), "box")
-        regions.append([region._replace(name=label or region.name) for region, (_, _, label) in zip(made, chosen)])
+        regions.append(
+            [
+                region._replace(name=label or region.name)
+                for region, (_, _, label) in zip(made, chosen)
+            ]
+        )
     return regions, notices
 
 
@@ -150,13 +184,22 @@ class RegionViews(Dataset):
     in order, each radiograph is decoded once and only one is kept.
     """
 
-    def __init__(self, records: pd.DataFrame, regions: Sequence[Sequence[Region]], preprocessing: Preprocessing):
+    def __init__(
+        self,
+        records: pd.DataFrame,
+        regions: Sequence[Sequence[Region]],
+        preprocessing: Preprocessing,
+    ):
         if len(regions) != len(records):
             raise ValueError(f"regions of {len(regions)} radiographs for {len(records)} records")
-        self.images, self.regions, self.preprocessing = records["image"].tolist(), regions, preprocessing
+        self.images = records["image"].tolist()
+        self.regions = regions
+        self.preprocessing = preprocessing
         self.sizes = list(zip(records["height"].astype(int), records["width"].astype(int)))
         self.owner = np.repeat(np.arange(len(regions)), [1 + len(several) for several in regions])
-        self.region = np.concatenate([np.arange(-1, len(several)) for several in regions] or [np.empty(0, int)])
+        self.region = np.concatenate(
+            [np.arange(-1, len(several)) for several in regions] or [np.empty(0, int)]
+        )
         self._last: tuple = (None, None)
 
     def __len__(self) -> int:
@@ -164,7 +207,8 @@ class RegionViews(Dataset):
 
     def __getitem__(self, view: int) -> dict:
         """{"image": [1, h, w]} as `Preprocessing` gives it. Raises UnreadableRadiograph."""
-        row, number = int(self.owner[view]), int(self.region[view])
+        row = int(self.owner[view])
+        number = int(self.region[view])
         if self._last[0] != row:
             pixels = self.preprocessing.read(self.images[row])
             if pixels.shape[:2] != self.sizes[row]:
@@ -188,20 +232,26 @@ def _by_ending(records: pd.DataFrame) -> dict[str, list[int]]:
     return places
 
 
-def _row_of(where: str, name: str, places: dict[str, list[int]], records: pd.DataFrame) -> int | None:
+def _row_of(
+    where: str, name: str, places: dict[str, list[int]], records: pd.DataFrame
+) -> int | None:
     """The record that a table means by `name`; None for a file that is there and not among the records."""
     wanted = PurePath(name).parts
     fitting = []
     for row in places.get(wanted[-1], []) if wanted else []:
         path = PurePath(records["image"].iloc[row])
-        if any(full[-len(wanted) :] == wanted for full in (path.parts, (*path.parts[:-1], path.stem))):
+        if any(
+            full[-len(wanted) :] == wanted for full in (path.parts, (*path.parts[:-1], path.stem))
+        ):
             fitting.append(row)
     if len(fitting) == 1:
         return fitting[0]
     shown = printable(name)[:200]
     if fitting:
         first, second = (printable(records["image"].iloc[row]) for row in fitting[:2])
-        raise ValueError(f"{where}: image {shown!r} can be {first} and {second}; write more of its path")
+        raise ValueError(
+            f"{where}: image {shown!r} can be {first} and {second}; write more of its path"
+        )
     folders = {Path(image).parent for image in records["image"]}
     if wanted and ".." not in wanted and any(_is_there(folder, wanted[-1]) for folder in folders):
         return None
@@ -210,7 +260,9 @@ def _row_of(where: str, name: str, places: dict[str, list[int]], records: pd.Dat
 
 def _is_there(folder: Path, name: str) -> bool:
     try:
-        return (folder / name).is_file() or (not PurePath(name).suffix and any(folder.glob(f"{name}.*")))
+        return (folder / name).is_file() or (
+            not PurePath(name).suffix and any(folder.glob(f"{name}.*"))
+        )
     except (OSError, ValueError):  # too long, or with a NUL
         return False
 
@@ -225,7 +277,9 @@ def _boxes(where: str, row: dict[str, str]) -> list[Box]:
         return [tuple(float(cell) for cell in cells)]
     except ValueError:
         shown = ", ".join(map(repr, cells))
-        raise ValueError(f"{where}: {', '.join(_CORNERS)} = {printable(shown)[:200]} are not four numbers") from None
+        raise ValueError(
+            f"{where}: {', '.join(_CORNERS)} = {printable(shown)[:200]} are not four numbers"
+        ) from None
 
 
 def _score(where: str, cell: str) -> float:

@@ -74,11 +74,19 @@ class Case(NamedTuple):
 
 
 def make_case(
-    pixels: np.ndarray, regions: Sequence[tuple[str, Box]], views: np.ndarray, temperatures: Mapping[str, float],
-    map_back: Callable[[tuple[int, int]], np.ndarray] | None = None, *, rule: str = "guided",
-    facts: Mapping[str, Any] | None = None, calibrated_on: Mapping[str, str] | None = None, warning: str = "",
-    unlike: bool = False, told: Sequence[str] = (),
-) -> Case:  # fmt: skip
+    pixels: np.ndarray,
+    regions: Sequence[tuple[str, Box]],
+    views: np.ndarray,
+    temperatures: Mapping[str, float],
+    map_back: Callable[[tuple[int, int]], np.ndarray] | None = None,
+    *,
+    rule: str = "guided",
+    facts: Mapping[str, Any] | None = None,
+    calibrated_on: Mapping[str, str] | None = None,
+    warning: str = "",
+    unlike: bool = False,
+    told: Sequence[str] = (),
+) -> Case:
     """A case out of a radiograph [H, W] uint8, its regions and the probabilities [V, L] of its views.
 
     temperatures: of the parts that `views` are calibrated in. map_back: (h, w) -> the error map in that size.
@@ -96,14 +104,30 @@ def make_case(
         rests = "all views" if view == ALL else names[view]
         if rule == "guided" and view > WHOLE:
             rests = f"whole image and {rests}"
-        on = (calibrated_on or {}).get(name, f"radiographs that are {NOT_STATED}") if name in temperatures else ""
+        on = (
+            (calibrated_on or {}).get(name, f"radiographs that are {NOT_STATED}")
+            if name in temperatures
+            else ""
+        )
         parts[name] = Part(decision, confidence, temperatures.get(name), rests, present, on)
     size = pixels.shape[:2]
     small = fit_within(size, LONGEST) if max(size) > LONGEST else size
     chosen = frozenset(view for view in answer.views.values() if view > WHOLE)
     error_map = None if map_back is None else map_back(small)
-    return Case(resized(pixels, small), size, list(regions), np.asarray(views), answer.probabilities, parts, chosen,
-                error_map, {"rule": rule, **(facts or {})}, warning, unlike, tuple(told))  # fmt: skip
+    return Case(
+        resized(pixels, small),
+        size,
+        list(regions),
+        np.asarray(views),
+        answer.probabilities,
+        parts,
+        chosen,
+        error_map,
+        {"rule": rule, **(facts or {})},
+        warning,
+        unlike,
+        tuple(told),
+    )
 
 
 def _decided(name: str, values: np.ndarray) -> tuple[str, float, float | None]:
@@ -128,11 +152,17 @@ def result(case: Case) -> dict[str, Any]:
     """All numbers of a case as plain values for JSON: no name, no tag, no pixel."""
     height, width = case.size
     regions = [
-        {"name": name, "box": [round(float(edge), 1) for edge in box],
-         "probabilities": dict(zip(LABELS, map(float, values)))}
+        {
+            "name": name,
+            "box": [round(float(edge), 1) for edge in box],
+            "probabilities": dict(zip(LABELS, map(float, values))),
+        }
         for (name, box), values in zip(case.regions, case.views[1:])
-    ]  # fmt: skip
-    parts = {name: part._asdict() | {"calibrated": part.temperature is not None} for name, part in case.parts.items()}
+    ]
+    parts = {
+        name: part._asdict() | {"calibrated": part.temperature is not None}
+        for name, part in case.parts.items()
+    }
     return {
         "warning": warning_line(case),
         "networks": list(case.told),
@@ -158,13 +188,22 @@ def result_csv(case: Case) -> str:
     names = ["whole image", *(name for name, _ in case.regions)]
     group_of = {index: group.name for group in GROUPS for index in group.indices}
     part_of = {index: name for name, indices in PARTS.items() for index in indices}
-    rows, warning, told = [], warning_line(case), " ".join(case.told)
+    rows = []
+    warning = warning_line(case)
+    told = " ".join(case.told)
     for index, label in enumerate(LABELS):
         part = case.parts[part_of[index]]
-        row = {"warning": warning, "group": group_of[index], "label": label, "probability": float(case.answer[index]),
-               "calibrated": "no" if part.temperature is None else f"on {part.calibrated_on}"}  # fmt: skip
+        row = {
+            "warning": warning,
+            "group": group_of[index],
+            "label": label,
+            "probability": float(case.answer[index]),
+            "calibrated": "no" if part.temperature is None else f"on {part.calibrated_on}",
+        }
         rows.append(row | dict(zip(names, map(float, case.views[:, index]))) | {"networks": told})
-    return table_text(["warning", "group", "label", "probability", "calibrated", *names, "networks"], rows)
+    return table_text(
+        ["warning", "group", "label", "probability", "calibrated", *names, "networks"], rows
+    )
 
 
 def warning_line(case: Case) -> str:
@@ -178,12 +217,24 @@ def result_panel(case: Case) -> Image.Image:
     """View, regions, error map and probabilities in one picture."""
     height, width = case.size
     marked = [
-        Marked(name, (box[0] / width, box[1] / height, box[2] / width, box[3] / height), number in case.chosen)
+        Marked(
+            name,
+            (box[0] / width, box[1] / height, box[2] / width, box[3] / height),
+            number in case.chosen,
+        )
         for number, (name, box) in enumerate(case.regions, 1)
     ]
     notes = [calibration_note(case), *case.told]
-    return case_panel(case.grey, case.answer, name=RESEARCH, note="\n".join(notes), regions=marked,
-                      error_map=case.error_map, warning=warning_line(case), alarm=case.unlike)  # fmt: skip
+    return case_panel(
+        case.grey,
+        case.answer,
+        name=RESEARCH,
+        note="\n".join(notes),
+        regions=marked,
+        error_map=case.error_map,
+        warning=warning_line(case),
+        alarm=case.unlike,
+    )
 
 
 def calibration_note(case: Case) -> str:
@@ -192,7 +243,9 @@ def calibration_note(case: Case) -> str:
     if not scaled:
         return f"All probabilities are {UNCALIBRATED}; the network came without temperatures."
     on = "; ".join(f"{name} on {case.parts[name].calibrated_on}" for name in scaled)
-    told = f"Calibrated on whole radiographs of the validation set, and so roughly for regions: {on}."
+    told = (
+        f"Calibrated on whole radiographs of the validation set, and so roughly for regions: {on}."
+    )
     rest = [name for name in case.parts if name not in scaled]
     told += f" Not: {', '.join(rest)}." if rest else ""
     return told + " No calibration holds for a radiograph that is unlike those." * case.unlike
@@ -202,5 +255,8 @@ def _described(error_map: np.ndarray) -> dict[str, float | None]:
     known = error_map[np.isfinite(error_map)]
     if not known.size:
         return {"coverage": 0.0, "mean": None, "maximum": None}
-    return {"coverage": known.size / error_map.size, "mean": float(known.mean(dtype=np.float64)),
-            "maximum": float(known.max())}  # fmt: skip
+    return {
+        "coverage": known.size / error_map.size,
+        "mean": float(known.mean(dtype=np.float64)),
+        "maximum": float(known.max()),
+    }

@@ -14,10 +14,10 @@ from PIL import Image
 from core.text import percent
 from core.tumour_labels import LABELS
 from evaluation.pages.html import text_of
-from evaluation.pages.notices import BURNT_IN, RESEARCH  # fmt: skip
+from evaluation.pages.notices import BURNT_IN, RESEARCH
 from evaluation.pages.pictures import colour_table, encoded, levels
 from workflows.regions.answers.group_calibration import PARTS
-from workflows.regions.web.case import (  # fmt: skip
+from workflows.regions.web.case import (
     Case,
     Part,
     calibration_note,
@@ -32,7 +32,13 @@ BANNER = (
     f"<div class='banner' role='note'><b>{RESEARCH}</b> Only pixels are read: no tag of a file is shown or kept. "
     f"{BURNT_IN}</div>"
 )
-_TITLES = {"abnormal": "finding", "tumour": "tumour", "bone": "bone", "fracture": "fracture", "implant": "implant"}
+_TITLES = {
+    "abnormal": "finding",
+    "tumour": "tumour",
+    "bone": "bone",
+    "fracture": "fracture",
+    "implant": "implant",
+}
 STYLE = """
 :root { --map: 0.6 }
 .banner { background: #5b3a00; color: #fff4dc; padding: 10px 14px; border-radius: 8px; line-height: 1.45 }
@@ -106,12 +112,16 @@ def _warning(case: Case) -> str:
 
 def _picture(case: Case) -> str:
     height, width = case.size
-    pieces = [f"<img class='view' alt='radiograph' src='{_data('image/png', encoded(Image.fromarray(case.grey)))}'>"]
+    pieces = [
+        f"<img class='view' alt='radiograph' src='{_data('image/png', encoded(Image.fromarray(case.grey)))}'>"
+    ]
     if case.error_map is not None:
         source = _data("image/png", encoded(map_picture(case.error_map)))
         pieces.append(f"<img class='map' alt='error map' src='{source}'>")
     shapes = []
-    for number, (name, box) in sorted(enumerate(case.regions, 1), key=lambda one: one[0] in case.chosen):
+    for number, (name, box) in sorted(
+        enumerate(case.regions, 1), key=lambda one: one[0] in case.chosen
+    ):
         x0, y0, x1, y1 = (float(edge) for edge in box)
         kind = "chosen" if number in case.chosen else "other"
         shapes.append(
@@ -120,8 +130,10 @@ def _picture(case: Case) -> str:
         )
         if number in case.chosen:
             letters = max(height, width) / 40
-            shapes.append(f"<text x='{x0 + letters / 3:.1f}' y='{y0 + 1.1 * letters:.1f}' font-size='{letters:.1f}'>"
-                          f"{text_of(name)}</text>")  # fmt: skip
+            shapes.append(
+                f"<text x='{x0 + letters / 3:.1f}' y='{y0 + 1.1 * letters:.1f}' font-size='{letters:.1f}'>"
+                f"{text_of(name)}</text>"
+            )
     pieces.append(f"<svg viewBox='0 0 {width} {height}'>{''.join(shapes)}</svg>")
     return f"<div class='picture'>{''.join(pieces)}</div>"
 
@@ -137,7 +149,9 @@ def _caption(case: Case) -> str:
     else:
         told.append("No regions: the whole image alone.")
     if case.error_map is not None:
-        told.append("Colours: where the masked autoencoder predicts badly. Bone edges and letters are among it.")
+        told.append(
+            "Colours: where the masked autoencoder predicts badly. Bone edges and letters are among it."
+        )
     else:
         told.append("No error map: the server has no masked autoencoder.")
     return text_of(" ".join(told))
@@ -148,7 +162,11 @@ def _table(case: Case) -> str:
 
 
 def _part(case: Case, name: str, part: Part) -> str:
-    indices = sorted(PARTS[name], key=lambda index: -case.answer[index]) if name == "bone" else PARTS[name]
+    indices = (
+        sorted(PARTS[name], key=lambda index: -case.answer[index])
+        if name == "bone"
+        else PARTS[name]
+    )
     shown, rest = (indices[:MOST_BONES], indices[MOST_BONES:]) if name == "bone" else (indices, ())
     any_of = "" if part.present is None else f" (any {_TITLES[name]}: {percent(part.present)})"
     rows = "".join(_row(case, index, part) for index in shown)
@@ -179,11 +197,17 @@ def _row(case: Case, index: int, part: Part) -> str:
 def _downloads(case: Case) -> str:
     files = (
         ("picture (PNG)", "radiograph_result.png", "image/png", encoded(result_panel(case))),
-        ("numbers (JSON)", "radiograph_result.json", "application/json", result_json(case).encode()),
+        (
+            "numbers (JSON)",
+            "radiograph_result.json",
+            "application/json",
+            result_json(case).encode(),
+        ),
         ("table (CSV)", "radiograph_result.csv", "text/csv", result_csv(case).encode()),
     )
     links = "".join(
-        f"<a download='{name}' href='{_data(kind, content)}'>{text}</a>" for text, name, kind, content in files
+        f"<a download='{name}' href='{_data(kind, content)}'>{text}</a>"
+        for text, name, kind, content in files
     )
     return f"<div class='downloads'>Download the result: {links}</div>"
 

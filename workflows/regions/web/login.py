@@ -54,7 +54,9 @@ class Delays:
     def __init__(self, limit: Limit, clock: Callable[[], float] = time.monotonic):
         self._limit = limit
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # key -> failures left at its last failure, time of that
+        self._buckets: dict[
+            str, tuple[float, float]
+        ] = {}  # key -> failures left at its last failure, time of that
 
     def seconds(self, key: str) -> float:
         """How long the next attempt has to wait; 0 if it may be made now."""
@@ -84,7 +86,9 @@ class Login:
 
     def __init__(self, users: Mapping[str, str], clock: Callable[[], float] = time.monotonic):
         self._key = secrets.token_bytes(32)
-        self._digests = {user: self._digest("password", password) for user, password in users.items()}
+        self._digests = {
+            user: self._digest("password", password) for user, password in users.items()
+        }
         self._addresses = Delays(ADDRESS, clock)
         self._users = Delays(USER, clock)
         self._browsers = Delays(BROWSER, clock)
@@ -98,10 +102,14 @@ class Login:
         wait = max(delays.seconds(key) for delays, key in buckets)
         if wait > 0:
             return Attempt(False, wait)
-        right = hmac.compare_digest(self._digests.get(user, bytes(32)), self._digest("password", password))
+        right = hmac.compare_digest(
+            self._digests.get(user, bytes(32)), self._digest("password", password)
+        )
         if right:
             delays, key = buckets[0]
-            delays.clear(key)  # failures of an address stay: its owner may have an account and guess another's password
+            delays.clear(
+                key
+            )  # failures of an address stay: its owner may have an account and guess another's password
             return Attempt(True)
         for delays, key in buckets:
             delays.add(key)
@@ -115,7 +123,9 @@ class Login:
     def _recognises(self, user: str, token: str) -> bool:
         nonce, _, given = token.partition(".")
         expected = self._digest(nonce, user).hex()
-        return len(nonce) == 32 and hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
+        return len(nonce) == 32 and hmac.compare_digest(
+            expected.encode(), given.encode("utf-8", "replace")
+        )
 
     def _user_key(self, user: str) -> str:
         if user in self._digests:
@@ -132,7 +142,9 @@ class Sessions:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._sessions: dict[bytes, tuple[str, float, float]] = {}  # hash -> user, times of start and last use
+        self._sessions: dict[
+            bytes, tuple[str, float, float]
+        ] = {}  # hash -> user, times of start and last use
 
     def start(self, user: str) -> str:
         """A new session; returns its token."""

@@ -92,14 +92,22 @@ def map_panel(case: MapCase) -> Image.Image:
     """The radiograph under its map, with a colour bar."""
     known = case.error_map[np.isfinite(case.error_map)]
     high = float(np.quantile(known, 0.995)) if known.size else 0.0
-    return overlay(case.grey, case.error_map, high if high > 0 else 1.0, title="error map", subtitle=RESEARCH)
+    return overlay(
+        case.grey, case.error_map, high if high > 0 else 1.0, title="error map", subtitle=RESEARCH
+    )
 
 
 def _downloads(case: MapCase) -> str:
     numbers = json.dumps(map_result(case), indent=1, allow_nan=False) + "\n"
     files = (
         ("picture (PNG)", "radiograph_error_map.png", _data("image/png", encoded(map_panel(case)))),
-        ("numbers (JSON)", "radiograph_error_map.json", _data("application/json", numbers.encode())),
+        (
+            "numbers (JSON)",
+            "radiograph_error_map.json",
+            _data("application/json", numbers.encode()),
+        ),
     )
-    links = "".join(f"<a download='{name}' href='{source}'>{text}</a>" for text, name, source in files)
+    links = "".join(
+        f"<a download='{name}' href='{source}'>{text}</a>" for text, name, source in files
+    )
     return f"<div class='downloads'>Download the result: {links}</div>"

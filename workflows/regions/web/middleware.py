@@ -29,7 +29,10 @@ POLICY = "; ".join(
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
     (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"same-origin"),  # no-referrer would make the Origin of our own forms "null"
+    (
+        b"referrer-policy",
+        b"same-origin",
+    ),  # no-referrer would make the Origin of our own forms "null"
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -78,10 +81,14 @@ class AccessLog:
             if status == 0:
                 await send_text(noted, 500, "The server failed; its log says where.")
         path = scope["path"] if scope["path"] in self._paths else "(another path)"
-        method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "(another method)"
+        method = (
+            scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "(another method)"
+        )
         moment = time.strftime("%Y-%m-%d %H:%M:%S")
         address = (scope.get("client") or ("-",))[0]
-        self._write(f"{moment} {address} {method} {path} {status or 'no answer'} {time.monotonic() - began:.1f} s")
+        self._write(
+            f"{moment} {address} {method} {path} {status or 'no answer'} {time.monotonic() - began:.1f} s"
+        )
 
 
 class RequestFilter:
@@ -102,14 +109,20 @@ class RequestFilter:
         async def headed(message):
             if message["type"] == "http.response.start":
                 ours = {name for name, _ in HEADERS}
-                kept = [(name, value) for name, value in message.get("headers", []) if name.lower() not in ours]
+                kept = [
+                    (name, value)
+                    for name, value in message.get("headers", [])
+                    if name.lower() not in ours
+                ]
                 message = message | {"headers": [*kept, *HEADERS]}
             await send(message)
 
         hosts = header_values(scope, b"host")
         host = host_name(hosts[0]) if len(hosts) == 1 else None
         if host is None or not self._is_served(host, scope):
-            await send_text(headed, 421, "This page is not served under that name; --names adds one.")
+            await send_text(
+                headed, 421, "This page is not served under that name; --names adds one."
+            )
         elif not from_own_site(scope, hosts[0]):
             await send_text(headed, 403, "Requests from other sites are refused.")
         else:
@@ -143,7 +156,9 @@ class BodyTimeout:
         clock = asyncio.get_running_loop().time
         began = clock()
         lengths = header_values(scope, b"content-length")
-        ended = not header_values(scope, b"transfer-encoding") and (not lengths or lengths[0].strip() == "0")
+        ended = not header_values(scope, b"transfer-encoding") and (
+            not lengths or lengths[0].strip() == "0"
+        )
         started = slow = gone = False
         size = 0
 
@@ -182,7 +197,9 @@ class BodyTimeout:
             if message["type"] == "http.response.start":
                 started = True
                 if not ended:
-                    message = message | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+                    message = message | {
+                        "headers": [*message.get("headers", []), (b"connection", b"close")]
+                    }
             elif not ended and not message.get("more_body", False):
                 await send(message | {"more_body": True})
                 await drained()
@@ -195,7 +212,9 @@ class BodyTimeout:
             if not (slow or gone):  # whatever an app says about a client that has left
                 raise
         if slow and not started:
-            await send_text(send, 408, "The request was sent too slowly.", (b"connection", b"close"))
+            await send_text(
+                send, 408, "The request was sent too slowly.", (b"connection", b"close")
+            )
 
 
 def header_values(scope, name: bytes) -> list[str]:
@@ -210,7 +229,11 @@ def host_name(host: str) -> str | None:
         parts.port  # noqa: B018  ValueError if it is no number
     except ValueError:
         return None
-    plain = parts.netloc == host and "@" not in host and not (parts.path or parts.query or parts.fragment)
+    plain = (
+        parts.netloc == host
+        and "@" not in host
+        and not (parts.path or parts.query or parts.fragment)
+    )
     return parts.hostname if plain else None
 
 
@@ -228,7 +251,11 @@ def from_own_site(scope, host: str) -> bool:
     origins = header_values(scope, b"origin")
     if origins:
         parts = urlsplit(origins[0])
-        return len(origins) == 1 and parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+        return (
+            len(origins) == 1
+            and parts.scheme in ("http", "https")
+            and parts.netloc.lower() == host.lower()
+        )
     if scope["method"] in ("GET", "HEAD"):
         return True
     return all(site in ("same-origin", "none") for site in header_values(scope, b"sec-fetch-site"))
@@ -243,6 +270,11 @@ def where_raised(error: BaseException) -> str:
 async def send_text(send, status: int, sentence: str, *headers: tuple[bytes, bytes]) -> None:
     """Send a sentence as plain text, with the headers of all answers."""
     body = sentence.encode()
-    kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*kind, *HEADERS, *headers]})
+    kind = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*kind, *HEADERS, *headers]}
+    )
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -41,7 +41,9 @@ FILES = Path(__file__).parent / "page"
 UPLOAD_TYPE = "application/octet-stream"  # which no form can send: a script of another site would have to ask first
 MOST_LOGIN_BYTES = 8192
 GRACEFUL_SECONDS = 30  # that requests under way may take after a signal to end
-FAILED = "This radiograph could not be analysed; the server's log says where. Other files still can be."
+FAILED = (
+    "This radiograph could not be analysed; the server's log says where. Other files still can be."
+)
 Read = Callable[[Path], str]
 
 
@@ -120,7 +122,9 @@ class Page:
         self._sessions = Sessions()
         self._capacity = Capacity(settings.all_bytes, shared=bool(settings.users))
         self._worker = Worker(lambda path: read_upload(read, path))
-        self._templates = Environment(loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined)
+        self._templates = Environment(
+            loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined
+        )
         suffix = secrets.token_hex(4)
         self._session_cookie = f"session_{suffix}"
         self._known_cookie = f"known_{suffix}"
@@ -149,7 +153,9 @@ class Page:
         answer = self._login.attempt(user, fields.get("password", ""), address, known)
         if answer.wait > 0:
             seconds = max(1, round(answer.wait + 0.5))
-            return self._login_form(f"Too many attempts. Please wait {seconds} s.", 429, {"retry-after": str(seconds)})
+            return self._login_form(
+                f"Too many attempts. Please wait {seconds} s.", 429, {"retry-after": str(seconds)}
+            )
         if not answer.granted:
             return self._login_form("This user and password do not belong together.", 403)
         response = RedirectResponse("./", 303)
@@ -173,19 +179,26 @@ class Page:
         if user is None:
             return self._piece("Your session has ended; please log in again.", 401)
         if request.headers.get("content-type", "").partition(";")[0].strip() != UPLOAD_TYPE:
-            return self._piece(f"Send the bytes of one file, with the content type {UPLOAD_TYPE}.", 415)
+            return self._piece(
+                f"Send the bytes of one file, with the content type {UPLOAD_TYPE}.", 415
+            )
         length = request.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             return self._piece("The request does not say how many bytes it has.", 411)
-        size, most = int(length), self._settings.most_bytes
+        size = int(length)
+        most = self._settings.most_bytes
         if size > most:
-            return self._piece(f"The file is larger than the maximum size, {most / 2**20:g} MiB.", 413)
+            return self._piece(
+                f"The file is larger than the maximum size, {most / 2**20:g} MiB.", 413
+            )
         try:
             with self._capacity.take(user, size):
                 return await self._answer(request, size)
         except Full as full:
             seconds = str(self._worker.retry_after(self._capacity.requests))
-            return self._piece(f"{full} Please try again in {seconds} s.", 503, {"retry-after": seconds})
+            return self._piece(
+                f"{full} Please try again in {seconds} s.", 503, {"retry-after": seconds}
+            )
 
     async def _answer(self, request, size: int):
         """The result of an upload of `size` bytes, for which there is room."""
@@ -204,10 +217,14 @@ class Page:
             upload.close()
             raise
         result = asyncio.wrap_future(reading)
-        leaving = asyncio.ensure_future(request.receive())  # all of the body is here: what comes now is a disconnect
+        leaving = asyncio.ensure_future(
+            request.receive()
+        )  # all of the body is here: what comes now is a disconnect
         try:
             await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done() and reading.cancel():  # nobody waits for it any more, and it has not begun
+            if (
+                not result.done() and reading.cancel()
+            ):  # nobody waits for it any more, and it has not begun
                 upload.close()
                 return self._piece("The client has left.", 400)
             answer = await result
@@ -231,7 +248,9 @@ class Page:
                 body += chunk
                 if len(body) > MOST_LOGIN_BYTES:
                     return {}
-            fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+            fields = parse_qs(
+                body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10
+            )
         except (ClientDisconnect, ValueError):
             return {}
         return {name: values[0] for name, values in fields.items()}
@@ -246,12 +265,16 @@ class Page:
         }
         return self._template("page.html", 200, None, **values)
 
-    def _login_form(self, refusal: str = "", status: int = 200, headers: dict[str, str] | None = None):
+    def _login_form(
+        self, refusal: str = "", status: int = 200, headers: dict[str, str] | None = None
+    ):
         return self._template("login.html", status, headers, refusal=refusal)
 
     def _template(self, name: str, status: int, headers: dict[str, str] | None, **values):
 
-        text = self._templates.get_template(name).render(title=self._settings.title, banner=Markup(BANNER), **values)
+        text = self._templates.get_template(name).render(
+            title=self._settings.title, banner=Markup(BANNER), **values
+        )
         return HTMLResponse(text, status, headers)
 
     def _piece(self, sentence: str, status: int, headers: dict[str, str] | None = None):

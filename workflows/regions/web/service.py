@@ -14,19 +14,35 @@ import torch
 from core.checks import NotFinite, require_finite
 from core.files import printable, read_small, sha256_of
 from core.progress import say
-from core.system.device import autocast, choose_device, prepare_device, resolve_precision, return_freed_memory
+from core.system.device import (
+    autocast,
+    choose_device,
+    prepare_device,
+    resolve_precision,
+    return_freed_memory,
+)
 from data.reading.radiograph import load_radiograph
 from data.reading.refusal import REASONS, UnreadableRadiograph
 from data.views.intensity import minmax
 from data.views.preprocessing import Preprocessing
-from evaluation.maps.error_maps import complementary_passes, describe, error_maps, mask_generator, visible_patches
+from evaluation.maps.error_maps import (
+    complementary_passes,
+    describe,
+    error_maps,
+    mask_generator,
+    visible_patches,
+)
 from evaluation.statistics.likeness import Joint, Likeness
 from evaluation.statistics.novelty import look
 from models.backbones.finetuned import fold_folders, load_finetuned, network_name
 from models.networks.mae import visible_count
 from models.weights.checkpoint import load_mae
 from training.kept_facts import counted_radiographs, doubt, network_sentences, read_facts
-from workflows.regions.answers.group_calibration import calibration_sizes, kept_temperatures, with_temperatures
+from workflows.regions.answers.group_calibration import (
+    calibration_sizes,
+    kept_temperatures,
+    with_temperatures,
+)
 from workflows.regions.answers.proposals import map_boxes
 from workflows.regions.records.views import around_boxes, sliding_regions
 from workflows.regions.web.case import make_case
@@ -44,7 +60,9 @@ def serve(config) -> int:
     users = check(config)
     forbid_core_dumps()
     shown = f"[{config.host}]" if ":" in config.host else config.host
-    with bind(config.host, config.port) as listener:  # a port that is taken is told before networks are loaded
+    with bind(
+        config.host, config.port
+    ) as listener:  # a port that is taken is told before networks are loaded
         guided = bool(config.model_path)
         settings = Settings(
             users,
@@ -79,9 +97,12 @@ def check(config) -> dict[str, str]:
             "give --model_path (what train_region_guided.py writes, OUTPUT/models/foldK), --mae_path (a "
             "masked autoencoder), or both"
         )
-    for name, fine in (("port", 0 < config.port < 65536), ("max_mb", 0 < config.max_mb <= 4096),
-                       ("total_mb", config.max_mb <= config.total_mb <= 65536),
-                       ("passes", 1 <= config.passes <= 1000)):  # fmt: skip
+    for name, fine in (
+        ("port", 0 < config.port < 65536),
+        ("max_mb", 0 < config.max_mb <= 4096),
+        ("total_mb", config.max_mb <= config.total_mb <= 65536),
+        ("passes", 1 <= config.passes <= 1000),
+    ):
         if not fine:
             least = f"; it must be at least --max_mb {config.max_mb}" if name == "total_mb" else ""
             raise ValueError(f"--{name} {getattr(config, name)} is out of range{least}")
@@ -92,10 +113,14 @@ def check(config) -> dict[str, str]:
     config.regions = config.regions or ("windows" if config.mae_path is None else "map")
     users = read_users(config.auth)
     if not (is_local(config.host) or users):
-        raise ValueError(f"--host {config.host} is open to other machines: give --auth FILE or APP_AUTH=USER:PASSWORD")
+        raise ValueError(
+            f"--host {config.host} is open to other machines: give --auth FILE or APP_AUTH=USER:PASSWORD"
+        )
     for name in config.names:
         if not name or set(name) & set("/:@ []*"):
-            raise ValueError(f"--names {name!r}: expected host names such as reader.example.org, without port")
+            raise ValueError(
+                f"--names {name!r}: expected host names such as reader.example.org, without port"
+            )
     for module in ("starlette", "uvicorn", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"{module} is not installed: pip install -r requirements-app.txt")
@@ -107,7 +132,9 @@ def is_local(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        raise ValueError(f"--host {host!r}: expected an address such as 127.0.0.1 or 0.0.0.0") from None
+        raise ValueError(
+            f"--host {host!r}: expected an address such as 127.0.0.1 or 0.0.0.0"
+        ) from None
 
 
 def host_names(config) -> list[str]:
@@ -121,23 +148,30 @@ def read_users(file: Path | None) -> dict[str, str]:
     A password on the command line would be seen by everyone who lists the processes of this machine.
     """
     if file is None:
-        lines, where = [os.environ.pop("APP_AUTH", "")], "APP_AUTH"  # children and error reports do not get it
+        # children and error reports do not get it
+        lines = [os.environ.pop("APP_AUTH", "")]
+        where = "APP_AUTH"
         if not lines[0]:
             return {}
     else:
         if not file.is_file():
-            raise FileNotFoundError("--auth: no such file; it takes a file of lines USER:PASSWORD, never a password")
+            raise FileNotFoundError(
+                "--auth: no such file; it takes a file of lines USER:PASSWORD, never a password"
+            )
         if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError(f"{file}: others than its owner can read it; chmod 600 {file}")
-        lines, where = read_small(file).splitlines(), str(file)
+        lines = read_small(file).splitlines()
+        where = str(file)
     users: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         user, colon, password = line.strip().partition(":")
         if not (user and colon) or len(password) < SHORTEST_PASSWORD or user in users:
-            raise ValueError(f"{where}: line {number}: expected USER:PASSWORD, each user once, with at least "
-                             f"{SHORTEST_PASSWORD} characters of password")  # fmt: skip
+            raise ValueError(
+                f"{where}: line {number}: expected USER:PASSWORD, each user once, with at least "
+                f"{SHORTEST_PASSWORD} characters of password"
+            )
         users[user] = password
     if not users:
         raise ValueError(f"{where}: no line USER:PASSWORD")
@@ -149,16 +183,21 @@ class Networks:
 
     def __init__(self, config):
 
-        self.config, self.device = config, choose_device(config.device)
+        self.config = config
+        self.device = choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         prepare_device(self.device)
-        self.classifiers, self.facts = [], {"networks": [], "precision": self.precision}
+        self.classifiers = []
+        self.facts = {"networks": [], "precision": self.precision}
         told = "train_region_guided.py makes one; scripts/app.py begins with the commands, for phantoms too"
         try:
             folders = [fold for path in config.model_path for fold in fold_folders(path)]
         except FileNotFoundError as error:
             raise FileNotFoundError(f"--model_path {error}; {told}") from None
-        likeness, trained, sizes, name = [], [], [], ""
+        likeness = []
+        trained = []
+        sizes = []
+        name = ""
         for folder in folders:
             try:
                 loaded = load_finetuned(folder, "region-guided")
@@ -169,30 +208,44 @@ class Networks:
                 raise FileNotFoundError(f"{error}; {told}") from None
             except ValueError as error:
                 why = str(error)
-                raise ValueError(why if str(folder) in why else f"{printable(folder)}: {why}") from None
+                raise ValueError(
+                    why if str(folder) in why else f"{printable(folder)}: {why}"
+                ) from None
             preprocessing = Preprocessing.from_dict(loaded.preprocessor)
-            loaded.model.backbone.check_size((preprocessing.height, preprocessing.width), printable(folder))
+            loaded.model.backbone.check_size(
+                (preprocessing.height, preprocessing.width), printable(folder)
+            )
             loaded.model.normalise = preprocessing.normalise
             self.classifiers.append((loaded.model.to(self.device), preprocessing, temperatures))
             trained.append(read_facts(loaded.about))
-            name = name or network_name("region-guided classifier", loaded.model.backbone, loaded.about)
-            self.facts["networks"].append({
-                "sha256": sha256_of(folder / "model.safetensors"), "trained on": trained[-1].trained_on,
-                "validation score": trained[-1].rows["validation score"],
-            })  # fmt: skip
+            name = name or network_name(
+                "region-guided classifier", loaded.model.backbone, loaded.about
+            )
+            self.facts["networks"].append(
+                {
+                    "sha256": sha256_of(folder / "model.safetensors"),
+                    "trained on": trained[-1].trained_on,
+                    "validation score": trained[-1].rows["validation score"],
+                }
+            )
         self.mae = None
         if config.mae_path is not None:
             self.mae = self.load_autoencoder(config.mae_path)
         shared = set.intersection(*(set(temperatures) for _, _, temperatures in self.classifiers))
         self.temperatures = {  # shown; each network is scaled by its own
-            name: sum(own[name] for _, _, own in self.classifiers) / len(self.classifiers) for name in sorted(shared)
+            name: sum(own[name] for _, _, own in self.classifiers) / len(self.classifiers)
+            for name in sorted(shared)
         }
         known = {part for part in shared if all(part in own for own in sizes)}
         self.calibrated_on = {
-            part: counted_radiographs((min(own[part] for own in sizes), max(own[part] for own in sizes))
-                                      if part in known else 0, trained[0].data)
+            part: counted_radiographs(
+                (min(own[part] for own in sizes), max(own[part] for own in sizes))
+                if part in known
+                else 0,
+                trained[0].data,
+            )
             for part in shared
-        }  # fmt: skip
+        }
         self.likeness = Joint(likeness)
         several = f"the mean of {len(trained)} networks: " if len(trained) > 1 else ""
         self.doubt = doubt(trained)
@@ -219,42 +272,70 @@ class Networks:
 
     def read_and_look(self, path: Path):
         """`analyse`, but for UnreadableRadiograph."""
-        pixels, found = load_radiograph(path), None
-        regions, source = [], "none"
+        pixels = load_radiograph(path)
+        found = None
+        regions = []
+        source = "none"
         if self.mae is not None:
             found = self.error_map(path, pixels)
         if self.config.regions == "windows":
-            regions, source = sliding_regions(pixels.shape), "windows"
+            regions = sliding_regions(pixels.shape)
+            source = "windows"
         elif self.config.regions == "map":
             error_map, hits, preprocessing = found
             boxes = map_boxes(error_map, hits, preprocessing.placement(pixels.shape)[1])
             height, width = pixels.shape
             moved = preprocessing.back_boxes(np.array(boxes).reshape(-1, 4), pixels.shape)
             moved = np.clip(moved, 0, [width, height, width, height])
-            regions, source = around_boxes(moved.tolist(), pixels.shape, "peak"), "error map"
+            regions = around_boxes(moved.tolist(), pixels.shape, "peak")
+            source = "error map"
         views, likeness = self.look(path, pixels, [region.crop for region in regions])
-        back = None if found is None else lambda size: found[2].map_back(known_errors(*found[:2]), size)
+        back = (
+            None
+            if found is None
+            else lambda size: found[2].map_back(known_errors(*found[:2]), size)
+        )
         named = [(region.name, region.box) for region in regions]
-        facts = self.facts | {"regions": source, "like training": self.likeness.word(likeness),
-                              "likeness": likeness if self.likeness.known else None}  # fmt: skip
-        return make_case(minmax(pixels), named, views, self.temperatures, back, rule=self.config.rule, facts=facts,
-                         calibrated_on=self.calibrated_on, told=self.told,
-                         warning="; ".join(filter(None, [self.likeness.sentence(likeness), self.doubt])),
-                         unlike=self.likeness.is_unlike(likeness))  # fmt: skip
+        facts = self.facts | {
+            "regions": source,
+            "like training": self.likeness.word(likeness),
+            "likeness": likeness if self.likeness.known else None,
+        }
+        return make_case(
+            minmax(pixels),
+            named,
+            views,
+            self.temperatures,
+            back,
+            rule=self.config.rule,
+            facts=facts,
+            calibrated_on=self.calibrated_on,
+            told=self.told,
+            warning="; ".join(filter(None, [self.likeness.sentence(likeness), self.doubt])),
+            unlike=self.likeness.is_unlike(likeness),
+        )
 
     def look(self, path: Path, pixels, crops: list):
         """(probabilities [V, L] of the whole and of `crops`: each network after its temperatures, then their mean; how
         like the training radiographs the whole is)."""
-        answers, features, looks = [], [], []
+        answers = []
+        features = []
+        looks = []
         for model, preprocessing, temperatures in self.classifiers:
-            scaled, parts = self.scaled(path, pixels, preprocessing), []
+            scaled = self.scaled(path, pixels, preprocessing)
+            parts = []
             images = [preprocessing.fit(scaled)]
-            images += [preprocessing.fit(np.ascontiguousarray(scaled[y0:y1, x0:x1])) for x0, y0, x1, y1 in crops]
+            images += [
+                preprocessing.fit(np.ascontiguousarray(scaled[y0:y1, x0:x1]))
+                for x0, y0, x1, y1 in crops
+            ]
             with torch.inference_mode(), autocast(self.device, self.precision):
                 for start in range(0, len(images), 8):
                     batch = torch.stack(images[start : start + 8]).to(self.device)
                     parts.append(model.predict(batch).double().cpu().numpy())
-                features.append(model.features(images[0][None].to(self.device)).float().cpu().numpy())
+                features.append(
+                    model.features(images[0][None].to(self.device)).float().cpu().numpy()
+                )
             looks.append(look(images[0][0].numpy())[None])
             answers.append(with_temperatures(np.concatenate(parts), temperatures))
         probabilities = np.mean(answers, axis=0)
@@ -264,14 +345,24 @@ class Networks:
     def error_map(self, path: Path, pixels):
         """(map [h, w], hits [rows, columns], preprocessing); the same pixels give the same map."""
         model, preprocessing = self.mae
-        batch = preprocessing.normalise(preprocessing.fit(self.scaled(path, pixels, preprocessing))[None])
+        batch = preprocessing.normalise(
+            preprocessing.fit(self.scaled(path, pixels, preprocessing))[None]
+        )
         patches = model.grid[0] * model.grid[1]
         visible = visible_count(patches, model.mask_ratio)
         passes = complementary_passes(self.config.passes, patches, visible)
-        masks = visible_patches(passes, model.grid, visible, mask_generator(0, "page"), "complementary")
+        masks = visible_patches(
+            passes, model.grid, visible, mask_generator(0, "page"), "complementary"
+        )
         with autocast(self.device, self.precision):
-            found = error_maps(model, batch.to(self.device), masks[None], mean=preprocessing.mean,
-                               std=preprocessing.std, batch_size=8)  # fmt: skip
+            found = error_maps(
+                model,
+                batch.to(self.device),
+                masks[None],
+                mean=preprocessing.mean,
+                std=preprocessing.std,
+                batch_size=8,
+            )
         return found.maps[0], found.hits[0], preprocessing
 
     def scaled(self, path: Path, pixels, preprocessing):
@@ -287,12 +378,19 @@ class ErrorMaps(Networks):
 
     def __init__(self, config):
 
-        self.config, self.device = config, choose_device(config.device)
+        self.config = config
+        self.device = choose_device(config.device)
         self.precision = resolve_precision(config.precision, self.device)
         prepare_device(self.device)
         self.mae = self.load_autoencoder(config.mae_path)
-        weights = config.mae_path / "model.safetensors" if config.mae_path.is_dir() else config.mae_path
-        self.facts = {"passes": config.passes, "masks": "complementary", "precision": self.precision}
+        weights = (
+            config.mae_path / "model.safetensors" if config.mae_path.is_dir() else config.mae_path
+        )
+        self.facts = {
+            "passes": config.passes,
+            "masks": "complementary",
+            "precision": self.precision,
+        }
         if weights.is_file():
             self.facts["networks"] = [{"sha256": sha256_of(weights)}]
 
@@ -302,7 +400,9 @@ class ErrorMaps(Networks):
         error_map, hits, preprocessing = self.error_map(path, pixels)
         known = known_errors(error_map, hits)
         numbers = describe(error_map, hits, preprocessing.placement(pixels.shape)[1])
-        return make_map_case(minmax(pixels), lambda size: preprocessing.map_back(known, size), numbers, self.facts)
+        return make_map_case(
+            minmax(pixels), lambda size: preprocessing.map_back(known, size), numbers, self.facts
+        )
 
 
 def known_errors(error_map, hits):

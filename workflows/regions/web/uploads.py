@@ -40,7 +40,9 @@ class Upload:
 
     def close(self) -> None:
         """Give the memory back."""
-        with contextlib.suppress(OSError):  # bytes that were not written yet and have no room: nobody needs them
+        with contextlib.suppress(
+            OSError
+        ):  # bytes that were not written yet and have no room: nobody needs them
             self._file.close()
 
 

@@ -36,7 +36,11 @@ RAMP = np.tile(np.arange(4096, dtype=np.uint16), (8, 1)).reshape(128, 256)
 
 def twins(tmp_path, pixels, top, **elements):
     """The same picture as MONOCHROME2 and, inverted, as MONOCHROME1."""
-    mirrored = {key: elements.pop(f"{key}1", value) for key, value in list(elements.items()) if not key.endswith("1")}
+    mirrored = {
+        key: elements.pop(f"{key}1", value)
+        for key, value in list(elements.items())
+        if not key.endswith("1")
+    }
     straight = {key: value for key, value in elements.items() if not key.endswith("1")}
     return (
         load_radiograph(write(tmp_path / "2.dcm", pixels, **straight)),
@@ -55,11 +59,19 @@ def twins(tmp_path, pixels, top, **elements):
 
 
 @pytest.mark.parametrize(
-    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+    "syntax",
+    [
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+    ],
 )
 @pytest.mark.parametrize("bits", [12, 16])
 def test_twelve_bit_ramp_is_read_as_it_is(tmp_path, syntax, bits):
-    read = load_radiograph(write(tmp_path / "a.dcm", RAMP, syntax=syntax, BitsStored=bits, HighBit=bits - 1))
+    read = load_radiograph(
+        write(tmp_path / "a.dcm", RAMP, syntax=syntax, BitsStored=bits, HighBit=bits - 1)
+    )
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, RAMP)
 
@@ -69,26 +81,39 @@ def test_twelve_bit_ramp_gives_the_same_tensor_from_every_container(tmp_path):
     paths = [tmp_path / name for name in ("16.png", "16.tif", "float.tif", "int32.tif")]
     for path, kind in zip(paths, (np.uint16, np.uint16, np.float32, np.int32)):
         Image.fromarray(RAMP.astype(kind)).save(path)
-    for bits, slope, syntax in itertools.product((12, 16), (None, 2), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)):
+    for bits, slope, syntax in itertools.product(
+        (12, 16), (None, 2), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    ):
         elements = {"syntax": syntax, "BitsStored": bits, "HighBit": bits - 1}
         elements |= {} if slope is None else {"RescaleSlope": slope, "RescaleIntercept": -1000}
         for number, stored in ((2, RAMP), (1, (2**bits - 1 - RAMP.astype(int)).astype(np.uint16))):
             path = tmp_path / f"{len(paths)}.dcm"
-            paths.append(write(path, stored, PhotometricInterpretation=f"MONOCHROME{number}", **elements))
+            paths.append(
+                write(path, stored, PhotometricInterpretation=f"MONOCHROME{number}", **elements)
+            )
     assert len(paths) == 20
     for size in ((64, 48), RAMP.shape):  # made smaller, and as it is
         preprocessing = Preprocessing(*size)
         first, *others = (preprocessing(load_radiograph(path)) for path in paths)
-        assert [path.name for path, tensor in zip(paths[1:], others) if not torch.equal(tensor, first)] == []
+        assert [
+            path.name for path, tensor in zip(paths[1:], others) if not torch.equal(tensor, first)
+        ] == []
     assert len(first.unique()) == 256
-    assert (first == 255).sum() == (RAMP == 4095).sum() and (first == 0).sum() == (RAMP <= 16).sum()  # none saturated
+    assert (first == 255).sum() == (RAMP == 4095).sum() and (first == 0).sum() == (
+        RAMP <= 16
+    ).sum()  # none saturated
 
 
 @pytest.mark.parametrize(
-    "bits, window", itertools.product([12, 16], [None, ("LINEAR", 2048, 4096), ("LINEAR_EXACT", 2047.5, 4095)])
+    "bits, window",
+    itertools.product([12, 16], [None, ("LINEAR", 2048, 4096), ("LINEAR_EXACT", 2047.5, 4095)]),
 )
 def test_a_window_that_spans_everything_changes_no_grey_level(tmp_path, bits, window):
-    elements = {} if window is None else dict(zip(("VOILUTFunction", "WindowCenter", "WindowWidth"), window))
+    elements = (
+        {}
+        if window is None
+        else dict(zip(("VOILUTFunction", "WindowCenter", "WindowWidth"), window))
+    )
     for read in twins(
         tmp_path,
         RAMP,
@@ -99,7 +124,10 @@ def test_a_window_that_spans_everything_changes_no_grey_level(tmp_path, bits, wi
         **(
             {}
             if window is None
-            else {"WindowCenter1": 4095 - window[1] + (window[0] == "LINEAR"), "WindowWidth1": window[2]}
+            else {
+                "WindowCenter1": 4095 - window[1] + (window[0] == "LINEAR"),
+                "WindowWidth1": window[2],
+            }
         ),
     ):
         np.testing.assert_array_equal(minmax(read), minmax(RAMP))
@@ -110,7 +138,13 @@ def test_a_window_that_spans_everything_changes_no_grey_level(tmp_path, bits, wi
 def test_windows_follow_the_formula_of_the_standard(tmp_path, function):
     centre, width, values = 1000, 600, PATCHY.astype(float)
     read = load_radiograph(
-        write(tmp_path / "a.dcm", PATCHY, VOILUTFunction=function, WindowCenter=[centre, 7], WindowWidth=[width, 9])
+        write(
+            tmp_path / "a.dcm",
+            PATCHY,
+            VOILUTFunction=function,
+            WindowCenter=[centre, 7],
+            WindowWidth=[width, 9],
+        )
     )
     expected = {
         "LINEAR": np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1),
@@ -131,7 +165,9 @@ def test_window_of_width_one_is_a_threshold(tmp_path, centre):
     np.testing.assert_array_equal(read, PATCHY > centre - 0.5)
     by_pydicom = apply_windowing(PATCHY, pydicom.dcmread(tmp_path / "a.dcm"))
     np.testing.assert_array_equal(read, by_pydicom == 4095)
-    mirrored = load_radiograph(write(tmp_path / "b.dcm", PATCHY, PhotometricInterpretation="MONOCHROME1", **elements))
+    mirrored = load_radiograph(
+        write(tmp_path / "b.dcm", PATCHY, PhotometricInterpretation="MONOCHROME1", **elements)
+    )
     np.testing.assert_array_equal(mirrored, PATCHY <= centre - 0.5)
     elements |= dict(RescaleSlope=0.5, RescaleIntercept=700)
     read = load_radiograph(write(tmp_path / "c.dcm", PATCHY, **elements))
@@ -162,7 +198,12 @@ def test_look_up_tables(tmp_path):
     for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
         straight = load_radiograph(write(tmp_path / "a.dcm", PATCHY, **{sequence: [curve]}))
         np.testing.assert_array_equal(straight, expected)
-        mirrored = write(tmp_path / "b.dcm", PATCHY, PhotometricInterpretation="MONOCHROME1", **{sequence: [curve]})
+        mirrored = write(
+            tmp_path / "b.dcm",
+            PATCHY,
+            PhotometricInterpretation="MONOCHROME1",
+            **{sequence: [curve]},
+        )
         np.testing.assert_array_equal(load_radiograph(mirrored), 4095 - expected)
     curve.LUTData = curve.LUTData[:9]
     assert reason(write(tmp_path / "a.dcm", PATCHY, VOILUTSequence=[curve])) == "bad-window"
@@ -177,7 +218,12 @@ def test_look_up_tables(tmp_path):
         {},
         {"RescaleSlope": 0.37, "RescaleIntercept": -3.3},
         {"WindowCenter": 2000, "WindowWidth": 1000, "WindowCenter1": 2096, "WindowWidth1": 1000},
-        {"WindowCenter": 2000.3, "WindowWidth": 777.7, "WindowCenter1": 2095.7, "WindowWidth1": 777.7},
+        {
+            "WindowCenter": 2000.3,
+            "WindowWidth": 777.7,
+            "WindowCenter1": 2095.7,
+            "WindowWidth1": 777.7,
+        },
         {
             "VOILUTFunction": "SIGMOID",
             "WindowCenter": 1800,
@@ -197,7 +243,9 @@ def test_look_up_tables(tmp_path):
 def test_monochrome_twins_agree_in_every_bit(tmp_path, elements):
     straight, mirrored = twins(tmp_path, PATCHY, 4095, **elements)
     assert straight.dtype == mirrored.dtype
-    if "WindowCenter" in elements and elements["WindowCenter"] % 1:  # 2095.7 is not exactly 4095 - 2000.3 + 1 in binary
+    if (
+        "WindowCenter" in elements and elements["WindowCenter"] % 1
+    ):  # 2095.7 is not exactly 4095 - 2000.3 + 1 in binary
         np.testing.assert_allclose(straight, mirrored, rtol=0, atol=1e-3)
     else:
         np.testing.assert_array_equal(straight, mirrored)
@@ -215,9 +263,17 @@ def test_padding_is_background_in_either_polarity(tmp_path):
     padded = PATCHY.copy()
     padded[:, :5] = 4000
     mirrored = 4095 - padded
-    for pixels, value, photometric in ((padded, 4000, "MONOCHROME2"), (mirrored, 95, "MONOCHROME1")):
+    for pixels, value, photometric in (
+        (padded, 4000, "MONOCHROME2"),
+        (mirrored, 95, "MONOCHROME1"),
+    ):
         read = load_radiograph(
-            write(tmp_path / "a.dcm", pixels, PixelPaddingValue=value, PhotometricInterpretation=photometric)
+            write(
+                tmp_path / "a.dcm",
+                pixels,
+                PixelPaddingValue=value,
+                PhotometricInterpretation=photometric,
+            )
         )
         np.testing.assert_array_equal(read[:, 5:], PATCHY[:, 5:])
         assert (read[:, :5] == PATCHY[:, 5:].min()).all()
@@ -240,9 +296,14 @@ def test_window_of_one_frame_of_an_enhanced_object(tmp_path):
         group.FrameVOILUTSequence = [window]
         groups.append(group)
     path = write(
-        tmp_path / "a.dcm", np.stack([PATCHY, PATCHY]), NumberOfFrames=2, PerFrameFunctionalGroupsSequence=groups
+        tmp_path / "a.dcm",
+        np.stack([PATCHY, PATCHY]),
+        NumberOfFrames=2,
+        PerFrameFunctionalGroupsSequence=groups,
     )
-    np.testing.assert_array_equal(load_radiograph(path, frame=1), np.clip(PATCHY, 799.5, 1199.5) - 799.5)
+    np.testing.assert_array_equal(
+        load_radiograph(path, frame=1), np.clip(PATCHY, 799.5, 1199.5) - 799.5
+    )
 
 
 def test_without_preamble(tmp_path):
@@ -255,10 +316,20 @@ def test_without_preamble(tmp_path):
 
 def test_colour(tmp_path):
     colour = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    elements = dict(SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB", BitsStored=8, HighBit=7)
-    np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", colour, **elements), colour=True), colour)
+    elements = dict(
+        SamplesPerPixel=3,
+        PlanarConfiguration=0,
+        PhotometricInterpretation="RGB",
+        BitsStored=8,
+        HighBit=7,
+    )
+    np.testing.assert_array_equal(
+        load_radiograph(write(tmp_path / "a.dcm", colour, **elements), colour=True), colour
+    )
     colour[..., 1:] = colour[..., :1]
-    np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", colour, **elements)), colour[..., 0])
+    np.testing.assert_array_equal(
+        load_radiograph(write(tmp_path / "a.dcm", colour, **elements)), colour[..., 0]
+    )
 
 
 # --- refusals
@@ -290,7 +361,11 @@ def test_windows_without_meaning(tmp_path, centre, width, function):
             if value is not None:
                 dataset.add_new(tag, "LO", value)  # as text, so that the writer does not object
         dataset.save_as(path)
-    path.write_bytes(path.read_bytes().replace(b"\x50\x10LO", b"\x50\x10DS").replace(b"\x51\x10LO", b"\x51\x10DS"))
+    path.write_bytes(
+        path.read_bytes()
+        .replace(b"\x50\x10LO", b"\x50\x10DS")
+        .replace(b"\x51\x10LO", b"\x51\x10DS")
+    )
     assert reason(path) == "bad-window"
     np.testing.assert_array_equal(load_radiograph(path, voi=False), PATCHY)
 
@@ -311,7 +386,10 @@ def test_windows_without_meaning(tmp_path, centre, width, function):
         ({"PhotometricInterpretation": CANARY}, "unsupported-colour"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "bad-metadata"),
         ({"BitsAllocated": 12}, "bad-metadata"),
-        ({"syntax": JPEG2000Lossless, "raw": encapsulate([b"\xff\x4f\xff\x51" + bytes(40)])}, "bad-metadata"),
+        (
+            {"syntax": JPEG2000Lossless, "raw": encapsulate([b"\xff\x4f\xff\x51" + bytes(40)])},
+            "bad-metadata",
+        ),
         ({"syntax": JPEG2000Lossless, "raw": encapsulate([b"not a codestream"])}, "damaged"),
         ({"syntax": RLELossless, "raw": encapsulate([bytes(64)])}, "damaged"),
     ],
@@ -338,12 +416,19 @@ def test_truncated_file(tmp_path, kept):
 
 def test_codec_is_refused_by_name(tmp_path):
     frame = b"\xff\xd8\xff\xc1" + struct.pack(">HBHHB", 17, 12, 40, 60, 1) + bytes(40) + b"\xff\xd9"
-    refused, detail = refusal(write(tmp_path / "a.dcm", PATCHY, syntax=JPEGExtended12Bit, raw=encapsulate([frame])))
+    refused, detail = refusal(
+        write(tmp_path / "a.dcm", PATCHY, syntax=JPEGExtended12Bit, raw=encapsulate([frame]))
+    )
     assert refused == "unknown-syntax"
     head, words = detail.split(" with 12 bits: ")
-    assert head == "PixelData cannot be decoded as JPEG Extended (Process 2 and 4)" and "12-bit precision" in words
+    assert (
+        head == "PixelData cannot be decoded as JPEG Extended (Process 2 and 4)"
+        and "12-bit precision" in words
+    )
     private = write(tmp_path / "b.dcm", PATCHY)
-    private.write_bytes(private.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0"))
+    private.write_bytes(
+        private.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0")
+    )
     assert reason(private) == "unknown-syntax"
 
 
@@ -355,7 +440,10 @@ def test_panic_of_a_rust_decoder_is_a_refusal(tmp_path, monkeypatch):
         raise type("PanicException", (BaseException,), {})("index out of bounds")
 
     monkeypatch.setattr("data.reading.dicom.image.pixel_array", panic)
-    assert refusal(path) == ("damaged", "PixelData cannot be decoded as RLE Lossless: index out of bounds")
+    assert refusal(path) == (
+        "damaged",
+        "PixelData cannot be decoded as RLE Lossless: index out of bounds",
+    )
 
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -366,7 +454,9 @@ def test_panic_of_a_rust_decoder_is_a_refusal(tmp_path, monkeypatch):
 
 
 def test_codestream_larger_than_the_header_is_refused_before_decoding():
-    siz = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII16xHB", 41, 0, 60_000, 50_000, 0, 0, 1, 0x80 | 11)
+    siz = b"\xff\x4f\xff\x51" + struct.pack(
+        ">HHIIII16xHB", 41, 0, 60_000, 50_000, 0, 0, 1, 0x80 | 11
+    )
     assert read_codestream(siz) == Codestream(50_000, 60_000, bits=12, samples=1)
     jpeg = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc3" + struct.pack(">HBHHB", 11, 16, 1000, 800, 3)
     assert read_codestream(jpeg) == Codestream(1000, 800, bits=16, samples=3)
@@ -375,7 +465,9 @@ def test_codestream_larger_than_the_header_is_refused_before_decoding():
 
 def test_deflate_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr("data.reading.dicom.image.MAX_DATA_SET_BYTES", 1 << 20)
-    path = write(tmp_path / "a.dcm", np.zeros((2000, 2000), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
+    path = write(
+        tmp_path / "a.dcm", np.zeros((2000, 2000), np.uint16), syntax=DeflatedExplicitVRLittleEndian
+    )
     assert path.stat().st_size < 20_000 and reason(path) == "too-many-pixels"
 
 

@@ -35,18 +35,30 @@ def curve() -> Dataset:
 
 def groups(**elements) -> list[Dataset]:
     """Functional groups of two frames."""
-    return [item(**{keyword: [item(**inner)] for keyword, inner in elements.items()}) for _ in range(2)]
+    return [
+        item(**{keyword: [item(**inner)] for keyword, inner in elements.items()}) for _ in range(2)
+    ]
 
 
 def base(path, kind: str):
     """A file of one kind that is read, with all elements that this kind can have."""
-    grey = dict(PixelPaddingValue=9, PixelPaddingRangeLimit=12, RescaleSlope=2, RescaleIntercept=-4, NumberOfFrames=1)
+    grey = dict(
+        PixelPaddingValue=9,
+        PixelPaddingRangeLimit=12,
+        RescaleSlope=2,
+        RescaleIntercept=-4,
+        NumberOfFrames=1,
+    )
     if kind == "window":
         window = dict(WindowCenter=2000, WindowWidth=3000, VOILUTFunction="LINEAR_EXACT")
         return write(path, PATCHY, **grey, **window)
     if kind == "implicit":
         return write(
-            path, PATCHY.astype(np.int16) - 2048, syntax=ImplicitVRLittleEndian, VOILUTSequence=[curve()], **grey
+            path,
+            PATCHY.astype(np.int16) - 2048,
+            syntax=ImplicitVRLittleEndian,
+            VOILUTSequence=[curve()],
+            **grey,
         )
     if kind == "tables":
         return write(path, PATCHY, **grey, ModalityLUTSequence=[curve()], VOILUTSequence=[curve()])
@@ -56,21 +68,29 @@ def base(path, kind: str):
             FrameVOILUTSequence=dict(WindowCenter=2000, WindowWidth=3000, VOILUTFunction="SIGMOID"),
         )
         stack = np.stack([PATCHY, PATCHY])
-        return write(path, stack, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=groups(**inner))
+        return write(
+            path, stack, NumberOfFrames=2, PerFrameFunctionalGroupsSequence=groups(**inner)
+        )
     if kind == "float":
         absent = dict.fromkeys(("BitsStored", "HighBit", "PixelRepresentation"))
         values = PATCHY.astype(np.float32)
         padding = dict(FloatPixelPaddingValue=-1.0, FloatPixelPaddingRangeLimit=-2.0)
         return write(path, values, raw=b"", FloatPixelData=values.tobytes(), **padding, **absent)
     if kind == "colour":
-        return write(path, COLOUR, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB")
+        return write(
+            path, COLOUR, SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB"
+        )
     if kind == "palette":
         table = np.arange(4096, dtype="<u2").tobytes()
-        elements = {f"{c}PaletteColorLookupTableDescriptor": [4096, 0, 16] for c in ("Red", "Green", "Blue")}
+        elements = {
+            f"{c}PaletteColorLookupTableDescriptor": [4096, 0, 16] for c in ("Red", "Green", "Blue")
+        }
         elements |= {f"{c}PaletteColorLookupTableData": table for c in ("Red", "Green", "Blue")}
         return write(path, PATCHY, PhotometricInterpretation="PALETTE COLOR", **elements)
     dataset = dcmread(write(path, PATCHY, NumberOfFrames=1))
-    dataset.compress({"rle": RLELossless, "jpeg2000": JPEG2000Lossless}[kind], encapsulate_ext=kind == "rle")
+    dataset.compress(
+        {"rle": RLELossless, "jpeg2000": JPEG2000Lossless}[kind], encapsulate_ext=kind == "rle"
+    )
     dataset.save_as(path)
     return path
 
@@ -87,7 +107,10 @@ KINDS = {
     "rle": r"PixelData|Offset|Bits|High|NumberOfFrames",
     "jpeg2000": r"PixelData|Rows|Bits|High|Samples",
 }
-LEGAL = [("BitsStored", "one"), ("BitsStored", "two")]  # a picture of one or two bits, here without contrast
+LEGAL = [
+    ("BitsStored", "one"),
+    ("BitsStored", "two"),
+]  # a picture of one or two bits, here without contrast
 # value representation and bytes
 WRONG = {
     "empty": (None, b""),
@@ -139,12 +162,31 @@ def encode(tree: dict, implicit: bool, encapsulated: bool) -> bytes:
         vr, content = element
         if isinstance(content, list):
             items = [encode(inner, implicit, False) for inner in content]
-            content = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<L", len(inner)) + inner for inner in items)
+            content = b"".join(
+                b"\xfe\xff\x00\xe0" + struct.pack("<L", len(inner)) + inner for inner in items
+            )
         parts.append(struct.pack("<HH", tag.group, tag.element))
-        long = implicit or vr in ("OB", "OD", "OF", "OL", "OW", "OV", "SQ", "UN", "UC", "UR", "UT", "SV", "UV")
+        long = implicit or vr in (
+            "OB",
+            "OD",
+            "OF",
+            "OL",
+            "OW",
+            "OV",
+            "SQ",
+            "UN",
+            "UC",
+            "UR",
+            "UT",
+            "SV",
+            "UV",
+        )
         undefined = encapsulated and long and tag == 0x7FE00010
         length = 0xFFFFFFFF if undefined else len(content)
-        parts.append((b"" if implicit else vr.encode() + b"\0\0" * long) + struct.pack("<L" if long else "<H", length))
+        parts.append(
+            (b"" if implicit else vr.encode() + b"\0\0" * long)
+            + struct.pack("<L" if long else "<H", length)
+        )
         parts.append(content + (b"\xfe\xff\xdd\xe0\0\0\0\0" if undefined else b""))
     return b"".join(parts)
 
@@ -192,7 +234,9 @@ def test_every_element_is_read_or_refused_by_name(tmp_path, kind, chosen):
             changed.write_bytes(start + encode(tree, *form))
             details[keyword, case] = judge(changed, keyword, **options)
         holder[tag] = right
-    assert [(*place, detail) for place, detail in details.items() if detail and place not in LEGAL] == []
+    assert [
+        (*place, detail) for place, detail in details.items() if detail and place not in LEGAL
+    ] == []
     assert sum(detail == "" for detail in details.values()) >= 50
 
 
@@ -243,9 +287,23 @@ def test_contradictions_between_elements(tmp_path):
         ({"RescaleSlope": [1, 2]}, "RescaleSlope has 2 values"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
         ({"PixelPaddingRangeLimit": 4}, "PixelPaddingValue is missing"),
-        ({"ExtendedOffsetTable": bytes(8), "syntax": RLELossless, "raw": encapsulate([bytes(64)])}, "ExtendedOffset"),
+        (
+            {
+                "ExtendedOffsetTable": bytes(8),
+                "syntax": RLELossless,
+                "raw": encapsulate([bytes(64)]),
+            },
+            "ExtendedOffset",
+        ),
         ({"VOILUTSequence": [item()]}, "VOILUTSequence: LUTDescriptor is missing"),
-        ({"PerFrameFunctionalGroupsSequence": [item()], "NumberOfFrames": 2, "raw": PATCHY.tobytes() * 2}, "PerFrame"),
+        (
+            {
+                "PerFrameFunctionalGroupsSequence": [item()],
+                "NumberOfFrames": 2,
+                "raw": PATCHY.tobytes() * 2,
+            },
+            "PerFrame",
+        ),
     ]
     for changes, expected in cases:
         options = {"frame": 1} if changes.get("NumberOfFrames") == 2 else {}
@@ -260,20 +318,32 @@ def test_codestream_that_contradicts_the_header(tmp_path):
     eight = dict(BitsAllocated=8, BitsStored=8, HighBit=7)
     colour = dict(SamplesPerPixel=3, PlanarConfiguration=0, PhotometricInterpretation="RGB")
     for changes, expected in [
-        ({"Rows": 41}, "Rows and Columns are 41 and 60, the compressed picture is 40 rows of 60 pixels"),
+        (
+            {"Rows": 41},
+            "Rows and Columns are 41 and 60, the compressed picture is 40 rows of 60 pixels",
+        ),
         (eight, "BitsAllocated is 8, the compressed picture has 12 bits"),
         (colour, "SamplesPerPixel is 3, the compressed picture has 1"),
         (dict(BitsStored=10, HighBit=12), "HighBit is 12, the compressed picture has 12 bits"),
         (dict(NumberOfFrames=2), "PixelData does not hold 2 compressed frames"),
     ]:
         frame = 1 if "NumberOfFrames" in changes else 0
-        found, detail = refusal(write(tmp_path / "b.dcm", PATCHY, **options, **changes), frame=frame)
+        found, detail = refusal(
+            write(tmp_path / "b.dcm", PATCHY, **options, **changes), frame=frame
+        )
         assert found in ("bad-metadata", "damaged") and expected in detail
 
 
 def test_missing_elements_with_a_usual_default(tmp_path):
-    for changes in ({"HighBit": None}, {"NumberOfFrames": None}, {"NumberOfFrames": 0}, {"RescaleSlope": 1}):
-        np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", PATCHY, **changes)), PATCHY)
+    for changes in (
+        {"HighBit": None},
+        {"NumberOfFrames": None},
+        {"NumberOfFrames": 0},
+        {"RescaleSlope": 1},
+    ):
+        np.testing.assert_array_equal(
+            load_radiograph(write(tmp_path / "a.dcm", PATCHY, **changes)), PATCHY
+        )
     slope = write(tmp_path / "b.dcm", PATCHY, RescaleSlope=3)
     np.testing.assert_array_equal(load_radiograph(slope), PATCHY * 3)
     intercept = write(tmp_path / "c.dcm", PATCHY, RescaleIntercept=7)

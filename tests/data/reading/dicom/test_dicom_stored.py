@@ -15,11 +15,19 @@ from pydicom.uid import (
 
 from data.reading.radiograph import load_radiograph
 
-SMOOTH = (np.add.outer(np.arange(64) * 8, np.arange(128) * 26) + 60).astype(np.uint16)  # 60 to 3866, neighbours alike
+SMOOTH = (np.add.outer(np.arange(64) * 8, np.arange(128) * 26) + 60).astype(
+    np.uint16
+)  # 60 to 3866, neighbours alike
 OVERLAY = np.zeros(SMOOTH.shape, bool)
 OVERLAY[10:20, 50:90] = True
 SIGNED = SMOOTH.astype(np.int16) - 2000
-SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless]
+SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    RLELossless,
+    JPEG2000Lossless,
+]
 
 
 def write_compressed(path, pixels, syntax, **elements):
@@ -40,7 +48,9 @@ def write_compressed(path, pixels, syntax, **elements):
 def test_bits_above_the_stored_ones_never_reach_the_picture(tmp_path, syntax, bits):
     """Overlay planes, with or without the elements that declare them."""
     marked = SMOOTH | np.where(OVERLAY, np.uint16(bits), np.uint16(0))
-    np.testing.assert_array_equal(load_radiograph(write_compressed(tmp_path / "a.dcm", marked, syntax)), SMOOTH)
+    np.testing.assert_array_equal(
+        load_radiograph(write_compressed(tmp_path / "a.dcm", marked, syntax)), SMOOTH
+    )
     signed = (SIGNED.view(np.uint16) & 0xFFF | marked & 0xF000).view(np.int16)
     read = load_radiograph(write_compressed(tmp_path / "b.dcm", signed, syntax))
     np.testing.assert_array_equal(read, SIGNED)
@@ -58,10 +68,14 @@ def test_declared_overlays(tmp_path, group, position):
 
 def test_rubbish_in_all_unused_bits(tmp_path):
     rubbish = np.random.default_rng(0).integers(0, 16, SMOOTH.shape).astype(np.uint16)
-    np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", SMOOTH | rubbish << 12)), SMOOTH)
+    np.testing.assert_array_equal(
+        load_radiograph(write(tmp_path / "a.dcm", SMOOTH | rubbish << 12)), SMOOTH
+    )
     eight = write(tmp_path / "b.dcm", SMOOTH >> 4 | rubbish << 8, BitsStored=8, HighBit=7)
     np.testing.assert_array_equal(load_radiograph(eight), SMOOTH >> 4)
-    np.testing.assert_array_equal(load_radiograph(write(tmp_path / "c.dcm", SMOOTH | 0x4000)), SMOOTH)
+    np.testing.assert_array_equal(
+        load_radiograph(write(tmp_path / "c.dcm", SMOOTH | 0x4000)), SMOOTH
+    )
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -71,8 +85,12 @@ def test_overlay_in_the_low_bits(tmp_path, syntax):
         words = SMOOTH << shift | np.where(OVERLAY, np.uint16(1 | above), np.uint16(0))
         path = write_compressed(tmp_path / "a.dcm", words, syntax, HighBit=11 + shift)
         np.testing.assert_array_equal(load_radiograph(path), SMOOTH)
-        signed = (SIGNED.view(np.uint16) & 0xFFF) << shift | np.where(OVERLAY, np.uint16(1 | above), np.uint16(0))
-        path = write_compressed(tmp_path / "b.dcm", signed.view(np.int16), syntax, HighBit=11 + shift)
+        signed = (SIGNED.view(np.uint16) & 0xFFF) << shift | np.where(
+            OVERLAY, np.uint16(1 | above), np.uint16(0)
+        )
+        path = write_compressed(
+            tmp_path / "b.dcm", signed.view(np.int16), syntax, HighBit=11 + shift
+        )
         np.testing.assert_array_equal(load_radiograph(path), SIGNED)
 
 
@@ -80,7 +98,9 @@ def test_codestream_of_the_stored_bits_alone_is_not_shifted(tmp_path):
     """A JPEG 2000 of 12 bits has no low bits that the high bit of the header could count."""
     whole = dcmread(write(tmp_path / "a.dcm", SMOOTH))
     whole.compress(JPEG2000Lossless, generate_instance_uid=False)
-    path = write(tmp_path / "b.dcm", SMOOTH, syntax=JPEG2000Lossless, raw=whole.PixelData, HighBit=15)
+    path = write(
+        tmp_path / "b.dcm", SMOOTH, syntax=JPEG2000Lossless, raw=whole.PixelData, HighBit=15
+    )
     np.testing.assert_array_equal(load_radiograph(path), SMOOTH)
 
 
@@ -106,8 +126,13 @@ def test_picture_deeper_than_it_says_is_refused(tmp_path, pixels):
 
 def test_sign_that_was_not_extended(tmp_path):
     for signed in (PATCHY.astype(np.int16) - 2048, SIGNED):
-        for written in (signed & 0xFFF, np.where(signed < -1000, signed, signed & 0xFFF).astype(np.int16)):
-            np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", written)), signed)
+        for written in (
+            signed & 0xFFF,
+            np.where(signed < -1000, signed, signed & 0xFFF).astype(np.int16),
+        ):
+            np.testing.assert_array_equal(
+                load_radiograph(write(tmp_path / "a.dcm", written)), signed
+            )
 
 
 def test_signed_picture_of_one_bit_more(tmp_path):
@@ -116,7 +141,9 @@ def test_signed_picture_of_one_bit_more(tmp_path):
     np.testing.assert_array_equal(load_radiograph(write(tmp_path / "a.dcm", signed)), signed)
 
 
-@pytest.mark.parametrize("bits, high, element", [(12, 10, "HighBit"), (12, 16, "HighBit"), (17, 16, "BitsStored")])
+@pytest.mark.parametrize(
+    "bits, high, element", [(12, 10, "HighBit"), (12, 16, "HighBit"), (17, 16, "BitsStored")]
+)
 def test_bits_that_contradict_each_other(tmp_path, bits, high, element):
     found, detail = refusal(write(tmp_path / "a.dcm", SMOOTH, BitsStored=bits, HighBit=high))
     assert found == "bad-metadata" and detail.startswith(element)
@@ -146,9 +173,21 @@ def padded(values, low, high):
     return np.where(inside, values[~inside].min(), values)
 
 
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 @pytest.mark.parametrize(
-    "first, last", [(-10, 10), (10, -10), (-2000, -1000), (-2000, 0), (0, 0), (-1, None), (500, 600), (1800, 2047)]
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+@pytest.mark.parametrize(
+    "first, last",
+    [
+        (-10, 10),
+        (10, -10),
+        (-2000, -1000),
+        (-2000, 0),
+        (0, 0),
+        (-1, None),
+        (500, 600),
+        (1800, 2047),
+    ],
 )
 def test_padding_of_a_signed_picture(tmp_path, syntax, first, last):
     elements = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
@@ -162,13 +201,21 @@ def test_padding_of_a_signed_picture(tmp_path, syntax, first, last):
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-@pytest.mark.parametrize("first, last", [(0, 100), (100, 0), (3000, 4095), (4000, 3000), (60, None)])
+@pytest.mark.parametrize(
+    "first, last", [(0, 100), (100, 0), (3000, 4095), (4000, 3000), (60, None)]
+)
 def test_padding_of_an_unsigned_picture(tmp_path, syntax, first, last):
     elements = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
     read = load_radiograph(write(tmp_path / "a.dcm", SMOOTH, syntax=syntax, **elements))
     low, high = sorted((first, first if last is None else last))
     np.testing.assert_array_equal(read, padded(SMOOTH, low, high))
-    mirrored = write(tmp_path / "b.dcm", SMOOTH, syntax=syntax, PhotometricInterpretation="MONOCHROME1", **elements)
+    mirrored = write(
+        tmp_path / "b.dcm",
+        SMOOTH,
+        syntax=syntax,
+        PhotometricInterpretation="MONOCHROME1",
+        **elements,
+    )
     shown = (4095 - SMOOTH).astype(np.int64)
     np.testing.assert_array_equal(load_radiograph(mirrored), padded(shown, 4095 - high, 4095 - low))
 
@@ -193,20 +240,30 @@ def test_signed_padding_written_as_unsigned(tmp_path, first, last):
 
 
 def test_signed_padding_whose_sign_was_not_extended(tmp_path):
-    read = load_radiograph(with_padding(tmp_path / "a.dcm", SIGNED & 0xFFF, "SS", -1900 & 0xFFF, -1500 & 0xFFF))
+    read = load_radiograph(
+        with_padding(tmp_path / "a.dcm", SIGNED & 0xFFF, "SS", -1900 & 0xFFF, -1500 & 0xFFF)
+    )
     np.testing.assert_array_equal(read, padded(SIGNED, -1900, -1500))
 
 
-@pytest.mark.parametrize("first, last", [(40_000, 50_000), (50_000, 40_000), (30_000, 40_000), (61_000, None)])
+@pytest.mark.parametrize(
+    "first, last", [(40_000, 50_000), (50_000, 40_000), (30_000, 40_000), (61_000, None)]
+)
 def test_unsigned_padding_written_as_signed(tmp_path, first, last):
     deep = SMOOTH * 16
     deep[:5] = first
     ends = [None if end is None else end - 65536 if end >= 32768 else end for end in (first, last)]
-    read = load_radiograph(with_padding(tmp_path / "a.dcm", deep, "SS", *ends, BitsStored=16, HighBit=15))
-    np.testing.assert_array_equal(read, padded(deep, *sorted((first, first if last is None else last))))
+    read = load_radiograph(
+        with_padding(tmp_path / "a.dcm", deep, "SS", *ends, BitsStored=16, HighBit=15)
+    )
+    np.testing.assert_array_equal(
+        read, padded(deep, *sorted((first, first if last is None else last)))
+    )
 
 
-@pytest.mark.parametrize("representation, first, last", [("SS", -10, 100), ("SS", 100, -10), ("US", 65526, 100)])
+@pytest.mark.parametrize(
+    "representation, first, last", [("SS", -10, 100), ("SS", 100, -10), ("US", 65526, 100)]
+)
 def test_padding_of_an_unsigned_picture_across_zero(tmp_path, representation, first, last):
     read = load_radiograph(with_padding(tmp_path / "a.dcm", SMOOTH, representation, first, last))
     np.testing.assert_array_equal(read, padded(SMOOTH, 0, 100))
@@ -230,12 +287,20 @@ def test_padding_of_eight_bits(tmp_path, first, last):
     pixels = (SMOOTH >> 4).astype(np.uint8)
     pixels[:8] = 255
     representation = "SS" if first < 0 else "US"
-    path = with_padding(tmp_path / "a.dcm", pixels, representation, first, last, BitsStored=8, HighBit=7)
-    np.testing.assert_array_equal(load_radiograph(path), padded(pixels, 255 if last is None else 250, 255))
+    path = with_padding(
+        tmp_path / "a.dcm", pixels, representation, first, last, BitsStored=8, HighBit=7
+    )
+    np.testing.assert_array_equal(
+        load_radiograph(path), padded(pixels, 255 if last is None else 250, 255)
+    )
 
 
-@pytest.mark.parametrize("keyword, kind", [("FloatPixel", np.float32), ("DoubleFloatPixel", np.float64)])
-@pytest.mark.parametrize("first, last", [(-2.5, 2.5), (2.5, -2.5), (-1e30, None), (float("nan"), None), (-1e30, -1e20)])
+@pytest.mark.parametrize(
+    "keyword, kind", [("FloatPixel", np.float32), ("DoubleFloatPixel", np.float64)]
+)
+@pytest.mark.parametrize(
+    "first, last", [(-2.5, 2.5), (2.5, -2.5), (-1e30, None), (float("nan"), None), (-1e30, -1e20)]
+)
 def test_padding_of_floats(tmp_path, keyword, kind, first, last):
     values = (SMOOTH / 7 - 200).astype(kind)
     values[:5] = first
@@ -248,7 +313,9 @@ def test_padding_of_floats(tmp_path, keyword, kind, first, last):
         inside = np.isnan(values) | ((values >= low) & (values <= high))
         assert inside[:5].all() or last is not None
         shown = sign * values[~inside]
-        np.testing.assert_allclose(read[~inside] - read.min(), shown - shown.min(), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(
+            read[~inside] - read.min(), shown - shown.min(), rtol=1e-5, atol=1e-4
+        )
         assert (read[inside] == read[~inside].min()).all()
 
 
@@ -257,15 +324,19 @@ def test_floats_that_are_not_finite(tmp_path):
     values[3, 3] = np.inf
     absent = dict.fromkeys(("BitsStored", "HighBit", "PixelRepresentation"))
     window = {"WindowCenter": 100, "WindowWidth": 50}  # which would hide it
-    assert reason(write(tmp_path / "a.dcm", values, raw=b"", FloatPixelData=values.tobytes(), **absent, **window)) == (
-        "non-finite"
-    )
+    assert reason(
+        write(
+            tmp_path / "a.dcm", values, raw=b"", FloatPixelData=values.tobytes(), **absent, **window
+        )
+    ) == ("non-finite")
 
 
 def test_padding_after_rescale_and_window(tmp_path):
     """The range is one of stored values, whatever is made of them."""
     signed = SIGNED.copy()
-    elements = dict(PixelPaddingValue=-10, PixelPaddingRangeLimit=10, RescaleSlope=-0.5, RescaleIntercept=3)
+    elements = dict(
+        PixelPaddingValue=-10, PixelPaddingRangeLimit=10, RescaleSlope=-0.5, RescaleIntercept=3
+    )
     read = load_radiograph(write(tmp_path / "a.dcm", signed, **elements))
     inside = np.abs(signed) <= 10
     np.testing.assert_array_equal(read[~inside], signed[~inside] * -0.5 + 3)
@@ -281,5 +352,7 @@ def test_padding_limit_without_value(tmp_path):
 
 
 def test_padding_of_compressed_frames(tmp_path):
-    path = write_compressed(tmp_path / "a.dcm", SMOOTH, RLELossless, PixelPaddingValue=0, PixelPaddingRangeLimit=200)
+    path = write_compressed(
+        tmp_path / "a.dcm", SMOOTH, RLELossless, PixelPaddingValue=0, PixelPaddingRangeLimit=200
+    )
     np.testing.assert_array_equal(load_radiograph(path), padded(SMOOTH, 0, 200))

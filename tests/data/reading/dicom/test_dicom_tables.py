@@ -8,7 +8,12 @@ from dicom_files import refusal, write
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from data.reading.radiograph import load_radiograph
 
@@ -19,7 +24,17 @@ SQUARE = (np.arange(4096) ** 2 // 256).astype(np.uint16)  # 0 to 65504
 BENT = (np.sqrt(np.arange(4096) / 4095) * 255).astype(np.uint16)  # 0 to 255
 
 
-def table(entries, *, vr="OW", bits=16, first=0, first_vr="US", packed=False, big_endian=False, length=None) -> Dataset:
+def table(
+    entries,
+    *,
+    vr="OW",
+    bits=16,
+    first=0,
+    first_vr="US",
+    packed=False,
+    big_endian=False,
+    length=None,
+) -> Dataset:
     """One item of a LUT sequence, as a file of either byte order has it."""
     item = Dataset()
     length = (len(entries) if length is None else length) % 65536
@@ -59,18 +74,26 @@ def test_entries_of_any_representation_and_byte_order(tmp_path, sequence, syntax
     if vr in ("OW", "US") and syntax != ImplicitVRLittleEndian:
         np.testing.assert_array_equal(by_pydicom(path), SQUARE[RAMP])
     mirrored = write(
-        tmp_path / "b.dcm", RAMP, syntax=syntax, PhotometricInterpretation="MONOCHROME1", **{sequence: [item]}
+        tmp_path / "b.dcm",
+        RAMP,
+        syntax=syntax,
+        PhotometricInterpretation="MONOCHROME1",
+        **{sequence: [item]},
     )
     np.testing.assert_array_equal(load_radiograph(mirrored), 65535 - SQUARE[RAMP])
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@pytest.mark.parametrize("vr, packed", [("OW", True), ("OW", False), ("US", True), ("US", False), ("OB", True)])
+@pytest.mark.parametrize(
+    "vr, packed", [("OW", True), ("OW", False), ("US", True), ("US", False), ("OB", True)]
+)
 @pytest.mark.parametrize("length", [4096, 4095])
 def test_entries_of_eight_bits(tmp_path, sequence, syntax, vr, packed, length):
     """Two in a word, or one in each."""
-    item = table(BENT[:length], vr=vr, bits=8, packed=packed, big_endian=syntax == ExplicitVRBigEndian)
+    item = table(
+        BENT[:length], vr=vr, bits=8, packed=packed, big_endian=syntax == ExplicitVRBigEndian
+    )
     path = write(tmp_path / "a.dcm", RAMP, syntax=syntax, **{sequence: [item]})
     np.testing.assert_array_equal(load_radiograph(path), BENT[RAMP])
 
@@ -81,8 +104,12 @@ def test_entries_of_any_depth(tmp_path, sequence, bits):
     entries = SQUARE >> (16 - bits)
     for photometric, sign, offset in (("MONOCHROME2", 1, 0), ("MONOCHROME1", -1, 2**bits - 1)):
         item = table(entries, bits=bits)
-        path = write(tmp_path / "a.dcm", RAMP, PhotometricInterpretation=photometric, **{sequence: [item]})
-        np.testing.assert_array_equal(load_radiograph(path), offset + sign * entries[RAMP].astype(int))
+        path = write(
+            tmp_path / "a.dcm", RAMP, PhotometricInterpretation=photometric, **{sequence: [item]}
+        )
+        np.testing.assert_array_equal(
+            load_radiograph(path), offset + sign * entries[RAMP].astype(int)
+        )
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -92,7 +119,9 @@ def test_zero_entries_are_65536(tmp_path, syntax, first_vr):
     entries = (np.arange(65536) ** 2 >> 16).astype(np.uint16)
     item = table(entries, big_endian=syntax == ExplicitVRBigEndian, first_vr=first_vr)
     assert item.LUTDescriptor[0] == 0
-    path = write(tmp_path / "a.dcm", deep, syntax=syntax, BitsStored=16, HighBit=15, VOILUTSequence=[item])
+    path = write(
+        tmp_path / "a.dcm", deep, syntax=syntax, BitsStored=16, HighBit=15, VOILUTSequence=[item]
+    )
     np.testing.assert_array_equal(load_radiograph(path), entries[deep])
     item = table(entries[:40000], first_vr=first_vr)
     path = write(tmp_path / "b.dcm", deep, BitsStored=16, HighBit=15, VOILUTSequence=[item])
@@ -102,7 +131,13 @@ def test_zero_entries_are_65536(tmp_path, syntax, first_vr):
 def test_table_of_a_compressed_picture(tmp_path):
     whole = dcmread(write(tmp_path / "a.dcm", RAMP, BitsStored=16, HighBit=15))
     whole.compress(RLELossless, generate_instance_uid=False)
-    path = write(tmp_path / "b.dcm", RAMP, syntax=RLELossless, raw=whole.PixelData, VOILUTSequence=[table(SQUARE)])
+    path = write(
+        tmp_path / "b.dcm",
+        RAMP,
+        syntax=RLELossless,
+        raw=whole.PixelData,
+        VOILUTSequence=[table(SQUARE)],
+    )
     np.testing.assert_array_equal(load_radiograph(path), SQUARE[RAMP])
 
 
@@ -116,7 +151,9 @@ def test_table_of_a_compressed_picture(tmp_path):
 def test_first_mapped_value_of_a_signed_picture(tmp_path, sequence, syntax, first, first_vr):
     signed = RAMP.astype(np.int16) - 2000
     written = first % 65536 if first_vr == "US" else first
-    item = table(SQUARE[::2], first=written, first_vr=first_vr, big_endian=syntax == ExplicitVRBigEndian)
+    item = table(
+        SQUARE[::2], first=written, first_vr=first_vr, big_endian=syntax == ExplicitVRBigEndian
+    )
     path = write(tmp_path / "a.dcm", signed, syntax=syntax, **{sequence: [item]})
     expected = SQUARE[::2][np.clip(signed.astype(int) - first, 0, 2047)]
     np.testing.assert_array_equal(load_radiograph(path), expected)
@@ -124,18 +161,24 @@ def test_first_mapped_value_of_a_signed_picture(tmp_path, sequence, syntax, firs
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 @pytest.mark.parametrize("first_vr", ["SS", "US"])
-@pytest.mark.parametrize("first, length", [(40000, 4096), (33000, 25000), (50000, 15536), (61000, 500)])
+@pytest.mark.parametrize(
+    "first, length", [(40000, 4096), (33000, 25000), (50000, 15536), (61000, 500)]
+)
 def test_first_mapped_value_of_an_unsigned_picture(tmp_path, sequence, first_vr, first, length):
     """Large values, which a signed representation turns into negative ones."""
     deep = RAMP * 16
     entries = np.linspace(0, 65535, length).astype(np.uint16)
     item = table(entries, first=first - 65536 * (first_vr == "SS"), first_vr=first_vr)
     path = write(tmp_path / "a.dcm", deep, BitsStored=16, HighBit=15, **{sequence: [item]})
-    np.testing.assert_array_equal(load_radiograph(path), entries[np.clip(deep.astype(int) - first, 0, length - 1)])
+    np.testing.assert_array_equal(
+        load_radiograph(path), entries[np.clip(deep.astype(int) - first, 0, length - 1)]
+    )
 
 
 def test_negative_first_value_of_an_unsigned_picture(tmp_path):
-    path = write(tmp_path / "a.dcm", RAMP, VOILUTSequence=[table(SQUARE, first=-100, first_vr="SS")])
+    path = write(
+        tmp_path / "a.dcm", RAMP, VOILUTSequence=[table(SQUARE, first=-100, first_vr="SS")]
+    )
     np.testing.assert_array_equal(load_radiograph(path), SQUARE[np.minimum(RAMP + 100, 4095)])
 
 
@@ -147,7 +190,12 @@ def test_first_mapped_value_after_a_rescale_or_another_table(tmp_path, syntax, f
     first = -1000 if first_vr == "SS" else 64536
     curve = table(SQUARE[::2], first=first, first_vr=first_vr, big_endian=big_endian)
     path = write(
-        tmp_path / "a.dcm", RAMP, syntax=syntax, RescaleSlope=1, RescaleIntercept=-1024, VOILUTSequence=[curve]
+        tmp_path / "a.dcm",
+        RAMP,
+        syntax=syntax,
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        VOILUTSequence=[curve],
     )
     expected = SQUARE[::2][np.clip(RAMP.astype(int) - 24, 0, 2047)]
     np.testing.assert_array_equal(load_radiograph(path), expected)
@@ -155,7 +203,13 @@ def test_first_mapped_value_after_a_rescale_or_another_table(tmp_path, syntax, f
     modality = table(SQUARE, first=-2048, first_vr="SS", big_endian=big_endian)
     first = 40000 - 65536 * (first_vr == "SS")
     curve = table(SQUARE[:4000], first=first, first_vr=first_vr, big_endian=big_endian)
-    path = write(tmp_path / "b.dcm", signed, syntax=syntax, ModalityLUTSequence=[modality], VOILUTSequence=[curve])
+    path = write(
+        tmp_path / "b.dcm",
+        signed,
+        syntax=syntax,
+        ModalityLUTSequence=[modality],
+        VOILUTSequence=[curve],
+    )
     expected = SQUARE[np.clip(SQUARE[signed.astype(int) + 2048].astype(int) - 40000, 0, 3999)]
     np.testing.assert_array_equal(load_radiograph(path), expected)
 
@@ -173,20 +227,37 @@ def test_first_of_several_tables_and_before_the_window(tmp_path):
 
 def test_sequence_without_items_is_no_table(tmp_path):
     path = write(
-        tmp_path / "a.dcm", RAMP, ModalityLUTSequence=[], VOILUTSequence=[], WindowCenter=1000, WindowWidth=401
+        tmp_path / "a.dcm",
+        RAMP,
+        ModalityLUTSequence=[],
+        VOILUTSequence=[],
+        WindowCenter=1000,
+        WindowWidth=401,
     )
     np.testing.assert_array_equal(load_radiograph(path), np.clip(RAMP, 799.5, 1199.5) - 799.5)
 
 
 def test_fractions_of_a_rescale_are_rounded(tmp_path):
-    path = write(tmp_path / "a.dcm", RAMP, RescaleSlope=0.3, RescaleIntercept=0.2, VOILUTSequence=[table(SQUARE)])
-    np.testing.assert_array_equal(load_radiograph(path), SQUARE[np.rint(RAMP * 0.3 + 0.2).astype(int)])
+    path = write(
+        tmp_path / "a.dcm",
+        RAMP,
+        RescaleSlope=0.3,
+        RescaleIntercept=0.2,
+        VOILUTSequence=[table(SQUARE)],
+    )
+    np.testing.assert_array_equal(
+        load_radiograph(path), SQUARE[np.rint(RAMP * 0.3 + 0.2).astype(int)]
+    )
 
 
 def test_padding_stays_background_behind_a_table(tmp_path):
-    elements = dict(PixelPaddingValue=60, PixelPaddingRangeLimit=300, ModalityLUTSequence=[table(SQUARE[::-1])])
+    elements = dict(
+        PixelPaddingValue=60, PixelPaddingRangeLimit=300, ModalityLUTSequence=[table(SQUARE[::-1])]
+    )
     read = load_radiograph(write(tmp_path / "a.dcm", RAMP, **elements))
-    np.testing.assert_array_equal(read, np.where(RAMP <= 300, SQUARE[4095 - 3866], SQUARE[4095 - RAMP]))
+    np.testing.assert_array_equal(
+        read, np.where(RAMP <= 300, SQUARE[4095 - 3866], SQUARE[4095 - RAMP])
+    )
 
 
 # --- tables that contradict themselves
@@ -270,7 +341,9 @@ def test_palettes(tmp_path, syntax, bits, packed):
 
 
 def test_palette_of_a_signed_picture(tmp_path):
-    path = write(tmp_path / "a.dcm", RAMP.astype(np.int16) - 2000, **palette(SQUARE, 16, first=-2000))
+    path = write(
+        tmp_path / "a.dcm", RAMP.astype(np.int16) - 2000, **palette(SQUARE, 16, first=-2000)
+    )
     np.testing.assert_array_equal(load_radiograph(path, colour=True), coloured(SQUARE, RAMP))
 
 
@@ -292,13 +365,17 @@ def test_segmented_palettes(tmp_path, syntax, bits):
         words = np.frombuffer(content, "<u2").astype(">u2" if big_endian else "<u2")
         elements[f"Segmented{colour}PaletteColorLookupTableData"] = words.tobytes()
     path = write(tmp_path / "a.dcm", pixels, syntax=syntax, **elements)
-    np.testing.assert_array_equal(load_radiograph(path), np.array(expected)[np.minimum(pixels, len(expected) - 1)])
+    np.testing.assert_array_equal(
+        load_radiograph(path), np.array(expected)[np.minimum(pixels, len(expected) - 1)]
+    )
 
 
 def test_palette_as_pydicom_applies_it(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP, **palette(SQUARE, 16))
     dataset = dcmread(path)
-    np.testing.assert_array_equal(load_radiograph(path, colour=True), apply_color_lut(dataset.pixel_array, dataset))
+    np.testing.assert_array_equal(
+        load_radiograph(path, colour=True), apply_color_lut(dataset.pixel_array, dataset)
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +388,9 @@ def test_palette_as_pydicom_applies_it(tmp_path):
     ],
 )
 def test_contradicting_palettes(tmp_path, keyword, value):
-    found, detail = refusal(write(tmp_path / "a.dcm", RAMP, **(palette(SQUARE, 16) | {keyword: value})))
+    found, detail = refusal(
+        write(tmp_path / "a.dcm", RAMP, **(palette(SQUARE, 16) | {keyword: value}))
+    )
     assert found == "bad-metadata" and keyword in detail
 
 
@@ -323,6 +402,8 @@ def test_malformed_segments(tmp_path, segments):
         f"{c}PaletteColorLookupTableData": None for c in ("Red", "Green", "Blue")
     }
     for colour in ("Red", "Green", "Blue"):
-        elements[f"Segmented{colour}PaletteColorLookupTableData"] = np.array(segments, "<u2").tobytes()
+        elements[f"Segmented{colour}PaletteColorLookupTableData"] = np.array(
+            segments, "<u2"
+        ).tobytes()
     found, detail = refusal(write(tmp_path / "a.dcm", RAMP, **elements))
     assert found == "bad-metadata" and "SegmentedRedPaletteColorLookupTableData" in detail

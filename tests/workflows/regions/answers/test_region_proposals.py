@@ -81,7 +81,11 @@ def test_limits_of_size_hold_and_the_peak_stays_inside():
             left, top, right, bottom = peak.box
             assert 0 <= left < right <= 24 and 0 <= top < bottom <= 24
             for side in (right - left, bottom - top):
-                assert np.ceil(24 * smallest) <= side <= max(np.floor(24 * largest), np.ceil(24 * smallest))
+                assert (
+                    np.ceil(24 * smallest)
+                    <= side
+                    <= max(np.floor(24 * largest), np.ceil(24 * smallest))
+                )
     corner = map_regions(drawn((20, 20), ((0, 19, 1.0),)), smallest=0.4)[0]
     assert corner.box == (12, 0, 20, 8)
 
@@ -92,7 +96,9 @@ def test_unknown_patches_hold_no_peak():
     assert inside(map_regions(errors)[0].box, 14, 11)
 
 
-@pytest.mark.parametrize("wrong", [{"most": -1}, {"share": 0}, {"smallest": 0.7}, {"largest": 1.2}, {"least": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"most": -1}, {"share": 0}, {"smallest": 0.7}, {"largest": 1.2}, {"least": -1}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         map_regions(np.zeros((4, 4)), **wrong)
@@ -101,9 +107,14 @@ def test_impossible_settings_are_refused(wrong):
 def test_boxes_of_a_map_are_in_its_pixels_and_inside_the_radiograph():
     errors = drawn((10, 8), ((2, 1, 1.0), (7, 6, 0.8)))
     pixels, hits = np.kron(errors, np.ones((4, 5))), np.ones((10, 8), int)
-    wanted = [tuple(side * size for side, size in zip(peak.box, (5, 4, 5, 4))) for peak in map_regions(errors)]
+    wanted = [
+        tuple(side * size for side, size in zip(peak.box, (5, 4, 5, 4)))
+        for peak in map_regions(errors)
+    ]
     assert map_boxes(pixels, hits) == wanted
     hits[0:5, 0:4] = 0  # never hidden
     assert inside([side / 5 for side in map_boxes(pixels, hits, most=1)[0]], 7 * 4 / 5, 6)
-    full = map_boxes(pixels, np.ones((10, 8), int), (11, 0, 40, 40), most=1)[0]  # borders on the left
+    full = map_boxes(pixels, np.ones((10, 8), int), (11, 0, 40, 40), most=1)[
+        0
+    ]  # borders on the left
     assert full[0] >= 0 and inside([full[0] / 5, full[1] / 4, full[2] / 5, full[3] / 4], 7, 6)

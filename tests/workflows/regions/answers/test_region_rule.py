@@ -72,7 +72,12 @@ def test_without_regions_the_whole_is_the_answer(rule):
 
 def test_the_view_that_decided_is_named():
     views = views_of(4)
-    views[:, 1:5] = [[0.1, 0.1, 0.1, 0.7], [0.0, 0.0, 0.1, 0.9], [0.9, 0.0, 0.0, 0.1], [0.2, 0.2, 0.2, 0.4]]
+    views[:, 1:5] = [
+        [0.1, 0.1, 0.1, 0.7],
+        [0.0, 0.0, 0.1, 0.9],
+        [0.9, 0.0, 0.0, 0.1],
+        [0.2, 0.2, 0.2, 0.4],
+    ]
     views[:, 34:37] = [[0.0, 0.1, 0.9], [0.0, 0.3, 0.7], [0.0, 0.1, 0.9], [0.0, 0.2, 0.8]]
     views[:, ABNORMAL] = [0.9, 0.1, 0.2, 0.3]
     found = combined(views, "guided")
@@ -120,7 +125,9 @@ def test_compared_with_the_whole_and_with_the_mean():
     for seen in (1.0, 0.0):
         views, owner, truth = simulated(900, 9, 1, seen)
         for rule in RULES:
-            scores[seen, rule] = float(auroc(1 - combined_all(views, owner, rule)[0][:, 4], truth)[0])
+            scores[seen, rule] = float(
+                auroc(1 - combined_all(views, owner, rule)[0][:, 4], truth)[0]
+            )
     assert scores[1.0, "guided"] > scores[1.0, "mean"] + 0.02
     assert scores[1.0, "guided"] > scores[1.0, "whole"] + 0.08
     assert scores[0.0, "guided"] > scores[0.0, "suspicious"] + 0.05

@@ -4,7 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    roc_auc_score,
+)
 
 from core.tumour_labels import FRACTURES, GROUP, GROUPS, LABELS, TUMOURS, label_vector
 from evaluation.statistics.calibration import expected_calibration_error
@@ -30,8 +35,15 @@ def study(count=120, seed=0, skill=1.5):
         tumour = None if k % 11 == 0 else TUMOURS[k % 4]
         bone = None if k % 3 == 0 else LABELS[5 + k % 5]
         fracture = None if k % 7 == 0 else FRACTURES[(k // 4) % 3]
-        labels.append(label_vector(abnormal=k % 2 == 0, tumour=tumour, bone=bone, fracture=fracture,
-                                   implant=None if k % 2 else k % 6 == 0))  # fmt: skip
+        labels.append(
+            label_vector(
+                abnormal=k % 2 == 0,
+                tumour=tumour,
+                bone=bone,
+                fracture=fracture,
+                implant=None if k % 2 else k % 6 == 0,
+            )
+        )
     labels = np.array(labels)
     logits = rng.normal(size=labels.shape) + skill * np.nan_to_num(labels)
     probabilities = 1 / (1 + np.exp(-logits))
@@ -58,11 +70,18 @@ def test_labels_against_scikit_learn():
         scores = probabilities[known, index]
         assert row["auroc"]["value"] == pytest.approx(roc_auc_score(truth, scores))
         assert row["auprc"]["value"] == pytest.approx(average_precision_score(truth, scores))
-        assert row["auroc"]["low"] < row["auroc"]["value"] < row["auroc"]["high"] or row["auroc"]["value"] == 1
+        assert (
+            row["auroc"]["low"] < row["auroc"]["value"] < row["auroc"]["high"]
+            or row["auroc"]["value"] == 1
+        )
     golden = label_scores(probabilities, labels)  # which equals SKELEX's numbers
     for metric in ("auroc", "auprc"):
-        np.testing.assert_allclose([row[metric]["value"] for row in rows], [getattr(one, metric) for one in golden])
-    alone = label_table(probabilities, np.where(np.arange(38) == 3, labels, np.nan), patients, draws=60)
+        np.testing.assert_allclose(
+            [row[metric]["value"] for row in rows], [getattr(one, metric) for one in golden]
+        )
+    alone = label_table(
+        probabilities, np.where(np.arange(38) == 3, labels, np.nan), patients, draws=60
+    )
     assert alone[3] == rows[3]  # whatever else is known
 
 
@@ -76,7 +95,9 @@ def test_groups_against_scikit_learn():
         row = found[group.name]
         assert row["radiographs"] == known.sum()
         assert row["auroc"]["value"] == pytest.approx(roc_auc_score(truth, said, multi_class="ovr"))
-        assert row["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(truth, said.argmax(1)))
+        assert row["balanced_accuracy"]["value"] == pytest.approx(
+            balanced_accuracy_score(truth, said.argmax(1))
+        )
         ece = expected_calibration_error("multiclass", truth.astype(float), said).value
         assert row["ece"]["value"] == pytest.approx(ece) and row["ece"]["low"] <= row["ece"]["high"]
     assert np.isnan(group_target(labels, GROUP["bone"])).sum() == np.isnan(labels[:, 5]).sum()
@@ -91,10 +112,17 @@ def test_groups_against_scikit_learn():
 @pytest.mark.parametrize("thresholds", [(0.5, 0.5), (0.3, 0.7)])
 def test_three_way_decisions_by_hand(intermediate, thresholds):
     probabilities, labels, patients = study()
-    found = three_way(probabilities, labels, intermediate=intermediate, tumour_threshold=thresholds[0],
-                      malignant_threshold=thresholds[1])  # fmt: skip
+    found = three_way(
+        probabilities,
+        labels,
+        intermediate=intermediate,
+        tumour_threshold=thresholds[0],
+        malignant_threshold=thresholds[1],
+    )
     truths = []
-    for p, told, decision, said, truth in zip(probabilities, labels, found.decision, found.probabilities, found.truth):
+    for p, told, decision, said, truth in zip(
+        probabilities, labels, found.decision, found.probabilities, found.truth
+    ):
         malignant, between, benign, none = p[1:5]
         if intermediate == "out":
             malignant, benign, none = (v / (1 - between) for v in (malignant, benign, none))
@@ -106,8 +134,12 @@ def test_three_way_decisions_by_hand(intermediate, thresholds):
         wanted = 0 if tumour < thresholds[0] else 1 + (malignant / tumour >= thresholds[1])
         assert decision == wanted
         name = [label for label, holds in zip(TUMOURS, told[1:5]) if holds == 1]
-        side = {"malignant": 2, "benign": 1, "no bone tumour": 0, "intermediate": {"benign": 1, "malignant": 2}.get(
-            intermediate, math.nan)}  # fmt: skip
+        side = {
+            "malignant": 2,
+            "benign": 1,
+            "no bone tumour": 0,
+            "intermediate": {"benign": 1, "malignant": 2}.get(intermediate, math.nan),
+        }
         wanted = side[name[0]] if name else math.nan
         assert truth == pytest.approx(wanted, nan_ok=True)
         truths.append(wanted)
@@ -115,7 +147,9 @@ def test_three_way_decisions_by_hand(intermediate, thresholds):
     known = ~np.isnan(truths)
     truth, said = np.array(truths)[known].astype(int), found.decision[known]
     assert scores["table"] == confusion_matrix(truth, said, labels=range(3)).tolist()
-    assert scores["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(truth, said))
+    assert scores["balanced_accuracy"]["value"] == pytest.approx(
+        balanced_accuracy_score(truth, said)
+    )
     assert scores["sensitivity"]["value"] == pytest.approx(np.mean(said[truth > 0] > 0))
     assert scores["specificity"]["value"] == pytest.approx(np.mean(said[truth == 0] == 0))
     assert scores["recall of malignant"]["value"] == pytest.approx(np.mean(said[truth == 2] == 2))
@@ -126,7 +160,10 @@ def test_a_decision_on_the_threshold_and_impossible_ones():
     probabilities[:, 1:5] = [[0.25, 0.0, 0.25, 0.5], [0.0, 1.0, 0.0, 0.0]]
     unknown = np.full((2, 38), np.nan)
     assert three_way(probabilities, unknown).decision.tolist() == [2, 1]
-    assert three_way(probabilities, unknown, intermediate="out").probabilities[1].tolist() == [1 / 3] * 3
+    assert (
+        three_way(probabilities, unknown, intermediate="out").probabilities[1].tolist()
+        == [1 / 3] * 3
+    )
     assert three_way_scores(three_way(probabilities, unknown), ["a", "b"])["radiographs"] == 0
     for wrong in ({"tumour_threshold": 0}, {"malignant_threshold": 1}, {"intermediate": "x"}):
         with pytest.raises(ValueError, match="expected more than 0|choices benign, malignant, out"):
@@ -142,7 +179,11 @@ def test_comparisons_are_paired_and_adjusted():
     areas = [roc_auc_score(labels[known, 1], p[known, 1]) for p in (better, worse)]
     assert by["malignant", "auroc"]["difference"] == pytest.approx(areas[0] - areas[1])
     assert by["malignant", "auroc"]["p_holm"] < 0.05 < by["malignant", "auroc"]["low"] + 0.05
-    assert {("bone", "auroc"), ("bone", "balanced_accuracy"), ("tumour", "balanced_accuracy")} <= set(by)
+    assert {
+        ("bone", "auroc"),
+        ("bone", "balanced_accuracy"),
+        ("tumour", "balanced_accuracy"),
+    } <= set(by)
     adjusted = holm({str(k): row["p"] for k, row in enumerate(rows)})
     assert [row["p_holm"] for row in rows] == list(adjusted.values())
     same = comparison_table(better, better, labels, patients, draws=20)
@@ -154,9 +195,14 @@ def test_parts():
     center = np.where(np.arange(200) < 150, 2.0, 3.0)
     table = part_table(probabilities, labels, patients, {"center": center}, draws=50)
     assert set(zip(table["what"], table["metric"])) == {
-        ("any tumour", "auroc"), ("any tumour", "auprc"), ("tumour", "auroc"), ("tumour", "balanced_accuracy")
-    }  # fmt: skip
-    row = table[(table["part"] == "2") & (table["what"] == "any tumour") & (table["metric"] == "auroc")].iloc[0]
+        ("any tumour", "auroc"),
+        ("any tumour", "auprc"),
+        ("tumour", "auroc"),
+        ("tumour", "balanced_accuracy"),
+    }
+    row = table[
+        (table["part"] == "2") & (table["what"] == "any tumour") & (table["metric"] == "auroc")
+    ].iloc[0]
     chosen = (center == 2) & ~np.isnan(labels[:, 4])
     assert row["value"] == pytest.approx(roc_auc_score(labels[chosen, 4], probabilities[chosen, 4]))
     assert row["radiographs"] == chosen.sum()
@@ -169,8 +215,14 @@ def test_a_class_without_patients_leaves_the_others_their_intervals():
     found = three_way(probabilities, labels)
     found = found._replace(truth=np.where(found.truth == 2, np.nan, found.truth))
     scores = three_way_scores(found, patients, draws=60)
-    assert math.isnan(scores["recall of malignant"]["value"]) and math.isnan(scores["recall of malignant"]["low"])
-    assert scores["recall of normal"]["low"] < scores["recall of normal"]["value"] < scores["recall of normal"]["high"]
+    assert math.isnan(scores["recall of malignant"]["value"]) and math.isnan(
+        scores["recall of malignant"]["low"]
+    )
+    assert (
+        scores["recall of normal"]["low"]
+        < scores["recall of normal"]["value"]
+        < scores["recall of normal"]["high"]
+    )
     assert scores["balanced_accuracy"]["low"] < scores["balanced_accuracy"]["high"]
     rare = np.flatnonzero(found.truth == 1)[3:]
     found.truth[rare] = np.nan

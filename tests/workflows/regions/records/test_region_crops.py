@@ -34,24 +34,41 @@ def drawn_records(count=1500, seed=0) -> pd.DataFrame:
         elif source == "fracatlas":
             boxes = here if u < 0.3 else []
             fracture = "non-pathologic fracture" if u < 0.3 else "no fracture"
-            labels = label_vector(abnormal=u < 0.4, tumour="no bone tumour", fracture=fracture, implant=0.3 < u < 0.4)
+            labels = label_vector(
+                abnormal=u < 0.4, tumour="no bone tumour", fracture=fracture, implant=0.3 < u < 0.4
+            )
         else:
             boxes = here if u < 0.3 else []  # half of the tumours
             tumour, bone = "intermediate" if u < 0.6 else "no bone tumour", LABELS[5 + number % 29]
-            labels = label_vector(abnormal=u < 0.6, tumour=tumour, bone=bone, fracture="no fracture", implant=u > 0.9)
-        rows.append({"image": f"{number}.png", "source": source, "patient": str(number), "labels": labels,
-                     "boxes": boxes, "height": height, "width": width})  # fmt: skip
+            labels = label_vector(
+                abnormal=u < 0.6, tumour=tumour, bone=bone, fracture="no fracture", implant=u > 0.9
+            )
+        rows.append(
+            {
+                "image": f"{number}.png",
+                "source": source,
+                "patient": str(number),
+                "labels": labels,
+                "boxes": boxes,
+                "height": height,
+                "width": width,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def interval(scores, truth) -> tuple[float, float, float]:
     """AUROC with its 99.9 % interval (Hanley and McNeil 1982), ties half."""
     positive, negative = np.sort(scores[truth]), np.sort(scores[~truth])
-    below = np.searchsorted(negative, positive, "left") + np.searchsorted(negative, positive, "right")
+    below = np.searchsorted(negative, positive, "left") + np.searchsorted(
+        negative, positive, "right"
+    )
     area = below.mean() / 2 / len(negative)
     n, m = len(positive), len(negative)
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    error = ((area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)) / (n * m)) ** 0.5
+    error = (
+        (area * (1 - area) + (n - 1) * (q1 - area**2) + (m - 1) * (q2 - area**2)) / (n * m)
+    ) ** 0.5
     return area, area - 3.29 * error, area + 3.29 * error
 
 
@@ -72,12 +89,25 @@ def views():
 
 @pytest.mark.parametrize(
     ("source", "label"),
-    [("btxrd", 1), ("btxrd", 3), ("btxrd", 4), ("btxrd", 0), ("fracatlas", 35), ("snuh", 2), ("snuh", 0),
-     ("btxrd and fracatlas", 4), ("btxrd and fracatlas", 1), ("all", 4), ("all", 0)],
-)  # fmt: skip
+    [
+        ("btxrd", 1),
+        ("btxrd", 3),
+        ("btxrd", 4),
+        ("btxrd", 0),
+        ("fracatlas", 35),
+        ("snuh", 2),
+        ("snuh", 0),
+        ("btxrd and fracatlas", 4),
+        ("btxrd and fracatlas", 1),
+        ("all", 4),
+        ("all", 0),
+    ],
+)
 def test_the_scale_of_a_crop_does_not_predict_a_label(source, label, views):
     sources, scales, labels = views
-    known = ~np.isnan(labels[:, label]) & (np.isin(sources, source.split(" and ")) | (source == "all"))
+    known = ~np.isnan(labels[:, label]) & (
+        np.isin(sources, source.split(" and ")) | (source == "all")
+    )
     area, low, high = interval(scales[known], labels[known, label] == 1)
     assert high - low < 0.16
     if source != "all":
@@ -102,14 +132,20 @@ def test_with_the_reference_s_crops_it_would():
     records, rng = drawn_records(), np.random.default_rng(1)
     records = records[records["source"] == "btxrd"]
     scales, tumours = [], []
-    for boxes, labels, H, W in zip(records["boxes"], records["labels"], records["height"], records["width"]):
+    for boxes, labels, H, W in zip(
+        records["boxes"], records["labels"], records["height"], records["width"]
+    ):
         scale = 1.0
         for _ in range(10):
             tried = rng.uniform(0.2, 1)
             w, h = tried * W, tried * H
             x, y = rng.uniform(0, W - w), rng.uniform(0, H - h)
-            inside = [max(min(x1, x + w) - max(x0, x), 0) * max(min(y1, y + h) - max(y0, y), 0)
-                      / ((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in boxes or [(0, 0, W, H)]]  # fmt: skip
+            inside = [
+                max(min(x1, x + w) - max(x0, x), 0)
+                * max(min(y1, y + h) - max(y0, y), 0)
+                / ((x1 - x0) * (y1 - y0))
+                for x0, y0, x1, y1 in boxes or [(0, 0, W, H)]
+            ]
             if max(inside) >= 0.6:
                 scale = tried
                 break
@@ -125,14 +161,19 @@ def test_what_is_known_in_crops_is_equally_much_of_all(views):
     cropped = scales < 1
     assert 0.35 < cropped.mean() < 0.5
     assert (
-        np.isnan(labels[cropped][:, 37]).all() and not np.isnan(labels[~cropped][sources[~cropped] == "snuh", 37]).any()
+        np.isnan(labels[cropped][:, 37]).all()
+        and not np.isnan(labels[~cropped][sources[~cropped] == "snuh", 37]).any()
     )
     here = (sources == "snuh") & cropped
     shown = ~np.isnan(labels[here, 4])
     assert 0.4 < shown.mean() < 0.6  # half of the tumours are marked
-    assert (labels[here][shown, 4] == 0).mean() == pytest.approx(0.6, abs=0.08)  # as many as among whole ones
+    assert (labels[here][shown, 4] == 0).mean() == pytest.approx(
+        0.6, abs=0.08
+    )  # as many as among whole ones
     bones = ~np.isnan(labels[here, 5])
-    assert (labels[here][bones, 2] == 1).all() and 0.2 < bones.mean() < 0.4  # of marked findings alone
+    assert (
+        labels[here][bones, 2] == 1
+    ).all() and 0.2 < bones.mean() < 0.4  # of marked findings alone
 
 
 def test_shares_that_are_not_marked():
@@ -172,7 +213,11 @@ def test_crops_contain_their_finding_or_lie_in_it():
         assert (x1 - x0, y1 - y0) == (max(round(scale * W), 1), max(round(scale * H), 1))
         for low, high, a, b, side in ((x0, x1, *xs, W), (y0, y1, *ys, H)):
             assert 0 <= low < high <= side
-            assert (low <= a + 0.5 and b - 0.5 <= high) if high - low >= b - a else (a - 0.5 <= low and high <= b + 0.5)
+            assert (
+                (low <= a + 0.5 and b - 0.5 <= high)
+                if high - low >= b - a
+                else (a - 0.5 <= low and high <= b + 0.5)
+            )
 
 
 def test_places_are_uniform():
@@ -194,9 +239,13 @@ def test_pseudo_boxes_are_where_findings_of_the_source_are():
     assert not own["btxrd"] & own["fracatlas"]
     few = FindingBoxes(records[(records["source"] != "snuh") | (records.index < 30)])
     assert len(few.of["snuh"]) == len(few)  # too few of its own
-    sizes = np.array([found.scale(CropPolicy(margin=(0, 0), smallest=0.01), rng) for _ in range(3000)])
+    sizes = np.array(
+        [found.scale(CropPolicy(margin=(0, 0), smallest=0.01), rng) for _ in range(3000)]
+    )
     extents = np.maximum(found.all[:, 2] - found.all[:, 0], found.all[:, 3] - found.all[:, 1])
-    assert np.quantile(sizes, (0.1, 0.5, 0.9)) == pytest.approx(np.quantile(extents, (0.1, 0.5, 0.9)), abs=0.03)
+    assert np.quantile(sizes, (0.1, 0.5, 0.9)) == pytest.approx(
+        np.quantile(extents, (0.1, 0.5, 0.9)), abs=0.03
+    )
 
 
 @pytest.fixture(scope="module")
@@ -205,13 +254,33 @@ def lit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lit")
     pixels = np.full((300, 260), 20, np.uint8)
     pixels[0, 0] = 0
-    Image.fromarray(np.where(np.arange(260) % 7 == 0, 30, pixels).astype(np.uint8)).save(folder / "normal.png")
+    Image.fromarray(np.where(np.arange(260) % 7 == 0, 30, pixels).astype(np.uint8)).save(
+        folder / "normal.png"
+    )
     pixels[120:200, 60:160] = 255
     Image.fromarray(pixels).save(folder / "lesion.png")
-    rows = [(folder / "lesion.png", [(60.0, 120.0, 160.0, 200.0)], label_vector(abnormal=True, tumour="benign")),
-            (folder / "normal.png", [], label_vector(tumour="no bone tumour"))]  # fmt: skip
-    return pd.DataFrame([{"image": str(image), "source": "a", "patient": "p", "labels": labels, "boxes": boxes,
-                          "height": 300, "width": 260} for image, boxes, labels in rows])  # fmt: skip
+    rows = [
+        (
+            folder / "lesion.png",
+            [(60.0, 120.0, 160.0, 200.0)],
+            label_vector(abnormal=True, tumour="benign"),
+        ),
+        (folder / "normal.png", [], label_vector(tumour="no bone tumour")),
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "image": str(image),
+                "source": "a",
+                "patient": "p",
+                "labels": labels,
+                "boxes": boxes,
+                "height": 300,
+                "width": 260,
+            }
+            for image, boxes, labels in rows
+        ]
+    )
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad"])
@@ -235,7 +304,10 @@ def test_large_crops_are_made_smaller_first(lit, tmp_path):
     other = RegionCrops(lit, Preprocessing(100, 100), CropPolicy(brightness=0, contrast=0), seed=1)
     for epoch in range(6):
         large, small = one[epoch, 0], other[epoch, 0]
-        assert torch.allclose(large["box"], 2 * small["box"], atol=2) and large["scale"] == small["scale"]
+        assert (
+            torch.allclose(large["box"], 2 * small["box"], atol=2)
+            and large["scale"] == small["scale"]
+        )
         halved = torch.nn.functional.avg_pool2d(large["image"].float()[None], 2)[0]
         assert (halved - small["image"].float()).abs().mean() < 4
 
@@ -245,28 +317,50 @@ def test_samples_belong_to_seed_epoch_and_row(lit):
     again[7, 1]
     for key in ((0, 0), (3, 1)):
         one, two = crops[key], again[key]
-        assert all(torch.equal(torch.as_tensor(one[name]).nan_to_num(), torch.as_tensor(two[name]).nan_to_num())
-                   for name in one)  # fmt: skip
+        assert all(
+            torch.equal(
+                torch.as_tensor(one[name]).nan_to_num(), torch.as_tensor(two[name]).nan_to_num()
+            )
+            for name in one
+        )
     assert not torch.equal(crops[0, 0]["image"], crops[1, 0]["image"])
-    assert not torch.equal(crops[0, 0]["image"], RegionCrops(lit, SMALL, CropPolicy(), seed=6)[0, 0]["image"])
+    assert not torch.equal(
+        crops[0, 0]["image"], RegionCrops(lit, SMALL, CropPolicy(), seed=6)[0, 0]["image"]
+    )
 
 
 def test_evaluation_sees_whole_radiographs_and_all_labels(lit):
     crops = RegionCrops(lit, SMALL)
     sample = crops[0]
-    assert torch.equal(sample["image"], SMALL.fit(SMALL.read(lit["image"][0]))) and sample["image"].shape == (1, 64, 48)
-    assert sample["box"].tolist() == pytest.approx(SMALL.forward_boxes([lit["boxes"][0][0]], (300, 260))[0].tolist())
-    assert sample["scale"] == 1 and sample["index"] == 0 and crops[1]["box"].isnan().all() and len(crops) == 2
+    assert torch.equal(sample["image"], SMALL.fit(SMALL.read(lit["image"][0]))) and sample[
+        "image"
+    ].shape == (1, 64, 48)
+    assert sample["box"].tolist() == pytest.approx(
+        SMALL.forward_boxes([lit["boxes"][0][0]], (300, 260))[0].tolist()
+    )
+    assert (
+        sample["scale"] == 1
+        and sample["index"] == 0
+        and crops[1]["box"].isnan().all()
+        and len(crops) == 2
+    )
     assert sample["target"].tolist() == np.nan_to_num(lit["labels"][0]).tolist()
     assert torch.equal(sample["unknown"], torch.from_numpy(np.isnan(lit["labels"][0])))
     assert sample["unknown"][list(GROUP["bone"].indices)].all() and not sample["unknown"][:5].any()
-    large, policy = Preprocessing(200, 150), CropPolicy(whole=1, degrees=0, brightness=0, contrast=0)
+    large, policy = (
+        Preprocessing(200, 150),
+        CropPolicy(whole=1, degrees=0, brightness=0, contrast=0),
+    )
     sample, whole = RegionCrops(lit, large)[0], RegionCrops(lit, large, policy)[4, 0]
-    assert torch.equal(whole["image"], sample["image"]) and torch.allclose(whole["box"], sample["box"])
+    assert torch.equal(whole["image"], sample["image"]) and torch.allclose(
+        whole["box"], sample["box"]
+    )
 
 
 def test_a_file_that_has_changed_is_named(lit):
-    told = r"lesion\.png: bad-metadata: it is 300 x 260 .*, and was 301 x 260 when its boxes were read"
+    told = (
+        r"lesion\.png: bad-metadata: it is 300 x 260 .*, and was 301 x 260 when its boxes were read"
+    )
     with pytest.raises(UnreadableRadiograph, match=told):
         RegionCrops(lit.assign(height=301), SMALL)[0]
     with pytest.raises(ValueError, match="no column 'boxes'"):
@@ -275,9 +369,13 @@ def test_a_file_that_has_changed_is_named(lit):
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [({"whole": 1.5}, "whole 1.5; expected 0 to 1"), ({"margin": (1, 0.5)}, "margin 1 to 0.5"),
-     ({"smallest": 0}, "smallest 0"), ({"degrees": -1}, "degrees -1; expected 0 to 180")],
-)  # fmt: skip
+    [
+        ({"whole": 1.5}, "whole 1.5; expected 0 to 1"),
+        ({"margin": (1, 0.5)}, "margin 1 to 0.5"),
+        ({"smallest": 0}, "smallest 0"),
+        ({"degrees": -1}, "degrees -1; expected 0 to 180"),
+    ],
+)
 def test_impossible_policies_are_refused(wrong, told):
     with pytest.raises(ValueError, match=f"crop policy: {told}"):
         CropPolicy(**wrong)
@@ -286,5 +384,10 @@ def test_impossible_policies_are_refused(wrong, told):
 def test_prediction_crops_have_their_box_in_the_middle():
     assert context_crop((40, 50, 60, 60), (100, 200), margin=0.5, smallest=0.1) == (30, 45, 70, 65)
     assert context_crop((0, 0, 20, 10), (100, 200), margin=0.5, smallest=0.1) == (0, 0, 40, 20)
-    assert context_crop((195, 95, 200, 100), (100, 200), margin=0, smallest=0.3) == (140, 70, 200, 100)
+    assert context_crop((195, 95, 200, 100), (100, 200), margin=0, smallest=0.3) == (
+        140,
+        70,
+        200,
+        100,
+    )
     assert context_crop((0, 0, 200, 100), (100, 200), margin=1) == (0, 0, 200, 100)

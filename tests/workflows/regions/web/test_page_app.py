@@ -72,14 +72,28 @@ def test_the_login_and_a_result():
     right = log_in(app)
     assert right.status == 303 and right.headers["location"] == "./" and len(right.cookies) == 2
     assert right.attributes.count("HttpOnly") == right.attributes.count("SameSite=strict") == 2
-    assert "Secure" not in right.attributes and "Max-Age" not in right.attributes and PASSWORD not in str(right)
+    assert (
+        "Secure" not in right.attributes
+        and "Max-Age" not in right.attributes
+        and PASSWORD not in str(right)
+    )
     page = ask(app, headers=cookie(right)).text
-    assert 'type="file"' in page and "Not a medical device" in page and 'data-most-bytes="104857600"' in page
+    assert (
+        'type="file"' in page
+        and "Not a medical device" in page
+        and 'data-most-bytes="104857600"' in page
+    )
     shown = ask(app, "POST", "/radiograph", chunks=[b"pix", b"els"], headers=UPLOAD | cookie(right))
-    assert shown.status == 200 and shown.text == "<p>pixels</p>" and shown.headers["cache-control"] == "no-store"
+    assert (
+        shown.status == 200
+        and shown.text == "<p>pixels</p>"
+        and shown.headers["cache-control"] == "no-store"
+    )
     out = ask(app, "POST", "/logout", headers=cookie(right))
     assert out.status == 303
-    assert ask(app, "POST", "/radiograph", chunks=[b"x"], headers=UPLOAD | cookie(right)).status == 401
+    assert (
+        ask(app, "POST", "/radiograph", chunks=[b"x"], headers=UPLOAD | cookie(right)).status == 401
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +108,11 @@ def test_the_login_and_a_result():
 )
 def test_broken_forms_are_wrong_passwords(body, leaves, capsys):
     answer = ask(app_of(), "POST", "/login", chunks=[body], headers=FORM, leaves=leaves)
-    assert answer.status in (0, 403) and not answer.cookies and "raised here" not in capsys.readouterr().err
+    assert (
+        answer.status in (0, 403)
+        and not answer.cookies
+        and "raised here" not in capsys.readouterr().err
+    )
 
 
 def test_behind_a_proxy_with_tls_cookies_are_secure():
@@ -179,7 +197,9 @@ def test_an_upload_without_a_result_has_a_status_that_says_so(error, status, sen
 def test_an_aborted_upload_leaves_nothing():
     app = app_of(lambda path: pytest.fail("read"), users=())
     for _ in range(20):
-        left = ask(app, "POST", "/radiograph", chunks=[b"x" * 1000] * 3, headers=UPLOAD, leaves=True)
+        left = ask(
+            app, "POST", "/radiograph", chunks=[b"x" * 1000] * 3, headers=UPLOAD, leaves=True
+        )
         assert left.status in (0, 400)
     assert memory_files() == 0
 
@@ -215,7 +235,10 @@ def test_a_queue_that_is_full_says_when_to_come_again():
     assert refused.status == 503 and 1 <= int(refused.headers["retry-after"]) <= 120
     assert "busy with 16 radiographs. Please try again in" in refused.text
     assert [answer.text for answer in answers] == [f"<p>file {number}</p>" for number in range(16)]
-    assert ask(app, "POST", "/radiograph", chunks=[b"later"], headers=UPLOAD).status == 200 and memory_files() == 0
+    assert (
+        ask(app, "POST", "/radiograph", chunks=[b"later"], headers=UPLOAD).status == 200
+        and memory_files() == 0
+    )
 
 
 def test_all_uploads_together_have_a_limit():
@@ -223,10 +246,14 @@ def test_all_uploads_together_have_a_limit():
     app = app_of(gate, users=(), most_bytes=600, all_bytes=1000)
 
     async def crowd():
-        first = asyncio.ensure_future(asked(app, "POST", "/radiograph", chunks=[b"x" * 600], headers=UPLOAD))
+        first = asyncio.ensure_future(
+            asked(app, "POST", "/radiograph", chunks=[b"x" * 600], headers=UPLOAD)
+        )
         await asyncio.sleep(0.1)
         second = await asked(app, "POST", "/radiograph", chunks=[b"x" * 500], headers=UPLOAD)
-        third = asyncio.ensure_future(asked(app, "POST", "/radiograph", chunks=[b"x" * 400], headers=UPLOAD))
+        third = asyncio.ensure_future(
+            asked(app, "POST", "/radiograph", chunks=[b"x" * 400], headers=UPLOAD)
+        )
         await asyncio.sleep(0.1)
         gate.go.set()
         return [(await first).status, second.status, (await third).status]
@@ -239,14 +266,23 @@ def test_a_client_that_leaves_the_queue_is_not_waited_for():
     app = app_of(gate, users=())
 
     async def crowd():
-        first = asyncio.ensure_future(asked(app, "POST", "/radiograph", chunks=[b"first"], headers=UPLOAD))
+        first = asyncio.ensure_future(
+            asked(app, "POST", "/radiograph", chunks=[b"first"], headers=UPLOAD)
+        )
         await asyncio.sleep(0.1)
-        left = await asked(app, "POST", "/radiograph", chunks=[b"second", b""], headers=UPLOAD, leaves_after=True)
+        left = await asked(
+            app, "POST", "/radiograph", chunks=[b"second", b""], headers=UPLOAD, leaves_after=True
+        )
         gate.go.set()
         return await first, left
 
     first, left = asyncio.run(crowd())
-    assert first.text == "<p>first</p>" and left.status == 400 and gate.read == ["first"] and memory_files() == 0
+    assert (
+        first.text == "<p>first</p>"
+        and left.status == 400
+        and gate.read == ["first"]
+        and memory_files() == 0
+    )
 
 
 def test_no_request_leaves_memory_behind():
@@ -323,11 +359,17 @@ def test_two_users_at_once_each_get_their_own_result():
         connection.request("POST", "/login", urlencode({"user": user, "password": password}), FORM)
         answer = connection.getresponse()
         answer.read()
-        own = "; ".join(value.partition(";")[0] for name, value in answer.getheaders() if name.lower() == "set-cookie")
+        own = "; ".join(
+            value.partition(";")[0]
+            for name, value in answer.getheaders()
+            if name.lower() == "set-cookie"
+        )
         for number in range(15):
             text = f"{user} {number} " + user[0] * 50_000
             status, result = post(port, text.encode(), cookie=own)
-            (done if (status, result) == (200, f"<p>{text}</p>") else wrong).append((status, result[:50]))
+            (done if (status, result) == (200, f"<p>{text}</p>") else wrong).append(
+                (status, result[:50])
+            )
 
     with served(app) as port:
         users = (("ann", PASSWORD), ("bob", "other password"))
@@ -345,7 +387,10 @@ def test_a_client_that_goes_away_in_its_upload_leaves_nothing():
         for _ in range(10):
             with socket.create_connection(("127.0.0.1", port)) as client:
                 head = f"POST /radiograph HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: 90000000\r\n"
-                client.sendall(f"{head}content-type: application/octet-stream\r\n\r\n".encode() + b"x" * 200_000)
+                client.sendall(
+                    f"{head}content-type: application/octet-stream\r\n\r\n".encode()
+                    + b"x" * 200_000
+                )
                 until(lambda: memory_files() == 1)
             until(lambda: memory_files() == 0)
         assert post(port, b"next") == (200, "<p>next</p>")
@@ -439,7 +484,9 @@ def test_slow_bodies_do_not_keep_others_out(monkeypatch):
 
 @pytest.mark.slow
 def test_a_crowd_of_connections_is_limited(monkeypatch):
-    with served(app_of(users=()), monkeypatch, most_connections=8, head_seconds=60, look_seconds=0.1) as port:
+    with served(
+        app_of(users=()), monkeypatch, most_connections=8, head_seconds=60, look_seconds=0.1
+    ) as port:
         clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
         for client in clients[8:]:
             with contextlib.suppress(ConnectionError):

@@ -45,11 +45,26 @@ def guess(login, clock, seconds, attempt) -> int:
 @pytest.mark.parametrize(
     "attempt, most",
     [
-        (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9"), 8),  # one address, one user
-        (lambda login, n: login.attempt(f"user {n}", f"guess {n}", "10.0.0.9"), 8),  # one address, a user each time
-        (lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.{n % 250}.{n // 250}"), 24),  # an address each time
-        (lambda login, n: login.attempt("ann", f"guess {n}", f"2001:db8::{n:x}"), 8),  # addresses of one network
-        (lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9", f"{n:032x}.{'0' * 64}"), 8),  # made-up tokens
+        (
+            lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9"),
+            8,
+        ),  # one address, one user
+        (
+            lambda login, n: login.attempt(f"user {n}", f"guess {n}", "10.0.0.9"),
+            8,
+        ),  # one address, a user each time
+        (
+            lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.{n % 250}.{n // 250}"),
+            24,
+        ),  # an address each time
+        (
+            lambda login, n: login.attempt("ann", f"guess {n}", f"2001:db8::{n:x}"),
+            8,
+        ),  # addresses of one network
+        (
+            lambda login, n: login.attempt("ann", f"guess {n}", "10.0.0.9", f"{n:032x}.{'0' * 64}"),
+            8,
+        ),  # made-up tokens
     ],
 )
 def test_300_passwords_cannot_be_tried_in_4_seconds(attempt, most, clock):
@@ -93,7 +108,9 @@ def test_a_stranger_does_not_lock_a_user_out(clock):
         clock.now += 1
     waits = login.attempt("ann", USERS["ann"], "10.0.0.1")
     assert 0 < waits.wait <= USER.longest
-    assert login.attempt("ann", USERS["ann"], "10.0.0.1", token).granted  # where she has logged in before
+    assert login.attempt(
+        "ann", USERS["ann"], "10.0.0.1", token
+    ).granted  # where she has logged in before
     assert not login.attempt("bob", USERS["bob"] + "!", "10.0.0.2", token).granted
     clock.now += waits.wait
     assert login.attempt("ann", USERS["ann"], "10.0.0.1").granted
@@ -102,7 +119,15 @@ def test_a_stranger_does_not_lock_a_user_out(clock):
 def test_a_token_is_of_one_user_and_has_delays_of_its_own(clock):
     login = Login(USERS, clock)
     token = login.remember("ann")
-    assert guess(login, clock, 4, lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.0.{n}", token)) <= 8
+    assert (
+        guess(
+            login,
+            clock,
+            4,
+            lambda login, n: login.attempt("ann", f"guess {n}", f"10.0.0.{n}", token),
+        )
+        <= 8
+    )
     other = Login(USERS, clock).remember("ann")  # of another server
     for _ in range(6):
         login.attempt("bob", "guess", "10.0.0.9")
@@ -132,7 +157,9 @@ def test_delays_drain_and_are_bounded(clock):
     delays = Delays(Limit(2, 100.0), clock)
     for number in range(12):
         delays.add("a")
-        assert delays.seconds("a") == min(100, [0, 1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100][number])
+        assert delays.seconds("a") == min(
+            100, [0, 1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100][number]
+        )
     clock.now += 3600
     delays.add("a")
     assert delays.seconds("a") == 0
@@ -144,7 +171,11 @@ def test_delays_drain_and_are_bounded(clock):
 def test_sessions_end(clock):
     sessions = Sessions(clock)
     token = sessions.start("ann")
-    assert sessions.user_of(token) == "ann" and sessions.user_of(token + "x") is None and sessions.user_of("") is None
+    assert (
+        sessions.user_of(token) == "ann"
+        and sessions.user_of(token + "x") is None
+        and sessions.user_of("") is None
+    )
     assert token not in repr(vars(sessions))
     clock.now += IDLE_SECONDS - 1
     assert sessions.user_of(token) == "ann"

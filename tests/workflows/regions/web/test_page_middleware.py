@@ -5,7 +5,14 @@ import asyncio
 import pytest
 from asgi_client import ask, asked
 
-from workflows.regions.web.middleware import AccessLog, BodyTimeout, RequestFilter, as_address, host_name, protect
+from workflows.regions.web.middleware import (
+    AccessLog,
+    BodyTimeout,
+    RequestFilter,
+    as_address,
+    host_name,
+    protect,
+)
 
 SEEN: list[str] = []
 
@@ -49,7 +56,9 @@ def filtered(*names):
     ],
 )
 def test_own_names_are_served(host):
-    assert ask(filtered("Reader.example.org"), headers={"host": host}).status == 200 and SEEN == ["/"]
+    assert ask(filtered("Reader.example.org"), headers={"host": host}).status == 200 and SEEN == [
+        "/"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,9 @@ def test_other_names_are_refused(host):
 
 def test_the_address_that_was_connected_to_is_served():
     scope_of = RequestFilter(inner, {"reader.example.org"})
-    assert ask(scope_of, headers={"host": "127.0.0.1:9"}).status == 200  # asgi_client connects to 127.0.0.1
+    assert (
+        ask(scope_of, headers={"host": "127.0.0.1:9"}).status == 200
+    )  # asgi_client connects to 127.0.0.1
     assert ask(scope_of, headers={"host": "127.0.0.2:9"}).status == 421
     assert host_name("[2001:db8::1]:80") == "2001:db8::1"
     assert as_address("::ffff:10.0.0.1") == as_address("10.0.0.1") != as_address("10.0.0.2")
@@ -113,13 +124,21 @@ def test_requests_of_other_sites_are_refused(method, headers, status):
 def test_every_answer_forbids_to_load_and_to_keep(path, host):
     headers = ask(filtered(), path=path, headers={"host": host}).headers
     policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
-    assert policy["default-src"] == "'none'" and policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert (
-        "unsafe" not in headers["content-security-policy"] and policy["script-src"] == policy["style-src"] == "'self'"
+        policy["default-src"] == "'none'"
+        and policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    )
+    assert (
+        "unsafe" not in headers["content-security-policy"]
+        and policy["script-src"] == policy["style-src"] == "'self'"
     )
     assert headers["cache-control"] == "no-store" and headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin" and headers["x-frame-options"] == "DENY"
-    assert headers["cross-origin-resource-policy"] == headers["cross-origin-opener-policy"] == "same-origin"
+    assert (
+        headers["cross-origin-resource-policy"]
+        == headers["cross-origin-opener-policy"]
+        == "same-origin"
+    )
 
 
 def test_the_log_names_neither_files_nor_messages(capsys):
@@ -136,9 +155,15 @@ def test_the_log_names_neither_files_nor_messages(capsys):
         ["127.0.0.1", "(another method) / 200 0.0 s"],
         ["127.0.0.1", "GET /raises 500 0.0 s"],
     ]
-    assert "ValueError, raised here:" in told and "test_page_middleware.py" in told and "in inner" in told
+    assert (
+        "ValueError, raised here:" in told
+        and "test_page_middleware.py" in told
+        and "in inner" in told
+    )
     assert "raise ValueError" in told or "raises" in told
-    assert "CANARY^NAME" not in "".join(lines) and told.count("CANARY") == told.count('ValueError("CANARY^NAME")')
+    assert "CANARY^NAME" not in "".join(lines) and told.count("CANARY") == told.count(
+        'ValueError("CANARY^NAME")'
+    )
 
 
 def paced(**limits):
@@ -147,15 +172,25 @@ def paced(**limits):
 
 def test_a_body_that_comes_in_time_passes():
     app = paced(grace_seconds=0.3, slowest=20)
-    answer = ask(app, "POST", chunks=[b"12345", 0.1, b"67890", 0.3, b"!" * 10, 0.2, b"end"])  # 20 bytes are a second
-    assert answer.status == 200 and answer.body == b"1234567890!!!!!!!!!!end" and "connection" not in answer.headers
+    answer = ask(
+        app, "POST", chunks=[b"12345", 0.1, b"67890", 0.3, b"!" * 10, 0.2, b"end"]
+    )  # 20 bytes are a second
+    assert (
+        answer.status == 200
+        and answer.body == b"1234567890!!!!!!!!!!end"
+        and "connection" not in answer.headers
+    )
 
 
-@pytest.mark.parametrize("pieces", [[b"1", 5], [b"1", *[0.05, b"2"] * 100]], ids=["silent", "drop by drop"])
+@pytest.mark.parametrize(
+    "pieces", [[b"1", 5], [b"1", *[0.05, b"2"] * 100]], ids=["silent", "drop by drop"]
+)
 def test_a_slow_body_is_cut(pieces):
     async def timed():
         began = asyncio.get_running_loop().time()
-        answer = await asked(paced(grace_seconds=0.3, slowest=1e4), "POST", chunks=[*pieces, b"end"])
+        answer = await asked(
+            paced(grace_seconds=0.3, slowest=1e4), "POST", chunks=[*pieces, b"end"]
+        )
         return answer, asyncio.get_running_loop().time() - began
 
     answer, seconds = asyncio.run(timed())

@@ -54,7 +54,9 @@ def test_what_nobody_expected_is_told_to_the_log_and_replaces_the_result(capsys)
     told = capsys.readouterr().err
     assert "RuntimeError, raised here:" in told and "in fail" in told and "CANARY.dcm" not in told
     refused = read_upload(refuse, Path("x"))
-    assert "No &lt;b&gt;." in refused.html and refused.status == 422 and capsys.readouterr().err == ""
+    assert (
+        "No &lt;b&gt;." in refused.html and refused.status == 422 and capsys.readouterr().err == ""
+    )
 
 
 class Forbidden(HTMLParser):
@@ -64,7 +66,16 @@ class Forbidden(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         names = {name for name, _ in attributes}
-        self.found += tag in ("script", "style", "iframe", "object", "embed", "link", "base", "form")
+        self.found += tag in (
+            "script",
+            "style",
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "base",
+            "form",
+        )
         self.found += "style" in names or any(name.startswith("on") for name in names)
 
 
@@ -90,7 +101,11 @@ def test_every_class_has_a_style():
     styles = STYLE + (FILES / "page.css").read_text()
     shown = case_html(a_case(np.ones((40, 50)))) + refusal_html("no") + map_html(a_map())
     named = {word for value in re.findall(r"class='([^']+)'", shown) for word in value.split()}
-    assert len(named) > 8 and {word for word in named - {"note", "other", "view"} if f".{word}" not in styles} == set()
+    assert (
+        len(named) > 8
+        and {word for word in named - {"note", "other", "view"} if f".{word}" not in styles}
+        == set()
+    )
 
 
 def test_a_map_alone_says_its_numbers_and_its_limits():
@@ -101,7 +116,9 @@ def test_a_map_alone_says_its_numbers_and_its_limits():
     assert numbers["size"] == {"height": 40, "width": 50} and numbers["made"] == {"passes": 8}
     assert ">0.99<" in page and "100 % of the radiograph" in page
     for values in (np.zeros((40, 50)), np.full((40, 50), np.nan)):
-        assert isinstance(map_panel(a_map(values)), Image.Image) and "class='case'" in map_html(a_map(values))
+        assert isinstance(map_panel(a_map(values)), Image.Image) and "class='case'" in map_html(
+            a_map(values)
+        )
 
 
 def test_a_port_that_is_taken_is_named():
@@ -129,9 +146,14 @@ def test_a_map_is_clear_where_it_knows_nothing():
     values = np.array([[0.0, 0.5, 1.0], [np.nan, 2.0, 1.0]])
     picture = np.asarray(map_picture(np.repeat(values, 400, axis=1)))
     top = np.nanquantile(np.repeat(values, 400, axis=1), 0.995)
-    assert top == 2.0 and picture[0, 0, 3] == 0 and picture[1, 0, 3] == 0 and picture[1, 400, 3] == 255
+    assert (
+        top == 2.0 and picture[0, 0, 3] == 0 and picture[1, 0, 3] == 0 and picture[1, 400, 3] == 255
+    )
     assert tuple(picture[1, 400, :3]) == tuple(colour_table()[255])
-    assert picture[0, 400, 3] == round(255 * (64 / 255) ** 0.7) and picture[0, 400, 3] < picture[0, 800, 3]
+    assert (
+        picture[0, 400, 3] == round(255 * (64 / 255) ** 0.7)
+        and picture[0, 400, 3] < picture[0, 800, 3]
+    )
     assert not np.asarray(map_picture(np.full((4, 4), np.nan)))[..., 3].any()
 
 
@@ -142,9 +164,16 @@ def test_several_improbable_tumours_are_a_tumour():
     said[0, [0, 37]] = 0.5, 0.2
     pixels = np.random.default_rng(1).integers(0, 256, (40, 50)).astype(np.uint8)
     case = make_case(pixels, [], said, {})
-    assert case.parts["tumour"][:2] == ("benign", 0.38) and case.parts["tumour"].present == pytest.approx(0.6)
-    assert case.parts["fracture"][:2] == ("no fracture", 0.51) and case.parts["fracture"].present == pytest.approx(0.49)
-    assert case.parts["abnormal"][:2] == ("abnormal", 0.5) and case.parts["implant"][:2] == ("no implant", 0.8)
+    assert case.parts["tumour"][:2] == ("benign", 0.38) and case.parts[
+        "tumour"
+    ].present == pytest.approx(0.6)
+    assert case.parts["fracture"][:2] == ("no fracture", 0.51) and case.parts[
+        "fracture"
+    ].present == pytest.approx(0.49)
+    assert case.parts["abnormal"][:2] == ("abnormal", 0.5) and case.parts["implant"][:2] == (
+        "no implant",
+        0.8,
+    )
     assert case.parts["bone"][:2] == (LABELS[5 + said[0, 5:34].argmax()], said[0, 5:34].max())
     assert "tumour: benign <small>38 % (any tumour: 60 %)" in case_html(case)
 
@@ -153,5 +182,11 @@ def test_calibration_is_claimed_only_where_it_is():
     bare, part = case_html(a_case()), case_html(a_case(temperatures={"bone": 1.7}))
     assert bare.count("data-calibrated='no'") == 5 and "All probabilities are uncalibrated" in bare
     unknown = "on radiographs that are not stated"
-    assert part.count("data-calibrated='yes'") == 1 and f"calibrated {unknown}, temperature 1.70" in part
-    assert f"roughly for regions: bone {unknown}." in part and "Not: abnormal, tumour, fracture, implant." in part
+    assert (
+        part.count("data-calibrated='yes'") == 1
+        and f"calibrated {unknown}, temperature 1.70" in part
+    )
+    assert (
+        f"roughly for regions: bone {unknown}." in part
+        and "Not: abnormal, tumour, fracture, implant." in part
+    )

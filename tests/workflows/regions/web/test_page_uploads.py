@@ -43,7 +43,9 @@ def test_an_upload_is_a_file_that_no_folder_has():
 def test_no_program_that_is_started_inherits_an_upload():
     upload = uploaded(b"radiograph")
     try:
-        done = subprocess.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, close_fds=False)
+        done = subprocess.run(
+            ["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, close_fds=False
+        )
     finally:
         upload.close()
     assert "pipe:" in done.stdout and "memfd" not in done.stdout
@@ -55,7 +57,10 @@ def test_room_is_limited_in_bytes_requests_and_for_each_user():
         with pytest.raises(Full, match="no memory for another upload"):
             with capacity.take("bob", 51):
                 pass
-        with capacity.take("bob", 25), pytest.raises(Full, match="1 of your radiographs are waiting"):
+        with (
+            capacity.take("bob", 25),
+            pytest.raises(Full, match="1 of your radiographs are waiting"),
+        ):
             with capacity.take("ann", 10):  # more than half of the bytes
                 pass
         with capacity.take("bob", 10), capacity.take("bob", 10):
@@ -68,7 +73,9 @@ def test_room_is_limited_in_bytes_requests_and_for_each_user():
                     with capacity.take("dan", 0):
                         pass
     assert capacity.requests == 0
-    with Capacity(100).take("", 100):  # one upload may have all, and without a login all are one user
+    with Capacity(100).take(
+        "", 100
+    ):  # one upload may have all, and without a login all are one user
         pass
     capacity = Capacity(100, 4)
     with capacity.take("", 30), capacity.take("", 30), capacity.take("", 30):
