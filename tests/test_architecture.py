@@ -462,3 +462,54 @@ def test_recipes_have_only_keys_that_are_flags():
         assert path.read_text().startswith("# "), (
             f"{path.name}: the first comment says where it comes from"
         )
+
+
+LAZY = {  # modules that import inside functions
+    "core/flags.py",  # `--help` needs neither YAML nor what keeps a run offline
+    "core/progress.py",  # nor bars
+    "workflows/regions/web/service.py",  # without Starlette, one sentence says what to install
+}
+
+
+def test_modules_import_at_the_top():
+    """Only scripts import inside functions, so that `--help` is instant."""
+    lazy = {
+        name(path)
+        for path in LIBRARY
+        for function in ast.walk(tree(path))
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(function))
+    }
+    assert lazy == LAZY
+
+
+def test_scripts_are_thin():
+    """A script holds flags; what it does is in a workflow."""
+    own = {"Config", "main"}
+    defined = {
+        name(path): {node.name for node in tree(path).body if hasattr(node, "name")} - own
+        for path in SCRIPTS
+        if path.parent != ROOT / "experiments"
+    }
+    fat = {path for path, names in defined.items() if names}
+    assert fat <= {"scripts/draw_docs.py", "scripts/make_phantoms.py"}
+
+
+def test_the_formatter_lays_out_all_code():
+    marks = ("fmt: " + "skip", "fmt: " + "off")
+    for path in [*SOURCES, *TESTS]:
+        text = path.read_text(encoding="utf-8")
+        assert not any(mark in text for mark in marks), name(path)
+
+
+def test_a_statement_assigns_one_value():
+    """Tuples are assigned to tuples for swaps alone."""
+    assignments = [
+        node for path in SOURCES for node in ast.walk(tree(path)) if isinstance(node, ast.Assign)
+    ]
+    pairs = [
+        node
+        for node in assignments
+        if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple)
+    ]
+    assert len(pairs) <= 0.015 * len(assignments)

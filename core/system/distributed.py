@@ -43,6 +43,8 @@ def process_group(device: torch.device) -> Iterator[None]:
             timeout=datetime.timedelta(seconds=timeout_seconds()),
             device_id=device if device.type == "cuda" else None,
         )
+        # a process that ends at once, for a wrong flag, must not do so while another one still connects to it
+        dist.barrier()
     yield
     # not after an error: the others may be waiting in an exchange, and NCCL would wait for them here
     _gloo_group.cache_clear()

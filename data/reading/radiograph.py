@@ -16,12 +16,12 @@ import numpy as np
 
 from core.files import printable
 from core.system.os_errors import is_exhausted, meaning_of
+from data.reading import picture
 from data.reading.decoding import TIFF_SIGNATURES, _is_coloured, looks_like_dicom, luminance
 from data.reading.dicom.image import read_dicom
 from data.reading.listing import EXTENSIONS, list_radiographs, passed_over_message
-from data.reading.picture import read_picture
 from data.reading.refusal import REASONS, UnreadableRadiograph, check_content
-from data.reading.tiff.image import is_lossy, read_tiff
+from data.reading.tiff import image as tiff
 
 __all__ = [
     "EXTENSIONS",
@@ -76,7 +76,7 @@ def is_jpeg(path) -> bool:
     with _open(path) as stream:
         head = _read_head(path, stream)
         if head.startswith(TIFF_SIGNATURES) and not looks_like_dicom(head):
-            return is_lossy(path, stream)
+            return tiff.is_lossy(path, stream)
         return head.startswith(b"\xff\xd8\xff")
 
 
@@ -85,12 +85,8 @@ def radiograph_size(path) -> tuple[int, int]:
     with _open(path) as stream:
         head = _read_head(path, stream)
         if not looks_like_dicom(head):
-            if head.startswith(TIFF_SIGNATURES):
-                from data.reading.tiff.image import header_size
-            else:
-                from data.reading.picture import header_size
-
-            return header_size(path, stream)
+            reader = tiff if head.startswith(TIFF_SIGNATURES) else picture
+            return reader.header_size(path, stream)
     return _decode(path, None, True).shape[:2]
 
 
@@ -101,9 +97,9 @@ def _decode(path, frame: int | None, voi: bool) -> np.ndarray:
         if looks_like_dicom(head):
             return read_dicom(path, stream, frame=frame, voi=voi)
         if head.startswith(TIFF_SIGNATURES):
-            return read_tiff(path, stream, frame=frame)
+            return tiff.read_tiff(path, stream, frame=frame)
 
-        return read_picture(path, stream, frame=frame)
+        return picture.read_picture(path, stream, frame=frame)
 
 
 def _read_head(path, stream) -> bytes:

@@ -16,7 +16,7 @@ from models.weights.checkpoint import save_mae
 from phantoms.layouts.registry import WRITERS
 from phantoms.plan import Plan, phantoms
 from scripts import evaluate_pretraining, evidence_table
-from workflows.evidence.pretraining import STARTS
+from workflows.evidence.pretraining import PARTS, STARTS
 from workflows.evidence.tables import judged, verdict
 
 
@@ -261,3 +261,8 @@ def test_a_region_has_the_same_number_in_both_tables():
         phantom_target(test, "region", classes).iloc[0] == 2
         and phantom_target(test, "region", classes).isna()[1]
     )
+
+
+def test_the_script_lists_the_choices_of_the_workflow():
+    assert evaluate_pretraining.PARTS == PARTS
+    assert evaluate_pretraining.STARTS == STARTS

@@ -37,6 +37,7 @@ from phantoms.plan import Plan, phantoms
 from scripts import summarize_benchmark, train_downstream
 from training import fold
 from training.kept_facts import read_facts
+from workflows.benchmark.run import CHOSEN
 
 TINY = "none:test_vit"
 NAME = "none-test_vit"
@@ -832,3 +833,7 @@ def test_an_audit_from_elsewhere_saves_the_reading(fracatlas, tmp_path, monkeypa
             file.read_bytes()
             == (tmp_path / "known" / file.relative_to(tmp_path / "whole")).read_bytes()
         )
+
+
+def test_the_script_lists_the_protocols_of_the_workflow():
+    assert tuple(CHOSEN) == train_downstream.PROTOCOLS

@@ -22,6 +22,7 @@ from data.datasets.loader import ordered_batches, step_batches
 from data.datasets.split_table import joined_splits
 from data.datasets.splits import training_splits
 from data.reading.audit import readable_records
+from data.releases import rsna_bone_age
 from data.releases.rsna_bone_age import PARTS
 from data.views.augmentation import CropTurnShift
 from data.views.preprocessing import Preprocessing
@@ -37,6 +38,7 @@ from models.backbones.finetuned import save_finetuned
 from models.backbones.names import find, source_hash
 from models.backbones.published_bone_age import save_published
 from models.networks.batch_norm import synchronised
+from models.networks.bone_age import BoneAge
 from phantoms.layouts.files import told_data
 from training.cross_validation import CrossValidation
 from training.fold import RECIPE, fold_plan, forget_states, predictions, train_fold
@@ -164,7 +166,6 @@ class BoneAgeTraining(CrossValidation):
         find(self.config.backbone)
 
     def read(self):
-        from data.releases.rsna_bone_age import BoneAge, own_table
 
         c = self.config
         missing = {"keep_missing": c.on_bad_image == "skip"}  # the audit tells of them
@@ -175,7 +176,7 @@ class BoneAgeTraining(CrossValidation):
                 "progress": bar("looking for duplicates"),
             }
             looking |= {} if c.group_distance is None else {"distance": c.group_distance}
-            records = own_table(
+            records = rsna_bone_age.own_table(
                 c.data_root,
                 csv=c.csv,
                 image_col=c.image_col,
@@ -188,7 +189,7 @@ class BoneAgeTraining(CrossValidation):
             root = c.data_root or c.csv.parent
         else:
             root = c.data_root or self.found_root()
-            records = BoneAge.read(root, **missing)
+            records = rsna_bone_age.BoneAge.read(root, **missing)
         task = records.attrs["task"]
         notices = list(records.attrs.get("notices", []))
         unknown = records["sex"].isna().to_numpy()
@@ -390,7 +391,6 @@ class BoneAgeTraining(CrossValidation):
 
     def network(self, number: int):
         """(objective on its device, preprocessing) of a fold; the same random weights whatever was made before."""
-        from models.networks.bone_age import BoneAge
 
         c = self.config
         torch.manual_seed(c.seed + number)
